@@ -1,0 +1,101 @@
+"""The errors a person can meet.
+
+::
+
+    Pth2omError                 what is wrong, where, what to do
+    ├── SpecError               a model.toml or dataset.toml
+    ├── CheckpointError         a .pth/.pt file or its net
+    ├── ExportError             torch -> ONNX
+    ├── GraphError              an ONNX file or a graph pass
+    ├── DataError               datasets, labels, images, .bin files
+    ├── StoreError              the artifact store (disk full, permissions)
+    ├── ToolchainError          compiling or running an OM
+    │   └── AtcError            what atc would print, with its code
+    ├── AippError               an AIPP configuration
+    ├── OmFileError             reading an .om file
+    └── QuantizeError           calibration and quantization
+
+Each carries a `Message` (so it reads in either language) and, when the catalogue has one, the next thing to do. The
+faces (pytest plugin, CLI, GUI) print ``str(error)`` and never a traceback for these.
+"""
+
+from __future__ import annotations
+
+from pth2om.language import Language, Message, Value
+
+
+class Pth2omError(Exception):
+    """Something the user can understand and mend.
+
+    Args:
+        key: catalogue key ``room.entry`` of what is wrong.
+        where: file, ``file:line``, node or layer it concerns; printed first.
+        **values: the sentence's values.
+    """
+
+    def __init__(self, key: str, /, *, where: str | None = None, **values: Value) -> None:
+        self.message = Message(key, values)
+        self.where = where
+        super().__init__(key, where, values)
+
+    def render(self, to: Language | None = None) -> str:
+        """Where, what, and on the next line what to do; in language ``to`` (default: the reader's)."""
+        what = self.message.render(to)
+        text = f"{self.where}: {what}" if self.where else what
+        fix = self.message.fix(to)
+        return f"{text}\n  → {fix}" if fix else text
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling, and errors cross process borders.
+        return _rebuild, (type(self), self.message.key, self.where, dict(self.message.values))
+
+
+def _rebuild(kind: type[Pth2omError], key: str, where: str | None, values: dict[str, Value]) -> Pth2omError:
+    return kind(key, where=where, **values)
+
+
+class SpecError(Pth2omError):
+    """A spec (model.toml) or dataset manifest is wrong."""
+
+
+class CheckpointError(Pth2omError):
+    """A checkpoint cannot be read or does not fit its net."""
+
+
+class ExportError(Pth2omError):
+    """PyTorch could not be exported to an ONNX file that ATC takes."""
+
+
+class GraphError(Pth2omError):
+    """An ONNX file cannot be read, or a graph pass failed."""
+
+
+class DataError(Pth2omError):
+    """A dataset, label file, image or .bin batch is missing or wrong."""
+
+
+class StoreError(Pth2omError):
+    """The artifact store cannot be read or written."""
+
+
+class ToolchainError(Pth2omError):
+    """An OM could not be compiled or run."""
+
+
+class AtcError(ToolchainError):
+    """What atc would refuse, with its own code and text."""
+
+
+class AippError(Pth2omError):
+    """An AIPP configuration is wrong or cannot express what is asked."""
+
+
+class OmFileError(Pth2omError):
+    """A file is not an .om, or is damaged."""
+
+
+class QuantizeError(Pth2omError):
+    """Calibration or quantization is not possible as asked."""

@@ -1,0 +1,112 @@
+"""What a person reads, in Chinese and in English.
+
+Every sentence a user can meet lives in a catalogue, ``pth2om/messages/<room>.toml``, once per language::
+
+    [truncated]
+    en = "{path} ends after {size} bytes: the copy is incomplete."
+    zh = "{path} 只有 {size} 字节：文件不完整。"
+    fix.en = "Copy it again and compare its sha256 with the origin."
+    fix.zh = "重新复制，并与来源核对 sha256。"
+
+Code names a sentence by ``room.entry`` and hands over the values; the language is chosen when it is shown, so evidence
+that was recorded on one machine reads in the reader's language on another.
+"""
+
+from __future__ import annotations
+
+import functools
+import locale
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Language = Literal["en", "zh"]
+Value = str | int | float | bool | None
+
+_CATALOGUES = Path(__file__).parent / "messages"
+
+
+def language() -> Language:
+    """The reader's language: ``PTH2OM_LANG`` (``zh`` or ``en``), else the locale's, else English."""
+    asked = os.environ.get("PTH2OM_LANG", "")
+    if not asked:
+        asked = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
+    if not asked and sys.platform == "win32":
+        # Windows has no LANG; the C runtime's locale names the user's language ("Chinese (Simplified)_China").
+        asked = locale.getlocale()[0] or ""
+    return "zh" if asked.lower().startswith(("zh", "chinese")) else "en"
+
+
+@functools.cache
+def catalogue(room: str) -> Mapping[str, Any]:
+    """All entries of one room's catalogue.
+
+    Raises:
+        KeyError: when there is no catalogue of that name (a mistake in pth2om, not of its user).
+    """
+    path = _CATALOGUES / f"{room}.toml"
+    if not path.is_file():
+        raise KeyError(f"no message catalogue {path}")
+    with path.open("rb") as file:
+        return tomllib.load(file)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One sentence of a catalogue with its values; rendered where it is read.
+
+    Attributes:
+        key: ``room.entry``.
+        values: what the sentence's ``{placeholders}`` stand for; JSON scalars, so that it travels in evidence.
+    """
+
+    key: str
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    def render(self, to: Language | None = None) -> str:
+        """The sentence in language ``to`` (default: the reader's)."""
+        return self._pick(self._entry(), to)
+
+    def fix(self, to: Language | None = None) -> str | None:
+        """What to do about it, when the catalogue knows; in language ``to`` (default: the reader's)."""
+        entry = self._entry().get("fix")
+        return None if entry is None else self._pick(entry, to)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        return {"key": self.key, "values": dict(self.values)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Message:
+        """The inverse of `to_json`."""
+        return cls(str(data["key"]), dict(data.get("values", {})))
+
+    def _entry(self) -> Mapping[str, Any]:
+        room, _, name = self.key.partition(".")
+        return cast("Mapping[str, Any]", catalogue(room)[name])
+
+    def _pick(self, entry: Mapping[str, str], to: Language | None) -> str:
+        return entry[to or language()].format_map(_Values(self.values))
+
+    def __str__(self) -> str:
+        return self.render()
+
+
+class _Values(dict[str, Value]):
+    """Leaves an unknown placeholder visible instead of hiding the whole sentence behind a KeyError."""
+
+    def __missing__(self, key: str) -> str:
+        return "{" + key + "}"
+
+
+def say(key: str, **values: Value) -> Message:
+    """Short for ``Message(key, values)``."""
+    return Message(key, values)

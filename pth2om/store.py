@@ -1,0 +1,344 @@
+"""The artifact store: what a stage built is built once per key on a machine, however many workers run.
+
+An artifact is a folder ``<root>/<stage>/<key>/`` with the stage's files and an ``artifact.json`` that says what the key
+was made of. It appears by one rename, so it is whole or absent; builders of the same key wait for one another on a lock
+file; an interrupted or failed build leaves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import filelock
+import platformdirs
+
+from pth2om.errors import StoreError
+
+_RECORD = "artifact.json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Key:
+    """Everything an artifact depends on.
+
+    Attributes:
+        stage: name of the stage, e.g. ``onnx``.
+        version: the stage's own VERSION, raised when its code changes what it makes.
+        inputs: role -> digest of each input.
+        options: option -> JSON value.
+        libraries: library -> version.
+        label: for people (``yolov6n-fp16-bs1``); not part of the key.
+    """
+
+    stage: str
+    version: int
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    label: str = ""
+
+    def parts(self) -> dict[str, Any]:
+        """The parts as plain JSON values, without the label."""
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            "inputs": dict(self.inputs),
+            "options": dict(self.options),
+            "libraries": dict(self.libraries),
+        }
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the canonical JSON of `parts`."""
+        text = json.dumps(self.parts(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact.
+
+    Attributes:
+        path: its folder.
+        key: the digest of its key.
+        cached: whether it was there before.
+        seconds: what building it took when it was built.
+        created: ISO 8601 time it was built.
+    """
+
+    path: Path
+    key: str
+    cached: bool
+    seconds: float
+    created: str
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.path / name
+
+    def json(self, name: str = "result.json") -> Any:  # noqa: ANN401 - JSON
+        """One of its files, read as JSON."""
+        return json.loads(self.file(name).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``pth2om store ls``."""
+
+    stage: str
+    label: str
+    key: str
+    bytes: int
+    created: str
+    used: float
+    parts: Mapping[str, Any]
+    path: Path
+
+
+def default_root() -> Path:
+    """``PTH2OM_STORE``, else the user's cache folder."""
+    asked = os.environ.get("PTH2OM_STORE")
+    return Path(asked) if asked else Path(platformdirs.user_cache_dir("pth2om", appauthor=False)) / "store"
+
+
+class Store:
+    """A content-addressed store of artifacts under ``root``."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or default_root()).absolute()
+
+    def artifact(self, key: Key, build: Callable[[Path], None]) -> Artifact:
+        """The artifact of ``key``, built by ``build(folder)`` if it is not there yet.
+
+        Args:
+            key: what it depends on.
+            build: writes its files into the empty folder it is given; it may raise, then nothing stays.
+
+        Raises:
+            StoreError: the store cannot be written (no space, no permission).
+        """
+        digest = key.digest
+        place = self.root / key.stage / digest
+        found = self._found(place)
+        if found is not None:
+            return found
+        with self._locked(digest):
+            found = self._found(place)
+            if found is not None:
+                return found
+            return self._build(key, place, build)
+
+    def measurement(self, key: Key, measure: Callable[[], Any]) -> tuple[Any, Artifact]:
+        """A JSON value kept like an artifact.
+
+        Args:
+            key: what it depends on.
+            measure: computes it; JSON values only.
+
+        Returns:
+            The value and the artifact that holds it.
+        """
+
+        def build(folder: Path) -> None:
+            value = measure()
+            (folder / "result.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+        artifact = self.artifact(key, build)
+        return artifact.json(), artifact
+
+    def forget(self, key: Key) -> None:
+        """Remove the artifact of ``key`` if there is one, so that it is built anew."""
+        with self._locked(key.digest):
+            self._remove(self.root / key.stage / key.digest)
+
+    def digest(self, path: Path) -> str:
+        """sha256 of a file's bytes, remembered by path, size and modification time.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            status = path.stat()
+            name = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+            memo = self.root / "digests" / hashlib.sha256(name.encode()).hexdigest()
+            with contextlib.suppress(OSError):
+                text = memo.read_text(encoding="ascii")
+                if len(text) == 64:
+                    return text
+            digest = file_digest(path)
+        except OSError as error:
+            raise StoreError("store.unreadable", where=str(path), reason=_reason(error)) from None
+        with contextlib.suppress(OSError):  # a memo that cannot be kept costs time, nothing else
+            _write_atomic(memo, digest)
+        return digest
+
+    def entries(self) -> Iterator[Entry]:
+        """All finished artifacts."""
+        for record in sorted(self.root.glob(f"*/*/{_RECORD}")):
+            try:
+                data = json.loads(record.read_text(encoding="utf-8"))
+                size = sum(file.stat().st_size for file in record.parent.rglob("*") if file.is_file())
+                used = record.stat().st_mtime
+            except (OSError, ValueError):
+                continue  # being removed by another process
+            yield Entry(
+                data["parts"]["stage"],
+                data["label"],
+                record.parent.name,
+                size,
+                data["created"],
+                used,
+                data["parts"],
+                record.parent,
+            )
+
+    def collect_garbage(self, keep_bytes: int) -> list[Entry]:
+        """Remove the least recently used artifacts until at most ``keep_bytes`` remain, and dead builds' leftovers.
+
+        Returns:
+            What was removed.
+        """
+        for leftover in (self.root / "building").glob("*"):
+            # Only a killed process leaves one; a day is longer than any build that is still running.
+            if leftover.stat().st_mtime < time.time() - 86_400:
+                shutil.rmtree(leftover, ignore_errors=True)
+        entries = sorted(self.entries(), key=lambda entry: entry.used, reverse=True)
+        removed, total = [], 0
+        for entry in entries:
+            total += entry.bytes
+            if total > keep_bytes:
+                with self._locked(entry.key):
+                    self._remove(entry.path)
+                removed.append(entry)
+        return removed
+
+    def why(self, key: Key) -> list[str]:
+        """Why ``key`` is not in the store: where it differs from the nearest artifact of its stage and label.
+
+        Returns:
+            Dotted names of the differing parts with both values, nearest artifact first; empty when it is there, and
+            ``["nothing of this stage and label is in the store"]`` when there is nothing to compare with.
+        """
+        if self._found(self.root / key.stage / key.digest) is not None:
+            return []
+        wanted = _flat(key.parts())
+        best: list[str] | None = None
+        for entry in self.entries():
+            if entry.stage != key.stage or (key.label and entry.label != key.label):
+                continue
+            had = _flat(entry.parts)
+            differs = [
+                f"{name}: {had.get(name, '(absent)')} -> {wanted.get(name, '(absent)')}"
+                for name in sorted({*had, *wanted})
+                if had.get(name) != wanted.get(name)
+            ]
+            if best is None or len(differs) < len(best):
+                best = differs
+        return ["nothing of this stage and label is in the store"] if best is None else best
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _found(self, place: Path) -> Artifact | None:
+        record = place / _RECORD
+        try:
+            data = json.loads(record.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError("store.unreadable", where=str(record), reason=str(error)) from None
+        with contextlib.suppress(OSError):
+            os.utime(record)  # the time of last use, for collect_garbage
+        return Artifact(place, place.name, True, float(data["seconds"]), data["created"])
+
+    def _build(self, key: Key, place: Path, build: Callable[[Path], None]) -> Artifact:
+        folder = self.root / "building" / uuid.uuid4().hex
+        try:
+            folder.mkdir(parents=True)
+            started = time.perf_counter()
+            build(folder)
+            seconds = time.perf_counter() - started
+            created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            record = {"parts": key.parts(), "label": key.label, "seconds": seconds, "created": created}
+            _write_atomic(folder / _RECORD, json.dumps(record, ensure_ascii=False, indent=1))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            folder.replace(place)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreError("store.no-space", where=str(self.root), stage=key.stage) from None
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise StoreError("store.not-writable", where=str(self.root), reason=_reason(error)) from None
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return Artifact(place, place.name, False, seconds, created)
+
+    @contextlib.contextmanager
+    def _locked(self, digest: str) -> Iterator[None]:
+        lock = self.root / "locks" / f"{digest}.lock"
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            guard = filelock.FileLock(lock)
+            guard.acquire()
+        except OSError as error:
+            raise StoreError("store.not-writable", where=str(self.root), reason=_reason(error)) from None
+        try:
+            yield
+        finally:
+            guard.release()
+
+    def _remove(self, place: Path) -> None:
+        if not place.exists():
+            return
+        # Renamed first: a reader sees the artifact whole or not at all.
+        doomed = self.root / "building" / uuid.uuid4().hex
+        doomed.parent.mkdir(parents=True, exist_ok=True)
+        place.replace(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes as 64 hex digits, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _write_atomic(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:  # noqa: ANN401 - JSON
+    if isinstance(value, Mapping):
+        flat: dict[str, str] = {}
+        for key, item in value.items():
+            flat.update(_flat(item, f"{name}.{key}" if name else str(key)))
+        return flat
+    return {name: json.dumps(value, ensure_ascii=False, sort_keys=True)}
