@@ -149,6 +149,24 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What a measuring room says of one gate; the caller adds model, variant, toolchain and digests to make evidence.
+
+    Attributes: as in `GateRecord`.
+    """
+
+    check: str
+    measured: float | None
+    unit: str
+    limit: Limit | None
+    verdict: Verdict
+    interval: tuple[float, float] | None = None
+    message: Message | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
 class GateRecord:
     """One measured value against one gate.
 
