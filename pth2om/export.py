@@ -1,0 +1,348 @@
+"""PyTorch -> ONNX.
+
+The TorchScript exporter (``dynamo=False``) is the default: asked for opset 9 to 17 the dynamo exporter of torch 2.13
+leaves the file at opset 18 without a word (measured). Opsets are tried in the spec's order; the first is taken that
+exports, whose file says the opset that was asked, and whose every operator ATC has a parser for at exactly that opset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pth2om.errors import ExportError
+from pth2om.evidence import Finding
+from pth2om.language import say
+from pth2om.session import Array
+from pth2om.spec import Export, Input
+from pth2om.torch_session import flat_tensors, output_names
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+VERSION = 1
+PROBE_RELATIVE_L2 = 1e-3
+"""Above this relative L2 between torch and ORT the exported graph computes something else (float32 noise is < 1e-5)."""
+
+_INLINE_LIMIT = 2_000_000_000
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One rung of the opset ladder.
+
+    Attributes:
+        opset: what was asked.
+        outcome: ``taken``, ``export-failed``, ``wrong-opset`` (`reason` has the one written), ``not-registered``.
+        reason: the exporter's first line, or the operators ATC does not know.
+    """
+
+    opset: int
+    outcome: Literal["taken", "export-failed", "wrong-opset", "not-registered"]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made.
+
+    Attributes:
+        opset: read back from the file.
+        exporter: which exporter wrote it.
+        attempts: the rungs tried, in order.
+        outputs: names of the outputs.
+        findings: tracer warnings, unregistered operators, a second input that disagrees.
+        probes: relative L2 between torch and ORT for the tracing input and a different one.
+    """
+
+    opset: int
+    exporter: str
+    attempts: tuple[Attempt, ...]
+    outputs: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    probes: tuple[float, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values for the artifact and the evidence."""
+        return {
+            "opset": self.opset,
+            "exporter": self.exporter,
+            "attempts": [vars(attempt) for attempt in self.attempts],
+            "outputs": list(self.outputs),
+            "findings": [finding.to_json() for finding in self.findings],
+            "probes": list(self.probes),
+        }
+
+
+def example(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, Array]:
+    """Random feeds of ``batch`` samples drawn uniformly from each input's range.
+
+    Returns:
+        One array of shape ``(batch, *shape)`` and the input's dtype per input.
+    """
+    random = np.random.default_rng(seed)
+    feeds: dict[str, Array] = {}
+    for entry in inputs:
+        low, high = entry.range
+        shape = (batch, *entry.shape)
+        if entry.dtype == "bool":
+            feeds[entry.name] = random.integers(0, 2, shape).astype(bool)
+        elif entry.dtype.startswith("float"):
+            feeds[entry.name] = random.uniform(low, high, shape).astype(entry.dtype)
+        else:
+            feeds[entry.name] = random.integers(int(low), int(high), shape, endpoint=True).astype(entry.dtype)
+    return feeds
+
+
+def export(module: torch.nn.Module, inputs: Sequence[Input], export: Export, batch: int, destination: Path) -> Exported:
+    """Export ``module`` to ``destination`` at the best opset of the ladder.
+
+    Args:
+        module: in eval mode; called with one positional argument per input.
+        inputs: the spec's inputs.
+        export: the spec's ``[export]``.
+        batch: samples of the tracing input; the batch axis is fixed to it unless ``export.dynamic_batch``.
+        destination: the ``.onnx`` file to write; weights inline below 2 GB, else beside it as external data.
+
+    Returns:
+        What was written, every attempt, and all findings. When no opset has all its operators registered the file
+        with the fewest unknown operators is written and the finding ``export.not-registered`` (an error) names them.
+
+    Raises:
+        ExportError: the module fails on its own inputs, or no opset exports at all.
+    """
+    import torch
+
+    traced = example(inputs, batch, seed=0)
+    arguments = tuple(torch.from_numpy(traced[entry.name]) for entry in inputs)
+    flat = _flat_module(module)
+    with torch.inference_mode():
+        try:
+            results = flat(*arguments)
+        except ExportError:
+            raise
+        except Exception as error:
+            raise ExportError("export.forward-failed", reason=_first_line(error)) from error
+    names = output_names(export.outputs, len(results))
+    job = _Job(flat, arguments, inputs, export, names, batch, [tuple(result.shape) for result in results])
+
+    attempts: list[Attempt] = []
+    best: tuple[int, int, list[str], list[Finding]] | None = None
+    with _scratch(destination) as candidate_path, _scratch(destination) as best_path:
+        for opset in export.opsets:
+            attempt, unknown, findings = _try(job, opset, candidate_path)
+            attempts.append(attempt)
+            if attempt.outcome == "taken" or (
+                attempt.outcome == "not-registered" and (best is None or len(unknown) < len(best[2]))
+            ):
+                best = (opset, len(attempts) - 1, unknown, findings)
+                _move(candidate_path, best_path)
+            if attempt.outcome == "taken":
+                break
+        if best is None:
+            tried = "; ".join(f"{attempt.opset}: {attempt.reason}" for attempt in attempts)
+            raise ExportError("export.no-opset", tried=tried)
+        opset, index, unknown, findings = best
+        if unknown:
+            attempts[index] = Attempt(opset, "taken", attempts[index].reason)
+            operators = ", ".join(unknown)
+            findings.append(
+                Finding(
+                    "export.not-registered", "error", say("export.not-registered", operators=operators, opset=opset)
+                )
+            )
+        probes = _probe(best_path, flat, inputs, names, batch, findings)
+        _move(best_path, destination)
+    return Exported(opset, export.exporter, tuple(attempts), tuple(names), tuple(findings), tuple(probes))
+
+
+@dataclass(frozen=True)
+class _Job:
+    module: torch.nn.Module
+    arguments: tuple[torch.Tensor, ...]
+    inputs: Sequence[Input]
+    export: Export
+    names: Sequence[str]
+    batch: int
+    result_shapes: Sequence[tuple[int, ...]]
+
+
+def _flat_module(module: torch.nn.Module) -> torch.nn.Module:
+    """``module`` with its result flattened to a tuple of tensors, so that torch and ONNX agree on names and order."""
+    import torch
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(flat_tensors(self.module(*arguments)))
+
+    return Flat().eval()
+
+
+def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[str], list[Finding]]:
+    """Export at one opset; the attempt, the operators ATC does not know there, and the findings."""
+    import onnx
+
+    from pth2om.preflight.lookup import missing_operators
+
+    try:
+        findings = _run_exporter(job, opset, path)
+    except Exception as error:  # noqa: BLE001 - the exporter raises whatever the model's code raises
+        return Attempt(opset, "export-failed", _first_line(error)), [], []
+    model = onnx.load(path)
+    written = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if written != opset:
+        return Attempt(opset, "wrong-opset", f"the exporter wrote opset {written}"), [], []
+    if _has_external_data(model) and model.ByteSize() < _INLINE_LIMIT:
+        onnx.save(model, path)
+        (path.parent / (path.name + ".data")).unlink(missing_ok=True)
+    unknown = sorted({str(missing) for missing in missing_operators(model)})
+    if unknown:
+        return Attempt(opset, "not-registered", ", ".join(unknown)), unknown, findings
+    return Attempt(opset, "taken"), [], findings
+
+
+def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
+    import torch
+
+    dynamic: dict[str, dict[int, str]] | None = None
+    if job.export.dynamic_batch:
+        dynamic = {entry.name: {0: "batch"} for entry in job.inputs}
+        dynamic |= {
+            name: {0: "batch"}
+            for name, shape in zip(job.names, job.result_shapes, strict=True)
+            if shape and shape[0] == job.batch
+        }
+    chatter = io.StringIO()
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(chatter), torch.no_grad():
+        warnings.simplefilter("always")
+        torch.onnx.export(
+            job.module,
+            job.arguments,
+            str(path),
+            dynamo=job.export.exporter == "dynamo",
+            opset_version=opset,
+            input_names=[entry.name for entry in job.inputs],
+            output_names=list(job.names),
+            dynamic_axes=dynamic if job.export.exporter == "torchscript" else None,
+            dynamic_shapes=(tuple({0: "batch"} for _ in job.inputs),)
+            if dynamic and job.export.exporter == "dynamo"
+            else None,
+        )
+    return _tracer_findings(caught)
+
+
+def _tracer_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]:
+    """Tracer warnings as findings, once each; deprecation notices of the exporter itself are not the user's concern."""
+    findings: dict[str, Finding] = {}
+    for warning in caught:
+        kind = warning.category.__name__
+        if kind != "TracerWarning" and not (kind == "UserWarning" and "onnx" in str(warning.message).lower()):
+            continue
+        text = _ANSI.sub("", str(warning.message)).split("\n")[0].strip()
+        place = f"{Path(warning.filename).name}:{warning.lineno}"
+        rule = "export.tracer-warning" if kind == "TracerWarning" else "export.exporter-warning"
+        message = say("export.tracer-warning", text=text, place=place)
+        findings.setdefault(f"{text}{place}", Finding(rule, "warning", message, node=place))
+    return list(findings.values())
+
+
+def _probe(
+    path: Path,
+    module: torch.nn.Module,
+    inputs: Sequence[Input],
+    names: Sequence[str],
+    batch: int,
+    findings: list[Finding],
+) -> list[float]:
+    """Run the tracing input and a second, different one through torch and ORT.
+
+    A graph that froze a branch or a size of the tracing input agrees on the first and not on the second.
+    """
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - ORT's exceptions share no public base class
+        findings.append(Finding("export.ort-refuses", "error", say("export.ort-refuses", reason=_first_line(error))))
+        return []
+    known = {entry.name for entry in session.get_inputs()}
+    findings.extend(
+        Finding("export.unused-input", "error", say("export.unused-input", name=entry.name), node=entry.name)
+        for entry in inputs
+        if entry.name not in known
+    )
+    distances: list[float] = []
+    for seed in (0, 1):
+        feeds = example(inputs, batch, seed)
+        with torch.inference_mode():
+            expected = [tensor.numpy() for tensor in module(*(torch.from_numpy(feeds[entry.name]) for entry in inputs))]
+        try:
+            got = session.run(list(names), {name: array for name, array in feeds.items() if name in known})
+        except Exception as error:  # noqa: BLE001 - as above
+            findings.append(
+                Finding("export.ort-fails", "error", say("export.ort-fails", input=seed + 1, reason=_first_line(error)))
+            )
+            return distances
+        distances.append(max((_relative_l2(a, b) for a, b in zip(expected, got, strict=True)), default=0.0))
+    for number, distance in enumerate(distances, 1):
+        if not distance <= PROBE_RELATIVE_L2:
+            rule = "export.frozen" if number == 2 and distances[0] <= PROBE_RELATIVE_L2 else "export.differs"
+            findings.append(Finding(rule, "error", say(rule, distance=f"{distance:.2e}", input=number)))
+    return distances
+
+
+def _relative_l2(expected: Array, got: Array) -> float:
+    if expected.shape != got.shape:
+        return float("inf")
+    a, b = np.asarray(expected, np.float64), np.asarray(got, np.float64)
+    both = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    return float(np.linalg.norm(a[both] - b[both]) / max(float(np.linalg.norm(a[both])), 1e-12))
+
+
+def _has_external_data(model: onnx.ModelProto) -> bool:
+    from onnx.external_data_helper import uses_external_data
+
+    return any(uses_external_data(tensor) for tensor in model.graph.initializer)
+
+
+@contextlib.contextmanager
+def _scratch(destination: Path) -> Iterator[Path]:
+    """A path in an own folder beside ``destination``; the folder and what is left in it go."""
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix=".export-", dir=destination.parent))
+    try:
+        yield folder / destination.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move an ONNX file together with the external data beside it."""
+    for file in source.parent.iterdir():
+        file.replace(target.parent / file.name)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,44 @@
+"""What the tests of pth2om itself share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+pytest_plugins = ["pytester"]
+
+
+def _data_folder() -> Path | None:
+    asked = os.environ.get("PTH2OM_DATA")
+    folder = Path(asked) if asked else REPOSITORY.parent / "shared" / "data"
+    return folder if (folder / "README.md").is_file() else None
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real weights, labelled images and .om files; tests that need it skip where it is absent."""
+    folder = _data_folder()
+    if folder is None:
+        pytest.skip("real data is absent: set PTH2OM_DATA to the folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of this repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def _english(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PTH2OM_LANG", "en")
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test touches the user's artifact store; what one test builds, another may reuse."""
+    monkeypatch.setenv("PTH2OM_STORE", str(tmp_path_factory.getbasetemp() / "store"))
