@@ -1,0 +1,223 @@
+"""The command line of ``atc``, typed: what every command line in pth2om is built from.
+
+`AtcOptions` has one field for each flag that the CANN 9 ``atc`` knows ("ATC guide, command-line options"). It only says
+what is asked; whether atc would take it is the front end's business (`pth2om.toolchain.emulator.front_end`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pth2om.errors import AtcError
+
+FRAMEWORK_CAFFE, FRAMEWORK_MINDSPORE, FRAMEWORK_TENSORFLOW, FRAMEWORK_ONNX = 0, 1, 3, 5
+"""Numbers of ``--framework``."""
+
+
+@dataclass(frozen=True)
+class AtcOptions:
+    """What to ask of ``atc``. ``None`` leaves a flag away, so that atc's own default holds.
+
+    ``bool`` fields are written ``true``/``false``, ``int`` fields as numbers (the 0/1 switches too), all others as they
+    stand. Paths are given as ``str``; ``output`` has no ``.om``, atc appends it.
+
+    Attributes:
+        model: the ONNX file (or another framework's).
+        output: path of the OM without its suffix.
+        soc_version: ``Ascend310B1``, ``Ascend310P3``, ...
+        framework: 5 is ONNX.
+        mode: 0 model to OM, 1 to JSON, 3 pre-check only, 6 OM information; None is 0.
+        input_shape: ``name:1,3,640,640;other:1,80``.
+        output_type: of all outputs, ``FP32`` by default; or ``node:index:TYPE;...``.
+        op_select_implmode: ``high_precision`` by default here; atc's own default is ``high_performance``.
+        insert_op_conf: the AIPP configuration file.
+        extra: further arguments as they are (flags of a newer CANN), written last.
+    """
+
+    model: str | None = None
+    output: str | None = None
+    soc_version: str | None = None
+    framework: int | None = FRAMEWORK_ONNX
+    mode: int | None = None
+    weight: str | None = None
+    om: str | None = None
+    json: str | None = None
+    singleop: str | None = None
+    # inputs and outputs
+    input_format: str | None = None
+    input_shape: str | None = None
+    input_shape_range: str | None = None
+    input_hint_shape: str | None = None
+    dynamic_batch_size: str | None = None
+    dynamic_image_size: str | None = None
+    dynamic_dims: str | None = None
+    out_nodes: str | None = None
+    output_type: str | None = "FP32"
+    input_fp16_nodes: str | None = None
+    is_input_adjust_hw_layout: str | None = None
+    is_output_adjust_hw_layout: str | None = None
+    insert_op_conf: str | None = None
+    # precision
+    precision_mode: str | None = None
+    precision_mode_v2: str | None = None
+    op_select_implmode: str | None = "high_precision"
+    optypelist_for_implmode: str | None = None
+    op_precision_mode: str | None = None
+    modify_mixlist: str | None = None
+    keep_dtype: str | None = None
+    customize_dtypes: str | None = None
+    allow_hf32: bool | None = None
+    is_weight_clip: int | None = None
+    # compression and quantization
+    enable_small_channel: int | None = None
+    enable_compress_weight: bool | None = None
+    compress_weight_conf: str | None = None
+    compression_optimize_conf: str | None = None
+    cal_conf: str | None = None
+    sparsity: int | None = None
+    quant_dumpable: int | None = None
+    # graph, memory and compilation
+    op_name_map: str | None = None
+    fusion_switch_file: str | None = None
+    optimization_switch: str | None = None
+    enable_scope_fusion_passes: str | None = None
+    buffer_optimize: str | None = None
+    disable_reuse_memory: int | None = None
+    virtual_type: int | None = None
+    core_type: str | None = None
+    aicore_num: str | None = None
+    enable_single_stream: bool | None = None
+    multi_stream_parallel_mode: str | None = None
+    ac_parallel_enable: int | None = None
+    tiling_schedule_optimize: int | None = None
+    topo_sorting_mode: int | None = None
+    static_model_ops_lower_limit: int | None = None
+    h2d_overlapped_with_compute: str | None = None
+    jit_compile: int | None = None
+    shape_generalized_build_mode: str | None = None
+    atomic_clean_policy: int | None = None
+    external_weight: int | None = None
+    deterministic: int | None = None
+    deterministic_level: int | None = None
+    oo_level: str | None = None
+    oo_constant_folding: bool | None = None
+    oo_dead_code_elimination: bool | None = None
+    raw_ge_options: str | None = None
+    raw_ge_options_ignore_unsupported: bool | None = None
+    build_config: str | None = None
+    cluster_config: str | None = None
+    hccl_sub_comm_config: str | None = None
+    # tuning and caches
+    auto_tune_mode: str | None = None
+    mdl_bank_path: str | None = None
+    op_bank_path: str | None = None
+    op_compiler_cache_mode: str | None = None
+    op_compiler_cache_dir: str | None = None
+    device_id: int | None = None
+    # host, debugging and reports
+    host_env_os: str | None = None
+    host_env_cpu: str | None = None
+    target: str | None = None
+    check_report: str | None = None
+    save_original_model: bool | None = None
+    enable_attr_compression: bool | None = None
+    display_model_info: int | None = None
+    dump_mode: int | None = None
+    status_check: int | None = None
+    op_debug_level: int | None = None
+    op_debug_config: str | None = None
+    debug_dir: str | None = None
+    export_compile_stat: int | None = None
+    log: str | None = None
+    extra: tuple[str, ...] = ()
+
+    def command_line(self, program: str = "atc") -> list[str]:
+        """The argument list, program first: always in the order of the fields, and only what is set."""
+        words = [program]
+        for name in FLAGS:
+            value = getattr(self, name)
+            if value is not None:
+                words.append(f"--{name}={_written(name, value)}")
+        return [*words, *self.extra]
+
+    def to_json(self) -> dict[str, Any]:
+        """The flags that are set, as JSON values; `from_json` reads them back."""
+        data: dict[str, Any] = {name: getattr(self, name) for name in FLAGS if getattr(self, name) is not None}
+        if self.extra:
+            data["extra"] = list(self.extra)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> AtcOptions:
+        """The inverse of `to_json`: what the object does not name is unset, pth2om's own defaults included."""
+        values: dict[str, Any] = dict.fromkeys(FLAGS)
+        values.update({name: data[name] for name in FLAGS if name in data})
+        return cls(**values, extra=tuple(data.get("extra", ())))
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> AtcOptions:
+        """Read an argument list (without the program) into options.
+
+        What the list does not name is unset: no default of this class is added. ``--name value``, ``-name=value`` and
+        ``--soc-version`` are read as atc reads them; flags that are not known here go to `extra`.
+
+        Raises:
+            AtcError: a number or true/false flag has another kind of value, an argument is missing, or an argument is
+                no flag at all.
+        """
+        values: dict[str, Any] = dict.fromkeys(FLAGS)
+        extra: list[str] = []
+        words = list(arguments)
+        while words:
+            word = words.pop(0)
+            if not word.startswith("-") or word in ("-", "--"):
+                raise AtcError("atc.not-a-flag", argument=word)
+            name, equals, text = word.lstrip("-").partition("=")
+            name = name[:2] + name[2:].replace("-", "_")
+            if name not in values:
+                extra.append(word)
+                if not equals and words and not words[0].startswith("-"):
+                    extra.append(words.pop(0))
+                continue
+            if not equals:
+                if not words:
+                    raise AtcError("atc.no-argument", flag=name)
+                text = words.pop(0)
+            values[name] = _read(name, text)
+        return cls(**values, extra=tuple(extra))
+
+
+FLAGS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(AtcOptions) if field.name != "extra")
+"""Every flag's name, in the order in which command lines are written."""
+
+_KINDS = {field.name: str(field.type).split(" ")[0] for field in dataclasses.fields(AtcOptions)}
+
+
+def shape_text(shapes: Mapping[str, Sequence[int | None]]) -> str:
+    """``--input_shape`` for named shapes, e.g. ``images:1,3,640,640``; None (dynamic) is written -1."""
+    return ";".join(
+        f"{name}:{','.join('-1' if size is None else str(size) for size in shape)}" for name, shape in shapes.items()
+    )
+
+
+def _written(name: str, value: str | float | bool) -> str:
+    if isinstance(value, bool):
+        return ("true" if value else "false") if _KINDS[name] == "bool" else str(int(value))
+    return str(value)
+
+
+def _read(name: str, text: str) -> str | int | bool:
+    kind = _KINDS[name]
+    if kind == "int":
+        try:
+            return int(text)
+        except ValueError:
+            raise AtcError("atc.not-a-number", flag=name, value=text) from None
+    if kind == "bool":
+        if text not in ("true", "false"):
+            raise AtcError("atc.not-true-or-false", flag=name, value=text)
+        return text == "true"
+    return text
