@@ -13,7 +13,8 @@
     │   └── AtcError            what atc would print, with its code
     ├── AippError               an AIPP configuration
     ├── OmFileError             reading an .om file
-    └── QuantizeError           calibration and quantization
+    ├── QuantizeError           calibration and quantization
+    └── Absent                  weights, data or a SoC that the user has to provide: not a failure, "not measured"
 
 Each carries a `Message` (so it reads in either language) and, when the catalogue has one, the next thing to do. The
 faces (pytest plugin, CLI, GUI) print ``str(error)`` and never a traceback for these.
@@ -99,3 +100,7 @@ class OmFileError(Pth2omError):
 
 class QuantizeError(Pth2omError):
     """Calibration or quantization is not possible as asked."""
+
+
+class Absent(Pth2omError):
+    """Something the user has to provide is not here (weights, data, a SoC): what needs it is *not measured*."""

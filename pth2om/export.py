@@ -346,3 +346,57 @@ def _move(source: Path, target: Path) -> None:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def take(source: Path, inputs: Sequence[Input], batch: int, destination: Path) -> dict[str, Any]:
+    """Take a model that already is an ONNX file: fix its batch, compare it with the spec, look its operators up.
+
+    Args:
+        source: the user's file; it is only read.
+        inputs: the spec's inputs.
+        batch: written into a symbolic first axis of the spec's inputs.
+        destination: the file to write.
+
+    Returns:
+        The same JSON values as `Exported.to_json`, with ``version`` (of the onnx package).
+
+    Raises:
+        ExportError: it is no ONNX file, or has other inputs than the spec.
+    """
+    import onnx
+
+    from pth2om.preflight.lookup import missing_operators
+
+    try:
+        model = onnx.load(source)
+    except Exception as error:
+        raise ExportError("export.not-onnx", where=str(source), reason=_first_line(error)) from error
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    given = {entry.name: entry for entry in model.graph.input if entry.name not in initializers}
+    for entry in inputs:
+        if entry.name not in given:
+            raise ExportError("export.no-such-input", where=str(source), name=entry.name, known=", ".join(given))
+        dims = given[entry.name].type.tensor_type.shape.dim
+        if len(dims) != len(entry.shape) + 1:
+            raise ExportError(
+                "export.rank", where=str(source), name=entry.name, has=len(dims), wanted=len(entry.shape) + 1
+            )
+        for dim, size in zip(dims, (batch, *entry.shape), strict=True):
+            if dim.WhichOneof("value") == "dim_value" and dim.dim_value not in (size, 0, -1):
+                raise ExportError(
+                    "export.fixed-shape", where=str(source), name=entry.name, has=dim.dim_value, wanted=size
+                )
+            dim.dim_value = size
+    unknown = sorted({str(missing) for missing in missing_operators(model)})
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    findings = []
+    if unknown:
+        message = say("export.not-registered", operators=", ".join(unknown), opset=opset)
+        findings.append(Finding("export.not-registered", "error", message))
+    if model.ByteSize() < _INLINE_LIMIT:
+        onnx.save(model, destination)
+    else:
+        onnx.save(model, destination, save_as_external_data=True, location=destination.name + ".data")
+    outputs = tuple(entry.name for entry in model.graph.output)
+    exported = Exported(opset, "given", (), outputs, tuple(findings))
+    return exported.to_json() | {"version": onnx.__version__}

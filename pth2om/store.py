@@ -120,6 +120,10 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_root()).absolute()
 
+    def place(self, key: Key) -> Path:
+        """The folder of the artifact of ``key``, whether it is there or not."""
+        return self.root / key.stage / key.digest
+
     def artifact(self, key: Key, build: Callable[[Path], None]) -> Artifact:
         """The artifact of ``key``, built by ``build(folder)`` if it is not there yet.
 
@@ -131,7 +135,7 @@ class Store:
             StoreError: the store cannot be written (no space, no permission).
         """
         digest = key.digest
-        place = self.root / key.stage / digest
+        place = self.place(key)
         found = self._found(place)
         if found is not None:
             return found
@@ -162,7 +166,7 @@ class Store:
     def forget(self, key: Key) -> None:
         """Remove the artifact of ``key`` if there is one, so that it is built anew."""
         with self._locked(key.digest):
-            self._remove(self.root / key.stage / key.digest)
+            self._remove(self.place(key))
 
     def digest(self, path: Path) -> str:
         """sha256 of a file's bytes, remembered by path, size and modification time.
@@ -232,7 +236,7 @@ class Store:
             Dotted names of the differing parts with both values, nearest artifact first; empty when it is there, and
             ``["nothing of this stage and label is in the store"]`` when there is nothing to compare with.
         """
-        if self._found(self.root / key.stage / key.digest) is not None:
+        if self._found(self.place(key)) is not None:
             return []
         wanted = _flat(key.parts())
         best: list[str] | None = None

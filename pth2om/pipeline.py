@@ -1,0 +1,504 @@
+"""One model's way from spec to sessions: each stage a pure function of its inputs, kept in the store.
+
+The pytest fixtures, the CLI verbs and later the GUI all call this; none of them knows how a stage is done. Nothing
+heavy is imported before a stage has to be built: a run that finds everything in the store imports neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pth2om.errors import Absent
+from pth2om.evidence import Finding, StageRecord
+from pth2om.language import say
+from pth2om.session import Provenance, Session
+from pth2om.spec import PRECISION_MODES, Spec, Variant
+from pth2om.store import Artifact, Key, Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from pth2om.data.datasets import Labelled
+    from pth2om.data.samples import Samples
+    from pth2om.onnx_session import OnnxSession
+    from pth2om.toolchain import Toolchain
+    from pth2om.toolchain.atc_options import AtcOptions
+
+_CHECKPOINT_VERSION = 1
+_OM_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked, besides the specs.
+
+    Attributes:
+        models: the folder of specs.
+        calib: the folder of datasets.
+        data_roots: further places where weights and datasets may lie.
+        soc: ``Ascend310B1``...; None: nothing is compiled.
+        toolchain: ``emulator`` or ``cann``.
+        cann: whose rules the emulator follows: ``7.0``, ``8.0``, ``9.x``.
+        weights: model name -> file, from ``--weights``.
+        datasets: dataset name -> folder, from ``--dataset``.
+        trust: models whose pickled architecture may run.
+        subset: at most that many labelled images.
+        threads: of PyTorch and ONNX Runtime.
+        providers: of ONNX Runtime.
+        seed: of random samples and seeded weights.
+    """
+
+    models: Path
+    calib: Path
+    data_roots: tuple[Path, ...] = ()
+    soc: str | None = None
+    toolchain: str = "emulator"
+    cann: str = "9.x"
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    datasets: Mapping[str, Path] = field(default_factory=dict)
+    trust: frozenset[str] = frozenset()
+    subset: int | None = None
+    threads: int | None = None
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Built:
+    """A stage's artifact and what the evidence says of it.
+
+    Attributes:
+        artifact: its folder in the store.
+        file: its main file.
+        record: for the evidence.
+    """
+
+    artifact: Artifact
+    file: Path
+    record: StageRecord
+
+
+class Pipeline:
+    """The stages of one model.
+
+    Args:
+        spec: the model.
+        settings: the run.
+        store: where artifacts are kept.
+    """
+
+    def __init__(self, spec: Spec, settings: Settings, store: Store) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.store = store
+        self.records: dict[tuple[str, str], StageRecord] = {}
+        self._module: torch.nn.Module | None = None
+        self._sessions: dict[str, Session] = {}
+        self._datasets: dict[str, Labelled] = {}
+
+    # --- where it comes from ------------------------------------------------------------------------------------
+
+    @cached_property
+    def weights(self) -> Path | None:
+        """The checkpoint (or ONNX) file; None where it is absent."""
+        from pth2om.checkpoint import find_weights
+
+        return find_weights(self.spec, overrides=self.settings.weights, data_roots=self.settings.data_roots)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the weights are random stand-ins because the file is absent."""
+        return self.weights is None and self.spec.source.seeded
+
+    @cached_property
+    def source_digests(self) -> dict[str, str]:
+        """sha256 of what the model is made of: ``checkpoint`` (or ``onnx``) and ``net``.
+
+        Raises:
+            Absent: the weights are not here and the spec does not allow seeded ones.
+        """
+        role = "onnx" if self.spec.source.onnx else "checkpoint"
+        if self.weights is not None:
+            digests = {role: self.store.digest(self.weights)}
+        elif self.spec.source.seeded:
+            digests = {role: f"seeded-{self.settings.seed}"}
+        else:
+            raise self.weights_absent()
+        if self.net is not None:
+            digests["net"] = self.store.digest(self.net)
+        return digests
+
+    def weights_absent(self) -> Absent:
+        """The error that says which file is missing and how to get it."""
+        name = self.spec.source.checkpoint or self.spec.source.onnx or ""
+        key = "pipeline.weights-absent-fetch" if self.spec.source.fetch else "pipeline.weights-absent"
+        return Absent(key, where=self.spec.name, file=name, model=self.spec.name, fetch=self.spec.source.fetch or "")
+
+    @cached_property
+    def net(self) -> Path | None:
+        """The net's Python file; None where the checkpoint brings its own architecture."""
+        if self.spec.source.net is not None:
+            return (self.spec.folder / self.spec.source.net).resolve()
+        own = self.spec.folder / "net.py"
+        return own if own.is_file() else None
+
+    @property
+    def has_torch(self) -> bool:
+        """Whether there is a PyTorch side at all (an ONNX source has none)."""
+        return self.spec.source.onnx is None
+
+    # --- stages -------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> Built:
+        """Read the checkpoint, fit it to its net, and say what was found."""
+        source = self.spec.source
+        key = self._key(
+            "checkpoint",
+            _CHECKPOINT_VERSION,
+            self.source_digests,
+            {**self._source_options(), "inputs": [entry.model_dump(mode="json") for entry in self.spec.inputs]},
+            ("torch", "numpy"),
+            self.spec.name,
+        )
+
+        def build(folder: Path) -> None:
+            if not self.has_torch:
+                report: dict[str, Any] = {"findings": [], "details": {"kind": "onnx"}}
+            else:
+                report = self._load()
+            (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+
+        artifact = self.store.artifact(key, build)
+        report = artifact.json("report.json")
+        file = self.weights or artifact.file("report.json")
+        return self._built(
+            artifact,
+            file,
+            "",
+            "checkpoint",
+            digest=next(iter(self.source_digests.values())),
+            provenance=Provenance("torch", metadata.version("torch"), "host"),
+            findings=report["findings"],
+            details={**report["details"], "file": file.name, "bytes": file.stat().st_size, "seeded": self.seeded}
+            | ({"fetch": source.fetch} if source.fetch else {}),
+        )
+
+    def module(self) -> torch.nn.Module:
+        """The module with its weights: float32, eval mode; kept until `close`."""
+        if self._module is None:
+            self._load()
+        assert self._module is not None
+        return self._module
+
+    def onnx_key(self, batch: int) -> Key:
+        """What the exported ONNX of this batch size depends on."""
+        from pth2om import export
+
+        options = {
+            **self._source_options(),
+            "inputs": [entry.model_dump(mode="json") for entry in self.spec.inputs],
+            "export": self.spec.export.model_dump(mode="json"),
+            "batch": batch,
+        }
+        libraries = ("torch", "onnx", "onnxruntime", "onnxslim") if self.has_torch else ("onnx", "onnxslim")
+        label = f"{self.spec.name}-bs{batch}"
+        return self._key("onnx", export.VERSION, self.source_digests, options, libraries, label)
+
+    def onnx(self, batch: int) -> Built:
+        """Export at ``batch`` (or take the spec's ONNX), cleaned up for ATC."""
+        artifact = self.store.artifact(self.onnx_key(batch), lambda folder: self._export(batch, folder))
+        details = artifact.json("export.json")
+        file = artifact.file("model.onnx")
+        return self._built(
+            artifact,
+            file,
+            f"bs{batch}",
+            "onnx",
+            digest=details["sha256"],
+            provenance=Provenance("torch" if self.has_torch else "onnx", details["version"], "host"),
+            findings=details["findings"],
+            details={name: value for name, value in details.items() if name != "findings"},
+        )
+
+    def atc_options(self, variant: Variant, model: Path) -> AtcOptions:
+        """What atc is asked for this variant; the same for the emulator and the real tool."""
+        from pth2om.toolchain.atc_options import AtcOptions
+
+        shapes = ";".join(
+            f"{entry.name}:{','.join(str(size) for size in (variant.batch, *entry.shape))}"
+            for entry in self.spec.inputs
+        )
+        rank = max(len(entry.shape) + 1 for entry in self.spec.inputs)
+        return AtcOptions(
+            model=model.as_posix(),
+            output=f"{self.spec.name}-{variant.name}",
+            soc_version=self.settings.soc,
+            input_format={4: "NCHW", 5: "NCDHW"}.get(rank, "ND"),
+            input_shape=shapes,
+            precision_mode=PRECISION_MODES[variant.precision],
+            extra=variant.atc,
+        )
+
+    def toolchain(self) -> Toolchain:
+        """The toolchain of the run.
+
+        Raises:
+            Absent: no SoC was asked for.
+        """
+        if self.settings.soc is None:
+            raise Absent("pipeline.no-soc", where=self.spec.name)
+        from pth2om.toolchain import open_toolchain
+
+        return open_toolchain(self.settings.toolchain, self.settings.soc, cann=self.settings.cann)
+
+    def om(self, variant: Variant) -> Built:
+        """Compile one variant.
+
+        Raises:
+            Absent: no SoC was asked for.
+            AtcError: what atc refuses.
+        """
+        toolchain = self.toolchain()
+        source = self.onnx(variant.batch)
+        options = self.atc_options(variant, source.file)
+        asked = {name: value for name, value in options.to_json().items() if name != "model"}
+        provenance = toolchain.provenance
+        key = self._key(
+            "om",
+            _OM_VERSION,
+            {"onnx": source.record.digest},
+            {"atc": asked, "toolchain": provenance.name, "version": provenance.version, "cann": self.settings.cann},
+            ("onnx", "onnxruntime"),
+            f"{self.spec.name}-{variant.name}",
+        )
+
+        def build(folder: Path) -> None:
+            compiled = toolchain.compile(source.file, options, folder)
+            (folder / "om.json").write_text(json.dumps(compiled.to_json()), encoding="utf-8")
+
+        artifact = self.store.artifact(key, build)
+        details = artifact.json("om.json")
+        return self._built(
+            artifact,
+            artifact.path,
+            variant.name,
+            "om",
+            digest=artifact.key,
+            provenance=provenance,
+            command=options.command_line(),
+            findings=details.get("findings", []),
+            details={name: value for name, value in details.items() if name != "findings"},
+        )
+
+    # --- sessions -----------------------------------------------------------------------------------------------
+
+    def torch_session(self) -> Session:
+        """PyTorch, opened on its first run.
+
+        Raises:
+            Absent: the source is an ONNX file, or the weights are not here.
+        """
+        if not self.has_torch:
+            raise Absent("pipeline.no-torch", where=self.spec.name)
+        from pth2om.torch_session import TorchSession
+
+        parts = [self.source_digests, self._source_options(), metadata.version("torch")]
+        return self._session(
+            "torch",
+            lambda: TorchSession(
+                self.module,
+                self.spec.inputs,
+                self.spec.export.outputs,
+                digest=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
+                threads=self.settings.threads,
+            ),
+        )
+
+    def onnx_session(self, batch: int) -> Session:
+        """ONNX Runtime over the exported file."""
+
+        def make() -> OnnxSession:
+            from pth2om.onnx_session import OnnxSession
+
+            built = self.onnx(batch)
+            return OnnxSession(
+                built.file, digest=built.record.digest, threads=self.settings.threads, providers=self.settings.providers
+            )
+
+        return self._session(f"onnx-bs{batch}", make)
+
+    def om_sessions(self, variant: Variant) -> dict[str, Session]:
+        """The compiled variant, by band: ``fused`` and ``unfused`` on the emulator, ``device`` on an NPU."""
+        from pth2om.toolchain import CompiledModel
+
+        toolchain = self.toolchain()
+        built = self.om(variant)
+        compiled = CompiledModel.from_json(built.artifact.json("om.json"), built.artifact.path)
+        return {
+            band: self._session(f"om-{variant.name}-{band}", lambda band=band: toolchain.open(compiled, band))  # type: ignore[misc]
+            for band in compiled.bands
+        }
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    def dataset(self, name: str, subset: int | None = None) -> Labelled:
+        """The labelled dataset of that name, cut to ``subset`` and to the run's ``--subset``.
+
+        Raises:
+            Absent: it is not here.
+        """
+        if name not in self._datasets:
+            from pth2om.data import open_dataset
+
+            limits = [limit for limit in (subset, self.settings.subset) if limit is not None]
+            self._datasets[name] = open_dataset(
+                name,
+                calib_root=self.settings.calib,
+                data_roots=self.settings.data_roots,
+                overrides=self.settings.datasets,
+                subset=min(limits) if limits else None,
+            )
+        return self._datasets[name]
+
+    def samples(self, batch: int) -> Samples:
+        """Inputs for closeness: real where a dataset is here, random, and zeros."""
+        from pth2om.data import make_samples
+
+        dataset = None
+        for entry in self.spec.datasets:
+            try:
+                dataset = self.dataset(entry.name, entry.subset)
+            except Absent:
+                continue
+            break
+        return make_samples(self.spec, dataset, batch=batch, seed=self.settings.seed)
+
+    def close(self) -> None:
+        """Close the sessions and drop the module."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+        self._module = None
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> dict[str, Any]:
+        """Load the module; what the checkpoint stage reports of it."""
+        from pth2om import checkpoint
+        from pth2om.export import example
+
+        if self.weights is not None:
+            loaded = checkpoint.load_module(
+                self.spec, self.weights, trust=self.spec.name in self.settings.trust, net=self.net
+            )
+            self._module = loaded.module
+            return {"findings": [finding.to_json() for finding in loaded.findings], "details": dict(loaded.details)}
+        if self.net is None:
+            raise self.weights_absent()
+        import torch
+
+        net = checkpoint.load_net(self.net)
+        module = net.build(self.spec.source.num_classes or 1000, **self.spec.source.arguments)
+        feeds = example(self.spec.inputs, 2, self.settings.seed)
+        examples = [torch.from_numpy(feeds[entry.name]) for entry in self.spec.inputs]
+        checkpoint.seed_module(module, examples, seed=self.settings.seed)
+        self._module = module.float().eval()
+        message = say("pipeline.seeded", file=self.spec.source.checkpoint, model=self.spec.name)
+        finding = Finding("checkpoint.seeded", "warning", message)
+        return {"findings": [finding.to_json()], "details": {"kind": "seeded", "template": net.name}}
+
+    def _export(self, batch: int, folder: Path) -> None:
+        from pth2om import export, graph
+        from pth2om.store import file_digest
+
+        raw = folder / "exported.onnx"
+        if self.has_torch:
+            from pth2om import checkpoint
+
+            module = self.module()
+            if self.net is not None:
+                module = checkpoint.load_net(self.net).deployed(module)
+            made = export.export(module, self.spec.inputs, self.spec.export, batch, raw)
+            details = made.to_json() | {"version": metadata.version("torch")}
+        else:
+            details = export.take(self._given_onnx(), self.spec.inputs, batch, raw)
+        cleaned = graph.clean(raw, folder / "model.onnx", simplify=self.spec.export.simplify)
+        details["findings"] = [*details["findings"], *(finding.to_json() for finding in cleaned.findings)]
+        details["passes"] = cleaned.to_json()
+        details["sha256"] = file_digest(folder / "model.onnx")
+        details["bytes"] = (folder / "model.onnx").stat().st_size
+        raw.unlink(missing_ok=True)
+        (folder / "export.json").write_text(json.dumps(details, ensure_ascii=False), encoding="utf-8")
+
+    def _given_onnx(self) -> Path:
+        if self.weights is None:
+            raise self.weights_absent()
+        return self.weights
+
+    def _source_options(self) -> dict[str, Any]:
+        source = self.spec.source
+        return {
+            "num_classes": source.num_classes,
+            "arguments": source.arguments,
+            "trust": self.spec.name in self.settings.trust,
+        }
+
+    def _key(
+        self,
+        stage: str,
+        version: int,
+        inputs: Mapping[str, str],
+        options: Mapping[str, Any],
+        libraries: Sequence[str],
+        label: str,
+    ) -> Key:
+        return Key(
+            stage,
+            version,
+            inputs,
+            options,
+            {"pth2om": metadata.version("pth2om")} | {name: metadata.version(name) for name in libraries},
+            label,
+        )
+
+    def _session(self, name: str, make: Any) -> Session:  # noqa: ANN401 - Callable[[], Session], any class of it
+        if name not in self._sessions:
+            self._sessions[name] = make()
+        return self._sessions[name]
+
+    def _built(
+        self,
+        artifact: Artifact,
+        file: Path,
+        variant: str,
+        stage: str,
+        *,
+        digest: str,
+        provenance: Provenance,
+        findings: Sequence[Mapping[str, Any]],
+        details: Mapping[str, Any],
+        command: Sequence[str] = (),
+    ) -> Built:
+        record = StageRecord(
+            model=self.spec.name,
+            variant=variant,
+            stage=stage,
+            digest=digest,
+            key=artifact.key,
+            cached=artifact.cached,
+            seconds=artifact.seconds,
+            provenance=provenance,
+            command=tuple(command),
+            findings=tuple(Finding.from_json(finding) for finding in findings),
+            details=details,
+        )
+        # The first record says whether this run built it; later look-ups of the same run would all say "cached".
+        record = self.records.setdefault((variant, stage), record)
+        return Built(artifact, file, record)
