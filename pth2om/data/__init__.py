@@ -1,0 +1,32 @@
+"""Labelled images: manifests, reading, preprocessing into batches, and samples for closeness.
+
+::
+
+    dataset.toml --load_manifest--> Manifest --open_dataset--> Labelled --Preprocessor--> float32 CHW + Geometry
+                                                                      └-- samples() --> rows for closeness
+
+Pillow is imported when the first image is decoded, not before: a run whose measurements are all in the store decodes
+nothing.
+"""
+
+from __future__ import annotations
+
+from pth2om.data.labelled import DatasetAbsent, Labelled, open_dataset
+from pth2om.data.manifest import Manifest, load_manifest
+from pth2om.data.preprocess import Batch, Geometry, Preprocessor, batches
+from pth2om.data.samples import Sample, Samples, samples
+
+__all__ = [
+    "Batch",
+    "DatasetAbsent",
+    "Geometry",
+    "Labelled",
+    "Manifest",
+    "Preprocessor",
+    "Sample",
+    "Samples",
+    "batches",
+    "load_manifest",
+    "open_dataset",
+    "samples",
+]

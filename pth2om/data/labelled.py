@@ -1,0 +1,271 @@
+"""A dataset that is there: its images one at a time, its labels, and a digest of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pth2om.data import sources
+from pth2om.data.image import Pixels
+from pth2om.data.manifest import Manifest, load_manifest
+from pth2om.errors import DataError
+from pth2om.language import Language
+from pth2om.store import Key, Store, file_digest
+
+VERSION = 1
+
+
+class DatasetAbsent(DataError):  # noqa: N818 - absence is not a mistake; callers skip on it
+    """The data is not on this machine; the text says how to get it. Tests skip with it."""
+
+    def __init__(self, key: str, /, *, where: str | None = None, advice: Mapping[str, str], **values: str) -> None:
+        super().__init__(key, where=where, **values)
+        self.advice = dict(advice)
+
+    def render(self, to: Language | None = None) -> str:
+        """What is missing, where it was looked for, and how to get it."""
+        from pth2om.language import language
+
+        return f"{super().render(to)}\n  → {self.advice[to or language()]}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_absent, (self.message.key, self.where, self.advice, dict(self.message.values))
+
+
+def _rebuild_absent(key: str, where: str | None, advice: dict[str, str], values: dict[str, str]) -> DatasetAbsent:
+    return DatasetAbsent(key, where=where, advice=advice, **values)
+
+
+class Labelled:
+    """Images with what is known about each.
+
+    Attributes:
+        manifest: where it comes from.
+        folder: where the data lies.
+        names: class names, in class order; empty when unknown.
+        categories: for ``coco``: the category id of each class.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path, source: sources.Source, subset: int | None = None) -> None:
+        self.manifest = manifest
+        self.folder = folder
+        self.names = source.names
+        self.categories = source.categories
+        self._source = source
+        self._count = len(source.files) if subset is None else min(subset, len(source.files))
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+        return self.manifest.name
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes there are, when that is known."""
+        return self.manifest.classes or len(self.names) or None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether anything is known about the images."""
+        return self._source.has_labels
+
+    @property
+    def whole(self) -> bool:
+        """Whether no image was left out by ``subset``."""
+        return self._count == len(self._source.files)
+
+    def file(self, index: int) -> str:
+        """The name of an image, unique in the dataset."""
+        return self._source.files[self._checked(index)]
+
+    def image(self, index: int) -> Pixels:
+        """The pixels of an image, uint8 (H, W, 3), RGB.
+
+        Raises:
+            DataError: it cannot be read; named with its number and file.
+        """
+        return self._source.image(self._checked(index))
+
+    def label(self, index: int) -> int:
+        """The class of an image.
+
+        Raises:
+            DataError: the dataset has no class labels.
+        """
+        labels = self._source.labels
+        if labels is None:
+            raise DataError("data.no-labels", where=str(self.folder), name=self.name)
+        return int(labels[self._checked(index)])
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The classes of all images, int64 (N,).
+
+        Raises:
+            DataError: the dataset has no class labels.
+        """
+        if self._source.labels is None:
+            raise DataError("data.no-labels", where=str(self.folder), name=self.name)
+        return self._source.labels[: self._count]
+
+    def annotations(self, index: int) -> Sequence[Mapping[str, Any]]:
+        """The boxes of an image of kind ``coco``: ``bbox`` (x, y, w, h pixels), ``area``, ``iscrowd``, ``class``."""
+        return self._source.annotations(self._checked(index))
+
+    def mask(self, index: int) -> npt.NDArray[np.uint8]:
+        """The class of every pixel of an image, uint8 (H, W); 255 is ignored."""
+        return self._source.mask(self._checked(index))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what a measurement depends on: the images' bytes and names, labels, class names.
+
+        The content of image files is read once and remembered by their sizes and modification times, so a later run
+        only looks at the folder.
+        """
+        digest = hashlib.sha256(f"{VERSION}\0{self.manifest.kind}\0".encode())
+        digest.update(json.dumps([self.names, self.categories], ensure_ascii=True).encode())
+        digest.update(self._source.content(self._count, Store()).encode())
+        return digest.hexdigest()
+
+    @property
+    def exact(self) -> bool:
+        """Whether these are exactly the files that the manifest's figures belong to (True where it does not say)."""
+        return self.whole and self.manifest.content in (None, self.digest)
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < self._count:
+            raise IndexError(f"image {index} of {self._count}")
+        return index
+
+
+def open_dataset(
+    name: str,
+    *,
+    calib_root: Path,
+    data_roots: Sequence[Path] = (),
+    overrides: Mapping[str, Path] | None = None,
+    subset: int | None = None,
+    store: Store | None = None,
+) -> Labelled:
+    """Open a dataset by its name; nothing is decoded yet.
+
+    It is looked for where ``overrides`` says, else in its own folder under ``calib_root``, else in ``data_roots``;
+    data with a recipe is made when it is not in the store.
+
+    Args:
+        name: folder under ``calib_root``.
+        calib_root: folder of the manifests.
+        data_roots: data folders, searched in order.
+        overrides: dataset name -> folder (``--dataset NAME=DIR``).
+        subset: only the first so many images.
+        store: where made data is kept; default the user's.
+
+    Raises:
+        DatasetAbsent: the data is not on this machine.
+        DataError: no such manifest, or labels and images do not fit each other.
+        SpecError: the manifest is wrong.
+    """
+    manifest = load_manifest(calib_root / name)
+    if subset is not None and subset < 1:
+        raise DataError("data.empty-subset", where=str(manifest.place), subset=subset)
+    folder = _locate(manifest, data_roots, overrides or {}, store)
+    return Labelled(manifest, folder, sources.read(manifest, folder), subset)
+
+
+def _locate(manifest: Manifest, data_roots: Sequence[Path], overrides: Mapping[str, Path], store: Store | None) -> Path:
+    override = overrides.get(manifest.name)
+    if override is not None:
+        if not _holds(manifest, override):
+            raise DataError(
+                "data.override-empty",
+                where=str(override),
+                name=manifest.name,
+                wanted=_wanted(manifest),
+                kind=manifest.kind,
+            )
+        return override
+    if manifest.recipe is not None:
+        return _made(manifest, store or Store())
+    folder = manifest.folder or ("" if manifest.kind == "npz" else manifest.name)
+    candidates = [
+        manifest.place,
+        *(root / folder for root in data_roots),
+        *(root / manifest.name for root in data_roots),
+    ]
+    for candidate in candidates:
+        if _holds(manifest, candidate):
+            return candidate
+    advice: dict[str, str] = {"en": manifest.advice("en"), "zh": manifest.advice("zh")}
+    raise DatasetAbsent(
+        "data.absent",
+        where=manifest.name,
+        advice=advice,
+        looked=", ".join(str(candidate) for candidate in dict.fromkeys(candidates)),
+        wanted=_wanted(manifest),
+        licence=manifest.licence or "-",
+        source=manifest.source or "-",
+    )
+
+
+def _wanted(manifest: Manifest) -> str:
+    if manifest.kind == "npz":
+        return manifest.array_file
+    return manifest.label_file or manifest.images or "*.jpg, *.png"
+
+
+def _holds(manifest: Manifest, folder: Path) -> bool:
+    """Whether the folder looks like this dataset; what is wrong inside it is said when it is read."""
+    if not folder.is_dir():
+        return False
+    if manifest.kind == "npz":
+        return (folder / manifest.array_file).is_file()
+    if manifest.label_file:
+        return (folder / manifest.label_file).exists()
+    if manifest.images:
+        return (folder / manifest.images).is_dir()
+    if manifest.kind == "folders":
+        return any(entry.is_dir() for entry in folder.iterdir())
+    return any(sources.is_image(entry) for entry in folder.iterdir())
+
+
+def _made(manifest: Manifest, store: Store) -> Path:
+    """The folder that the dataset's recipe writes, from the store."""
+    recipe = manifest.place / (manifest.recipe or "")
+    if not recipe.is_file():
+        raise DataError("data.no-recipe", where=str(recipe))
+    inputs = {
+        path.relative_to(manifest.place).as_posix(): file_digest(path)
+        for path in sorted(manifest.place.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and path.name != "dataset.toml"
+    }
+
+    def build(folder: Path) -> None:
+        _run_recipe(recipe, folder)
+
+    key = Key("dataset", VERSION, inputs=inputs, options={"name": manifest.name}, label=manifest.name)
+    return store.artifact(key, build).path
+
+
+def _run_recipe(recipe: Path, folder: Path) -> None:
+    import runpy
+
+    try:
+        make = runpy.run_path(str(recipe)).get("make")
+        if not callable(make):
+            raise DataError("data.recipe-without-make", where=str(recipe))
+        make(folder)
+    except (DataError, OSError, KeyboardInterrupt):
+        raise  # the store turns a full disk into its own error
+    except Exception as error:
+        raise DataError("data.recipe-failed", where=str(recipe), reason=f"{type(error).__name__}: {error}") from error

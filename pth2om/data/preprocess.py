@@ -1,0 +1,280 @@
+"""Image -> network input, and back: what the training code did, done again exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pth2om.data.image import Pixels
+from pth2om.errors import DataError
+from pth2om.evidence import Finding
+from pth2om.language import say
+from pth2om.spec import Preprocess
+
+if TYPE_CHECKING:
+    from pth2om.data.labelled import Labelled
+
+VERSION = 1
+
+Floats = npt.NDArray[np.float32]
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_SOBEL_PEAK = math.sqrt(20.0)  # of the 3x3 Sobel magnitude on pixels in 0..1: gx = 4 with gy = 2
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where an image lies in the input: ``input = image * scale + offset``, in pixels.
+
+    Attributes:
+        height, width: of the image.
+        scale_x, scale_y: input pixels per image pixel.
+        offset_x, offset_y: of the image's left upper corner, in input pixels (negative where it was cropped).
+    """
+
+    height: int
+    width: int
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+
+    def boxes_to_image(self, boxes: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+        """Boxes from input pixels to image pixels, clipped to the image.
+
+        Args:
+            boxes: (N, 4) left, top, right, bottom in input pixels.
+
+        Returns:
+            float64 (N, 4), left, top, right, bottom in image pixels.
+        """
+        moved = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).copy()
+        moved[:, 0::2] = ((moved[:, 0::2] - self.offset_x) / self.scale_x).clip(0, self.width)
+        moved[:, 1::2] = ((moved[:, 1::2] - self.offset_y) / self.scale_y).clip(0, self.height)
+        return moved
+
+    def boxes_to_input(self, boxes: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+        """The inverse of `boxes_to_image`, without clipping."""
+        moved = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).copy()
+        moved[:, 0::2] = moved[:, 0::2] * self.scale_x + self.offset_x
+        moved[:, 1::2] = moved[:, 1::2] * self.scale_y + self.offset_y
+        return moved
+
+
+class Preprocessor:
+    """Does what a spec's ``[preprocess]`` says.
+
+    Args:
+        spec: the table.
+    """
+
+    def __init__(self, spec: Preprocess) -> None:
+        self.spec = spec
+        self.shape = ((1 if spec.color == "GRAY" else 3) + (spec.extra != "none"), *spec.size)
+
+    def __call__(self, image: Pixels, *, where: str | None = None) -> tuple[Floats, Geometry]:
+        """One image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            where: its name, for messages.
+
+        Returns:
+            float32 (C, H, W), C-contiguous, and where the image lies in it.
+
+        Raises:
+            DataError: its size does not fit and the spec neither resizes nor crops.
+        """
+        pixels, geometry = self.place(image, where=where)
+        return self.normalize(pixels), geometry
+
+    def place(self, image: Pixels, *, where: str | None = None) -> tuple[Pixels, Geometry]:
+        """Resize and crop only: the uint8 RGB picture (H, W, 3) that the input is made of, as AIPP gets it."""
+        spec = self.spec
+        height, width = image.shape[:2]
+        placed, geometry = _resized(image, spec)
+        if spec.crop == "centre":
+            placed, geometry = _centre_crop(placed, geometry, spec)
+        if placed.shape[:2] != spec.size:
+            raise DataError(
+                "data.wrong-size",
+                where=where,
+                height=height,
+                width=width,
+                input_height=spec.size[0],
+                input_width=spec.size[1],
+            )
+        return placed, geometry
+
+    def normalize(self, pixels: Pixels) -> Floats:
+        """A placed picture, uint8 (H, W, 3) RGB, as network input, float32 (C, H, W)."""
+        spec = self.spec
+        if spec.color == "GRAY":
+            from PIL import Image
+
+            ordered: Pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+        else:
+            ordered = pixels if spec.color == "RGB" else pixels[:, :, ::-1]
+        # The same float32 operations in the same order as ToTensor and Normalize, so that results agree to the bit.
+        planes: Floats = np.ascontiguousarray(ordered.transpose(2, 0, 1)).astype(np.float32)
+        planes /= np.float32(spec.scale)
+        if spec.mean:
+            planes -= np.asarray(spec.mean, dtype=np.float32)[:, None, None]
+            planes /= np.asarray(spec.std, dtype=np.float32)[:, None, None]
+        if spec.extra == "sobel":
+            planes = np.concatenate([planes, sobel(pixels)[None]])
+        return planes
+
+
+def sobel(pixels: Pixels) -> Floats:
+    """The magnitude of the 3x3 Sobel gradient of the luma (ITU-R BT.601), borders mirrored.
+
+    Args:
+        pixels: uint8 (H, W, 3), RGB.
+
+    Returns:
+        float32 (H, W) in 0..1, where 1 is the largest value the operator can have.
+    """
+    luma = pixels.astype(np.float64) @ _LUMA / 255.0
+    # One-pixel images have nothing to mirror; repeating the edge is the same there.
+    wide = np.pad(luma, 1, mode="reflect" if min(luma.shape) > 1 else "edge")
+    across = wide[:, 2:] - wide[:, :-2]
+    down = wide[2:] - wide[:-2]
+    gradient_x = across[:-2] + 2 * across[1:-1] + across[2:]
+    gradient_y = down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:]
+    return np.asarray(np.hypot(gradient_x, gradient_y) / _SOBEL_PEAK, dtype=np.float32)
+
+
+def _resized(image: Pixels, spec: Preprocess) -> tuple[Pixels, Geometry]:
+    height, width = image.shape[:2]
+    if spec.resize == "none":
+        return image, Geometry(height, width, 1.0, 1.0, 0.0, 0.0)
+    if spec.resize == "stretch":
+        new_height, new_width = spec.size
+    elif spec.resize == "shorter":
+        wanted = spec.resize_to or 1
+        short = min(height, width)
+        # The longer side is cut off, not rounded, as torchvision's Resize does.
+        new_height = wanted if height == short else int(wanted * height / width)
+        new_width = wanted if width == short else int(wanted * width / height)
+    else:
+        ratio = min(spec.size[0] / height, spec.size[1] / width)
+        ratio = ratio if spec.scale_up else min(ratio, 1.0)
+        new_height = min(max(round(height * ratio), 1), spec.size[0])
+        new_width = min(max(round(width * ratio), 1), spec.size[1])
+    resized = _scaled(image, new_height, new_width, spec.interpolation)
+    geometry = Geometry(height, width, new_width / width, new_height / height, 0.0, 0.0)
+    if spec.resize != "letterbox":
+        return resized, geometry
+    top, left = 0, 0
+    if spec.letterbox == "centre":
+        top, left = (spec.size[0] - new_height) // 2, (spec.size[1] - new_width) // 2
+    canvas = np.full((*spec.size, 3), spec.fill, dtype=np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = resized
+    return canvas, Geometry(height, width, geometry.scale_x, geometry.scale_y, float(left), float(top))
+
+
+def _scaled(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+    from PIL import Image
+
+    if image.shape[:2] == (height, width):
+        return image
+    method = getattr(Image.Resampling, interpolation.upper())
+    return np.asarray(Image.fromarray(image).resize((width, height), method))
+
+
+def _centre_crop(image: Pixels, geometry: Geometry, spec: Preprocess) -> tuple[Pixels, Geometry]:
+    height, width = spec.size
+    missing_y, missing_x = max(height - image.shape[0], 0), max(width - image.shape[1], 0)
+    top, left = 0, 0
+    if missing_y or missing_x:
+        # Smaller than the cut: black around it, the odd pixel at the far side, as torchvision's CenterCrop does.
+        top, left = missing_y // 2, missing_x // 2
+        image = np.pad(image, ((top, missing_y - top), (left, missing_x - left), (0, 0)))
+    # Half a pixel is rounded to even, again as torchvision does: 227 -> 224 starts at 2.
+    cut_y, cut_x = round((image.shape[0] - height) / 2.0), round((image.shape[1] - width) / 2.0)
+    cut = image[cut_y : cut_y + height, cut_x : cut_x + width]
+    moved_x, moved_y = geometry.offset_x + left - cut_x, geometry.offset_y + top - cut_y
+    return cut, Geometry(geometry.height, geometry.width, geometry.scale_x, geometry.scale_y, moved_x, moved_y)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images, ready to be fed.
+
+    Attributes:
+        first: index of the first image.
+        count: how many rows are images; further rows are padding and count nowhere.
+        array: float32 (batch, C, H, W).
+        geometries: one per image.
+    """
+
+    first: int
+    count: int
+    array: Floats
+    geometries: tuple[Geometry, ...]
+
+
+def batches(
+    dataset: Labelled, preprocessor: Preprocessor, batch: int, *, indices: Sequence[int] | None = None
+) -> Iterator[Batch]:
+    """The dataset in batches, one at a time: memory does not depend on its length.
+
+    The last batch is filled up with its last image; `Batch.count` says how many rows are real.
+
+    Args:
+        dataset: the images.
+        preprocessor: makes the input.
+        batch: images per inference.
+        indices: consecutive images to take; default all.
+
+    Raises:
+        DataError: an image cannot be read, or does not fit the input.
+    """
+    wanted = range(len(dataset)) if indices is None else indices
+    for start in range(0, len(wanted), batch):
+        chosen = wanted[start : start + batch]
+        array = np.empty((batch, *preprocessor.shape), dtype=np.float32)
+        geometries = []
+        for row, index in enumerate(chosen):
+            where = f"{dataset.file(index)} #{index}"
+            array[row], geometry = preprocessor(dataset.image(index), where=where)
+            geometries.append(geometry)
+        array[len(chosen) :] = array[len(chosen) - 1]
+        yield Batch(chosen[0], len(chosen), array, tuple(geometries))
+
+
+def plausibility(spec: Preprocess, inputs: Floats | None = None) -> list[Finding]:
+    """What looks wrong about a ``[preprocess]``, from its numbers and from some inputs it made.
+
+    Normalizing twice, or in grey levels instead of 0..1, leaves cosine similarity high and the metric in ruins; these
+    are the signs of it that need no model.
+
+    Args:
+        spec: the table.
+        inputs: float32 (N, C, H, W) that it made of real images.
+    """
+    findings = []
+    top = 255.0 / spec.scale
+    if spec.mean and max(map(abs, spec.mean)) > 2 * max(top, 0.5):
+        message = say("data.finding-mean-in-grey-levels", value=max(spec.mean, key=abs), scale=spec.scale, top=top)
+        findings.append(Finding("data.mean-in-grey-levels", "warning", message))
+    if spec.mean and spec.scale == 1 and max(spec.mean) <= 1 and max(spec.std) <= 1:
+        findings.append(Finding("data.mean-in-unit-range", "warning", say("data.finding-mean-in-unit-range")))
+    if inputs is None or not inputs.size or findings:
+        return findings
+    colours = inputs[:, : 1 if spec.color == "GRAY" else 3].astype(np.float64)
+    deviation, peak = float(colours.std()), float(np.abs(colours).max())
+    if deviation < 0.02:
+        findings.append(
+            Finding("data.nearly-constant", "warning", say("data.finding-nearly-constant", deviation=deviation))
+        )
+    if peak > 20 and spec.scale != 1:
+        findings.append(Finding("data.huge", "warning", say("data.finding-huge", peak=peak)))
+    if len(inputs) > 1 and np.array_equal(inputs, np.broadcast_to(inputs[:1], inputs.shape)):
+        findings.append(Finding("data.all-alike", "warning", say("data.finding-all-alike")))
+    return findings

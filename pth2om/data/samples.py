@@ -1,0 +1,150 @@
+"""Inputs for closeness: real images, random values, zeros."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from pth2om.data.labelled import Labelled
+from pth2om.data.preprocess import VERSION as PREPROCESS_VERSION
+from pth2om.data.preprocess import Preprocessor
+from pth2om.session import Array
+from pth2om.spec import Input, Spec
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is fed in one inference.
+
+    Attributes:
+        names: of each row (batch item): ``real-3 (dog.jpg)``, ``random-0``, ``zeros``.
+        feeds: input name -> array, batch axis first.
+    """
+
+    names: tuple[str, ...]
+    feeds: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class _Row:
+    kind: Literal["real", "random", "zeros"]
+    number: int
+    image: int = -1
+
+
+class Samples:
+    """Inputs made anew each time they are iterated over, one batch in memory at a time.
+
+    A row has the same values whatever the batch size is; every batch is full, with as many random rows as that takes,
+    and its rows differ, so that an item of one batch mistaken for another is seen.
+
+    Attributes:
+        batch: rows per inference.
+        pixels: the longer side of the image input, for limits in pixels; None where there is no image.
+    """
+
+    def __init__(self, spec: Spec, dataset: Labelled | None, *, batch: int, seed: int, rows: tuple[_Row, ...]) -> None:
+        self.batch = batch
+        self.seed = seed
+        self._spec = spec
+        self._dataset = dataset
+        self._rows = rows
+        self._fed = spec.preprocess.input or spec.inputs[0].name if spec.preprocess else None
+        self.pixels = max(spec.preprocess.size) if spec.preprocess else None
+
+    def __len__(self) -> int:
+        """Number of inferences."""
+        return len(self._rows) // self.batch
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all rows, in order."""
+        return tuple(self._name(row) for row in self._rows)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what the rows are made from; nothing is decoded for it."""
+        spec = self._spec
+        parts = {
+            "version": [VERSION, PREPROCESS_VERSION],
+            "inputs": [entry.model_dump(mode="json") for entry in spec.inputs],
+            "preprocess": spec.preprocess.model_dump(mode="json") if spec.preprocess else None,
+            "dataset": self._dataset.digest if self._dataset is not None else None,
+            "rows": [[row.kind, row.number, row.image] for row in self._rows],
+            "batch": self.batch,
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def __iter__(self) -> Iterator[Sample]:
+        for start in range(0, len(self._rows), self.batch):
+            rows = self._rows[start : start + self.batch]
+            feeds = {
+                entry.name: np.stack([self._values(entry, position, row) for row in rows])
+                for position, entry in enumerate(self._spec.inputs)
+            }
+            yield Sample(tuple(self._name(row) for row in rows), feeds)
+
+    def _name(self, row: _Row) -> str:
+        if row.kind == "real" and self._dataset is not None:
+            return f"real-{row.number} ({self._dataset.file(row.image)})"
+        return "zeros" if row.kind == "zeros" and row.number == 0 else f"{row.kind}-{row.number}"
+
+    def _values(self, entry: Input, position: int, row: _Row) -> Array:
+        if row.kind == "zeros":
+            return np.zeros(entry.shape, dtype=entry.dtype)
+        if row.kind == "real" and entry.name == self._fed and self._dataset is not None and self._spec.preprocess:
+            image = self._dataset.image(row.image)
+            values, _ = Preprocessor(self._spec.preprocess)(image, where=self._dataset.file(row.image))
+            return values.astype(entry.dtype)
+        # Each row and input has a stream of its own, so that a row does not depend on which rows come before it.
+        stream = np.random.default_rng([self.seed, row.kind == "real", row.number, position])
+        low, high = entry.range
+        if entry.dtype.startswith("float"):
+            # float32, as networks are fed: numbers drawn in float64 and cast could round up to `high` + 1 ulp.
+            return (low + (high - low) * stream.random(entry.shape, dtype=np.float32)).astype(entry.dtype)
+        if entry.dtype == "bool":
+            return stream.integers(0, 2, entry.shape).astype(bool)
+        return stream.integers(int(low), int(high), entry.shape, endpoint=True).astype(entry.dtype)
+
+
+def samples(
+    spec: Spec,
+    dataset: Labelled | None,
+    *,
+    batch: int,
+    seed: int,
+    real: int = 8,
+    random: int = 2,
+    zeros: int = 1,
+) -> Samples:
+    """The inputs on which two sessions are compared.
+
+    Args:
+        spec: the model.
+        dataset: images for the real rows, taken evenly over it; None gives none.
+        batch: rows per inference.
+        seed: of the random rows.
+        real: so many rows of images, or as many as there are.
+        random: at least so many rows of random values; they fill up the last batch.
+        zeros: so many rows of zeros.
+    """
+    rows: list[_Row] = []
+    if dataset is not None and spec.preprocess is not None:
+        count = min(real, len(dataset))
+        rows += [_Row("real", number, number * len(dataset) // count) for number in range(count)]
+    if not spec.preprocess or spec.inputs[0].dtype != "bool":
+        rows += [_Row("zeros", number) for number in range(zeros)]
+    random += -(len(rows) + random) % batch
+    rows += [_Row("random", number) for number in range(random)]
+    if not rows:
+        rows = [_Row("random", number) for number in range(batch)]
+    return Samples(spec, dataset, batch=batch, seed=seed, rows=tuple(rows))
