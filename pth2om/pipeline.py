@@ -1,21 +1,22 @@
 """One model's way from spec to sessions: each stage a pure function of its inputs, kept in the store.
 
 The pytest fixtures, the CLI verbs and later the GUI all call this; none of them knows how a stage is done. Nothing
-heavy is imported before a stage has to be built: a run that finds everything in the store imports neither torch nor onnx.
+heavy is imported before a stage has to be built: a run that finds all in the store imports neither torch nor onnx.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pth2om.errors import Absent
+from pth2om.errors import Absent, ToolchainError
 from pth2om.evidence import Finding, StageRecord
 from pth2om.language import say
 from pth2om.session import Provenance, Session
@@ -25,8 +26,7 @@ from pth2om.store import Artifact, Key, Store
 if TYPE_CHECKING:
     import torch
 
-    from pth2om.data.datasets import Labelled
-    from pth2om.data.samples import Samples
+    from pth2om.data import Labelled, Samples
     from pth2om.onnx_session import OnnxSession
     from pth2om.toolchain import Toolchain
     from pth2om.toolchain.atc_options import AtcOptions
@@ -105,7 +105,7 @@ class Pipeline:
 
     # --- where it comes from ------------------------------------------------------------------------------------
 
-    @cached_property
+    @functools.cached_property
     def weights(self) -> Path | None:
         """The checkpoint (or ONNX) file; None where it is absent."""
         from pth2om.checkpoint import find_weights
@@ -117,7 +117,7 @@ class Pipeline:
         """Whether the weights are random stand-ins because the file is absent."""
         return self.weights is None and self.spec.source.seeded
 
-    @cached_property
+    @functools.cached_property
     def source_digests(self) -> dict[str, str]:
         """sha256 of what the model is made of: ``checkpoint`` (or ``onnx``) and ``net``.
 
@@ -141,7 +141,7 @@ class Pipeline:
         key = "pipeline.weights-absent-fetch" if self.spec.source.fetch else "pipeline.weights-absent"
         return Absent(key, where=self.spec.name, file=name, model=self.spec.name, fetch=self.spec.source.fetch or "")
 
-    @cached_property
+    @functools.cached_property
     def net(self) -> Path | None:
         """The net's Python file; None where the checkpoint brings its own architecture."""
         if self.spec.source.net is not None:
@@ -251,12 +251,15 @@ class Pipeline:
 
         Raises:
             Absent: no SoC was asked for.
+            ToolchainError: the toolchain is not installed.
         """
         if self.settings.soc is None:
             raise Absent("pipeline.no-soc", where=self.spec.name)
-        from pth2om.toolchain import open_toolchain
+        if self.settings.toolchain == "cann":
+            raise ToolchainError("pipeline.no-cann")
+        from pth2om.toolchain.emulator import EmulatorToolchain
 
-        return open_toolchain(self.settings.toolchain, self.settings.soc, cann=self.settings.cann)
+        return EmulatorToolchain(self.settings.soc, cann=self.settings.cann, threads=self.settings.threads)
 
     def om(self, variant: Variant) -> Built:
         """Compile one variant.
@@ -281,21 +284,41 @@ class Pipeline:
 
         def build(folder: Path) -> None:
             compiled = toolchain.compile(source.file, options, folder)
-            (folder / "om.json").write_text(json.dumps(compiled.to_json()), encoding="utf-8")
+            description = {
+                # Relative: the folder is renamed when the artifact is finished.
+                "path": compiled.path.relative_to(folder).as_posix(),
+                "digest": compiled.digest,
+                "bands": list(toolchain.bands(compiled)),
+                "details": dict(compiled.details),
+            }
+            (folder / "om.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
 
         artifact = self.store.artifact(key, build)
-        details = artifact.json("om.json")
+        description = artifact.json("om.json")
+        details = description["details"]
         return self._built(
             artifact,
-            artifact.path,
+            artifact.path / description["path"],
             variant.name,
             "om",
-            digest=artifact.key,
+            digest=description["digest"],
             provenance=provenance,
             command=options.command_line(),
             findings=details.get("findings", []),
             details={name: value for name, value in details.items() if name != "findings"},
         )
+
+    def plan(self, variant: Variant) -> list[str]:
+        """What a dry run says of a variant: the files it starts from and the exact atc command."""
+        weights = str(self.weights) if self.weights else say("pipeline.plan-absent").render()
+        model = self.store.place(self.onnx_key(variant.batch)) / "model.onnx"
+        lines = [
+            say("pipeline.plan-weights", path=weights).render(),
+            say("pipeline.plan-onnx", path=str(model)).render(),
+        ]
+        if self.settings.soc is None:
+            return [*lines, say("pipeline.no-soc").render()]
+        return [*lines, shlex.join(self.atc_options(variant, model).command_line())]
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
@@ -340,10 +363,12 @@ class Pipeline:
 
         toolchain = self.toolchain()
         built = self.om(variant)
-        compiled = CompiledModel.from_json(built.artifact.json("om.json"), built.artifact.path)
+        description = built.artifact.json("om.json")
+        bands = tuple(description["bands"])
+        compiled = CompiledModel(built.file, description["digest"], toolchain.provenance, bands, description["details"])
         return {
-            band: self._session(f"om-{variant.name}-{band}", lambda band=band: toolchain.open(compiled, band))  # type: ignore[misc]
-            for band in compiled.bands
+            band: self._session(f"om-{variant.name}-{band}", functools.partial(toolchain.open, compiled, band))
+            for band in bands
         }
 
     # --- data ---------------------------------------------------------------------------------------------------
@@ -369,7 +394,7 @@ class Pipeline:
 
     def samples(self, batch: int) -> Samples:
         """Inputs for closeness: real where a dataset is here, random, and zeros."""
-        from pth2om.data import make_samples
+        from pth2om.data import samples
 
         dataset = None
         for entry in self.spec.datasets:
@@ -378,7 +403,7 @@ class Pipeline:
             except Absent:
                 continue
             break
-        return make_samples(self.spec, dataset, batch=batch, seed=self.settings.seed)
+        return samples(self.spec, dataset, batch=batch, seed=self.settings.seed)
 
     def close(self) -> None:
         """Close the sessions and drop the module."""
@@ -468,7 +493,7 @@ class Pipeline:
             label,
         )
 
-    def _session(self, name: str, make: Any) -> Session:  # noqa: ANN401 - Callable[[], Session], any class of it
+    def _session(self, name: str, make: Callable[[], Session]) -> Session:
         if name not in self._sessions:
             self._sessions[name] = make()
         return self._sessions[name]

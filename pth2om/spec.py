@@ -419,7 +419,8 @@ def parse(path: Path, table: type[T], extra: Mapping[str, Any]) -> T:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"at line (\d+)", str(error))
-        where = f"{path}:{match[1]}" if match else str(path)
+        line = int(match[1]) if match else max(1, text.rstrip().count("\n") + 1)  # "at end of document"
+        where = f"{path}:{line}"
         raise SpecError("spec.not-toml", where=where, reason=str(error)) from None
     for name in extra:
         if name in data:
@@ -432,7 +433,9 @@ def parse(path: Path, table: type[T], extra: Mapping[str, Any]) -> T:
 
 def _spec_error(path: Path, text: str, table: type[BaseModel], error: pydantic.ValidationError) -> SpecError:
     """The first of pydantic's complaints, in the file's own terms."""
-    first = error.errors()[0]
+    # A misspelt key shows up twice: unknown, and missing under its right name. The misspelling is the cause.
+    complaints = error.errors()
+    first = next((each for each in complaints if each["type"] == "extra_forbidden"), complaints[0])
     location = tuple(part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-")))
     where = f"{path}:{line_of(text, location)}"
     name = ".".join(str(part) for part in location)
@@ -511,14 +514,23 @@ def line_of(text: str, location: Sequence[int | str]) -> int:
             if not assignment:
                 continue
             full = (*table, *_keys(assignment[1]))
-        length = 0
-        for mine, wanted in zip(full, location, strict=False):
-            if mine != wanted:
-                break
-            length += 1
-        if length == len(full) and length > best_length:
-            best, best_length = number, length
+        if len(full) > best_length and _leads(full, location):
+            best, best_length = number, len(full)
     return best
+
+
+def _leads(written: Sequence[int | str], location: Sequence[int | str]) -> bool:
+    """Whether ``written`` is how the file comes to ``location``; indices the file does not write are passed over.
+
+    ``[variants] precision = [...]`` stands for a list of tables, so its errors carry an index the file does not have.
+    """
+    rest = list(location)
+    for part in written:
+        while rest and isinstance(rest[0], int) and not isinstance(part, int):
+            rest.pop(0)
+        if not rest or rest.pop(0) != part:
+            return False
+    return True
 
 
 def _keys(text: str) -> tuple[str, ...]:

@@ -1,0 +1,663 @@
+"""The pytest face: options, one case per model and variant, fixtures around the pipeline's stages, evidence, report.
+
+Inert where there are no specs: without a ``models/*/model.toml`` (or ``--models DIR``) nothing is registered beyond the
+options. Nothing here imports torch, onnx or onnxruntime.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pth2om.errors import Absent, Pth2omError, SpecError
+from pth2om.language import say
+
+if TYPE_CHECKING:
+    from pth2om.acceptance import Acceptance
+    from pth2om.evidence import GateRecord, Question, Record
+    from pth2om.pipeline import Built, Pipeline, Settings
+    from pth2om.session import Session
+    from pth2om.spec import Dataset, Spec, Variant
+
+    AnyReport = pytest.CollectReport | pytest.TestReport
+
+_RECORDS = "pth2om_records"
+_BOARD = pytest.StashKey["Board"]()
+_EVIDENCE = pytest.StashKey[list["Record"]]()
+
+
+class InconclusiveWarning(UserWarning):
+    """A subset is too small to tell; an error under ``--strict``."""
+
+
+class UndecidableWarning(UserWarning):
+    """A gate that the chosen subset can never decide, whatever the model does."""
+
+
+# --- options -----------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of an acceptance run."""
+    group = parser.getgroup("pth2om", "pth2om: PyTorch -> ONNX -> OM acceptance")
+    add = group.addoption
+    add("--models", metavar="DIR", default=None, help="folder of specs (default: models)")
+    add("--soc", metavar="NAME", default=None, help="SoC to compile for, e.g. Ascend310B1; without it OM rows skip")
+    add("--toolchain", choices=("emulator", "cann"), default="emulator", help="who compiles and runs the OM")
+    add("--cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
+    add("--precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")
+    add("--batch", metavar="LIST", default=None, help="only these batch sizes, e.g. 1,4")
+    add("--subset", metavar="N", type=int, default=None, help="at most N labelled images per dataset")
+    add("--weights", metavar="NAME=FILE", action="append", default=[], help="checkpoint of a model (repeatable)")
+    add("--dataset", metavar="NAME=DIR", action="append", default=[], help="folder of a dataset (repeatable)")
+    add("--data-dir", metavar="DIR", action="append", default=[], help="look here for weights and data (repeatable)")
+    add("--trust", metavar="NAME", action="append", default=[], help="run the pickled architecture of this model")
+    add("--dry-run", action="store_true", default=False, help="print what would run and the atc commands; run nothing")
+    add("--reports-dir", metavar="DIR", default="reports", help="where a run's report goes (default: reports)")
+    add("--ort-providers", metavar="LIST", default="CPUExecutionProvider", help="ONNX Runtime providers, no fallback")
+    add("--threads", metavar="N", type=int, default=None, help="threads of PyTorch and ONNX Runtime")
+    add("--remeasure", action="store_true", default=False, help="time again instead of showing the stored latency")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the specs; without any, stay inert."""
+    config.addinivalue_line("markers", "question(name): which question of the report a test answers")
+    asked = config.getoption("--models")
+    models = (config.invocation_params.dir / asked) if asked else config.rootpath / "models"
+    if asked and not models.is_dir():
+        raise pytest.UsageError(say("plugin.no-models", folder=str(models)).render())
+    if not asked and not any(models.glob("*/model.toml")):
+        return
+    board = Board(config, models)
+    config.stash[_BOARD] = board
+    config.pluginmanager.register(board, "pth2om-board")
+
+
+# --- one run -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one test is about: a model, and maybe one variant, batch size or dataset of it.
+
+    Attributes:
+        folder: the model's folder.
+        spec: None when the spec is wrong; then `error` says why.
+    """
+
+    folder: Path
+    spec: Spec | None
+    error: SpecError | None = None
+    variant: Variant | None = None
+    batch: int | None = None
+    dataset: Dataset | None = None
+
+    @property
+    def id(self) -> str:
+        """``yolov6lite-fp16-bs1``."""
+        parts = [self.folder.name]
+        if self.variant is not None:
+            parts.append(self.variant.name)
+        elif self.batch is not None:
+            parts.append(f"bs{self.batch}")
+        if self.dataset is not None and self.spec is not None and len(self.spec.datasets) > 1:
+            parts.append(self.dataset.name)
+        return "-".join(parts)
+
+
+class Board:
+    """The specs of a run, its pipelines, and its evidence."""
+
+    def __init__(self, config: pytest.Config, models: Path) -> None:
+        self.config = config
+        self.models = models
+        self.is_worker = hasattr(config, "workerinput")
+        self.settings = _settings(config, models)
+        self._cases: list[Case] | None = None
+        self._pipeline: Pipeline | None = None
+        self._run_folder: Path | None = None
+        self._seen: set[tuple[str, str, str]] = set()
+        self.verdicts: dict[tuple[str, str], int] = {}
+        self._precisions = _list(config.getoption("--precision"))
+        self._batches = {int(size) for size in _list(config.getoption("--batch"), digits=True)}
+        if not self.is_worker and self._is_acceptance() and getattr(config.option, "htmlpath", "absent") is None:
+            config.option.htmlpath = str(self.run_folder / "log.html")
+            config.option.self_contained_html = True
+
+    # --- cases ---
+
+    @property
+    def cases(self) -> list[Case]:
+        """One case per spec, good or bad."""
+        if self._cases is None:
+            from pth2om.spec import load
+
+            self._cases = []
+            for path in sorted(self.models.glob("*/model.toml")):
+                try:
+                    self._cases.append(Case(path.parent, load(path.parent)))
+                except SpecError as error:
+                    self._cases.append(Case(path.parent, None, error))
+        return self._cases
+
+    def expand(self, fixtures: Sequence[str]) -> list[Case]:
+        """The cases of a test that uses ``fixtures``."""
+        found: list[Case] = []
+        for case in self.cases:
+            spec = case.spec
+            if spec is None:
+                # A wrong spec is one error of that model, not one per question.
+                if "checkpoint" in fixtures:
+                    found.append(case)
+                continue
+            datasets: list[Dataset | None] = list(spec.datasets) if "labelled" in fixtures else [None]
+            for dataset in datasets:
+                if "variant" in fixtures:
+                    found += [
+                        Case(case.folder, spec, variant=variant, dataset=dataset)
+                        for variant in spec.variants
+                        if self._selected(variant.precision, variant.batch)
+                        and ("quantized_model" not in fixtures or variant.precision == "int8")
+                    ]
+                elif "batch" in fixtures:
+                    found += [
+                        Case(case.folder, spec, batch=batch, dataset=dataset)
+                        for batch in (spec.batches if dataset is None else spec.batches[:1])
+                        if self._selected(None, batch)
+                    ]
+                else:
+                    found.append(Case(case.folder, spec, dataset=dataset))
+        return found
+
+    def _selected(self, precision: str | None, batch: int) -> bool:
+        return (precision is None or not self._precisions or precision in self._precisions) and (
+            not self._batches or batch in self._batches
+        )
+
+    def pipeline(self, spec: Spec) -> Pipeline:
+        """The pipeline of a model; only the current model's is kept open."""
+        from pth2om.pipeline import Pipeline
+        from pth2om.store import Store
+
+        if self._pipeline is None or self._pipeline.spec is not spec:
+            if self._pipeline is not None:
+                self._pipeline.close()
+            self._pipeline = Pipeline(spec, self.settings, Store())
+        return self._pipeline
+
+    # --- the run's folder and evidence ---
+
+    @property
+    def run_folder(self) -> Path:
+        """``reports/<time>-<soc>``; made when something is written into it."""
+        if self._run_folder is None:
+            root = self.config.rootpath / self.config.getoption("--reports-dir")
+            name = f"{datetime.now():%Y%m%d-%H%M%S}-{self.settings.soc or 'host'}"
+            folder, number = root / name, 1
+            while folder.exists():
+                number += 1
+                folder = root / f"{name}-{number}"
+            self._run_folder = folder
+        return self._run_folder
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append records to the run's evidence; a stage that several tests used is written once."""
+        from pth2om import acceptance, evidence
+
+        file = evidence.EvidenceFile(self.run_folder / "evidence.jsonl")
+        if not file.path.exists():
+            command = ("pytest", *(str(argument) for argument in self.config.invocation_params.args))
+            started = datetime.now().astimezone().isoformat(timespec="seconds")
+            file.append([evidence.RunRecord(self.run_folder.name, started, command, acceptance.environment())])
+        records = []
+        for row in rows:
+            record = evidence.from_json(row)
+            if isinstance(record, evidence.StageRecord):
+                name = (record.model, record.variant, record.stage)
+                if name in self._seen:
+                    continue
+                self._seen.add(name)
+            elif isinstance(record, evidence.GateRecord):
+                pair = (record.verdict, record.ground)
+                self.verdicts[pair] = self.verdicts.get(pair, 0) + 1
+            records.append(record)
+        file.append(records)
+
+    def _is_acceptance(self) -> bool:
+        """Whether the run's arguments point at acceptance tests and not, say, at the tests of pth2om itself."""
+        if self.config.getoption("--dry-run") or self.config.option.collectonly:
+            return False
+        root = self.config.rootpath
+        acceptance = [(root / path).resolve() for path in self.config.getini("testpaths") or ["test_cases"]]
+        for argument in self.config.args:
+            path = (self.config.invocation_params.dir / str(argument).partition("::")[0]).resolve()
+            if path == root.resolve() or any(path == place or place in path.parents for place in acceptance):
+                return True
+        return False
+
+    # --- hooks of a run with specs ---
+
+    def pytest_report_header(self) -> list[str]:
+        """Which SoC, which toolchain, and every wrong spec."""
+        soc = self.settings.soc
+        if soc is None:
+            lines = [say("plugin.header-no-soc").render()]
+        else:
+            key = "plugin.header-emulator" if self.settings.toolchain == "emulator" else "plugin.header-cann"
+            lines = [say(key, soc=soc, cann=self.settings.cann).render()]
+        return lines
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One case per model, batch, variant or dataset, as the test's fixtures ask."""
+        if "case" in metafunc.fixturenames:
+            cases = self.expand(metafunc.fixturenames)
+            metafunc.parametrize("case", cases, indirect=True, ids=[case.id for case in cases], scope="session")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Drop empty parameter sets, run model by model, and warn of gates that can never be decided."""
+        kept, empty = [], []
+        for item in items:
+            callspec = getattr(item, "callspec", None)
+            (empty if callspec is not None and "NOTSET" in callspec.id else kept).append(item)
+        if empty:
+            config.hook.pytest_deselected(items=empty)
+        order = {case.folder.name: number for number, case in enumerate(self.cases)} if kept else {}
+
+        def place(item: pytest.Item) -> int:
+            case = _case_of(item)
+            return -1 if case is None else order[case.folder.name]
+
+        items[:] = sorted(kept, key=place)
+        if not config.option.collectonly:
+            self._warn_undecidable(items)
+
+    def _warn_undecidable(self, items: Sequence[pytest.Item]) -> None:
+        told: set[tuple[str, str]] = set()
+        for item in items:
+            case = _case_of(item)
+            if case is None or case.dataset is None or case.spec is None or case.variant is None:
+                continue
+            name = (case.spec.name, case.dataset.name)
+            if name in told:
+                continue
+            told.add(name)
+            from pth2om.acceptance import undecidable
+
+            message = undecidable(self.pipeline(case.spec), case.dataset, case.variant)
+            if message is not None:
+                warnings.warn_explicit(UndecidableWarning(f"{case.spec.name}: {message}"), None, str(item.path), 1)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """``--dry-run``: say what would run and stop."""
+        if not self.config.getoption("--dry-run"):
+            return None
+        writer = self.config.get_terminal_writer()
+        told: set[str] = set()
+        for item in session.items:
+            case = _case_of(item)
+            if case is None or case.spec is None or case.variant is None or case.id in told:
+                continue
+            told.add(case.id)
+            pipeline = self.pipeline(case.spec)
+            writer.line(f"\n{case.id}")
+            try:
+                for line in pipeline.plan(case.variant):
+                    writer.line(f"  {line}")
+            except Pth2omError as error:
+                writer.line(f"  {error}")
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Evidence arrives with the reports, from this process or from xdist's workers."""
+        rows = getattr(report, _RECORDS, None)
+        if rows and not self.is_worker:
+            self.write(rows)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Close what is open; on the controller render the report."""
+        if self._pipeline is not None:
+            self._pipeline.close()
+        if self.is_worker or self._run_folder is None:
+            return
+        path = self._run_folder / "evidence.jsonl"
+        if path.exists():
+            from pth2om.report import render
+
+            render(path, self._run_folder)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Verdicts by ground, and where the report is."""
+        if self.is_worker or not self.verdicts:
+            return
+        terminalreporter.section("pth2om")
+        for (verdict, ground), count in sorted(self.verdicts.items()):
+            name = "unproven" if (verdict, ground) == ("passed", "emulated") else verdict
+            line = say(f"plugin.count-{name}", count=count, ground=say(f"plugin.ground-{ground}").render())
+            terminalreporter.line(line.render())
+        if self._run_folder is not None:
+            terminalreporter.line(say("plugin.report", path=str(self._run_folder / "index.html")).render())
+
+
+def _settings(config: pytest.Config, models: Path) -> Settings:
+    from pth2om.pipeline import Settings
+
+    roots = [config.invocation_params.dir / folder for folder in config.getoption("--data-dir")]
+    if os.environ.get("PTH2OM_DATA"):
+        roots.append(Path(os.environ["PTH2OM_DATA"]))
+    return Settings(
+        models=models,
+        calib=models.parent / "calib",
+        data_roots=tuple(roots),
+        soc=config.getoption("--soc"),
+        toolchain=config.getoption("--toolchain"),
+        cann=config.getoption("--cann"),
+        weights=_named_paths(config, "--weights"),
+        datasets=_named_paths(config, "--dataset"),
+        trust=frozenset(config.getoption("--trust")),
+        subset=config.getoption("--subset"),
+        threads=config.getoption("--threads"),
+        providers=tuple(_list(config.getoption("--ort-providers"))),
+    )
+
+
+def _named_paths(config: pytest.Config, option: str) -> dict[str, Path]:
+    named = {}
+    for text in config.getoption(option):
+        name, equals, path = text.partition("=")
+        full = config.invocation_params.dir / Path(path).expanduser()
+        if not equals or not name or not path:
+            raise pytest.UsageError(say("plugin.not-named", option=option, text=text).render())
+        if not full.exists():
+            raise pytest.UsageError(say("plugin.no-such-path", option=option, path=str(full)).render())
+        named[name] = full
+    return named
+
+
+def _list(text: str | None, *, digits: bool = False) -> list[str]:
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    for word in words:
+        if digits and not (word.isdigit() and int(word) > 0):
+            raise pytest.UsageError(say("plugin.not-a-number", text=word).render())
+    return words
+
+
+def _is_strict(config: pytest.Config) -> bool:
+    """``--strict`` (pytest's own switch, an ini setting since pytest 9) also means: inconclusive is a failure."""
+    if getattr(config.option, "strict", False):
+        return True
+    try:
+        return bool(config.getini("strict"))
+    except (KeyError, ValueError):
+        return False
+
+
+def _case_of(item: pytest.Item) -> Case | None:
+    callspec = getattr(item, "callspec", None)
+    case = callspec.params.get("case") if callspec is not None else None
+    return case if isinstance(case, Case) else None
+
+
+# --- outcomes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """A stage that fails while a fixture is made is told in a paragraph, not in a traceback."""
+    try:
+        yield
+    except Pth2omError as error:
+        _tell(item, error)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """As `pytest_runtest_setup`."""
+    try:
+        yield
+    except Pth2omError as error:
+        _tell(item, error)
+
+
+def _tell(item: pytest.Item, error: Pth2omError) -> None:
+    case = _case_of(item)
+    if case is not None and case.spec is not None and _BOARD in item.config.stash:
+        acceptance = _acceptance(item.config.stash[_BOARD], case)
+        record = acceptance.failed(_question(item), f"{_question(item)}/{item.name.partition('[')[0]}", error)
+        _keep(item, [record])
+        _keep(item, list(acceptance.pipeline.records.values()))
+    if isinstance(error, Absent):
+        pytest.skip(str(error))
+    pytest.fail(_explained(error), pytrace=False)
+
+
+def _explained(error: Pth2omError) -> str:
+    return str(error)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Hang the evidence on the report, so that it travels through xdist."""
+    report = yield
+    records = item.stash.get(_EVIDENCE, [])
+    if records:
+        from pth2om.evidence import to_json
+
+        setattr(report, _RECORDS, [to_json(record) for record in records])
+        item.stash[_EVIDENCE] = []
+    return report
+
+
+def pytest_report_teststatus(report: AnyReport) -> tuple[str, str, str] | None:
+    """A pass on emulated ground is a pass, and says that it is unproven."""
+    rows = getattr(report, _RECORDS, None)
+    if rows and report.when == "call" and report.passed:
+        if any(row.get("verdict") == "inconclusive" for row in rows):
+            return "passed", "?", say("plugin.word-inconclusive").render()
+        if any(row.get("kind") == "gate" and row.get("ground") == "emulated" for row in rows):
+            return "passed", ".", say("plugin.word-unproven").render()
+    return None
+
+
+def _question(item: pytest.Item) -> Question:
+    marker = item.get_closest_marker("question")
+    return marker.args[0] if marker is not None and marker.args else "export"
+
+
+def _keep(item: pytest.Item, records: Sequence[Record]) -> None:
+    item.stash.setdefault(_EVIDENCE, []).extend(records)
+
+
+def _acceptance(board: Board, case: Case) -> Acceptance:
+    from pth2om.acceptance import Acceptance
+
+    assert case.spec is not None
+    return Acceptance(board.pipeline(case.spec), case.variant, case.batch)
+
+
+# --- fixtures: each one stage or one session ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def case(request: pytest.FixtureRequest) -> Case:
+    """The model, batch, variant and dataset of this test."""
+    found: Case = request.param
+    if found.error is not None:
+        raise found.error
+    return found
+
+
+@pytest.fixture
+def pipeline(case: Case, pytestconfig: pytest.Config) -> Pipeline:
+    """The model's stages."""
+    assert case.spec is not None
+    return pytestconfig.stash[_BOARD].pipeline(case.spec)
+
+
+@pytest.fixture
+def spec(case: Case) -> Spec:
+    """The model's spec."""
+    assert case.spec is not None
+    return case.spec
+
+
+@pytest.fixture
+def variant(case: Case) -> Variant:
+    """The variant in question."""
+    assert case.variant is not None
+    return case.variant
+
+
+@pytest.fixture
+def batch(case: Case) -> int:
+    """The batch size in question."""
+    size = case.variant.batch if case.variant is not None else case.batch
+    assert size is not None
+    return size
+
+
+@pytest.fixture
+def checkpoint(pipeline: Pipeline) -> Built:
+    """The checkpoint, read and fitted to its net."""
+    return pipeline.checkpoint()
+
+
+@pytest.fixture
+def torch_session(pipeline: Pipeline) -> Session:
+    """PyTorch with the checkpoint's weights."""
+    return pipeline.torch_session()
+
+
+@pytest.fixture
+def onnx_model(pipeline: Pipeline, batch: int) -> Built:
+    """The exported ONNX file."""
+    return pipeline.onnx(batch)
+
+
+@pytest.fixture
+def onnx_session(pipeline: Pipeline, batch: int) -> Session:
+    """ONNX Runtime over the exported file."""
+    return pipeline.onnx_session(batch)
+
+
+@pytest.fixture
+def om_model(pipeline: Pipeline, variant: Variant) -> Built:
+    """The compiled variant."""
+    return pipeline.om(variant)
+
+
+@pytest.fixture
+def om_session(pipeline: Pipeline, variant: Variant) -> dict[str, Session]:
+    """The compiled variant, by band: ``fused`` and ``unfused`` when emulated, ``device`` on an NPU."""
+    return pipeline.om_sessions(variant)
+
+
+@pytest.fixture
+def samples(pipeline: Pipeline, batch: int) -> Any:  # noqa: ANN401 - data.Samples, not imported here
+    """Inputs for closeness: real, random, zeros."""
+    return pipeline.samples(batch)
+
+
+@pytest.fixture
+def labelled(case: Case, pipeline: Pipeline) -> Any:  # noqa: ANN401 - data.Labelled, not imported here
+    """The labelled images of this test."""
+    assert case.dataset is not None
+    return pipeline.dataset(case.dataset.name, case.dataset.subset)
+
+
+@pytest.fixture
+def accept(request: pytest.FixtureRequest, case: Case, pytestconfig: pytest.Config) -> Iterator[Accept]:
+    """Measures against gates, writes evidence, and turns verdicts into pytest's outcomes."""
+    judge = Accept(request.node, pytestconfig.stash[_BOARD], case)
+    yield judge
+    judge.keep_stages()
+
+
+class Accept:
+    """What a test calls: each method answers one question, records the evidence and fails when a gate does."""
+
+    def __init__(self, item: pytest.Item, board: Board, case: Case) -> None:
+        self._item = item
+        self._case = case
+        self._strict = _is_strict(board.config)
+        self._remeasure = bool(board.config.getoption("--remeasure"))
+        self.acceptance = _acceptance(board, case)
+
+    def stage(self, built: Built) -> None:
+        """The stage has no finding that is an error."""
+        self._settle(self.acceptance.stage(_question(self._item), built))
+
+    def preflight(self, built: Built) -> None:
+        """ATC will take the ONNX file on this SoC, as far as the tables know."""
+        self._settle(self.acceptance.preflight(built))
+
+    def closeness(self, reference: Any, candidate: Any, samples: Any) -> None:  # noqa: ANN401 - sessions, or bands
+        """The candidate computes what the reference computes, slice by slice."""
+        self._settle(self.acceptance.closeness(reference, candidate, samples))
+
+    def score(self, session: Any, labelled: Any) -> None:  # noqa: ANN401 - as above
+        """PyTorch reproduces the score the spec expects on these images."""
+        assert self._case.dataset is not None
+        self._settle(self.acceptance.score(session, labelled, self._case.dataset))
+
+    def accuracy(self, reference: Any, candidate: Any, labelled: Any) -> None:  # noqa: ANN401 - as above
+        """The candidate's metric drops by no more than the gate, judged paired on the same images."""
+        assert self._case.dataset is not None
+        self._settle(self.acceptance.accuracy(reference, candidate, labelled, self._case.dataset))
+
+    def latency(self, session: Any, built: Built) -> None:  # noqa: ANN401 - as above
+        """How long one inference takes; judged on device ground only."""
+        self._settle(self.acceptance.latency(session, built, remeasure=self._remeasure))
+
+    def keep_stages(self) -> None:
+        """Hand over the records of the stages this test used."""
+        _keep(self._item, list(self.acceptance.pipeline.records.values()))
+
+    def _settle(self, gates: Sequence[GateRecord]) -> None:
+        _keep(self._item, gates)
+        by_verdict: dict[str, list[GateRecord]] = {}
+        for gate in gates:
+            by_verdict.setdefault(gate.verdict, []).append(gate)
+        inconclusive = by_verdict.get("inconclusive", [])
+        bad = by_verdict.get("failed", []) + (inconclusive if self._strict else [])
+        if bad:
+            pytest.fail("\n".join(_line(gate) for gate in bad), pytrace=False)
+        for gate in inconclusive:
+            warnings.warn(InconclusiveWarning(_line(gate)), stacklevel=3)
+        if gates and len(by_verdict.get("not_measured", [])) == len(gates):
+            pytest.skip("; ".join(dict.fromkeys(_line(gate) for gate in gates)))
+
+
+def _line(gate: GateRecord) -> str:
+    """One gate in one line (and its fix in the next)."""
+    subject = f"{gate.model}-{gate.variant}" if gate.variant else gate.model
+    text = f"{subject} {gate.check}"
+    if gate.measured is not None:
+        text += f" = {gate.measured:.6g}{f' {gate.unit}' if gate.unit else ''}"
+    if gate.limit is not None:
+        text += f" ({say('plugin.limit').render()} {gate.limit})"
+    if gate.ground == "emulated":
+        text += f" [{say('plugin.ground-emulated').render()}]"
+    if gate.message is not None:
+        text += f": {gate.message.render()}"
+        fix = gate.message.fix()
+        text += f"\n  → {fix}" if fix else ""
+    return text
+
+
+if sys.platform == "win32":  # pragma: no cover - the arrow needs UTF-8 on an old console
+    import contextlib
+
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -1,0 +1,17 @@
+"""Does the model still score on labelled images?"""
+
+import pytest
+
+pytestmark = pytest.mark.question("accuracy")
+
+
+def test_pytorch_reproduces_its_score(torch_session, labelled, accept):
+    accept.score(torch_session, labelled)
+
+
+def test_onnx_keeps_the_score(torch_session, onnx_session, labelled, accept):
+    accept.accuracy(torch_session, onnx_session, labelled)
+
+
+def test_om_keeps_the_score(torch_session, om_session, labelled, accept):
+    accept.accuracy(torch_session, om_session, labelled)

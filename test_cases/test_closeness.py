@@ -1,0 +1,17 @@
+"""Do PyTorch, ONNX and OM compute the same?"""
+
+import pytest
+
+pytestmark = pytest.mark.question("closeness")
+
+
+def test_onnx_matches_pytorch(torch_session, onnx_session, samples, accept):
+    accept.closeness(torch_session, onnx_session, samples)
+
+
+def test_om_matches_onnx(onnx_session, om_session, samples, accept):
+    accept.closeness(onnx_session, om_session, samples)
+
+
+def test_om_matches_pytorch(torch_session, om_session, samples, accept):
+    accept.closeness(torch_session, om_session, samples)

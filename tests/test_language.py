@@ -1,0 +1,105 @@
+"""Both languages say the same things."""
+
+from __future__ import annotations
+
+import re
+import string
+import sys
+from pathlib import Path
+
+import pytest
+
+import pth2om
+from pth2om.language import Message, catalogue, language, say
+
+MESSAGES = Path(pth2om.__file__).parent / "messages"
+ROOMS = sorted(path.stem for path in MESSAGES.glob("*.toml"))
+
+
+def _placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+def _sentences(entry: dict[str, object]) -> list[dict[str, str]]:
+    sentences = [entry]
+    if "fix" in entry:
+        sentences.append(entry["fix"])
+    return sentences
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_sentence_is_in_both_languages_with_the_same_placeholders(room: str) -> None:
+    for name, entry in catalogue(room).items():
+        for sentence in _sentences(entry):
+            assert sentence.keys() >= {"en", "zh"}, f"{room}.{name}"
+            assert _placeholders(sentence["en"]) == _placeholders(sentence["zh"]), f"{room}.{name}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_chinese_is_chinese(room: str) -> None:
+    # Names, symbols and formats are the same in both; a sentence of three or more English words is not.
+    for name, entry in catalogue(room).items():
+        for sentence in _sentences(entry):
+            if sentence["en"] != sentence["zh"]:
+                continue
+            words = re.findall(r"[a-z]{2,}", re.sub(r"\{[^}]*\}", "", sentence["en"]))
+            assert len(words) < 3, f"{room}.{name} is not translated"
+
+
+def test_every_key_in_the_code_is_in_a_catalogue_and_every_entry_is_used() -> None:
+    known = {f"{room}.{name}" for room in ROOMS for name in catalogue(room)}
+    code = "\n".join(path.read_text(encoding="utf-8") for path in MESSAGES.parent.rglob("*.py"))
+    code += "\n".join(path.read_text(encoding="utf-8") for path in MESSAGES.parent.rglob("*.html"))
+    code += "\n".join(
+        path.read_text(encoding="utf-8") for path in MESSAGES.parent.rglob("*.toml") if path.parent != MESSAGES
+    )
+    named = set(re.findall(rf"[\"'`](({'|'.join(map(re.escape, ROOMS))})\.[A-Za-z0-9_\-]+)[\"'`]", code))
+    used = {key for key, _ in named}
+    # Keys that are put together: say(f"room.prefix-{x}") or "room." + name.
+    patterns = re.findall(rf"[\"']((?:{'|'.join(map(re.escape, ROOMS))})\.[A-Za-z0-9_\-]*)(?:\{{|[\"'] ?\+)", code)
+    unknown = {
+        key
+        for key in used - known
+        if not any(key == pattern for pattern in patterns) and not key.endswith((".py", ".toml"))
+    }
+    missing = {key for key in unknown if not any(entry.startswith(key) for entry in known)}
+    suspicious = {
+        key for key in missing if re.search(rf"(?:say|Message|Error|Absent)\(\s*[\"']{re.escape(key)}[\"']", code)
+    }
+    assert not suspicious
+    unused = {key for key in known - used if not any(key.startswith(pattern) for pattern in patterns)}
+    # Rules of the pre-flight and clean-up name their messages by their own id, built at run time.
+    unused = {key for key in unused if key.partition(".")[2] not in code}
+    assert not unused
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"PTH2OM_LANG": "zh"}, "zh"),
+        ({"PTH2OM_LANG": "en", "LANG": "zh_CN.UTF-8"}, "en"),
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "de_DE.UTF-8"}, "en"),
+        ({"LC_ALL": "zh_TW.UTF-8", "LANG": "en_US.UTF-8"}, "zh"),
+        ({}, "en"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows asks the system when no variable is set")
+def test_language_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, environment, expected) -> None:
+    for name in ("PTH2OM_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert language() == expected
+
+
+def test_message_renders_later_in_either_language() -> None:
+    message = Message.from_json(say("store.no-space", stage="onnx").to_json())
+    assert "onnx" in message.render("en")
+    assert "onnx" in message.render("zh")
+    assert message.render("en") != message.render("zh")
+    assert "pth2om store gc" in (message.fix("zh") or "")
+
+
+def test_a_missing_value_stays_visible() -> None:
+    assert "{stage}" in say("store.no-space").render("en")

@@ -1,0 +1,184 @@
+"""The artifact store: right keys, whole artifacts, one build however many ask."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pth2om.errors import StoreError
+from pth2om.store import Key, Store, file_digest
+
+KEY = Key(
+    "onnx",
+    1,
+    {"checkpoint": "aa", "net": "bb"},
+    {"opset": 17, "inputs": [{"name": "x", "shape": [1, 3]}]},
+    {"torch": "2.13.0"},
+    "net-bs1",
+)
+
+
+def _writer(text: str):
+    def build(folder: Path) -> None:
+        (folder / "model.onnx").write_text(text)
+
+    return build
+
+
+def test_an_artifact_is_built_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = store.artifact(KEY, _writer("one"))
+    second = store.artifact(KEY, _writer("two"))
+    assert (first.cached, second.cached) == (False, True)
+    assert second.file("model.onnx").read_text() == "one"
+    assert first.path == second.path == store.place(KEY)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(KEY, stage="om"),
+        replace(KEY, version=2),
+        replace(KEY, inputs={"checkpoint": "ab", "net": "bb"}),
+        replace(KEY, inputs={"checkpoint": "aa"}),
+        replace(KEY, inputs={"checkpoint": "bb", "net": "aa"}),
+        replace(KEY, options={"opset": 16, "inputs": [{"name": "x", "shape": [1, 3]}]}),
+        replace(KEY, options={"opset": 17, "inputs": [{"name": "x", "shape": [3, 1]}]}),
+        replace(KEY, options={"opset": "17", "inputs": [{"name": "x", "shape": [1, 3]}]}),
+        replace(KEY, libraries={"torch": "2.13.1"}),
+        replace(KEY, libraries={}),
+    ],
+)
+def test_each_part_of_the_key_counts(tmp_path: Path, other: Key) -> None:
+    assert other.digest != KEY.digest
+    store = Store(tmp_path)
+    store.artifact(KEY, _writer("one"))
+    assert store.artifact(other, _writer("two")).file("model.onnx").read_text() == "two"
+    assert store.artifact(KEY, _writer("three")).file("model.onnx").read_text() == "one"
+
+
+def test_the_label_and_the_order_of_parts_do_not_count() -> None:
+    assert replace(KEY, label="other").digest == KEY.digest
+    assert replace(KEY, inputs={"net": "bb", "checkpoint": "aa"}).digest == KEY.digest
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
+def test_a_failed_build_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    store = Store(tmp_path)
+
+    def build(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise error
+
+    with pytest.raises(type(error)):
+        store.artifact(KEY, build)
+    assert list(store.entries()) == []
+    assert list((tmp_path / "building").iterdir()) == []
+    assert store.artifact(KEY, _writer("whole")).file("model.onnx").read_text() == "whole"
+
+
+@pytest.mark.parametrize(("number", "key"), [(errno.ENOSPC, "store.no-space"), (errno.EACCES, "store.not-writable")])
+def test_a_full_disk_is_said_in_words(tmp_path: Path, number: int, key: str) -> None:
+    store = Store(tmp_path)
+
+    def build(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(StoreError) as caught:
+        store.artifact(KEY, build)
+    assert caught.value.message.key == key
+    assert list((tmp_path / "building").iterdir()) == []
+
+
+def _build_slowly(root: str, log: str) -> None:
+    def build(folder: Path) -> None:
+        with open(log, "a") as file:
+            file.write("built\n")
+        time.sleep(0.2)
+        (folder / "result.json").write_text("1")
+
+    Store(Path(root)).artifact(KEY, build)
+
+
+def test_workers_wait_for_one_another(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_build_slowly, args=(str(tmp_path / "store"), str(log))) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert log.read_text() == "built\n"
+
+
+def test_a_measurement_is_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    calls = []
+
+    def measure() -> dict[str, float]:
+        calls.append(1)
+        return {"cosine": 0.5}
+
+    assert store.measurement(KEY, measure)[0] == {"cosine": 0.5}
+    value, artifact = store.measurement(KEY, measure)
+    assert (value, artifact.cached, len(calls)) == ({"cosine": 0.5}, True, 1)
+    store.forget(KEY)
+    assert store.measurement(KEY, measure)[1].cached is False
+
+
+def test_digest_follows_the_file(tmp_path: Path) -> None:
+    store, file = Store(tmp_path / "store"), tmp_path / "weights"
+    file.write_bytes(b"a" * 100)
+    first = store.digest(file)
+    assert first == file_digest(file) == store.digest(file)
+    file.write_bytes(b"b" * 100)
+    os.utime(file, ns=(1, 1))
+    assert store.digest(file) != first
+    with pytest.raises(StoreError, match="nowhere"):
+        store.digest(tmp_path / "nowhere")
+
+
+def test_why_names_the_part_that_differs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.why(KEY) == ["nothing of this stage and label is in the store"]
+    store.artifact(KEY, _writer("one"))
+    assert store.why(KEY) == []
+    assert store.why(replace(KEY, libraries={"torch": "2.14.0"})) == ['libraries.torch: "2.13.0" -> "2.14.0"']
+
+
+def test_garbage_collection_keeps_what_was_used_last(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number in range(3):
+        artifact = store.artifact(replace(KEY, version=number), _writer("x" * 1000))
+        os.utime(artifact.file("artifact.json"), (number, number))
+    removed = store.collect_garbage(keep_bytes=4000)
+    kept = [entry.parts["version"] for entry in store.entries()]
+    assert 2 in kept
+    assert 0 in [entry.parts["version"] for entry in removed]
+    assert store.collect_garbage(keep_bytes=10**9) == []
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = store.artifact(KEY, _writer("one"))
+    artifact.file("artifact.json").write_text("{")
+    with pytest.raises(StoreError, match=r"artifact\.json"):
+        store.artifact(KEY, _writer("one"))
+
+
+def test_entries_say_what_they_are(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.artifact(KEY, _writer("12345"))
+    (entry,) = store.entries()
+    assert (entry.stage, entry.label) == ("onnx", "net-bs1")
+    assert entry.bytes > 5
+    assert json.dumps(dict(entry.parts))
