@@ -100,7 +100,7 @@ def test_a_full_disk_is_said_in_words(tmp_path: Path, number: int, key: str) -> 
 
 def _build_slowly(root: str, log: str) -> None:
     def build(folder: Path) -> None:
-        with open(log, "a") as file:
+        with Path(log).open("a") as file:
             file.write("built\n")
         time.sleep(0.2)
         (folder / "result.json").write_text("1")
