@@ -1,0 +1,307 @@
+"""From evidence records to what a report shows; pure, and the same for HTML and Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from pth2om import evidence
+from pth2om.errors import DataError
+from pth2om.evidence import GateRecord, Question, Record, RunRecord, StageRecord, Verdict
+from pth2om.session import Ground, Provenance
+
+QUESTIONS: tuple[Question, ...] = get_args(Question)
+VERDICTS: tuple[Verdict, ...] = ("failed", "inconclusive", "passed", "not_measured")
+GROUNDS: tuple[Ground, ...] = ("host", "emulated", "double", "device")
+STAGES = ("checkpoint", "onnx", "clean", "quantized", "om")
+_BATCH_ONLY = re.compile(r"bs(\d+)")
+_BATCH = re.compile(r"-(bs\d+)(?:-|$)")
+_WEAKEST_FIRST: tuple[Ground, ...] = ("double", "emulated", "host", "device")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What all gates of one question come to.
+
+    Attributes:
+        verdict: the worst one: failed, inconclusive, passed, not measured.
+        ground: the weakest ground among the gates that decided it.
+        counts: gates per verdict.
+    """
+
+    verdict: Verdict
+    ground: Ground
+    counts: Mapping[Verdict, int]
+
+    @property
+    def unproven(self) -> bool:
+        """Passed, but not on ground that proves anything about an NPU."""
+        return self.verdict == "passed" and unproven_ground(self.ground)
+
+
+@dataclass
+class Card:
+    """One model and variant on one SoC.
+
+    Attributes:
+        model: the spec's name.
+        variant: ``fp16-bs1``; ``bs1`` for what PyTorch and ONNX do at that batch size; ``""`` for the model itself.
+        soc: the SoC asked for, or None.
+        gates: its own gates.
+        shared: gates of the model itself and of its batch size, which this variant inherits.
+        stages: its own stages.
+        shared_stages: stages of the model itself and of its batch size.
+        heirs: how many cards inherit this one's gates.
+    """
+
+    model: str
+    variant: str
+    soc: str | None
+    gates: list[GateRecord] = field(default_factory=list)
+    shared: list[GateRecord] = field(default_factory=list)
+    stages: list[StageRecord] = field(default_factory=list)
+    shared_stages: list[StageRecord] = field(default_factory=list)
+    heirs: int = 0
+
+    @property
+    def batch(self) -> str | None:
+        """The batch size, where the card is about nothing else."""
+        match = _BATCH_ONLY.fullmatch(self.variant)
+        return match[1] if match else None
+
+    @property
+    def name(self) -> str:
+        """``yolov6n-fp16-bs1``, as in the test ids."""
+        return f"{self.model}-{self.variant}" if self.variant else self.model
+
+    @property
+    def answers(self) -> dict[Question, Answer]:
+        """What each question came to, its model's own gates included; questions nobody asked are absent."""
+        found: dict[Question, Answer] = {}
+        for question in QUESTIONS:
+            gates = [gate for gate in (*self.shared, *self.gates) if gate.question == question]
+            if gates:
+                found[question] = _answer(gates)
+        return found
+
+    @property
+    def failed(self) -> list[GateRecord]:
+        """The gates of this card that failed."""
+        return [gate for gate in self.gates if gate.verdict == "failed"]
+
+    @property
+    def toolchain(self) -> Provenance | None:
+        """Who compiled or ran the OM: of its om stage, else of an emulated, doubled or device gate."""
+        for stage in (*self.stages, *self.shared_stages):
+            if stage.stage == "om":
+                return stage.provenance
+        for gate in self.gates:
+            if gate.provenance is not None and gate.ground != "host":
+                return gate.provenance
+        return None
+
+    @property
+    def grounds(self) -> set[Ground]:
+        """All grounds its figures stand on."""
+        return {gate.ground for gate in self.gates} | {stage.provenance.ground for stage in self.stages}
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """sha256 by name, of its stages and of whatever took part in its gates."""
+        found: dict[str, str] = {}
+        for stage in sorted((*self.shared_stages, *self.stages), key=_stage_order):
+            found[stage.stage] = stage.digest
+        for gate in (*self.shared, *self.gates):
+            for name, digest in gate.digests.items():
+                found.setdefault(name, str(digest))
+        return found
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report shows.
+
+    Attributes:
+        runs: the run records; a merged file has several.
+        cards: one per model and variant, a model's own card first; as in the evidence otherwise.
+        counts: gates per verdict and ground.
+        folder: where the run's pictures lie; None when the records came without a file.
+    """
+
+    runs: tuple[RunRecord, ...]
+    cards: tuple[Card, ...]
+    counts: Mapping[tuple[Verdict, Ground], int]
+    folder: Path | None = None
+
+    def count(self, verdict: Verdict | None = None, ground: Ground | None = None) -> int:
+        """How many gates have this verdict and ground (None: any)."""
+        return sum(many for (one, on), many in self.counts.items() if verdict in (None, one) and ground in (None, on))
+
+    @property
+    def unproven(self) -> int:
+        """Gates that passed on the emulator or a test double: nothing contradicts them, nothing proves them."""
+        return self.count("passed", "emulated") + self.count("passed", "double")
+
+    @property
+    def emulated(self) -> bool:
+        """Whether any figure or artifact comes from the emulator."""
+        return any("emulated" in card.grounds for card in self.cards)
+
+    @property
+    def models(self) -> dict[str, list[Card]]:
+        """Cards by model; models with failures first, then inconclusive ones, else as in the evidence."""
+        groups: dict[str, list[Card]] = {}
+        for card in self.cards:
+            groups.setdefault(card.model, []).append(card)
+        return dict(sorted(groups.items(), key=lambda item: min(_trouble(card) for card in item[1])))
+
+
+def leaves(cards: Sequence[Card]) -> list[Card]:
+    """The cards that no other inherits from: one row each in an overview."""
+    return [card for card in cards if not card.heirs]
+
+
+def unproven_ground(ground: Ground) -> bool:
+    """Whether a pass on this ground says nothing certain about an NPU."""
+    return ground in ("emulated", "double")
+
+
+def load(path: Path) -> Report:
+    """Read a run's evidence.
+
+    Args:
+        path: ``evidence.jsonl``, or the run's folder that holds it.
+
+    Raises:
+        DataError: there is none, it cannot be read, or it is no evidence.
+    """
+    file = path / "evidence.jsonl" if path.is_dir() else path
+    try:
+        return collect(evidence.read(file), file.parent)
+    except FileNotFoundError:
+        raise DataError("report.no-evidence", where=str(file)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("report.unreadable", where=str(file), reason=str(error)) from None
+
+
+def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
+    """Sort records into cards.
+
+    A gate or stage without a variant belongs to the model, one of variant ``bs4`` to PyTorch and ONNX at that batch
+    size; every variant (of that batch size) inherits it. A gate without a SoC belongs to
+    every SoC its variant was asked for. Each record is counted once all the same.
+
+    Args:
+        records: in any order, also of several merged runs.
+        folder: what the paths of pictures start from.
+    """
+    runs: list[RunRecord] = []
+    gates: list[GateRecord] = []
+    stages: list[StageRecord] = []
+    for record in records:
+        if isinstance(record, RunRecord):
+            runs.append(record)
+        elif isinstance(record, StageRecord):
+            stages.append(record)
+        else:
+            gates.append(record)
+    socs: dict[tuple[str, str], dict[str | None, Card]] = {}
+    for item in (*stages, *gates):
+        cards = socs.setdefault((item.model, item.variant), {})
+        soc = item.soc if isinstance(item, GateRecord) else item.provenance.soc
+        cards.setdefault(soc if item.variant else None, Card(item.model, item.variant, soc if item.variant else None))
+    for cards in socs.values():
+        if len(cards) > 1:
+            cards.pop(None, None)
+    for gate in gates:
+        for card in _cards_of(socs, gate.model, gate.variant, gate.soc):
+            card.gates.append(gate)
+    for stage in stages:
+        for card in _cards_of(socs, stage.model, stage.variant, stage.provenance.soc):
+            card.stages.append(stage)
+    _inherit(socs)
+    counts = Counter((gate.verdict, gate.ground) for gate in gates)
+    return Report(tuple(runs), tuple(_in_order(socs)), counts, folder)
+
+
+def _cards_of(
+    socs: Mapping[tuple[str, str], Mapping[str | None, Card]], model: str, variant: str, soc: str | None
+) -> list[Card]:
+    cards = socs[model, variant]
+    if not variant:
+        return list(cards.values())
+    return [cards[soc]] if soc in cards else list(cards.values())
+
+
+def _inherit(socs: Mapping[tuple[str, str], Mapping[str | None, Card]]) -> None:
+    for (model, variant), cards in socs.items():
+        for parent in _parents(variant):
+            for shared in socs.get((model, parent), {}).values():
+                for card in cards.values():
+                    card.shared.extend(shared.gates)
+                    card.shared_stages.extend(shared.stages)
+                    shared.heirs += 1
+
+
+def _parents(variant: str) -> list[str]:
+    """What a variant shares with others: ``fp16-bs4`` the gates of the model and of ``bs4``."""
+    if not variant:
+        return []
+    if _BATCH_ONLY.fullmatch(variant):
+        return [""]
+    batch = _BATCH.search(variant)
+    return ["", batch[1]] if batch else [""]
+
+
+def _in_order(socs: Mapping[tuple[str, str], Mapping[str | None, Card]]) -> list[Card]:
+    models = list(dict.fromkeys(model for model, _ in socs))
+    ordered: list[Card] = []
+    for model in models:
+        variants = [key for key in socs if key[0] == model]
+        for key in sorted(variants, key=lambda key: 0 if not key[1] else 1 if _BATCH_ONLY.fullmatch(key[1]) else 2):
+            ordered.extend(socs[key].values())
+    return ordered
+
+
+def _answer(gates: Sequence[GateRecord]) -> Answer:
+    # A figure without a limit is shown, not judged: PyTorch's latency does not answer for an OM that nobody timed.
+    gates = [gate for gate in gates if gate.limit is not None or gate.verdict != "passed"] or gates
+    counts = Counter(gate.verdict for gate in gates)
+    worst = next(verdict for verdict in VERDICTS if counts[verdict])
+    grounds = {gate.ground for gate in gates if gate.verdict == worst}
+    return Answer(worst, next(ground for ground in _WEAKEST_FIRST if ground in grounds), counts)
+
+
+def _trouble(card: Card) -> int:
+    verdicts = {gate.verdict for gate in card.gates}
+    errors = any(finding.severity == "error" for stage in card.stages for finding in stage.findings)
+    return 0 if "failed" in verdicts or errors else 1 if "inconclusive" in verdicts else 2
+
+
+def _stage_order(stage: StageRecord) -> int:
+    return STAGES.index(stage.stage) if stage.stage in STAGES else len(STAGES)
+
+
+def ordered_stages(stages: Iterable[StageRecord]) -> list[StageRecord]:
+    """Stages from the checkpoint to the OM; unknown ones last."""
+    return sorted(stages, key=_stage_order)
+
+
+def proving_command(run: RunRecord | None) -> tuple[str, ...] | None:
+    """The run's own pytest command, on the real toolchain; None where the run was no pytest run."""
+    if run is None or not run.command or not any("pytest" in Path(word).name for word in run.command[:3]):
+        return None
+    words: list[str] = []
+    skip = False
+    for word in run.command:
+        if skip:
+            skip = False
+        elif word == "--toolchain":
+            skip = True
+        elif not re.match(r"--toolchain=", word):
+            words.append(word)
+    return (*words, "--toolchain", "cann")

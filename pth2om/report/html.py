@@ -1,0 +1,357 @@
+"""A report as one HTML page that needs nothing else: no network, no script to be read, both languages in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pth2om import __version__
+from pth2om.evidence import Finding, GateRecord
+from pth2om.language import Language, Message
+from pth2om.report import figures, plots, tables, wording
+from pth2om.report.collect import (
+    GROUNDS,
+    QUESTIONS,
+    VERDICTS,
+    Answer,
+    Card,
+    Report,
+    leaves,
+    ordered_stages,
+    proving_command,
+    unproven_ground,
+)
+
+_TEMPLATES = Path(__file__).parent / "templates"
+MOST_PICTURES = 12
+"""Pictures embedded per variant."""
+PICTURE_BYTES = 60_000
+"""Largest picture embedded."""
+_MANY_GATES = 1500
+_MOST_LISTED = 100
+_MOST_IN_CARD = 20
+_MOST_FINDINGS = 50
+_OPEN_CARDS = 6
+_BAD = ("failed", "inconclusive")
+_LANGUAGES: tuple[Language, ...] = ("en", "zh")
+_MAGIC = {b"RIFF": "image/webp", b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png"}
+
+
+@dataclass(frozen=True)
+class Links:
+    """Names of the files that lie beside the page; empty ones are not linked."""
+
+    log: str = ""
+    evidence: str = ""
+    results_en: str = ""
+    results_zh: str = ""
+
+
+def render_html(report: Report, language: Language, links: Links | None = None) -> str:
+    """The whole page.
+
+    Args:
+        report: what to show.
+        language: the one shown first; the page holds both.
+        links: what lies beside it.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = _squeezed((_TEMPLATES / "report.js").read_text(encoding="utf-8"))
+    style = _squeezed((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals.update(
+        t=wording.both,
+        said=wording.said,
+        advice=wording.advice,
+        name_of=wording.name_of,
+        needed=_needed,
+        f=figures,
+        tables=tables,
+        plots=plots,
+        QUESTIONS=QUESTIONS,
+        VERDICTS=VERDICTS,
+        GROUNDS=GROUNDS,
+    )
+    page = environment.get_template("report.html").render(
+        report=report,
+        page=_Page(report),
+        language=language,
+        links=links or Links(),
+        style=Markup(style),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        script_digest=digest,
+        version=__version__,
+        title={to: Message("report.title").render(to) for to in _LANGUAGES},
+    )
+    # End tags that HTML lets one leave out are an eighth of a large page.
+    return re.sub(r"</(?:td|th|tr)>", "", _squeezed(page)) + "\n"
+
+
+def _squeezed(text: str) -> str:
+    """Without indentation and empty lines."""
+    return re.sub(r"\s*\n\s*", "\n", text).strip()
+
+
+def _needed(gate: GateRecord) -> int | None:
+    """How many images would settle an inconclusive gate, where that is known."""
+    needed = figures.number(gate.details.get("needed_images"))
+    return int(needed) if needed is not None and gate.verdict == "inconclusive" and 0 < needed < 1e12 else None
+
+
+class _Page:
+    """What the templates ask about a report; each answer is cheap or kept."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.total = report.count()
+        self.small = self.total <= _MANY_GATES
+        self.models = report.models
+        self._ids = {id(card): f"c{index}" for index, card in enumerate(report.cards, 1)}
+        self.run = report.runs[0] if report.runs else None
+        self.command = shlex.join(self.run.command) if self.run else ""
+        self.error_findings = [
+            (card, stage.stage, finding)
+            for card in report.cards
+            for stage in card.stages
+            for finding in stage.findings
+            # A failed gate of the stage already says so.
+            if finding.severity == "error" and not any(gate.check.startswith(f"{stage.stage}/") for gate in card.failed)
+        ]
+        self.failed = self._listed("failed")
+        self.inconclusive = self._listed("inconclusive")
+        self.emulated_only = report.emulated and not any("device" in card.grounds for card in report.cards)
+
+    def id_of(self, card: Card) -> str:
+        """Where links to the card lead."""
+        return self._ids[id(card)]
+
+    # ---- the top of the page
+
+    @property
+    def headline(self) -> tuple[str, Markup]:
+        """Style class and sentence that sum the run up."""
+        report, total = self.report, self.total
+        failed, unsure = report.count("failed"), report.count("inconclusive")
+        if failed:
+            return "f", wording.both("headline-failed", count=failed, total=total)
+        if self.error_findings:
+            return "f", wording.both("headline-findings", count=len(self.error_findings))
+        if unsure:
+            return "q", wording.both("headline-inconclusive", count=unsure, total=total)
+        if report.unproven:
+            return "u", wording.both("headline-unproven", count=report.unproven, total=total)
+        if report.count("passed"):
+            return "p", wording.both("headline-passed", count=report.count("passed"))
+        return "n", wording.both("headline-nothing")
+
+    @property
+    def prove(self) -> str:
+        """The command that would prove what is unproven; empty where it is not known."""
+        command = proving_command(self.run)
+        return shlex.join(command) if command else ""
+
+    @property
+    def socs(self) -> list[str]:
+        """The SoCs that were asked for."""
+        return sorted({card.soc for card in self.report.cards if card.soc})
+
+    @property
+    def toolchains(self) -> list[tuple[str, str]]:
+        """(``emulator 0.1.0``, ground) of every toolchain that took part."""
+        found = [card.toolchain for card in self.report.cards]
+        return sorted({(f"{one.name} {one.version}".strip(), one.ground) for one in found if one is not None})
+
+    @property
+    def unmeasured(self) -> list[tuple[Markup, Markup, list[Card], int]]:
+        """Reason, advice, the first cards and how many gates, of what was not measured; gates with one reason together."""
+        groups: dict[tuple[Markup, Markup], list[Card]] = {}
+        for card in self.report.cards:
+            for gate in card.gates:
+                if gate.verdict == "not_measured":
+                    reason = wording.said(gate.message) or wording.both("no-reason")
+                    groups.setdefault((reason, wording.advice(gate.message)), []).append(card)
+        rows = [(reason, fix, cards) for (reason, fix), cards in groups.items()]
+        rows.sort(key=lambda row: -len(row[2]))
+        return [(reason, fix, list({id(c): c for c in cards}.values()), len(cards)) for reason, fix, cards in rows[:20]]
+
+    def _listed(self, verdict: str) -> list[tuple[Card, GateRecord]]:
+        """Every gate with this verdict, with the card it is shown in; once, also when several cards show it."""
+        seen: set[int] = set()
+        found = []
+        for cards in self.models.values():
+            for card in cards:
+                for gate in card.gates:
+                    if gate.verdict == verdict and id(gate) not in seen:
+                        seen.add(id(gate))
+                        found.append((card, gate))
+        return found
+
+    def first(self, entries: Sequence[Any]) -> Sequence[Any]:
+        """As many as the top of the page lists."""
+        return entries[:_MOST_LISTED]
+
+    def grouped(self, entries: Sequence[tuple[Card, GateRecord]]) -> list[tuple[Card, Markup, list[GateRecord]]]:
+        """The first of `entries`: those of one card and with one thing to do next, together."""
+        groups: dict[tuple[int, Markup], tuple[Card, list[GateRecord]]] = {}
+        for card, gate in self.first(entries):
+            groups.setdefault((id(card), self.advice(gate)), (card, []))[1].append(gate)
+        return [(card, fix, gates) for (_, fix), (card, gates) in groups.items()]
+
+    @property
+    def asked(self) -> list[str]:
+        """The questions that any gate answers."""
+        found = {gate.question for card in self.report.cards for gate in card.gates}
+        return [question for question in QUESTIONS if question in found]
+
+    def rows(self, cards: Sequence[Card]) -> Sequence[Card]:
+        """The cards of one model that get a row in the overview."""
+        return leaves(cards)
+
+    def bad(self, card: Card) -> bool:
+        """Whether the card holds something failed or inconclusive, its model's own gates included."""
+        verdicts = {answer.verdict for answer in card.answers.values()}
+        errors = any(one.severity == "error" for stage in card.stages for one in stage.findings)
+        return not verdicts.isdisjoint(_BAD) or errors
+
+    def open(self, card: Card) -> bool:
+        """Whether a card starts unfolded."""
+        return len(self.report.cards) <= _OPEN_CARDS or (self.bad(card) and len(self.failed) <= _MOST_IN_CARD)
+
+    # ---- gates and cells
+
+    def kind(self, gate: GateRecord | Answer | None) -> str:
+        """Style class of a gate or an answer."""
+        if gate is None or (isinstance(gate, GateRecord) and gate.verdict == "passed" and gate.limit is None):
+            return "s"
+        if gate.verdict == "passed":
+            return "u" if unproven_ground(gate.ground) else "p"
+        return {"failed": "f", "inconclusive": "q"}.get(gate.verdict, "n")
+
+    def sign(self, gate: GateRecord | Answer) -> str:
+        """One sign per verdict, for cells."""
+        return {"p": "✓", "u": "(✓)", "f": "✗", "q": "?", "n": "–", "s": ""}[self.kind(gate)]
+
+    def word(self, gate: GateRecord | Answer) -> Markup:
+        """The verdict in words."""
+        kind = self.kind(gate)
+        return wording.name_of("verdict", {"u": "unproven", "s": "shown"}.get(kind, gate.verdict))
+
+    def advice(self, gate: GateRecord) -> Markup:
+        """What to do next about a gate."""
+        return wording.advice(gate.message) or wording.name_of("next", gate.question)
+
+    def troubles(self, card: Card) -> tuple[list[tuple[Card, Markup, list[GateRecord]]], int]:
+        """The card's failed and inconclusive gates, grouped by what to do next, and how many more there are."""
+        gates = [(card, gate) for verdict in _BAD for gate in card.gates if gate.verdict == verdict]
+        return self.grouped(gates[:_MOST_IN_CARD]), max(0, len(gates) - _MOST_IN_CARD)
+
+    def session(self, subject: str, ground: str = "host") -> Markup:
+        """``torch`` as PyTorch, ``om`` as OM with the word emulated where it is."""
+        name = wording.name_of("session", subject)
+        return name if ground in ("host", "device") else name + Markup(" ") + self.tag(ground)
+
+    def sides(self, pair: str) -> Markup:
+        """``torch~om`` as PyTorch ↔ OM."""
+        return Markup(" ↔ ").join(wording.name_of("session", part) for part in pair.split("~"))
+
+    def tag(self, ground: str) -> Markup:
+        """The ground as a small label."""
+        return Markup("<span class='tag {}'>{}</span>").format(ground, wording.name_of("ground", ground))
+
+    # ---- plots
+
+    def drops(self, scores: Iterable[tables.Score]) -> Markup:
+        """Drops with their intervals against the gate."""
+        lines = []
+        for score in scores:
+            gate = score.gate
+            if gate.measured is None or gate.limit is None or gate.limit.relation not in ("<=", "<"):
+                continue
+            low, high = gate.interval or (gate.measured, gate.measured)
+            label = " ".join(part for part in (score.dataset, gate.check) if part)
+            lines.append(plots.Whisker(label, gate.measured, low, high, gate.limit.value, self.kind(gate)))
+        return plots.intervals(lines)
+
+    def spans(self, speeds: Iterable[tables.Speed]) -> Markup:
+        """Latency percentiles per line."""
+        lines = []
+        for speed in speeds:
+            label = {"torch": "PyTorch", "onnx": "ONNX", "om": "OM"}.get(speed.subject, speed.subject)
+            batch = f" bs{speed.batch}" if speed.batch else ""
+            lines.append(plots.Span(label + batch, speed.p50, speed.p90, speed.p99, speed.roofline))
+        return plots.latencies(list(dict.fromkeys(lines)))
+
+    # ---- stages, findings, pictures
+
+    def stages(self, card: Card) -> list[Any]:
+        """The card's own stages in order."""
+        return ordered_stages(card.stages)
+
+    def findings(self, card: Card) -> tuple[list[tuple[str, Finding, int]], int]:
+        """(stage, finding, how often), errors first, equal ones once; and how many more there are."""
+        groups: dict[tuple[str, str, str, str | None], tuple[str, Finding, int]] = {}
+        for stage in ordered_stages(card.stages):
+            for one in stage.findings:
+                key = (stage.stage, one.rule, repr(one.message.to_json()), one.node)
+                known = groups.get(key)
+                groups[key] = (stage.stage, one, known[2] + 1 if known else 1)
+        order = ("error", "warning", "info")
+        found = sorted(groups.values(), key=lambda row: order.index(row[1].severity) if row[1].severity in order else 3)
+        return found[:_MOST_FINDINGS], max(0, len(found) - _MOST_FINDINGS)
+
+    def join(self, command: Sequence[str]) -> str:
+        """A command line as one would type it."""
+        return shlex.join(command)
+
+    def pictures(self, card: Card) -> tuple[list[tuple[str, Markup]], int]:
+        """(data URI, caption) of the card's pictures, and how many were left out."""
+        named: dict[str, object] = {}
+        for gate in card.gates:
+            listed = gate.details.get("pictures")
+            for entry in listed if isinstance(listed, list | tuple) else ():
+                if isinstance(entry, Mapping) and isinstance(entry.get("file"), str):
+                    named.setdefault(entry["file"], entry.get("caption"))
+        shown = []
+        for name, caption in named.items():
+            uri = picture_uri(self.report.folder, name) if len(shown) < MOST_PICTURES else None
+            if uri:
+                shown.append((uri, wording.caption(caption)))
+        return shown, len(named) - len(shown)
+
+
+def picture_uri(folder: Path | None, name: str) -> str | None:
+    """A picture of the run's folder as a data URI.
+
+    Args:
+        folder: the run's folder.
+        name: path relative to it, out of the evidence, so not to be trusted.
+
+    Returns:
+        None where the file is outside the folder, missing, no WebP, JPEG or PNG, or larger than `PICTURE_BYTES`.
+    """
+    if folder is None:
+        return None
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file() or path.stat().st_size > PICTURE_BYTES:
+            return None
+        data = path.read_bytes()
+    except (OSError, ValueError):
+        return None
+    kind = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}" if kind else None

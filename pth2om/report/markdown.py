@@ -1,0 +1,232 @@
+"""A report as Markdown: the result tables of a ModelZoo README, and a verdict per question.
+
+The columns are those of the README files in ModelZoo's ``ACL_PyTorch`` folder: the newer table (chip, batch size,
+dataset, accuracy, performance; one row per batch) and the older one (PyTorch and offline accuracy, reference and chip
+performance). Cells that mean a device hold device figures only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pth2om.evidence import GateRecord
+from pth2om.language import Language, Message, Value
+from pth2om.report import figures, wording
+from pth2om.report.collect import QUESTIONS, Card, Report, leaves, unproven_ground
+from pth2om.report.tables import Score, Speed, scores, speeds
+
+_MOST_FAILURES = 200
+_BATCH = re.compile(r"bs(\d+)")
+
+
+def render_markdown(report: Report, language: Language) -> str:
+    """The result tables, the verdicts and what failed.
+
+    Args:
+        report: what to show.
+        language: of headings and sentences.
+    """
+    write = _Writer(language)
+    run = report.runs[0] if report.runs else None
+    write.line(f"# {write.say('title')}" + (f" {_escaped(run.run)}" if run else ""))
+    failed, total = report.count("failed"), report.count()
+    if failed:
+        write.line(write.say("headline-failed", count=failed, total=total))
+    elif report.count("inconclusive"):
+        write.line(write.say("headline-inconclusive", count=report.count("inconclusive"), total=total))
+    elif report.unproven:
+        write.line(write.say("headline-unproven", count=report.unproven, total=total))
+    elif report.count("passed"):
+        write.line(write.say("headline-passed", count=report.count("passed")))
+    else:
+        write.line(write.say("headline-nothing"))
+    if report.emulated:
+        write.line(write.say("emulated-notice"))
+    for model, cards in report.models.items():
+        _model(write, model, leaves(cards))
+    write.line(write.say("md-notes"))
+    _verdicts(write, report)
+    _failures(write, report)
+    write.line(write.say("md-full-report"))
+    return "\n".join(write.lines) + "\n"
+
+
+class _Writer:
+    def __init__(self, language: Language) -> None:
+        self.language: Language = language
+        self.lines: list[str] = []
+
+    def say(self, key: str, **values: Value) -> str:
+        return Message(f"report.{key}", values).render(self.language)
+
+    def line(self, text: str) -> None:
+        self.lines += [text, ""]
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        self.lines.append("| " + " | ".join(head) + " |")
+        self.lines.append("|" + "---|" * len(head))
+        self.lines += ["| " + " | ".join(row) + " |" for row in rows]
+        self.lines.append("")
+
+    def name(self, kind: str, word: str) -> str:
+        return _escaped(wording.name_in(kind, word, self.language))
+
+
+def _escaped(value: object) -> str:
+    """Text that cannot break out of a Markdown cell, become HTML or form a link."""
+    text = figures.short(value, 200).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"[\r\n\t]+", " ", text)
+    return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", text)
+
+
+def _model(write: _Writer, model: str, cards: Sequence[Card]) -> None:
+    write.line(f"## {_escaped(model)}")
+    chips = list(dict.fromkeys(card.soc or "" for card in cards))
+    newer = [row for card in cards for row in _newer_rows(write, card)]
+    precisions = [
+        write.say("md-chip"),
+        write.say("md-batch"),
+        write.say("dataset"),
+        write.say("md-accuracy"),
+        write.say("md-performance"),
+    ]
+    groups: dict[str, list[Sequence[str]]] = {}
+    for precision, row in newer:
+        groups.setdefault(precision, []).append(row)
+    for precision, rows in groups.items():
+        if precision:
+            write.line(f"### {_escaped(precision)}")
+        write.table(precisions, rows)
+    for chip in chips:
+        _older(write, [card for card in cards if (card.soc or "") == chip], chip)
+
+
+def _newer_rows(write: _Writer, card: Card) -> list[tuple[str, Sequence[str]]]:
+    precision, _, _ = card.variant.partition("-bs")
+    match = _BATCH.search(card.variant)
+    batch = match[1] if match else figures.MISSING
+    chip = _escaped(card.soc) if card.soc else figures.MISSING
+    speed = _performance(write, card)
+    found = _om_scores(card)
+    if not found:
+        return [(precision, (chip, batch, figures.MISSING, figures.MISSING, speed))]
+    return [(precision, (chip, batch, _escaped(score.dataset), _accuracy(write, score), speed)) for score in found]
+
+
+def _om_scores(card: Card) -> list[Score]:
+    """One score per dataset and metric of the judged side: the OM's where the card has any."""
+    found = [score for score in scores(card.gates) if score.candidate is not None]
+    judged = [score for score in found if score.gate.ground != "host"]
+    kept: dict[tuple[str, str], Score] = {}
+    for score in judged:
+        kept.setdefault((score.dataset, score.metric), score)
+    return list(kept.values())
+
+
+def _accuracy(write: _Writer, score: Score) -> str:
+    images = f" ({score.n})" if score.n is not None else ""
+    shown = f"{write.name('metric', score.metric)} {figures.text(score.candidate)}{images}"
+    return _on_ground(write, score.gate, shown)
+
+
+def _on_ground(write: _Writer, gate: GateRecord, shown: str) -> str:
+    """A figure for a device column: as it is from a device, else named for what it is."""
+    if unproven_ground(gate.ground):
+        return write.say("md-emulated" if gate.ground == "emulated" else "md-double", value=shown)
+    return shown if gate.ground == "device" else write.say("md-not-measured")
+
+
+def _performance(write: _Writer, card: Card) -> str:
+    for speed in speeds(card.gates):
+        if speed.subject == "om" and speed.gate.ground == "device" and speed.gate.verdict != "not_measured":
+            if speed.fps is not None:
+                return f"{figures.text(speed.fps, 6)} fps"
+            if speed.p50 is not None:
+                return f"{figures.text(speed.p50)} ms"
+    return write.say("md-not-measured")
+
+
+def _older(write: _Writer, cards: Sequence[Card], chip: str) -> None:
+    """One row per variant that was scored."""
+    named = _escaped(chip) if chip else "OM"
+    rows = []
+    for card in cards:
+        for score in _om_scores(card):
+            images = f" ({score.n})" if score.n is not None else ""
+            metric = write.name("metric", score.metric)
+            rows.append(
+                (
+                    _escaped(card.name),
+                    f"{metric} {figures.text(score.reference)}{images}",
+                    _accuracy(write, score),
+                    _reference(speeds(card.gates)),
+                    _performance(write, card),
+                )
+            )
+    if rows:
+        head = (
+            write.say("model"),
+            write.say("md-pth-accuracy"),
+            write.say("md-offline-accuracy", chip=named),
+            write.say("md-reference-performance"),
+            write.say("md-chip-performance", chip=named),
+        )
+        write.table(head, rows)
+
+
+def _reference(found: Iterable[Speed]) -> str:
+    """The reference fps of the spec: the limit of the OM's fps gate."""
+    for speed in found:
+        gate = speed.gate
+        if speed.subject == "om" and gate.limit is not None and gate.check.endswith("fps"):
+            return f"{figures.text(gate.limit.value, 6)} fps"
+    return figures.MISSING
+
+
+def _verdicts(write: _Writer, report: Report) -> None:
+    asked = {question for card in report.cards for question in card.answers}
+    questions = [question for question in QUESTIONS if question in asked]
+    if not questions:
+        return
+    write.line(f"## {write.say('md-questions')}")
+    rows = []
+    for cards in report.models.values():
+        for card in leaves(cards):
+            cells = [_escaped(card.name)]
+            for question in questions:
+                answer = card.answers.get(question)
+                if answer is None:
+                    cells.append("·")
+                    continue
+                word = write.say("verdict-unproven") if answer.unproven else write.name("verdict", answer.verdict)
+                cells.append(word if answer.ground == "host" else f"{word} · {write.name('ground', answer.ground)}")
+            rows.append(cells)
+    write.table([write.say("model"), *(write.name("question", question) for question in questions)], rows)
+
+
+def _failures(write: _Writer, report: Report) -> None:
+    seen: set[int] = set()
+    failures: list[tuple[Card, GateRecord]] = []
+    for card in report.cards:
+        for gate in card.failed:
+            if id(gate) not in seen:
+                seen.add(id(gate))
+                failures.append((card, gate))
+    if not failures:
+        return
+    write.line(f"## {write.say('failures')}")
+    for card, gate in failures[:_MOST_FAILURES]:
+        unit = f" {gate.unit}" if gate.unit else ""
+        against = write.say("measured-against", measured=figures.measured(gate) + unit, limit=figures.limit(gate.limit))
+        words = f"- **{_escaped(card.name)}** {_escaped(gate.check)}: {_escaped(against)}"
+        if gate.ground != "host":
+            words += f" ({write.name('ground', gate.ground)})"
+        if gate.message is not None:
+            words += f" {_escaped(wording.in_language(gate.message, write.language))}"
+        advice = wording.fix_in_language(gate.message, write.language)
+        advice = advice or wording.name_in("next", gate.question, write.language)
+        write.lines.append(f"{words} → {_escaped(advice)}")
+    if len(failures) > _MOST_FAILURES:
+        write.lines.append(f"- {write.say('more-in-evidence', count=len(failures) - _MOST_FAILURES)}")
+    write.lines.append("")
