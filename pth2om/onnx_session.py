@@ -1,0 +1,218 @@
+"""ONNX Runtime behind the `Session` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from pth2om.errors import ToolchainError
+from pth2om.session import Array, Feeds, Provenance, TensorSpec
+from pth2om.store import file_digest
+
+_CPU = "CPUExecutionProvider"
+_DTYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+    "tensor(complex64)": np.complex64,
+    "tensor(complex128)": np.complex128,
+    "tensor(string)": np.object_,
+}
+
+
+class OnnxSession:
+    """An ONNX file run by ONNX Runtime; the runtime is imported and the file opened when something first needs it.
+
+    Args:
+        path: the ONNX file.
+        digest: sha256 of the file where it is known already (`pth2om.store.Store.digest` remembers it); else computed
+            when asked for.
+        threads: intra-op threads; None leaves ONNX Runtime's own choice.
+        providers: execution providers in order of preference. When the CPU is not among them and the asked provider
+            is absent, or would leave nodes to the CPU, opening fails: a silent fall-back would measure something else.
+        optimize: ``all`` graph optimizations (ONNX Runtime's default) or ``none``.
+        provenance: who computes, where it is not plain ONNX Runtime.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        digest: str | None = None,
+        threads: int | None = None,
+        providers: Sequence[str] = (_CPU,),
+        optimize: Literal["all", "none"] = "all",
+        provenance: Provenance | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._digest = digest
+        self._threads = threads
+        self._providers = tuple(providers)
+        self._optimize = optimize
+        self._provenance = provenance
+        self._closed = False
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the file's bytes.
+
+        Raises:
+            ToolchainError: the file cannot be read.
+        """
+        if self._digest is not None:
+            return self._digest
+        try:
+            return file_digest(self.path)
+        except OSError as error:
+            raise ToolchainError("onnx_session.unreadable", where=str(self.path), reason=str(error.strerror)) from None
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Name and version of ONNX Runtime, unless another was given."""
+        if self._provenance is not None:
+            return self._provenance
+        import onnxruntime
+
+        return Provenance("onnxruntime", str(onnxruntime.__version__), "host")
+
+    @cached_property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's inputs; symbolic dimensions are None."""
+        return tuple(self._spec(value) for value in self._runtime.get_inputs())
+
+    @cached_property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's outputs; symbolic dimensions are None."""
+        return tuple(self._spec(value) for value in self._runtime.get_outputs())
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """One inference.
+
+        Args:
+            feeds: one array per input, of the input's dtype and shape.
+
+        Returns:
+            One array per output, in the order of `outputs`; an absent optional output is left out.
+
+        Raises:
+            ToolchainError: a feed is missing, unknown, or of another dtype or shape; or ONNX Runtime refused to run.
+        """
+        runtime = self._runtime
+        check_feeds(self.inputs, feeds, str(self.path))
+        names = [value.name for value in runtime.get_outputs()]
+        try:
+            values = runtime.run(names, dict(feeds))
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare pybind exceptions of many classes
+            raise ToolchainError("onnx_session.failed", where=str(self.path), reason=_first_line(error)) from error
+        return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+    def close(self) -> None:
+        """Free the runtime's memory; the session cannot run afterwards."""
+        self._closed = True
+        self.__dict__.pop("_runtime", None)
+
+    def __enter__(self) -> OnnxSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def _runtime(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        if self._closed:
+            raise ToolchainError("onnx_session.closed", where=str(self.path))
+        if not self.path.is_file():
+            raise ToolchainError("onnx_session.missing", where=str(self.path))
+        import onnxruntime
+
+        available = onnxruntime.get_available_providers()
+        for provider in self._providers[:1] if _CPU in self._providers else self._providers:
+            if provider not in available:
+                raise ToolchainError(
+                    "onnx_session.no-provider",
+                    where=str(self.path),
+                    provider=provider,
+                    available=", ".join(available),
+                )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+            options.inter_op_num_threads = 1
+        if self._optimize == "none":
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if _CPU not in self._providers:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            runtime = onnxruntime.InferenceSession(str(self.path), options, providers=list(self._providers))
+        except Exception as error:  # noqa: BLE001 - as in run
+            raise ToolchainError("onnx_session.not-opened", where=str(self.path), reason=_first_line(error)) from error
+        taken = runtime.get_providers()
+        if taken[0] != self._providers[0]:
+            raise ToolchainError(
+                "onnx_session.fell-back", where=str(self.path), provider=self._providers[0], taken=str(taken[0])
+            )
+        return runtime
+
+    def _spec(self, value: Any) -> TensorSpec:  # noqa: ANN401 - onnxruntime.NodeArg
+        kind = _DTYPES.get(value.type)
+        if kind is None:
+            raise ToolchainError("onnx_session.no-dtype", where=str(self.path), name=value.name, type=str(value.type))
+        shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+        return TensorSpec(value.name, shape, np.dtype(kind))
+
+
+def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds, where: str) -> None:
+    """Whether ``feeds`` are what ``inputs`` ask for.
+
+    Raises:
+        ToolchainError: naming the first feed that is missing, unknown, or of another dtype or shape.
+    """
+    known = {spec.name for spec in inputs}
+    for name in feeds:
+        if name not in known:
+            raise ToolchainError(
+                "onnx_session.unknown-feed", where=where, name=name, inputs=", ".join(sorted(known)) or "-"
+            )
+    for spec in inputs:
+        if spec.name not in feeds:
+            raise ToolchainError(
+                "onnx_session.missing-feed", where=where, name=spec.name, given=", ".join(feeds) or "-"
+            )
+        array = feeds[spec.name]
+        if array.dtype != spec.dtype and not (spec.dtype == np.object_ and array.dtype.kind in "USO"):
+            raise ToolchainError(
+                "onnx_session.feed-dtype",
+                where=where,
+                name=spec.name,
+                wanted=str(spec.dtype),
+                given=str(array.dtype),
+            )
+        fits = len(array.shape) == len(spec.shape) and all(
+            want is None or want == got for want, got in zip(spec.shape, array.shape, strict=True)
+        )
+        # An input declared without a shape reads as rank 0 in ONNX Runtime; only it knows then.
+        if not fits and spec.shape:
+            wanted = "x".join("?" if size is None else str(size) for size in spec.shape)
+            given = "x".join(str(size) for size in array.shape) or "()"
+            raise ToolchainError("onnx_session.feed-shape", where=where, name=spec.name, wanted=wanted, given=given)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

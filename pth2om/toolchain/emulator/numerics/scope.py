@@ -1,0 +1,75 @@
+"""Tensors of one graph (or sub-graph) while it is rewritten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto
+
+
+@dataclass
+class Tensor:
+    """What is known of one tensor of the source graph.
+
+    Attributes:
+        carrier: the tensor that holds it in the rewritten graph; float16 tensors are carried as float32.
+        dtype: element type in the source model, 0 where not known.
+        on_grid: whether every value is a float16 value already.
+        host: whether ATC knows it while compiling (constants, shapes): computed on the host, in the source type.
+        half: whether a kernel in float16 made it.
+        constant: its initializer.
+    """
+
+    carrier: str
+    dtype: int
+    on_grid: bool = False
+    host: bool = False
+    half: bool = False
+    constant: TensorProto | None = None
+
+
+class Scope:
+    """One graph being rewritten; names of enclosing graphs are visible.
+
+    Attributes:
+        tensors: by source name.
+        rounded: source name -> tensor of its rounded values.
+        nodes: of the rewritten graph.
+        constants: of the rewritten graph, by name.
+    """
+
+    def __init__(self, parent: Scope | None = None) -> None:
+        self.parent = parent
+        self.tensors: dict[str, Tensor] = {}
+        self.rounded: dict[str, str] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
+
+    @property
+    def root(self) -> Scope:
+        """The outermost graph."""
+        return self if self.parent is None else self.parent.root
+
+    def owner(self, name: str) -> Scope | None:
+        """The innermost scope in which ``name`` is defined."""
+        scope: Scope | None = self
+        while scope is not None and name not in scope.tensors:
+            scope = scope.parent
+        return scope
+
+    def tensor(self, name: str) -> Tensor:
+        """What is known of ``name``; nothing, for a name that no graph defines (ONNX Runtime will say so)."""
+        owner = self.owner(name)
+        return Tensor(name, 0) if owner is None else owner.tensors[name]
+
+    def rounded_name(self, name: str) -> str | None:
+        """The tensor of the rounded values of ``name``, where one was made in reach."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.rounded:
+                return scope.rounded[name]
+            if name in scope.tensors:
+                return None
+            scope = scope.parent
+        return None
