@@ -238,20 +238,9 @@ class Store:
         """
         if self._found(self.place(key)) is not None:
             return []
-        wanted = _flat(key.parts())
-        best: list[str] | None = None
-        for entry in self.entries():
-            if entry.stage != key.stage or (key.label and entry.label != key.label):
-                continue
-            had = _flat(entry.parts)
-            differs = [
-                f"{name}: {had.get(name, '(absent)')} -> {wanted.get(name, '(absent)')}"
-                for name in sorted({*had, *wanted})
-                if had.get(name) != wanted.get(name)
-            ]
-            if best is None or len(differs) < len(best):
-                best = differs
-        return ["nothing of this stage and label is in the store"] if best is None else best
+        candidates = (entry for entry in self.entries() if entry.stage == key.stage and key.label in ("", entry.label))
+        compared = [differences(entry.parts, key.parts()) for entry in candidates]
+        return min(compared, key=len, default=["nothing of this stage and label is in the store"])
 
     # ------------------------------------------------------------------------------------------------------------
 
@@ -311,6 +300,16 @@ class Store:
         doomed.parent.mkdir(parents=True, exist_ok=True)
         place.replace(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def differences(had: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The parts in which two keys differ, as ``dotted.name: had -> wanted``, sorted by name."""
+    before, after = _flat(had), _flat(wanted)
+    return [
+        f"{name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
 
 
 def file_digest(path: Path) -> str:
