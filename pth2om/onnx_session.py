@@ -116,7 +116,7 @@ class OnnxSession:
         names = [value.name for value in runtime.get_outputs()]
         try:
             values = runtime.run(names, dict(feeds))
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare pybind exceptions of many classes
+        except Exception as error:  # ONNX Runtime raises exceptions of many classes of its own
             raise ToolchainError("onnx_session.failed", where=str(self.path), reason=_first_line(error)) from error
         return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
@@ -161,7 +161,7 @@ class OnnxSession:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             runtime = onnxruntime.InferenceSession(str(self.path), options, providers=list(self._providers))
-        except Exception as error:  # noqa: BLE001 - as in run
+        except Exception as error:  # as in run
             raise ToolchainError("onnx_session.not-opened", where=str(self.path), reason=_first_line(error)) from error
         taken = runtime.get_providers()
         if taken[0] != self._providers[0]:
@@ -171,6 +171,8 @@ class OnnxSession:
         return runtime
 
     def _spec(self, value: Any) -> TensorSpec:  # noqa: ANN401 - onnxruntime.NodeArg
+        if value.type.startswith(("seq(", "optional(")):
+            return TensorSpec(value.name, (), np.dtype(np.object_))
         kind = _DTYPES.get(value.type)
         if kind is None:
             raise ToolchainError("onnx_session.no-dtype", where=str(self.path), name=value.name, type=str(value.type))
@@ -196,6 +198,8 @@ def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds, where: str) -> None:
                 "onnx_session.missing-feed", where=where, name=spec.name, given=", ".join(feeds) or "-"
             )
         array = feeds[spec.name]
+        if spec.dtype == np.object_ and not isinstance(array, np.ndarray):
+            continue  # a sequence or optional: ONNX Runtime checks its elements
         if array.dtype != spec.dtype and not (spec.dtype == np.object_ and array.dtype.kind in "USO"):
             raise ToolchainError(
                 "onnx_session.feed-dtype",

@@ -1,4 +1,4 @@
-"""The embedded toolchain: the real command line, checked; and numerics computed on this machine, said to be emulated."""
+"""The embedded toolchain: what an OM would compute, computed on this machine and said to be emulated."""
 
 from __future__ import annotations
 

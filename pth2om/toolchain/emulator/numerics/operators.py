@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 CUBE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "DeformConv"})
 """Operators of the matrix unit: float16 in, float32 accumulation ("ATC guide, precision_mode": matrix operators)."""
 
-MOVEMENT = frozenset(
-    {
-        # fmt: off
-        "Abs",
-        "ArrayFeatureExtractor",
-        "Ceil",
-        "Clip",
-        "Compress",
-        "Concat",
-        "ConcatFromSequence",
-        "DepthToSpace",
-        "Dropout",
-        "Expand",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "GlobalMaxPool",
-        "Hardmax",
-        "Identity",
-        "Max",
-        "MaxPool",
-        "MaxRoiPool",
-        "MaxUnpool",
-        "Min",
-        "Neg",
-        "NonZero",
-        "OneHot",
-        "Pad",
-        "ReduceMax",
-        "ReduceMin",
-        "Relu",
-        "Reshape",
-        "ReverseSequence",
-        "Round",
-        "SequenceAt",
-        "Sign",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "ThresholdedRelu",
-        "Tile",
-        "TopK",
-        "Transpose",
-        "Trilu",
-        "Unique",
-        "Unsqueeze",
-        "Where",
-        # fmt: on
-    }
+MOVEMENT = _words(
+    """
+    Abs ArrayFeatureExtractor Ceil Clip Compress Concat ConcatFromSequence DepthToSpace Dropout Expand Flatten
+    Floor Gather GatherElements GatherND GlobalMaxPool Hardmax Identity Max MaxPool MaxRoiPool MaxUnpool Min Neg
+    NonZero OneHot Pad ReduceMax ReduceMin Relu Reshape ReverseSequence Round SequenceAt Sign Slice SpaceToDepth
+    Split Squeeze ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Where
+    """
 )
 """Operators whose float outputs are values of their float inputs (or their negative, magnitude, integer part): float16
 values stay float16 values, so no rounding is written behind them."""
@@ -81,26 +41,11 @@ RANDOM = frozenset(
 )
 """Never folded on the host."""
 
-ACTIVATIONS = frozenset(
-    {
-        # fmt: off
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Clip",
-        "Sigmoid",
-        "Tanh",
-        "HardSigmoid",
-        "HardSwish",
-        "Mish",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Softplus",
-        "Softsign",
-        "ThresholdedRelu",
-        # fmt: on
-    }
+ACTIVATIONS = _words(
+    """
+    Relu LeakyRelu PRelu Clip Sigmoid Tanh HardSigmoid HardSwish Mish Elu Selu Celu Softplus Softsign
+    ThresholdedRelu
+    """
 )
 """What the fused band joins to the convolution or matrix product before it."""
 

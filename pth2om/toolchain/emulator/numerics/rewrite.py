@@ -1,7 +1,7 @@
 """The graph rewritten so that ONNX Runtime computes, to first order, what the NPU's units would.
 
-Every float tensor is carried as float32; where a kernel of the NPU gives float16, a pair of Casts (float32 -> float16 ->
-float32) rounds it, to nearest and ties to even. The rounded tensor keeps the source's name, so that tensors of both
+Every float tensor is carried as float32; where a kernel of the NPU gives float16, a pair of Casts (float32 -> float16
+-> float32) rounds it, to nearest and ties to even. The rounded tensor keeps the source's name, so that tensors of both
 graphs can be compared by name. Values that only move (Reshape, Concat, MaxPool ...) stay float16 values and are not
 rounded again.
 """
@@ -436,7 +436,13 @@ class _NodeRewriter:
             measured, limit = copy.input[0], False
         elif kind == "Clip" and self._clips_within_half():
             limit = False
-        owner.cast(scope, wide, carrier, limit=limit, nan=kind in operators.NAN_MAKERS, measured=measured)
+        nan = kind in operators.NAN_MAKERS and not self._divides_by_constant()
+        owner.cast(scope, wide, carrier, limit=limit, nan=nan, measured=measured)
+
+    def _divides_by_constant(self) -> bool:
+        """Whether 0/0 cannot happen."""
+        divisor = self.value(1) if self.node.op_type == "Div" else None
+        return divisor is not None and bool(np.all(to_half(divisor.astype(np.float32), clip=True) != 0))
 
     def _clips_within_half(self) -> bool:
         bounds: list[float | None] = [self._attributes.get("min"), self._attributes.get("max")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -72,17 +73,16 @@ class WeightFile:
         """An initializer of ``values``."""
         if not self._external or values.nbytes < _SMALL or values.dtype == object:
             return numpy_helper.from_array(np.asarray(values), name)
-        import hashlib
-
         data = np.ascontiguousarray(values)
-        identity = (str(data.dtype), hashlib.sha256(data.reshape(-1).view(np.uint8)).digest())
+        content = memoryview(cast("Any", data.reshape(-1).view(np.uint8)))
+        identity = (str(data.dtype), hashlib.sha256(content).digest())
         place = self._written.get(identity)
         if place is None:
             if self._file is None:
                 self._file = self._path.open("wb")
             self._file.write(b"\0" * (-self._file.tell() % _ALIGN))
             place = (self._file.tell(), data.nbytes)
-            self._file.write(data.reshape(-1).view(np.uint8))
+            self._file.write(content)
             self._written[identity] = place
         tensor = TensorProto(name=name, data_type=onnx.helper.np_dtype_to_tensor_dtype(data.dtype), dims=data.shape)
         tensor.data_location = TensorProto.EXTERNAL
