@@ -15,14 +15,14 @@ import numpy.typing as npt
 from pth2om.data import sources
 from pth2om.data.image import Pixels
 from pth2om.data.manifest import Manifest, load_manifest
-from pth2om.errors import DataError
+from pth2om.errors import Absent, DataError
 from pth2om.language import Language
 from pth2om.store import Key, Store, file_digest
 
 VERSION = 1
 
 
-class DatasetAbsent(DataError):  # noqa: N818 - absence is not a mistake; callers skip on it
+class DatasetAbsent(DataError, Absent):  # noqa: N818 - absence is not a mistake; callers skip on it
     """The data is not on this machine; the text says how to get it. Tests skip with it."""
 
     def __init__(self, key: str, /, *, where: str | None = None, advice: Mapping[str, str], **values: str) -> None:

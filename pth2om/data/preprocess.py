@@ -151,6 +151,7 @@ def sobel(pixels: Pixels) -> Floats:
 
 def _resized(image: Pixels, spec: Preprocess) -> tuple[Pixels, Geometry]:
     height, width = image.shape[:2]
+    ratio = 1.0
     if spec.resize == "none":
         return image, Geometry(height, width, 1.0, 1.0, 0.0, 0.0)
     if spec.resize == "stretch":
@@ -167,15 +168,15 @@ def _resized(image: Pixels, spec: Preprocess) -> tuple[Pixels, Geometry]:
         new_height = min(max(round(height * ratio), 1), spec.size[0])
         new_width = min(max(round(width * ratio), 1), spec.size[1])
     resized = _scaled(image, new_height, new_width, spec.interpolation)
-    geometry = Geometry(height, width, new_width / width, new_height / height, 0.0, 0.0)
     if spec.resize != "letterbox":
-        return resized, geometry
+        return resized, Geometry(height, width, new_width / width, new_height / height, 0.0, 0.0)
     top, left = 0, 0
     if spec.letterbox == "centre":
         top, left = (spec.size[0] - new_height) // 2, (spec.size[1] - new_width) // 2
     canvas = np.full((*spec.size, 3), spec.fill, dtype=np.uint8)
     canvas[top : top + new_height, left : left + new_width] = resized
-    return canvas, Geometry(height, width, geometry.scale_x, geometry.scale_y, float(left), float(top))
+    # One ratio for both axes, not new_width / width: YOLO's evaluation code scales boxes back by it.
+    return canvas, Geometry(height, width, ratio, ratio, float(left), float(top))
 
 
 def _scaled(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:

@@ -1,0 +1,12 @@
+"""Accuracy on labelled images: top1/top5, COCO mAP, Dice; and whether a conversion lost any.
+
+Measuring (`measure`) runs a session over a dataset and returns JSON with one entry per image; judging (`drop`,
+`reproduces`, `least`, `agreement`) takes such JSON and needs neither the model nor the images.
+"""
+
+from __future__ import annotations
+
+from pth2om.accuracy.judge import agreement, can_decide, drop, judge, least, metrics, reproduces
+from pth2om.accuracy.measure import VERSION, measure
+
+__all__ = ["VERSION", "agreement", "can_decide", "drop", "judge", "least", "measure", "metrics", "reproduces"]

@@ -1,0 +1,330 @@
+"""COCO average precision: matches per image, the figure, and its paired bootstrap.
+
+The figure itself comes from faster-coco-eval (`evaluate`), which equals pycocotools. The matches are found here once
+per measurement and kept: from them the figure of any resampling of the images follows without matching again
+(`Matches`, `resampled`), and they reproduce the evaluator's own figure, which the tests hold them to.
+
+The protocol is COCO's (pycocotools, cocoeval.py): detections of one class in one image are matched in the order of
+their scores, each to the free ground truth of highest IoU at or above the threshold, crowds only where nothing else
+fits and as often as needed; at most 100 detections per image and class; precision made monotone and read at 101
+recalls; the mean over classes that occur and over IoU 0.50 to 0.95.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
+RECALLS: Floats = np.linspace(0, 1, 101)
+MOST_PER_CLASS = 100
+STATISTICS = (
+    "mAP50-95",
+    "mAP50",
+    "mAP75",
+    "mAP50-95-small",
+    "mAP50-95-medium",
+    "mAP50-95-large",
+    "AR1",
+    "AR10",
+    "AR100",
+    "AR-small",
+    "AR-medium",
+    "AR-large",
+)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of all images, image after image.
+
+    Attributes:
+        counts: int64 (images,): how many belong to each image.
+        boxes: float64 (N, 4): left, top, right, bottom in image pixels.
+        scores: float64 (N,).
+        classes: int64 (N,).
+    """
+
+    counts: Ints
+    boxes: Floats
+    scores: Floats
+    classes: Ints
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What became of every detection that counts, best score first.
+
+    Attributes:
+        image: int64 (N,).
+        classes: int64 (N,).
+        scores: float64 (N,), descending.
+        hit: bool (10, N): matched at each IoU threshold.
+        ignored: bool (10, N): matched to a crowd, so counted neither way.
+        truths: int64 (images, classes): how many objects there are to find.
+    """
+
+    image: Ints
+    classes: Ints
+    scores: Floats
+    hit: npt.NDArray[np.bool_]
+    ignored: npt.NDArray[np.bool_]
+    truths: Ints
+
+
+def match(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]]], classes: int) -> Matches:
+    """Match detections to annotations.
+
+    Args:
+        detections: of all images.
+        truths: annotations of each image, as `pth2om.data.Labelled.annotations` gives them.
+        classes: number of classes.
+    """
+    images = len(truths)
+    image = np.repeat(np.arange(images), detections.counts)
+    # By image, class and score; equal scores stay in their order, as the evaluator's merge sort leaves them.
+    order = np.lexsort((-detections.scores, detections.classes, image))
+    group = image[order] * classes + detections.classes[order]
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    order = order[rank < MOST_PER_CLASS]
+    group = image[order] * classes + detections.classes[order]
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    ends = np.append(starts[1:], len(order))
+    place = {int(group[start]): (int(start), int(end)) for start, end in zip(starts, ends, strict=True)}
+
+    hit = np.zeros((len(THRESHOLDS), len(order)), dtype=bool)
+    ignored = np.zeros_like(hit)
+    counted = np.zeros((images, classes), dtype=np.int64)
+    boxes = _as_xywh(detections.boxes)
+    for index, of_image in enumerate(truths):
+        by_class: dict[int, list[Mapping[str, Any]]] = {}
+        for annotation in of_image:
+            by_class.setdefault(annotation["class"], []).append(annotation)
+            counted[index, annotation["class"]] += not annotation["iscrowd"]
+        for number, members in by_class.items():
+            found = place.get(index * classes + number)
+            if found is not None:
+                part = slice(*found)
+                hit[:, part], ignored[:, part] = _match_group(boxes[order[part]], members)
+    best_first = np.argsort(-detections.scores[order], kind="stable")
+    chosen = order[best_first]
+    return Matches(
+        image[chosen],
+        detections.classes[chosen],
+        detections.scores[chosen],
+        hit[:, best_first],
+        ignored[:, best_first],
+        counted,
+    )
+
+
+def _as_xywh(boxes: Floats) -> Floats:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _match_group(
+    boxes: Floats, members: Sequence[Mapping[str, Any]]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Match one class of one image: boxes (D, 4) x, y, w, h, best first; returns hit and ignored, bool (10, D)."""
+    # Objects before crowds, each in its order: a crowd is only taken when no object fits.
+    members = sorted(members, key=lambda member: bool(member["iscrowd"]))
+    crowd = np.array([bool(member["iscrowd"]) for member in members])
+    overlap = _iou(boxes, np.array([member["bbox"] for member in members], dtype=np.float64), crowd)
+    limits = np.minimum(THRESHOLDS, 1 - 1e-10)
+    hit = np.zeros((len(limits), len(boxes)), dtype=bool)
+    ignored = np.zeros_like(hit)
+    free = np.ones((len(limits), len(members)), dtype=bool)
+    rows = np.arange(len(limits))
+    objects = int(np.count_nonzero(~crowd))
+    for number in np.flatnonzero(overlap.max(axis=1) >= limits[0]):
+        here = overlap[number]
+        fits = free & (here[None, :] >= limits[:, None])
+        if objects:
+            values = np.where(fits[:, :objects], here[None, :objects], -1.0)
+            # The last of equals, as the evaluator's loop leaves it.
+            best = objects - 1 - np.argmax(values[:, ::-1], axis=1)
+            taken = values[rows, best] >= 0
+            hit[taken, number] = True
+            free[rows[taken], best[taken]] = False
+        else:
+            taken = np.zeros(len(limits), dtype=bool)
+        if objects < len(members):
+            crowded = ~taken & fits[:, objects:].any(axis=1)
+            hit[crowded, number] = True
+            ignored[crowded, number] = True
+    return hit, ignored
+
+
+def _iou(boxes: Floats, truths: Floats, crowd: npt.NDArray[np.bool_]) -> Floats:
+    """Intersection over union, (D, G), of x, y, w, h boxes; over the detection's own area for crowds."""
+    across = np.minimum(boxes[:, None, 0] + boxes[:, None, 2], truths[None, :, 0] + truths[None, :, 2])
+    across = np.maximum(across - np.maximum(boxes[:, None, 0], truths[None, :, 0]), 0)
+    down = np.minimum(boxes[:, None, 1] + boxes[:, None, 3], truths[None, :, 1] + truths[None, :, 3])
+    down = np.maximum(down - np.maximum(boxes[:, None, 1], truths[None, :, 1]), 0)
+    both = across * down
+    own = (boxes[:, 2] * boxes[:, 3])[:, None]
+    union = np.where(crowd[None, :], own, own + (truths[:, 2] * truths[:, 3])[None, :] - both)
+    overlap: Floats = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    return overlap
+
+
+# ---------------------------------------------------------------------------------------------------- the figure
+
+
+def average_precision(matches: Matches, weights: npt.NDArray[np.integer[Any]] | None = None) -> Floats:
+    """Average precision per threshold, averaged over classes.
+
+    Args:
+        matches: of all images.
+        weights: (R, images): how often each image counts in each of R resamplings; default once.
+
+    Returns:
+        float64 (R, 10), as fractions; NaN where no class has an object.
+    """
+    images, classes = matches.truths.shape
+    chosen: npt.NDArray[Any] = np.ones((1, images), dtype=np.int64) if weights is None else weights
+    total = np.zeros((len(chosen), len(THRESHOLDS)))
+    present = np.zeros(len(chosen))
+    for number in range(classes):
+        if not matches.truths[:, number].any():
+            continue
+        truths = chosen @ matches.truths[:, number]
+        has = truths > 0
+        present += has
+        mine = matches.classes == number
+        total += _class_precision(matches, np.flatnonzero(mine), chosen, truths) * has[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means: Floats = total / present[:, None]
+    return means
+
+
+def _class_precision(
+    matches: Matches, columns: npt.NDArray[np.intp], weights: npt.NDArray[np.integer[Any]], truths: Ints
+) -> Floats:
+    """Average precision of one class per resampling and threshold, float64 (R, 10).
+
+    Precision only matters where recall grows, that is at hits; a detection counted twice because its image was drawn
+    twice gives the same figure as two detections of equal score one after the other.
+    """
+    result = np.zeros((len(weights), len(THRESHOLDS)))
+    hit, ignored = matches.hit[:, columns], matches.ignored[:, columns]
+    true = hit & ~ignored
+    anywhere = np.flatnonzero(true.any(axis=0))
+    if not anywhere.size:
+        return result
+    last = int(anywhere[-1]) + 1  # what comes after the last hit changes nothing
+    image = matches.image[columns[:last]]
+    drawn = weights[:, image].astype(np.float64)
+    seen = np.cumsum(drawn, axis=1)
+    least = np.maximum(truths, 1)[:, None]
+    for index in range(len(THRESHOLDS)):
+        at = np.flatnonzero(true[index, :last])
+        if not at.size:
+            continue
+        found = np.cumsum(drawn[:, at], axis=1)
+        counted = seen[:, at]
+        if ignored[index, :last].any():
+            counted = counted - np.cumsum(drawn * ignored[index, :last], axis=1)[:, at]
+        precision = found / (counted + np.spacing(1))
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        reached = _recalls_reached(found / least)
+        result[:, index] = (precision * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
+    return result
+
+
+def _recalls_reached(recall: Floats) -> Ints:
+    """How many of `RECALLS` are at or below each recall, compared as floating-point numbers, as the evaluator does."""
+    below = np.minimum((recall * 100).astype(np.int64), 100)
+    below -= RECALLS[below] > recall
+    below += RECALLS[np.minimum(below + 1, 100)] <= recall
+    reached: Ints = np.minimum(below, 100) + 1
+    return reached
+
+
+def resampled(
+    reference: Matches, candidate: Matches, thresholds: slice, *, resamples: int, seed: int
+) -> tuple[Floats, Floats]:
+    """Paired bootstrap: the figure of both on the same images drawn with replacement.
+
+    Args:
+        reference: matches of one session.
+        candidate: of the other, on the same images in the same order.
+        thresholds: which of `THRESHOLDS` are averaged.
+        resamples: how many times.
+        seed: of the drawing.
+
+    Returns:
+        float64 (resamples,) of each, as fractions.
+    """
+    images = len(reference.truths)
+    stream = np.random.default_rng(seed)
+    figures: tuple[list[Floats], list[Floats]] = ([], [])
+    # In pieces: the working arrays are (piece, detections of one class).
+    largest = max(int(np.bincount(part.classes, minlength=1).max(initial=1)) for part in (reference, candidate))
+    piece = int(np.clip(8_000_000 // largest, 1, resamples))
+    for start in range(0, resamples, piece):
+        weights = _drawn(stream, images, min(piece, resamples - start))
+        for part, kept in zip((reference, candidate), figures, strict=True):
+            kept.append(average_precision(part, weights)[:, thresholds].mean(axis=1))
+    return np.concatenate(figures[0]), np.concatenate(figures[1])
+
+
+def _drawn(stream: np.random.Generator, images: int, resamples: int) -> Ints:
+    """How often each image is drawn, int64 (resamples, images)."""
+    picks = stream.integers(0, images, (resamples, images))
+    flat = picks + np.arange(resamples)[:, None] * images
+    return np.bincount(flat.ravel(), minlength=resamples * images).reshape(resamples, images)
+
+
+# ---------------------------------------------------------------------------------------------------- the evaluator
+
+
+def evaluate(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]]], classes: int) -> dict[str, float]:
+    """The twelve COCO statistics from faster-coco-eval, as fractions (-1 where there is nothing to measure).
+
+    Args:
+        detections: of all images.
+        truths: annotations of each image.
+        classes: number of classes.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    annotations = [
+        {
+            "id": number,
+            "image_id": image + 1,
+            "category_id": truth["class"] + 1,
+            "bbox": list(truth["bbox"]),
+            "area": truth["area"],
+            "iscrowd": truth["iscrowd"],
+        }
+        for number, (image, truth) in enumerate(
+            ((image, truth) for image, of_image in enumerate(truths) for truth in of_image), 1
+        )
+    ]
+    images = [{"id": image + 1} for image in range(len(truths))]
+    categories = [{"id": number + 1, "name": str(number)} for number in range(classes)]
+    if not len(detections.scores) or not annotations:
+        return dict.fromkeys(STATISTICS, 0.0 if annotations else -1.0)
+    image_of = np.repeat(np.arange(len(truths)), detections.counts) + 1
+    boxes = _as_xywh(detections.boxes)
+    table = np.column_stack([image_of, boxes, detections.scores, detections.classes + 1])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO({"images": images, "annotations": annotations, "categories": categories})
+        evaluation = COCOeval_faster(truth, truth.loadRes(table), iouType="bbox", print_function=_silent)
+        evaluation.run()
+    return {name: float(value) for name, value in zip(STATISTICS, evaluation.stats, strict=False)}
+
+
+def _silent(*_: object) -> None:
+    """Takes the evaluator's progress lines."""

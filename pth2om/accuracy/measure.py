@@ -1,0 +1,305 @@
+"""Running a session over a dataset, one batch in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pth2om.accuracy.packed import pack, pack_names
+from pth2om.data.labelled import Labelled
+from pth2om.data.preprocess import Batch, Preprocessor, batches
+from pth2om.errors import DataError
+from pth2om.session import Session
+from pth2om.spec import Postprocess
+
+VERSION = 1
+
+CLOSE_MARGIN = 1e-3
+"""Two best outputs closer than this can change places between machines; such images are listed."""
+
+_KEPT_BOXES = 1000  # images up to which boxes are kept for pictures; beyond, only what the figure needs
+_TOP = 5
+
+
+def measure(
+    session: Session,
+    dataset: Labelled,
+    preprocessor: Preprocessor,
+    postprocess: Postprocess,
+    *,
+    batch: int = 1,
+    output: str | None = None,
+    feed: str | None = None,
+    source: Callable[[], Iterator[Batch]] | None = None,
+    seen: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Score a session on a dataset.
+
+    Args:
+        session: what runs.
+        dataset: the images.
+        preprocessor: makes the input.
+        postprocess: output -> predictions.
+        batch: images per inference.
+        output: which output; default the first.
+        feed: which input takes the images; default the first.
+        source: gives the batches, when they are at hand already.
+        seen: told how many images are done.
+
+    Returns:
+        JSON: ``kind``, ``version``, ``images``, ``dataset`` (digest), ``metrics`` (percent), and per image what `judge`
+        needs, packed.
+
+    Raises:
+        DataError: an image cannot be read, or the output is not what the decoder takes.
+    """
+    reader = _reader(dataset, postprocess)
+    taken = output or session.outputs[0].name
+    fed = next((entry for entry in session.inputs if entry.name == feed), None) if feed else session.inputs[0]
+    if fed is None:
+        raise DataError("accuracy.no-input", name=str(feed), known=", ".join(entry.name for entry in session.inputs))
+    for piece in source() if source is not None else batches(dataset, preprocessor, batch):
+        array = piece.array if piece.array.dtype == fed.dtype else piece.array.astype(fed.dtype)
+        results = session.run({fed.name: array})
+        if taken not in results:
+            raise DataError("accuracy.no-output", name=taken, known=", ".join(results))
+        rows = results[taken]
+        if rows.ndim < 1 or len(rows) < piece.count:
+            shape = "x".join(map(str, rows.shape))
+            raise DataError("accuracy.not-batched", name=taken, shape=shape, count=piece.count)
+        reader.add(rows[: piece.count], piece)
+        if seen is not None:
+            seen(piece.first + piece.count)
+    measured = {"version": VERSION, "images": len(dataset), "dataset": dataset.digest}
+    measured["files"] = pack_names([dataset.file(index) for index in range(len(dataset))])
+    return {**measured, **reader.result()}
+
+
+class _Reader:
+    """Takes outputs batch by batch and keeps what is needed of each image."""
+
+    def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:
+        """One batch's outputs, padding rows already cut off."""
+        raise NotImplementedError
+
+    def result(self) -> dict[str, Any]:
+        """What was measured."""
+        raise NotImplementedError
+
+
+def _reader(dataset: Labelled, postprocess: Postprocess) -> _Reader:
+    if postprocess.decoder == "softmax":
+        return _Classes(dataset)
+    if postprocess.decoder == "yolov6":
+        return _Boxes(dataset, postprocess)
+    if postprocess.decoder == "argmax":
+        return _Masks(dataset)
+    raise DataError("accuracy.no-decoder")
+
+
+class _Classes(_Reader):
+    """Classification: the best five classes of each image and the margin between the first two."""
+
+    def __init__(self, dataset: Labelled) -> None:
+        self._dataset = dataset
+        self._top: list[npt.NDArray[np.int32]] = []
+        self._margin: list[npt.NDArray[np.float32]] = []
+
+    def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:  # noqa: ARG002 - the protocol's
+        scores = rows.reshape(len(rows), -1)
+        classes = self._dataset.classes
+        if scores.shape[1] < 2 or (self._dataset.has_labels and classes is not None and scores.shape[1] < classes):
+            raise DataError("accuracy.too-few-classes", outputs=scores.shape[1], classes=classes or 2)
+        wide = scores.astype(np.float64)
+        top = np.argsort(-wide, axis=1, kind="stable")[:, :_TOP]
+        best = np.take_along_axis(wide, top[:, :2], axis=1)
+        with np.errstate(invalid="ignore"):
+            margin = best[:, 0] - best[:, 1]
+        # An output with NaN predicts nothing, not class 0.
+        lost = np.isnan(wide).any(axis=1)
+        top[lost] = -1
+        self._top.append(top.astype(np.int32))
+        self._margin.append(np.where(lost, np.nan, margin).astype(np.float32))
+
+    def result(self) -> dict[str, Any]:
+        top, margin = np.concatenate(self._top), np.concatenate(self._margin)
+        measured: dict[str, Any] = {"kind": "classification", "top": pack(top), "margin": pack(margin), "metrics": {}}
+        measured["unreadable"] = int(np.count_nonzero(top[:, 0] < 0))
+        if self._dataset.has_labels:
+            labels = self._dataset.labels
+            hits = top == labels[:, None]
+            measured["labels"] = pack(labels.astype(np.int32))
+            measured["metrics"]["top1"] = 100.0 * float(hits[:, 0].mean())
+            if top.shape[1] == _TOP:
+                measured["metrics"]["top5"] = 100.0 * float(hits.any(axis=1).mean())
+        return measured
+
+
+class _Boxes(_Reader):
+    """Detection: boxes of each image, matched to its objects at the end."""
+
+    def __init__(self, dataset: Labelled, postprocess: Postprocess) -> None:
+        from pth2om.accuracy.detection import Found
+
+        self._dataset = dataset
+        self._postprocess = postprocess
+        self._found: list[Found] = []
+        self._unreadable = 0
+
+    def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:
+        from pth2om.accuracy.detection import decode
+
+        for row, geometry in zip(rows, piece.geometries, strict=True):
+            self._unreadable += not np.isfinite(row).all()
+            self._found.append(decode(row, self._postprocess, geometry))
+
+    def result(self) -> dict[str, Any]:
+        from pth2om.accuracy import average_precision as precision
+
+        counts = np.array([len(found.scores) for found in self._found], dtype=np.int64)
+        found = precision.Detections(
+            counts,
+            np.concatenate([found.boxes for found in self._found]),
+            np.concatenate([found.scores for found in self._found]).astype(np.float64),
+            np.concatenate([found.classes for found in self._found]),
+        )
+        measured: dict[str, Any] = {"kind": "detection", "metrics": {}, "unreadable": self._unreadable}
+        if len(self._found) <= _KEPT_BOXES or not self._dataset.has_labels:
+            measured["detections"] = {
+                "counts": pack(counts.astype(np.int32)),
+                "boxes": pack(found.boxes.astype(np.float32)),
+                "scores": pack(found.scores.astype(np.float32)),
+                "classes": pack(found.classes.astype(np.int16)),
+            }
+        if not self._dataset.has_labels:
+            return measured
+        truths = [self._dataset.annotations(index) for index in range(len(self._dataset))]
+        classes = self._dataset.classes or 1
+        most = int(found.classes.max(initial=-1)) + 1
+        if most > classes:
+            raise DataError("accuracy.too-many-classes", outputs=most, classes=classes)
+        statistics = precision.evaluate(found, truths, classes)
+        measured["metrics"] = {name: 100.0 * value for name, value in statistics.items() if value >= 0}
+        measured["matches"] = matches_to_json(precision.match(found, truths, classes))
+        return measured
+
+
+def matches_to_json(matches: Any) -> dict[str, Any]:  # noqa: ANN401 - average_precision.Matches, imported lazily
+    """`pth2om.accuracy.average_precision.Matches` as JSON: the ten thresholds as bits of one number."""
+    bits = (1 << np.arange(len(matches.hit), dtype=np.uint16))[:, None]
+    return {
+        "image": pack(matches.image.astype(np.int32)),
+        "classes": pack(matches.classes.astype(np.int16)),
+        "scores": pack(matches.scores.astype(np.float32)),
+        "hit": pack((matches.hit * bits).sum(axis=0, dtype=np.uint16)),
+        "ignored": pack((matches.ignored * bits).sum(axis=0, dtype=np.uint16)),
+        "truths": pack(matches.truths.astype(np.int16)),
+    }
+
+
+def matches_from_json(data: Mapping[str, Any]) -> Any:  # noqa: ANN401 - see matches_to_json
+    """The inverse of `matches_to_json`."""
+    from pth2om.accuracy import average_precision as precision
+    from pth2om.accuracy.packed import unpack
+
+    bits = (1 << np.arange(len(precision.THRESHOLDS), dtype=np.uint16))[:, None]
+    return precision.Matches(
+        unpack(data["image"]).astype(np.int64),
+        unpack(data["classes"]).astype(np.int64),
+        unpack(data["scores"]).astype(np.float64),
+        (unpack(data["hit"])[None, :] & bits) != 0,
+        (unpack(data["ignored"])[None, :] & bits) != 0,
+        unpack(data["truths"]).astype(np.int64),
+    )
+
+
+class _Masks(_Reader):
+    """Segmentation: per image and class the pixels predicted, true, and both.
+
+    The output is scores (N, classes, H, W), one channel of scores above 0.5 (N, 1, H, W), or class numbers (N, H, W).
+    A mask of another size is read at the nearest pixel of the output.
+    """
+
+    def __init__(self, dataset: Labelled) -> None:
+        self._dataset = dataset
+        self._counts: list[npt.NDArray[np.int64]] = []
+        self._classes = max(dataset.classes or 2, 2)
+        self._unreadable = 0
+
+    def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:
+        for offset, (row, geometry) in enumerate(zip(rows, piece.geometries, strict=True)):
+            predicted = self._predicted(row)
+            truth = self._dataset.mask(piece.first + offset)
+            y = (np.arange(truth.shape[0]) + 0.5) * geometry.scale_y + geometry.offset_y
+            x = (np.arange(truth.shape[1]) + 0.5) * geometry.scale_x + geometry.offset_x
+            height, width = piece.array.shape[2:]
+            inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
+            rows_at = (y * predicted.shape[0] / height).astype(int).clip(0, predicted.shape[0] - 1)
+            columns_at = (x * predicted.shape[1] / width).astype(int).clip(0, predicted.shape[1] - 1)
+            chosen = predicted[rows_at[:, None], columns_at[None, :]]
+            counted = (truth != 255) & inside
+            pairs = truth[counted].astype(np.int64), chosen[counted]
+            per_class = [
+                (pairs[1] == number, pairs[0] == number, (pairs[0] == number) & (pairs[1] == number))
+                for number in range(self._classes)
+            ]
+            self._counts.append(np.array([[np.count_nonzero(part) for part in parts] for parts in per_class]))
+
+    def _predicted(self, row: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        if row.ndim == 3 and row.shape[0] > 1:
+            lost = np.isnan(row).any(axis=0) if row.dtype.kind == "f" else np.zeros(row.shape[1:], dtype=bool)
+            chosen = np.where(lost, -1, np.argmax(np.nan_to_num(row), axis=0))
+        else:
+            plane = row[0] if row.ndim == 3 else row
+            if plane.ndim != 2:
+                raise DataError("accuracy.not-a-mask", shape="x".join(map(str, row.shape)))
+            if plane.dtype.kind == "f":
+                lost = np.isnan(plane)
+                with np.errstate(invalid="ignore"):
+                    chosen = np.where(lost, -1, (plane > 0.5) if row.ndim == 3 else np.rint(np.nan_to_num(plane)))
+            else:
+                lost, chosen = np.zeros(plane.shape, dtype=bool), plane
+        self._unreadable += bool(lost.any())
+        return np.asarray(chosen, dtype=np.int64)
+
+    def result(self) -> dict[str, Any]:
+        counts = np.stack(self._counts)
+        return {
+            "kind": "segmentation",
+            "counts": pack(counts.astype(np.int64)),
+            "unreadable": self._unreadable,
+            "metrics": segmentation_metrics(counts),
+        }
+
+
+def segmentation_metrics(counts: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Dice and mean IoU in percent.
+
+    Args:
+        counts: (images, classes, 3): pixels predicted, true, both.
+
+    Returns:
+        ``dice``: mean over images of the mean over foreground classes that occur in the mask or the prediction (an
+        image with neither counts 1); ``mIoU``: of the pixels of all images, mean over the classes that occur.
+    """
+    total = counts.sum(axis=0)
+    union = total[:, 0] + total[:, 1] - total[:, 2]
+    occurs = union > 0
+    return {
+        "dice": 100.0 * float(image_dice(counts).mean()),
+        "mIoU": 100.0 * float((total[occurs, 2] / union[occurs]).mean()) if occurs.any() else 0.0,
+    }
+
+
+def image_dice(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Dice of each image, fractions, float64 (images,); see `segmentation_metrics`."""
+    foreground = counts[:, 1:].astype(np.float64)
+    both = foreground[:, :, 0] + foreground[:, :, 1]
+    occurs = both > 0
+    dice = np.divide(2 * foreground[:, :, 2], both, out=np.zeros_like(both), where=occurs)
+    number = occurs.sum(axis=1)
+    mean: npt.NDArray[np.float64] = np.where(number > 0, dice.sum(axis=1) / np.maximum(number, 1), 1.0)
+    return mean

@@ -1,0 +1,11 @@
+"""Closeness: do two sessions give the same outputs on the same inputs?
+
+Measuring (`measure`) runs both and returns JSON; judging (`judge`) holds it against the limits of a pair of sessions.
+"""
+
+from __future__ import annotations
+
+from pth2om.compare.closeness import VERSION, measure, worse
+from pth2om.compare.judge import DEFAULTS, Pair, judge, limits
+
+__all__ = ["DEFAULTS", "VERSION", "Pair", "judge", "limits", "measure", "worse"]

@@ -1,0 +1,332 @@
+"""Measuring how close two sessions are, per slice of the outputs and per row of each batch.
+
+All sums are in float64. Item k of a batch is compared with item k; the rows' names come with the samples, so the worst
+is named. Values that are not finite are taken out of the sums and counted: new ones (the reference is finite there)
+fail on their own, whatever the rest looks like.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pth2om.errors import DataError
+from pth2om.session import Array, Session
+from pth2om.spec import Slice
+
+if TYPE_CHECKING:
+    from pth2om.data.samples import Sample
+
+VERSION = 1
+
+ATOL = RTOL = 5e-3
+"""Of ``within_tolerance``: the share of values with ``|difference| <= ATOL + RTOL * |reference|``."""
+
+EDGES = tuple(float(edge) for edge in np.arange(-10.0, 4.5, 0.5))
+"""Bin edges of the error histogram, log10 of the absolute error; smaller errors (also 0) and larger ones at the
+ends."""
+
+METRICS = (
+    "cosine",
+    "relative_l2",
+    "max_abs",
+    "mean_abs",
+    "sqnr_db",
+    "within_tolerance",
+    "new_nonfinite",
+    "lost_nonfinite",
+    "reference_peak",
+    "top1_agreement",
+    "top5_overlap",
+    "equal",
+    "shift_pixels",
+)
+HIGHER_IS_BETTER = frozenset({"cosine", "sqnr_db", "within_tolerance", "top1_agreement", "top5_overlap", "equal"})
+
+
+def measure(
+    reference: Session, candidate: Session, samples: Iterable[Sample], slices: Sequence[Slice] = ()
+) -> dict[str, Any]:
+    """Run both sessions on all samples.
+
+    Args:
+        reference: the side that is taken for right.
+        candidate: the side that is judged.
+        samples: what is fed (`pth2om.data.Samples`).
+        slices: named parts of the outputs; each whole output is measured besides.
+
+    Returns:
+        JSON: ``slices``: name -> ``output``, ``kind``, ``samples`` (row names), one list per metric of `METRICS` with a
+        value per row (None where it does not apply), ``histogram``; ``mismatch``: what makes a comparison impossible;
+        ``pixels``: longer side of the image input, for limits in pixels.
+
+    Raises:
+        DataError: a slice names no output or selects nothing.
+    """
+    measured: dict[str, Any] = {"version": VERSION, "slices": {}, "mismatch": []}
+    pixels = getattr(samples, "pixels", None)
+    measured["pixels"] = pixels
+    for sample in samples:
+        expected, got = reference.run(sample.feeds), candidate.run(sample.feeds)
+        for name, ours, theirs in _paired(expected, got, measured["mismatch"]):
+            parts = [Slice(name=name), *(entry for entry in slices if (entry.output or next(iter(expected))) == name)]
+            for part in parts:
+                _add(measured["slices"], part, name, sample.names, ours, theirs, whole=part is parts[0], pixels=pixels)
+        for entry in slices:
+            if entry.output is not None and entry.output not in expected:
+                raise DataError("compare.no-output", name=entry.name, output=entry.output, known=", ".join(expected))
+        if measured["mismatch"]:
+            break  # the same will hold for every sample
+    return measured
+
+
+def worse(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> dict[str, Any]:
+    """Two measurements of the same pair, e.g. of the fused and the unfused emulation, as one that is as bad as either.
+
+    Rows of both are kept, named with their band, so that judging finds the worst of all and says whose it is.
+
+    Args:
+        first: a measurement.
+        second: another of the same slices.
+        names: what distinguishes them, e.g. ``("fused", "unfused")``.
+    """
+    merged: dict[str, Any] = {
+        "version": first["version"],
+        "pixels": first.get("pixels"),
+        "mismatch": [
+            {**entry, "band": name}
+            for part, name in ((first, names[0]), (second, names[1]))
+            for entry in part["mismatch"]
+        ],
+        "slices": {},
+        "bands": list(names),
+    }
+    for slice_name in dict.fromkeys([*first["slices"], *second["slices"]]):
+        parts = [
+            (part["slices"][slice_name], name)
+            for part, name in ((first, names[0]), (second, names[1]))
+            if slice_name in part["slices"]
+        ]
+        base = parts[0][0]
+        merged["slices"][slice_name] = {
+            "output": base["output"],
+            "kind": base["kind"],
+            "elements": base["elements"],
+            "samples": [f"{sample} [{name}]" for part, name in parts for sample in part["samples"]],
+            **{metric: [value for part, _ in parts for value in part[metric]] for metric in METRICS},
+            "histogram": [sum(counts) for counts in zip(*(part["histogram"] for part, _ in parts), strict=True)],
+        }
+    return merged
+
+
+def index_of(text: str) -> tuple[Any, ...]:
+    """NumPy index text as in a spec, ``"..., 5:"``, as an index.
+
+    Raises:
+        DataError: it is not an index.
+    """
+    parts: list[Any] = []
+    for part in text.split(","):
+        word = part.strip()
+        try:
+            if word == "...":
+                parts.append(Ellipsis)
+            elif ":" in word:
+                numbers = [int(number) if number.strip() else None for number in word.split(":")]
+                parts.append(slice(*numbers))
+            elif word:
+                parts.append(int(word))
+        except (ValueError, TypeError):
+            raise DataError("compare.bad-index", index=text) from None
+    if parts.count(Ellipsis) > 1:
+        raise DataError("compare.bad-index", index=text)
+    return tuple(parts)
+
+
+# ---------------------------------------------------------------------------------------------------- one sample
+
+
+def _paired(
+    expected: Mapping[str, Array], got: Mapping[str, Array], mismatch: list[dict[str, Any]]
+) -> list[tuple[str, Array, Array]]:
+    """Outputs of both sides by name, or by position where the names differ but the number does not."""
+    by_position = dict(zip(expected, got, strict=False)) if len(expected) == len(got) else {}
+    shared = {name: name for name in expected if name in got}
+    names = shared or by_position
+    pairs = []
+    for name, ours in expected.items():
+        if name not in names:
+            mismatch.append({"output": name, "reference": _form(ours), "candidate": "-"})
+            continue
+        theirs = got[names[name]]
+        if ours.shape != theirs.shape:
+            mismatch.append({"output": name, "reference": _form(ours), "candidate": _form(theirs)})
+            continue
+        pairs.append((name, ours, theirs))
+    return pairs
+
+
+def _form(array: Array) -> str:
+    return f"{array.dtype} {'x'.join(map(str, array.shape)) or 'scalar'}"
+
+
+def _add(
+    slices: dict[str, Any],
+    part: Slice,
+    output: str,
+    names: Sequence[str],
+    ours: Array,
+    theirs: Array,
+    *,
+    whole: bool,
+    pixels: int | None,
+) -> None:
+    """Measure one slice of one sample, row by row."""
+    index = index_of(part.index)
+    try:
+        mine, yours = ours[index], theirs[index]
+    except IndexError:
+        shape = "x".join(map(str, ours.shape))
+        raise DataError("compare.index-out-of-range", name=part.name, index=part.index, shape=shape) from None
+    if mine.size == 0:
+        shape = "x".join(map(str, ours.shape))
+        raise DataError("compare.selects-nothing", name=part.name, index=part.index, shape=shape)
+    # Rows can only be told apart where the batch axis is still the first one.
+    batched = ours.ndim > 0 and mine.ndim > 0 and mine.shape[0] == ours.shape[0] and not isinstance(index[:1], int)
+    batched = batched and ours.shape[0] >= len(names) and not (index and isinstance(index[0], int))
+    rows = [(name, mine[number], yours[number]) for number, name in enumerate(names)] if batched else []
+    if not batched:
+        rows = [(names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}", mine, yours)]
+    kept = slices.setdefault(
+        # A slice that is called like its output takes the place of the whole.
+        f"{part.name} (whole)" if whole and part.name in slices and not slices[part.name]["whole"] else part.name,
+        {
+            "output": output,
+            "kind": part.kind,
+            "whole": whole,
+            "elements": int(rows[0][1].size),
+            "samples": [],
+            **{metric: [] for metric in METRICS},
+            "histogram": [0] * (len(EDGES) + 1),
+        },
+    )
+    for name, row_ours, row_theirs in rows:
+        values, histogram = closeness(row_ours, row_theirs, kind=part.kind, pixels=pixels)
+        kept["samples"].append(name)
+        for metric in METRICS:
+            kept[metric].append(values.get(metric))
+        kept["histogram"] = [old + new for old, new in zip(kept["histogram"], histogram, strict=True)]
+
+
+def closeness(
+    reference: npt.NDArray[Any], candidate: npt.NDArray[Any], *, kind: str = "values", pixels: int | None = None
+) -> tuple[dict[str, float | None], list[int]]:
+    """The metrics of one pair of arrays of the same shape.
+
+    * cosine: ``r.c / (|r||c|)``; 1 when both are zero, 0 when one is.
+    * relative L2: ``|c - r| / |r|``; 0 when both are zero, infinite when only r is.
+    * SQNR: ``10 log10(|r|^2 / |c - r|^2)`` dB; infinite when equal.
+    * equal: the share of equal elements.
+
+    Args:
+        reference: any shape and number type.
+        candidate: same shape.
+        kind: as `pth2om.spec.Slice.kind`; scores get top-k agreement over the last axis, boxes a shift in pixels.
+        pixels: longer side of the input; boxes of values below 2 are taken for fractions of it.
+
+    Returns:
+        Metric -> value, and the error histogram (`EDGES`).
+    """
+    ours = np.asarray(reference, dtype=np.float64)
+    theirs = np.asarray(candidate, dtype=np.float64)
+    finite_ours, finite_theirs = np.isfinite(ours), np.isfinite(theirs)
+    both = finite_ours & finite_theirs
+    plain = bool(both.all())
+    r, c = (ours.ravel(), theirs.ravel()) if plain else (ours[both], theirs[both])
+    difference = c - r
+    size = np.abs(difference)
+    # The plain norm overflows only beyond 1e154, which no float32 output reaches.
+    norm_r, norm_c, norm_d = (math.sqrt(float(np.dot(part, part))) for part in (r, c, difference))
+    values: dict[str, float | None] = {
+        "cosine": _cosine(r, c, norm_r, norm_c),
+        "relative_l2": norm_d / norm_r if norm_r else (0.0 if not norm_d else math.inf),
+        "max_abs": float(size.max(initial=0.0)),
+        "mean_abs": float(size.mean()) if size.size else 0.0,
+        "sqnr_db": _decibels(norm_r, norm_d),
+        "within_tolerance": float((size <= ATOL + RTOL * np.abs(r)).mean()) if size.size else 1.0,
+        "new_nonfinite": int(np.count_nonzero(finite_ours & ~finite_theirs)),
+        "lost_nonfinite": int(np.count_nonzero(~finite_ours & ~_same(ours, theirs))),
+        "reference_peak": float(np.abs(r).max(initial=0.0)),
+        "equal": float(_same(ours, theirs).mean()) if ours.size else 1.0,
+    }
+    if kind == "scores" and ours.ndim and ours.shape[-1] > 1:
+        values.update(_topk(ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, ours.shape[-1])))
+    if kind == "boxes":
+        values["shift_pixels"] = _shift(ours, theirs, both, pixels)
+    return values, _histogram(size)
+
+
+def _same(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    same: npt.NDArray[np.bool_] = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    return same
+
+
+def _cosine(r: npt.NDArray[np.float64], c: npt.NDArray[np.float64], norm_r: float, norm_c: float) -> float:
+    if not norm_r or not norm_c:
+        return 1.0 if norm_r == norm_c else 0.0
+    # Scaled before the product, so that very small vectors do not underflow.
+    return float(np.clip(np.dot(r / norm_r, c / norm_c), -1.0, 1.0))
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if not noise:
+        return math.inf
+    return 20 * math.log10(signal / noise) if signal else -math.inf
+
+
+def _topk(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    """Agreement of the best column per row, and the overlap of the best five.
+
+    A candidate's first choice that the reference holds within tolerance of its own first counts as agreeing: between
+    equals the order is chance.
+    """
+    rows = np.arange(len(ours))
+    # NaN never wins: a row without a number agrees with nothing.
+    choice = np.argmax(np.nan_to_num(theirs, nan=-np.inf), axis=1)
+    best = np.nan_to_num(ours, nan=-np.inf).max(axis=1)
+    with np.errstate(invalid="ignore"):
+        agrees = ours[rows, choice] >= best - (ATOL * np.minimum(np.abs(best), 1) + RTOL * np.abs(best)) / 2
+    agrees &= np.isfinite(theirs[rows, choice])
+    values: dict[str, float | None] = {"top1_agreement": float(agrees.mean())}
+    if ours.shape[1] > 5 and len(ours) <= 64:
+        # Only where rows are images: for thousands of anchors the best five of each say nothing.
+        tops = [np.argsort(-part, axis=1, kind="stable")[:, :5] for part in (ours, theirs)]
+        shared = [len(np.intersect1d(a, b)) for a, b in zip(*tops, strict=True)]
+        values["top5_overlap"] = float(np.mean(shared)) / 5
+    return values
+
+
+def _shift(
+    ours: npt.NDArray[np.float64],
+    theirs: npt.NDArray[np.float64],
+    both: npt.NDArray[np.bool_],
+    pixels: int | None,
+) -> float:
+    """The mean absolute difference of the worst box coordinate (the last axis has four), in pixels.
+
+    A whole box moved along one axis moves one or two of its four numbers, so these are not averaged away.
+    """
+    size = np.where(both, np.abs(np.where(both, theirs, 0) - np.where(both, ours, 0)), 0.0)
+    width = ours.shape[-1] if ours.ndim and ours.shape[-1] in (4, 5, 6) else 1
+    per_column = size.reshape(-1, width).mean(axis=0)
+    fraction = bool(np.abs(np.where(both, ours, 0)).max(initial=0.0) <= 2.0)
+    return float(per_column.max()) * (float(pixels or 1) if fraction else 1.0)
+
+
+def _histogram(size: npt.NDArray[np.float64]) -> list[int]:
+    bins = np.digitize(size, 10.0 ** np.array(EDGES))
+    return [int(count) for count in np.bincount(bins, minlength=len(EDGES) + 1)]

@@ -1,0 +1,203 @@
+"""Holding a measured closeness against the limits of its pair of sessions.
+
+Default limits: PyTorch against ONNX Runtime in float32 differ by rounding only; an fp16 OM keeps a cosine of 0.999 and
+a relative L2 of 0.05, an int8 OM 0.99 and 0.1 (common practice on Ascend; Huawei's msit calls a node suspect below a
+cosine of 0.99 or above a relative Euclidean distance of 0.05). Cosine alone never passes: it is blind to scale, so a
+limit on the size of the error always stands beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pth2om.compare.closeness import EDGES, HIGHER_IS_BETTER, METRICS
+from pth2om.evidence import Judgement, Limit
+from pth2om.language import say
+from pth2om.spec import Closeness, Gates
+
+Pair = Literal["torch~onnx", "onnx~om", "torch~om"]
+
+DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    "torch~onnx": {"cosine": 0.99999, "relative_l2": 1e-4, "mean_abs": 1e-3},
+    "float": {"cosine": 0.999, "relative_l2": 0.05, "shift_pixels": 1.0},
+    "int8": {"cosine": 0.99, "relative_l2": 0.1, "shift_pixels": 3.0},
+}
+"""Limits by pair; an OM's by its precision. ``shift_pixels`` is at a 640-pixel input and scales with its size."""
+
+LABELS = {"torch~onnx": 0.9999, "float": 0.995, "int8": 0.98}
+"""Least share of equal elements of a slice of kind ``labels``: class numbers have no distances."""
+
+SMALLEST_NORMAL = 2.0**-14
+"""Of fp16. A row whose reference never exceeds it cannot keep its relative precision in fp16."""
+
+_SPEC_NAMES = {"topk_agreement": "top1_agreement"}
+_SIZED = ("relative_l2", "mean_abs", "max_abs", "sqnr_db", "within_tolerance")
+
+
+def limits(
+    pair: str, gates: Gates, *, slice_name: str = "", kind: str = "values", int8: bool = False
+) -> dict[str, float]:
+    """The limits of one slice: the pair's defaults, overridden by the spec's, overridden by the slice's own.
+
+    Args:
+        pair: ``torch~onnx``, or any pair with an OM.
+        gates: of the spec.
+        slice_name: name of the slice.
+        kind: of the slice.
+        int8: whether the OM is quantized.
+    """
+    table = "torch~onnx" if pair == "torch~onnx" else "int8" if int8 else "float"
+    chosen = {} if kind == "labels" else dict(DEFAULTS[table])
+    if kind == "labels":
+        chosen["equal"] = LABELS[table]
+    if kind != "boxes":
+        chosen.pop("shift_pixels", None)
+    overrides: list[Closeness] = [getattr(gates, pair.replace("~", "_"), Closeness())]
+    if pair != "torch~onnx" and slice_name in gates.slices:
+        overrides.append(gates.slices[slice_name])
+    for table_of in overrides:
+        for name, value in table_of.model_dump(exclude_none=True).items():
+            chosen[_SPEC_NAMES.get(name, name)] = value
+    return chosen
+
+
+def judge(measured: Mapping[str, Any], *, pair: str, gates: Gates, int8: bool = False) -> list[Judgement]:
+    """Judge every slice of a measurement.
+
+    Args:
+        measured: what `pth2om.compare.measure` (or `worse`) returned.
+        pair: ``torch~onnx``, ``onnx~om``, ``torch~om``; the first part of each check's name.
+        gates: of the spec.
+        int8: whether the OM is quantized.
+
+    Returns:
+        One judgement per slice and limit, of the worst row; the first of each slice has all figures in its details.
+    """
+    judgements = [
+        Judgement(
+            f"{pair}/{entry['output']}/shape",
+            None,
+            "",
+            None,
+            "failed",
+            message=say(
+                "compare.shape", **{key: entry[key] for key in ("output", "reference", "candidate") if key in entry}
+            ),
+            details=dict(entry),
+        )
+        for entry in measured["mismatch"]
+    ]
+    for name, part in measured["slices"].items():
+        judgements += _judge_slice(name, part, measured, pair, gates, int8=int8)
+    if not judgements:
+        judgements.append(Judgement(f"{pair}/samples", 0, "samples", None, "failed", message=say("compare.nothing")))
+    return judgements
+
+
+def _judge_slice(
+    name: str, part: Mapping[str, Any], measured: Mapping[str, Any], pair: str, gates: Gates, *, int8: bool
+) -> list[Judgement]:
+    chosen = limits(pair, gates, slice_name=name, kind=part["kind"], int8=int8)
+    if "shift_pixels" in chosen and "shift_pixels" not in _own(gates, pair, name):
+        chosen["shift_pixels"] *= (measured.get("pixels") or 640) / 640
+    tiny = _tiny(part) if pair != "torch~onnx" else frozenset()
+    details = {**summary(part), "bands": measured.get("bands"), "rows_too_small_for_fp16": len(tiny)}
+    judgements = [_nonfinite(name, part, pair, details)]
+    for metric, value in chosen.items():
+        skipped = tiny if metric in ("cosine", "relative_l2", "sqnr_db") else frozenset()
+        judgements.append(_judge_metric(name, part, pair, metric, value, skipped))
+    if part["kind"] != "labels" and not any(math.isfinite(chosen.get(metric, math.inf)) for metric in _SIZED):
+        message = say("compare.cosine-alone", name=name)
+        judgements.append(Judgement(f"{pair}/{name}/size", None, "", None, "inconclusive", message=message))
+    return judgements
+
+
+def _own(gates: Gates, pair: str, name: str) -> dict[str, float]:
+    table = gates.slices.get(name, Closeness()) if pair != "torch~onnx" else Closeness()
+    return table.model_dump(exclude_none=True)
+
+
+def _tiny(part: Mapping[str, Any]) -> frozenset[int]:
+    """Rows whose reference is below fp16's normal range, unless that is all of them."""
+    rows = frozenset(
+        index
+        for index, (peak, largest) in enumerate(zip(part["reference_peak"], part["max_abs"], strict=True))
+        if peak < SMALLEST_NORMAL and largest < SMALLEST_NORMAL
+    )
+    return rows if len(rows) < len(part["samples"]) else frozenset()
+
+
+def _nonfinite(name: str, part: Mapping[str, Any], pair: str, details: Mapping[str, Any]) -> Judgement:
+    total = int(sum(part["new_nonfinite"]))
+    worst, _ = worst_row(part, "new_nonfinite")
+    message = None
+    if total:
+        message = say("compare.nonfinite", name=name, count=total, sample=part["samples"][worst])
+    return Judgement(
+        f"{pair}/{name}/new_nonfinite",
+        total,
+        "values",
+        Limit("<=", 0),
+        "failed" if total else "passed",
+        message=message,
+        details=details,
+    )
+
+
+def _judge_metric(
+    name: str, part: Mapping[str, Any], pair: str, metric: str, value: float, skipped: frozenset[int]
+) -> Judgement:
+    check = f"{pair}/{name}/{metric}"
+    limit = Limit(">=" if metric in HIGHER_IS_BETTER else "<=", value)
+    unit = {"sqnr_db": "dB", "shift_pixels": "pixels"}.get(metric, "")
+    worst, measured = worst_row(part, metric, skipped)
+    if measured is None:
+        message = say("compare.not-applicable", name=name, metric=metric)
+        return Judgement(check, None, unit, limit, "not_measured", message=message)
+    sample = part["samples"][worst]
+    if limit.holds(measured):
+        return Judgement(check, measured, unit, limit, "passed", details={"worst": sample})
+    message = say(
+        f"compare.{'too-low' if limit.relation == '>=' else 'too-high'}",
+        name=name,
+        metric=metric,
+        measured=_readable(measured),
+        limit=value,
+        sample=sample,
+    )
+    return Judgement(check, measured, unit, limit, "failed", message=message, details={"worst": sample})
+
+
+def worst_row(part: Mapping[str, Any], metric: str, skipped: frozenset[int] = frozenset()) -> tuple[int, float | None]:
+    """The row of a slice with the worst value of a metric, NaN being worst of all; None where it does not apply."""
+    rows = [(index, value) for index, value in enumerate(part[metric]) if value is not None and index not in skipped]
+    if not rows:
+        return 0, None
+    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
+    return max(rows, key=lambda row: math.inf if math.isnan(row[1]) else sign * row[1])
+
+
+def summary(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report shows of a slice: the worst value of each metric with its row, the mean, the error histogram."""
+    table = {}
+    for metric in METRICS:
+        index, value = worst_row(part, metric)
+        if value is None:
+            continue
+        finite = [entry for entry in part[metric] if entry is not None and math.isfinite(entry)]
+        mean = sum(finite) / len(finite) if finite else None
+        table[metric] = {"worst": value, "sample": part["samples"][index], "mean": mean}
+    return {
+        "output": part["output"],
+        "kind": part["kind"],
+        "elements": part["elements"],
+        "samples": len(part["samples"]),
+        "metrics": table,
+        "histogram": {"log10_edges": list(EDGES), "counts": list(part["histogram"])},
+    }
+
+
+def _readable(value: float) -> float | str:
+    return float(f"{value:.6g}") if math.isfinite(value) else str(value)
