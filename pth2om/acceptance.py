@@ -10,15 +10,23 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Limit, Question
+from pth2om.language import Message
 from pth2om.pipeline import Built, Pipeline
-from pth2om.session import Provenance, Session
-from pth2om.spec import Variant
+from pth2om.session import Ground, Provenance, Session
+from pth2om.spec import Dataset, Variant
 from pth2om.store import Artifact, Key
+
+if TYPE_CHECKING:
+    from pth2om.data import Labelled, Samples
+
+Bands = Mapping[str, Session]
+"""The ways an OM can be run: ``fused`` and ``unfused`` on the emulator, one on a device."""
 
 
 class Acceptance:
@@ -60,6 +68,170 @@ class Acceptance:
         return [
             self._gate(question, judgement, built.record.provenance, {built.record.stage: built.record.digest}, ground)
         ]
+
+    # --- closeness ----------------------------------------------------------------------------------------------
+
+    def closeness(self, reference: Session | Bands, candidate: Session | Bands, samples: Samples) -> list[GateRecord]:
+        """Whether the candidate computes what the reference computes, slice by slice, on the same samples.
+
+        Args:
+            reference: PyTorch or ONNX.
+            candidate: ONNX, or the bands of an OM, of which the worse is judged.
+            samples: what both are fed.
+        """
+        from pth2om import compare
+
+        spec = self.pipeline.spec
+        left, right = _only(reference), _bands(candidate)
+        pair = f"{_role(reference)}~{_role(candidate)}"
+        slices = [part.model_dump(mode="json") for part in spec.slices]
+        measured: dict[str, Any] = {}
+        artifacts = []
+        for band, session in right.items():
+
+            def measure(session: Session = session) -> Any:  # noqa: ANN401 - JSON
+                return compare.measure(left, session, samples, spec.slices)
+
+            inputs = {"reference": left.digest, "candidate": session.digest, "samples": samples.digest}
+            measured[band], artifact = self.measured(
+                "closeness", compare.VERSION, inputs, {"slices": slices}, ("numpy",), measure
+            )
+            artifacts.append(artifact)
+        if len(measured) == 2:
+            first, second = measured
+            joined = compare.worse(measured[first], measured[second], (first, second))
+        else:
+            (joined,) = measured.values()
+        int8 = self.variant is not None and self.variant.precision == "int8"
+        judgements = compare.judge(joined, pair=pair, gates=spec.gates, int8=int8)
+        digests = {"reference": left.digest, "samples": samples.digest}
+        digests |= {band or "candidate": session.digest for band, session in right.items()}
+        return self.gates("closeness", judgements, next(iter(right.values())), digests, artifacts[-1])
+
+    # --- accuracy -----------------------------------------------------------------------------------------------
+
+    def score(self, session: Session, labelled: Labelled, dataset: Dataset) -> list[GateRecord]:
+        """PyTorch's own score: what the spec expects on exactly these files, and at least its least score."""
+        from pth2om import accuracy
+
+        if self.pipeline.seeded:
+            raise self.pipeline.weights_absent()
+        measured, artifact = self._scored(session, labelled, self.pipeline.spec.batches[0])
+        judgements = []
+        if dataset.metric != "agreement":
+            judgements.append(accuracy.least(measured, dataset.min_score, metric=dataset.metric))
+        whole = dataset.subset is None and self.pipeline.settings.subset is None
+        if dataset.expected is not None and whole:
+            exact = labelled.exact
+            judgements.append(
+                accuracy.reproduces(
+                    measured, dataset.expected, dataset.tolerance, metric=dataset.metric, exact_files=exact
+                )
+            )
+        return self._accuracy_gates(judgements, session, labelled, artifact)
+
+    def accuracy(
+        self, reference: Session, candidate: Session | Bands, labelled: Labelled, dataset: Dataset
+    ) -> list[GateRecord]:
+        """Whether the candidate's metric drops by no more than the gate, judged paired on the same images.
+
+        Args:
+            reference: PyTorch.
+            candidate: ONNX, or the bands of an OM, of which the worse is judged.
+            labelled: the images.
+            dataset: the spec's table: which metric.
+        """
+        from pth2om import accuracy
+
+        if self.pipeline.seeded and dataset.metric != "agreement":
+            raise self.pipeline.weights_absent()
+        spec = self.pipeline.spec
+        gate = spec.gates.int8_drop if self.variant and self.variant.precision == "int8" else spec.gates.drop
+        before, _ = self._scored(reference, labelled, spec.batches[0])
+        role = _role(candidate)
+        judged: list[tuple[Judgement, Session, Artifact]] = []
+        figures: dict[str, Any] = {}
+        for band, session in _bands(candidate).items():
+            after, artifact = self._scored(session, labelled, self.batch or spec.batches[0])
+            if dataset.metric == "agreement":
+                judgement = accuracy.agreement(before, after, gate)
+            else:
+                judgement = accuracy.judge(self._difference(reference, session, labelled, before, after, dataset), gate)
+                figures[band] = judgement.measured
+            judged.append((judgement, session, artifact))
+        worst, session, artifact = max(judged, key=lambda each: _badness(each[0]))
+        details = {**worst.details, "dataset": dataset.name, "bands": figures if len(figures) > 1 else None}
+        judgement = replace(worst, check=f"{role}/{worst.check}", details=details)
+        return self._accuracy_gates([judgement], session, labelled, artifact)
+
+    def _difference(
+        self,
+        reference: Session,
+        session: Session,
+        labelled: Labelled,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        dataset: Dataset,
+    ) -> Any:  # noqa: ANN401 - JSON
+        from pth2om import accuracy
+
+        inputs = {"reference": reference.digest, "candidate": session.digest, "dataset": labelled.digest}
+        seed = self.pipeline.settings.seed
+        options = {"metric": dataset.metric, "seed": seed, **self._scoring(), "batch": self.batch}
+        value, _ = self.measured(
+            "drop",
+            accuracy.VERSION,
+            inputs,
+            options,
+            ("numpy",),
+            lambda: accuracy.difference(before, after, metric=dataset.metric, seed=seed),
+        )
+        return value
+
+    def _scoring(self) -> dict[str, Any]:
+        spec = self.pipeline.spec
+        assert spec.preprocess is not None
+        return {
+            "preprocess": spec.preprocess.model_dump(mode="json"),
+            "postprocess": spec.postprocess.model_dump(mode="json"),
+        }
+
+    def _scored(self, session: Session, labelled: Labelled, batch: int) -> tuple[Any, Artifact]:
+        from pth2om import accuracy
+        from pth2om.data import Preprocessor
+        from pth2om.progress import counted
+
+        spec = self.pipeline.spec
+        assert spec.preprocess is not None
+        preprocess = spec.preprocess
+
+        def measure() -> Any:  # noqa: ANN401 - JSON
+            with counted(f"{spec.name} {session.provenance.name} {labelled.name}", len(labelled)) as seen:
+                return accuracy.measure(
+                    session,
+                    labelled,
+                    Preprocessor(preprocess),
+                    spec.postprocess,
+                    batch=batch,
+                    feed=preprocess.input,
+                    seen=seen,
+                )
+
+        inputs = {"session": session.digest, "dataset": labelled.digest}
+        options = {**self._scoring(), "batch": batch}
+        return self.measured("score", accuracy.VERSION, inputs, options, ("numpy", "pillow"), measure)
+
+    def _accuracy_gates(
+        self, judgements: Sequence[Judgement], session: Session, labelled: Labelled, artifact: Artifact
+    ) -> list[GateRecord]:
+        judgements = [
+            replace(each, details={"dataset": labelled.name, "images": len(labelled), **each.details})
+            for each in judgements
+        ]
+        digests = {"session": session.digest, "dataset": labelled.digest}
+        return self.gates("accuracy", judgements, session, digests, artifact)
+
+    # --- evidence -----------------------------------------------------------------------------------------------
 
     def failed(self, question: Question, check: str, error: Pth2omError) -> GateRecord:
         """The evidence of a question that could not be answered: failed, or not measured when something is absent."""
@@ -119,7 +291,7 @@ class Acceptance:
         judgement: Judgement,
         provenance: Provenance | None,
         digests: Mapping[str, str],
-        ground: Any,  # noqa: ANN401 - a Ground
+        ground: Ground,
         artifact: Artifact | None = None,
     ) -> GateRecord:
         return GateRecord(
@@ -143,6 +315,41 @@ class Acceptance:
             measured_at=artifact.created if artifact else "",
             host=host_fingerprint(),
         )
+
+
+def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Message | None:
+    """The warning that this subset can never decide the gate, whatever the model does; None when it can."""
+    from pth2om import accuracy
+
+    if dataset.metric == "agreement" or pipeline.seeded:
+        return None
+    try:
+        labelled = pipeline.dataset(dataset.name, dataset.subset)
+    except Pth2omError:
+        return None  # absent or wrong: said where it is used
+    gates = pipeline.spec.gates
+    return accuracy.can_decide(len(labelled), gates.int8_drop if variant.precision == "int8" else gates.drop)[1]
+
+
+def _bands(candidate: Session | Bands) -> Bands:
+    return candidate if isinstance(candidate, Mapping) else {"": candidate}
+
+
+def _only(reference: Session | Bands) -> Session:
+    return next(iter(reference.values())) if isinstance(reference, Mapping) else reference
+
+
+def _role(session: Session | Bands) -> str:
+    """``torch``, ``onnx`` or ``om``."""
+    if isinstance(session, Mapping):
+        return "om"
+    return {"torch": "torch", "onnxruntime": "onnx"}.get(session.provenance.name, session.provenance.name)
+
+
+def _badness(judgement: Judgement) -> tuple[int, float]:
+    order = {"passed": 0, "not_measured": 1, "inconclusive": 2, "failed": 3}
+    sign = -1.0 if judgement.limit is not None and judgement.limit.relation in (">=", ">") else 1.0
+    return order[judgement.verdict], sign * (judgement.measured or 0.0)
 
 
 def host_fingerprint() -> str:

@@ -265,7 +265,8 @@ class Board:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Drop empty parameter sets, run model by model, and warn of gates that can never be decided."""
-        kept, empty = [], []
+        kept: list[pytest.Item] = []
+        empty: list[pytest.Item] = []
         for item in items:
             callspec = getattr(item, "callspec", None)
             (empty if callspec is not None and "NOTSET" in callspec.id else kept).append(item)
@@ -634,15 +635,17 @@ class Accept:
         if bad:
             pytest.fail("\n".join(_line(gate) for gate in bad), pytrace=False)
         for gate in inconclusive:
-            warnings.warn(InconclusiveWarning(_line(gate)), stacklevel=3)
+            # Without the model's name: pytest then shows one warning and lists the tests it concerns.
+            warnings.warn(InconclusiveWarning(_line(gate, subject="")), stacklevel=3)
         if gates and len(by_verdict.get("not_measured", [])) == len(gates):
             pytest.skip("; ".join(dict.fromkeys(_line(gate) for gate in gates)))
 
 
-def _line(gate: GateRecord) -> str:
+def _line(gate: GateRecord, subject: str | None = None) -> str:
     """One gate in one line (and its fix in the next)."""
-    subject = f"{gate.model}-{gate.variant}" if gate.variant else gate.model
-    text = f"{subject} {gate.check}"
+    if subject is None:
+        subject = f"{gate.model}-{gate.variant}" if gate.variant else gate.model
+    text = f"{subject} {gate.check}".strip()
     if gate.measured is not None:
         text += f" = {gate.measured:.6g}{f' {gate.unit}' if gate.unit else ''}"
     if gate.limit is not None:

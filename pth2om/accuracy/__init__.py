@@ -6,7 +6,18 @@ Measuring (`measure`) runs a session over a dataset and returns JSON with one en
 
 from __future__ import annotations
 
-from pth2om.accuracy.judge import agreement, can_decide, drop, judge, least, metrics, reproduces
+from pth2om.accuracy.judge import agreement, can_decide, difference, drop, judge, least, metrics, reproduces
 from pth2om.accuracy.measure import VERSION, measure
 
-__all__ = ["VERSION", "agreement", "can_decide", "drop", "judge", "least", "measure", "metrics", "reproduces"]
+__all__ = [
+    "VERSION",
+    "agreement",
+    "can_decide",
+    "difference",
+    "drop",
+    "judge",
+    "least",
+    "measure",
+    "metrics",
+    "reproduces",
+]
