@@ -16,31 +16,13 @@ from pth2om.data import sources
 from pth2om.data.image import Pixels
 from pth2om.data.manifest import Manifest, load_manifest
 from pth2om.errors import Absent, DataError
-from pth2om.language import Language
 from pth2om.store import Key, Store, file_digest
 
 VERSION = 1
 
 
-class DatasetAbsent(DataError, Absent):  # noqa: N818 - absence is not a mistake; callers skip on it
-    """The data is not on this machine; the text says how to get it. Tests skip with it."""
-
-    def __init__(self, key: str, /, *, where: str | None = None, advice: Mapping[str, str], **values: str) -> None:
-        super().__init__(key, where=where, **values)
-        self.advice = dict(advice)
-
-    def render(self, to: Language | None = None) -> str:
-        """What is missing, where it was looked for, and how to get it."""
-        from pth2om.language import language
-
-        return f"{super().render(to)}\n  → {self.advice[to or language()]}"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_absent, (self.message.key, self.where, self.advice, dict(self.message.values))
-
-
-def _rebuild_absent(key: str, where: str | None, advice: dict[str, str], values: dict[str, str]) -> DatasetAbsent:
-    return DatasetAbsent(key, where=where, advice=advice, **values)
+class DatasetAbsent(DataError, Absent):  # noqa: N818 - absence is no mistake
+    """The data is not on this machine; the text says how to get it. What needs it is *not measured*."""
 
 
 class Labelled:
@@ -206,11 +188,11 @@ def _locate(manifest: Manifest, data_roots: Sequence[Path], overrides: Mapping[s
     for candidate in candidates:
         if _holds(manifest, candidate):
             return candidate
-    advice: dict[str, str] = {"en": manifest.advice("en"), "zh": manifest.advice("zh")}
     raise DatasetAbsent(
         "data.absent",
         where=manifest.name,
-        advice=advice,
+        how_en=manifest.advice("en"),
+        how_zh=manifest.advice("zh"),
         looked=", ".join(str(candidate) for candidate in dict.fromkeys(candidates)),
         wanted=_wanted(manifest),
         licence=manifest.licence or "-",
