@@ -1,7 +1,7 @@
 """ONNX's own backend node tests, through the emulator.
 
-Of the node tests at opset 8 to 18, those whose operators ATC registers and that plain ONNX Runtime passes: byte-equal to
-ONNX Runtime in ``must_keep_origin_dtype``. In ``force_fp16`` every node is judged on the emulated values of its inputs:
+Of the node tests at opset 8 to 18, those whose operators ATC registers and that plain ONNX Runtime passes: byte-equal
+to ONNX Runtime in ``must_keep_origin_dtype``. In ``force_fp16`` every node is judged on its emulated inputs:
 movement and arithmetic bit for bit, everything else within one float16 ulp of ONNX Runtime's float32 result.
 """
 
@@ -11,7 +11,6 @@ import warnings
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
 from onnx import numpy_helper
 
 from pth2om.preflight.lookup import opsets
@@ -28,10 +27,55 @@ NOT_RUN = {
 }
 FEWEST = 560  # 592 with onnx 1.23 and onnxruntime 1.31; far fewer means that the selection went wrong
 BIT_FOR_BIT = frozenset(
-    "Abs Ceil Clip Compress Concat DepthToSpace Expand Flatten Floor Gather GatherElements GatherND "
-    "GlobalMaxPool Hardmax Identity Max MaxPool MaxUnpool Min Neg OneHot Pad ReduceMax ReduceMin Relu Reshape "
-    "ReverseSequence Round Sign Slice SpaceToDepth Split Squeeze ThresholdedRelu Tile TopK Transpose Trilu Unique "
-    "Unsqueeze Where Add Sub Mul Div Cast CastLike".split()
+    [
+        "Abs",
+        "Ceil",
+        "Clip",
+        "Compress",
+        "Concat",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Floor",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "GlobalMaxPool",
+        "Hardmax",
+        "Identity",
+        "Max",
+        "MaxPool",
+        "MaxUnpool",
+        "Min",
+        "Neg",
+        "OneHot",
+        "Pad",
+        "ReduceMax",
+        "ReduceMin",
+        "Relu",
+        "Reshape",
+        "ReverseSequence",
+        "Round",
+        "Sign",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "ThresholdedRelu",
+        "Tile",
+        "TopK",
+        "Transpose",
+        "Trilu",
+        "Unique",
+        "Unsqueeze",
+        "Where",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Cast",
+        "CastLike",
+    ]
 )
 PARAMETERS = {"Resize": {1, 2}, "Upsample": {1}, "Dropout": {1, 2}, "Range": {0, 1, 2}, "NonMaxSuppression": {3, 4}}
 RANDOM = {"RandomNormalLike", "RandomUniformLike", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"}
@@ -98,7 +142,7 @@ def eligible():
                         np.testing.assert_allclose(got, wanted, rtol=test.rtol, atol=test.atol)
                         assert got.dtype == wanted.dtype
                 runs.append((feeds, results))
-        except Exception:  # noqa: BLE001, S112 - plain ONNX Runtime does not pass it
+        except Exception:  # noqa: BLE001 - plain ONNX Runtime does not pass it
             continue
         found.append((test.name, model, runs))
     return found
@@ -165,7 +209,7 @@ def judge(model, feeds, tensors, types):
     values.update({tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer})
     for node in model.graph.node:
         given = [name for name in node.input if name]
-        folded = node.op_type == "Constant" or bool(given) and all(name in constant for name in given)
+        folded = node.op_type == "Constant" or (bool(given) and all(name in constant for name in given))
         folded = folded or node.op_type in ("Shape", "Size")
         inputs = {}
         for index, name in enumerate(node.input):
