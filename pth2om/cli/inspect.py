@@ -1,0 +1,46 @@
+"""``pth2om inspect x.om``: what an OM says about itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pth2om.language import say
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("file", metavar="FILE", type=Path, help=say("omfile.cli-file").render())
+    parser.add_argument("--json", action="store_true", help=say("omfile.cli-json").render())
+    parser.add_argument("--onnx", metavar="ONNX", type=Path, help=say("omfile.cli-onnx").render())
+    parser.add_argument("--soc", metavar="SOC", help=say("omfile.cli-soc").render())
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the file; 1 when it is not what ``--soc`` asks."""
+    from pth2om import omfile
+
+    om = omfile.read_om(arguments.file)
+    findings = omfile.check_against(om, soc=arguments.soc)
+    match = omfile.match_source(om, arguments.onnx) if arguments.onnx else None
+    if arguments.json:
+        data = omfile.summary(om)
+        data["findings"] += [finding.to_json() for finding in findings]
+        if match is not None:
+            data["source"] = {"nodes": match.nodes, "occurring": match.occurring, "recorded": match.recorded}
+        print(json.dumps(data, ensure_ascii=False, indent=1))
+    else:
+        from rich.console import Console
+
+        from pth2om.omfile.show import tables
+
+        console = Console(highlight=False)
+        for part in tables(om):
+            console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+        if match is not None:
+            values = {"occurring": match.occurring, "nodes": match.nodes, "share": match.share}
+            console.print(say("omfile.match", file=str(arguments.onnx), **values).render(), markup=False)
+        for finding in findings:
+            console.print(finding.message.render(), finding.message.fix() or "", markup=False)
+    return int(any(finding.severity == "error" for finding in findings))
