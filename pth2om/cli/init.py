@@ -1,0 +1,62 @@
+"""``pth2om init``: write a first spec for a checkpoint or an ONNX file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import get_args
+
+from pth2om.language import say
+from pth2om.spec import Task
+from pth2om.starter import start
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("name", metavar="NAME", help=say("starter.help-name").render())
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, metavar="FILE", help=say("starter.help-checkpoint").render())
+    source.add_argument("--onnx", type=Path, metavar="FILE", help=say("starter.help-onnx").render())
+    parser.add_argument("--net", type=Path, metavar="FILE", help=say("starter.help-net").render())
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", default=Path("models"), help=say("starter.help-models").render()
+    )
+    parser.add_argument("--task", choices=get_args(Task), help=say("starter.help-task").render())
+    parser.add_argument("--input-shape", type=_shape, metavar="C,H,W", help=say("starter.help-shape").render())
+    parser.add_argument("--data-dir", type=Path, action="append", metavar="DIR", help=say("starter.help-data").render())
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it."""
+    roots = [*(arguments.data_dir or ()), *map(Path, filter(None, os.environ.get("PTH2OM_DATA", "").split(os.pathsep)))]
+    started = start(
+        arguments.name,
+        arguments.onnx or arguments.checkpoint,
+        models=arguments.models,
+        net=arguments.net,
+        task=arguments.task,
+        shape=arguments.input_shape,
+        data_roots=roots,
+    )
+    for path in started.written:
+        print(say("starter.wrote", path=_short(path)))
+    for number, step in enumerate(started.next_steps, 1):
+        print(f"  {number}. {step}")
+    return 0
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.replace("x", ",").strip("[]() ").split(",") if part.strip())
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(say("starter.bad-shape", text=text).render())
+    return sizes
+
+
+def _short(path: Path) -> str:
+    """Relative to the working directory where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
