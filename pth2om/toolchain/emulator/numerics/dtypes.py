@@ -31,6 +31,8 @@ _ELEMENT_TYPES = {
 def inferred(model: onnx.ModelProto) -> tuple[dict[str, int], str | None]:
     """Element types by tensor name as ONNX shape inference finds them, sub-graphs included.
 
+    Graph outputs of ``model`` that have no shape get the inferred one.
+
     Args:
         model: without the bytes of its external data (only small constants matter here).
 
@@ -42,6 +44,9 @@ def inferred(model: onnx.ModelProto) -> tuple[dict[str, int], str | None]:
         known = onnx.shape_inference.infer_shapes(model)
     except Exception as error:  # noqa: BLE001 - the C++ code raises several classes for odd graphs
         known, reason = model, str(error).splitlines()[0] if str(error) else type(error).__name__
+    for mine, found in zip(model.graph.output, known.graph.output, strict=True):
+        if found.type.tensor_type.HasField("shape") and not mine.type.tensor_type.HasField("shape"):
+            mine.type.CopyFrom(found.type)
     types: dict[str, int] = {}
     _collect(known.graph, types)
     return types, reason

@@ -97,7 +97,7 @@ class Rewriter:
         result.output.extend(outputs)
         result.node.extend(scope.nodes)
         result.sparse_initializer.extend(graph.sparse_initializer)
-        used = {name for node in result.node for name in node.input} | {value.name for value in result.output}
+        used = {name for node in result.node for name in node.input}
         for node in result.node:
             for attribute in node.attribute:
                 if attribute.HasField("g"):
