@@ -502,15 +502,16 @@ def _inout_of_graph(
     """Inputs from the Data operators by their ``index``, outputs from NetOutput's inputs: files without records."""
     part = _model_def(models[0])
     assert part is not None
-    graph = next(_graphs(source, part), None)
-    if graph is None:
-        return (), ()
+    with source.leaping():
+        graph = next(_graphs(source, part), None)
+        if graph is None:
+            return (), ()
+        kinds = [_operator_type(source, item) for item in graph[1]]
     names = _Names(source, models[:1])
     inputs: list[tuple[int, int, OmTensor]] = []
     outputs: tuple[OmTensor, ...] = ()
     out_names = [name for name in attributes.get("attr_model_out_nodes_name") or [] if isinstance(name, str)]
-    for place, item in enumerate(graph[1]):
-        kind = _operator_type(source, item)
+    for place, (kind, item) in enumerate(zip(kinds, graph[1], strict=True)):
         if kind not in _INPUTS and kind != "NetOutput":
             continue
         operator = names.restore(decode(source, item.start, item.end, "OpDef"), 0)

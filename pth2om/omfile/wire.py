@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -15,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 from pth2om.errors import OmFileError
 
 _WINDOW = 4096
+_LEAP = 128
 MOST_AT_ONCE = 64 * 2**20
 """Largest piece of a file that is ever held in memory at once, in bytes."""
 DEEPEST = 48
@@ -32,6 +34,7 @@ class Source:
     Attributes:
         size: of the file, in bytes.
         fetched: bytes read from the file so far.
+        ahead: how much is fetched at least; little where a walk leaps over large parts.
         where: what errors name.
     """
 
@@ -43,6 +46,7 @@ class Source:
             raise OmFileError("omfile.unreadable", where=self.where, reason=error.strerror or str(error)) from None
         self.size = self._file.seek(0, 2)
         self.fetched = 0
+        self.ahead = _WINDOW
         self._start = 0
         self._window = b""
 
@@ -56,13 +60,13 @@ class Source:
             raise OmFileError("omfile.truncated", where=self.where, at=start, size=size, length=self.size)
         if size > MOST_AT_ONCE:
             raise OmFileError("omfile.too-large-piece", where=self.where, at=start, size=size, most=MOST_AT_ONCE)
-        ahead = start - self._start
-        if ahead < 0 or ahead + size > len(self._window):
-            self._start, ahead = start, 0
-            self._window = self._fetch(start, min(max(size, _WINDOW), self.size - start))
+        skip = start - self._start
+        if skip < 0 or skip + size > len(self._window):
+            self._start, skip = start, 0
+            self._window = self._fetch(start, min(max(size, self.ahead), self.size - start))
             if len(self._window) < size:  # the file shrank while it was read
                 raise OmFileError("omfile.truncated", where=self.where, at=start, size=size, length=self.size)
-        return self._window[ahead : ahead + size]
+        return self._window[skip : skip + size]
 
     def _fetch(self, start: int, size: int) -> bytes:
         try:
@@ -79,6 +83,15 @@ class Source:
         data = b"".join(pieces)
         self.fetched += len(data)
         return data
+
+    @contextmanager
+    def leaping(self) -> Iterator[None]:
+        """While this is open, fetch little at a time."""
+        before, self.ahead = self.ahead, _LEAP
+        try:
+            yield
+        finally:
+            self.ahead = before
 
     def unpack(self, layout: str, start: int) -> tuple[int, ...]:
         """Little-endian integers of ``struct`` layout ``layout`` at ``start``."""
@@ -117,6 +130,12 @@ class Part(Source):
         if start < 0 or size < 0 or start + size > self.size:
             raise OmFileError("omfile.truncated", where=self.where, at=start, size=size, length=self.size)
         return self._whole.read(self._offset + start, size)
+
+    @contextmanager
+    def leaping(self) -> Iterator[None]:
+        """As `Source.leaping`."""
+        with self._whole.leaping():
+            yield
 
     def close(self) -> None:
         """Nothing: the whole is closed by who opened it."""

@@ -211,6 +211,19 @@ def test_reading_a_100_mb_om_touches_less_than_1_mb(tmp_path: Path) -> None:
     assert om.fetched < 2**20, f"{om.fetched} bytes"
 
 
+def test_the_same_without_records_of_inputs_and_outputs(tmp_path: Path) -> None:
+    """An old file: the graph is walked from operator to operator, over 24 MB of their attributes."""
+    kernel = make.entry(10, "_tbe_kernel_buffer", make.message(7, bytes(8000)))
+    operators = tuple(make.operator(f"some/long/scope/op_{index}", "Conv2D", (), kernel) for index in range(3000))
+    data = make.operator("images", "Data", (make.description(1, (1, 3, 8, 8)),))
+    out = make.operator("Node_Output", "NetOutput", (make.description(1, (1, 4)),))
+    path = tmp_path / "large.om"
+    make.sparse_om(path, [(0, make.model_def((data, *operators, out), {}))], 100 * 2**20)
+    om = omfile.read_om(path)
+    assert ([item.name for item in om.inputs], len(om.outputs)) == (["images"], 1)
+    assert om.fetched < 2**20, f"{om.fetched} bytes"
+
+
 # --- not an OM, or damaged ------------------------------------------------------------------------------------------
 
 
