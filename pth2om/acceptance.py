@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Limit, Question
-from pth2om.language import Message
+from pth2om.language import Message, say
 from pth2om.pipeline import Built, Pipeline
 from pth2om.session import Ground, Provenance, Session
 from pth2om.spec import Dataset, Variant
@@ -122,7 +122,7 @@ class Acceptance:
             judgements.append(accuracy.least(measured, dataset.min_score, metric=dataset.metric))
         whole = dataset.subset is None and self.pipeline.settings.subset is None
         if dataset.expected is not None and whole:
-            exact = labelled.exact
+            exact = labelled.exact and dataset.images in (None, len(labelled))
             judgements.append(
                 accuracy.reproduces(
                     measured, dataset.expected, dataset.tolerance, metric=dataset.metric, exact_files=exact
@@ -150,6 +150,7 @@ class Acceptance:
         before, _ = self._scored(reference, labelled, spec.batches[0])
         role = _role(candidate)
         judged: list[tuple[Judgement, Session, Artifact]] = []
+        scores: list[Judgement] = []
         figures: dict[str, Any] = {}
         for band, session in _bands(candidate).items():
             after, artifact = self._scored(session, labelled, self.batch or spec.batches[0])
@@ -158,11 +159,14 @@ class Acceptance:
             else:
                 judgement = accuracy.judge(self._difference(reference, session, labelled, before, after, dataset), gate)
                 figures[band] = judgement.measured
+                if role == "om" and dataset.om_min_score is not None:
+                    scores.append(_published(after, labelled, dataset))
             judged.append((judgement, session, artifact))
         worst, session, artifact = max(judged, key=lambda each: _badness(each[0]))
         details = {**worst.details, "dataset": dataset.name, "bands": figures if len(figures) > 1 else None}
         judgement = replace(worst, check=f"{role}/{worst.check}", details=details)
-        return self._accuracy_gates([judgement], session, labelled, artifact)
+        lowest = [min(scores, key=lambda each: each.measured or 0.0)] if scores else []
+        return self._accuracy_gates([judgement, *lowest], session, labelled, artifact)
 
     def _difference(
         self,
@@ -329,6 +333,19 @@ def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Messa
         return None  # absent or wrong: said where it is used
     gates = pipeline.spec.gates
     return accuracy.can_decide(len(labelled), gates.int8_drop if variant.precision == "int8" else gates.drop)[1]
+
+
+def _published(measured: Mapping[str, Any], labelled: Labelled, dataset: Dataset) -> Judgement:
+    """The OM's own score against the published one, which belongs to exactly so many images."""
+    from pth2om import accuracy
+
+    judgement = accuracy.least(measured, dataset.om_min_score, metric=dataset.metric)
+    judgement = replace(judgement, check=f"om/{judgement.check}")
+    if labelled.exact and dataset.images in (None, len(labelled)):
+        return judgement
+    score, expected = judgement.measured or 0.0, dataset.om_min_score or 0.0
+    message = say("accuracy.other-files", metric=dataset.metric, score=round(score, 2), expected=expected)
+    return replace(judgement, verdict="not_measured", message=message)
 
 
 def _bands(candidate: Session | Bands) -> Bands:

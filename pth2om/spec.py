@@ -239,6 +239,8 @@ class Dataset(_Table):
         tolerance: how far PyTorch may be from `expected`, in percent points.
         batches: batch sizes of the variants that are scored; default the smallest.
         min_score: least value of the metric in percent that is accepted at all.
+        images: how many images `expected` and `om_min_score` belong to; on another number neither is judged.
+        om_min_score: least value of an OM's metric in percent, such as a published one.
     """
 
     name: Name
@@ -247,6 +249,8 @@ class Dataset(_Table):
     expected: float | None = None
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     min_score: float | None = None
+    images: Annotated[int, Field(ge=1)] | None = None
+    om_min_score: float | None = None
 
 
 class Closeness(_Table):
