@@ -1,1 +1,76 @@
-"""Pre-flight: will ATC take this graph on this SoC, and if not, which node is at fault and what mends it."""
+"""Pre-flight: will ATC take this graph on this SoC, and if not, which node is at fault and what mends it.
+
+`check` runs every rule of `pth2om.preflight.rules` over one ONNX file. Heavy imports wait until it is called.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pth2om.evidence import Finding
+    from pth2om.toolchain.atc_options import AtcOptions
+
+VERSION = 1
+"""Of the rules; part of what a kept result depends on."""
+
+_RANKS = {"error": 0, "warning": 1, "info": 2}
+
+
+def check(
+    model: Path,
+    *,
+    soc: str | None = None,
+    options: AtcOptions | None = None,
+    cann: str = "9.x",
+    latency_ms: float | None = None,
+) -> list[Finding]:
+    """Everything the rules find in an ONNX file, errors first, else in the rules' order.
+
+    Args:
+        model: the file; weights outside it are not read.
+        soc: the name of ``--soc_version``; default that of `options`; without one the rules about chips are left out.
+        options: what the compilation is to be asked; its ``input_shape`` replaces the declared shapes.
+        cann: whose parser: ``7.0``, ``8.0`` or ``9.x``.
+        latency_ms: the largest accepted latency in milliseconds, for the roofline rule.
+
+    Returns:
+        Findings whose rules begin with ``preflight.``; an unreadable file is an error of its own.
+
+    Raises:
+        GraphError: the file cannot be read or is no ONNX.
+        ValueError: `cann` is no version.
+    """
+    from pth2om.preflight import socs
+    from pth2om.preflight.context import found, make_context
+    from pth2om.preflight.model import read
+    from pth2om.preflight.rules import all_rules
+
+    socs.generation(cann)
+    wanted = soc or (options.soc_version if options else None)
+    chip = socs.find(wanted) if wanted else None
+    findings: list[Finding] = []
+    if wanted and chip is None:
+        close = ", ".join(socs.suggestions(wanted, cann)) or "-"
+        findings.append(found("soc-unknown", "error", None, None, soc=wanted, close=close))
+    elif wanted and wanted not in socs.names(cann) and not socs.installed(wanted):
+        findings.append(found("soc-other-release", "error", None, None, soc=wanted, cann=cann))
+    proto = read(model)
+    if not proto.HasField("graph"):
+        return [*findings, found("no-graph", "error")]
+    context = make_context(model, proto, chip, cann, options, latency_ms, _shapes(options))
+    for rule in all_rules():
+        findings.extend(rule(context))
+    return sorted(findings, key=lambda finding: _RANKS[finding.severity])
+
+
+def _shapes(options: AtcOptions | None) -> dict[str, tuple[int, ...]]:
+    """The static sizes of ``--input_shape``; what is no plain shape is left to the front end."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for entry in (options.input_shape or "").split(";") if options else ():
+        name, colon, values = entry.rpartition(":")
+        numbers = [number.strip() for number in values.split(",")] if values.strip() else []
+        if colon and all(number.removeprefix("-").isdecimal() and len(number) < 10 for number in numbers):
+            shapes[name.strip()] = tuple(max(int(number), -1) for number in numbers)
+    return shapes

@@ -1,0 +1,185 @@
+"""Values that fp16 cannot hold: too large, too small, or whole numbers above 2048."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pth2om.evidence import Finding
+from pth2om.preflight.context import Context, found
+from pth2om.preflight.model import attribute
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
+
+    from pth2om.preflight.rules import Rule
+
+FP16_MAX = 65504.0
+FP16_TINY = 2.0**-24
+"""Smallest subnormal of fp16, 6.0e-8: half of it and less rounds to zero."""
+FP16_NORMAL = 2.0**-14
+"""Smallest normal of fp16, 6.1e-5."""
+FP16_WHOLE = 2048
+"""Up to here every whole number is an fp16 value."""
+
+_LIMIT_BYTES = 256 * 2**20
+_EPSILONS = frozenset({"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"})
+_KEEPING = ("origin", "must_keep_origin_dtype", "force_fp32")
+
+
+def large_constants(context: Context) -> Iterator[Finding]:
+    """FP32 constants beyond what fp16 holds: masks of -1e9 and the like become infinite or are clipped."""
+    if _keeps_fp32(context):
+        return
+    infinite, large = [], []
+    most = 0.0
+    indices = _index_inputs(context)
+    for name, tensor in context.constants.items():
+        values = _floats(tensor)
+        if values is None or not values.size or name in indices:
+            continue
+        with np.errstate(invalid="ignore"):
+            top = float(np.nanmax(np.abs(values))) if not np.isnan(values).all() else 0.0
+        if np.isinf(top):
+            infinite.append(name)
+        elif top > FP16_MAX:
+            large.append(name)
+            most = max(most, top)
+    if large:
+        yield found("constant-large", "warning", _users(context, large), {"tensors": large}, value=f"{most:g}")
+    if infinite:
+        yield found("constant-infinite", "warning", _users(context, infinite), {"tensors": infinite})
+
+
+def small_epsilon(context: Context) -> Iterator[Finding]:
+    """An epsilon that is zero or subnormal in fp16, as an attribute or as a constant that is added."""
+    if _keeps_fp32(context):
+        return
+    zero, subnormal = [], []
+    for item in context.standard:
+        kind = item.node.op_type
+        if kind in _EPSILONS:
+            # The default of ONNX is 1e-5; kernels of these compute it in fp32 on most chips, so only zero counts.
+            value = attribute(item.node, "epsilon")
+            size = 1e-5 if value is None else abs(value.f)
+            if 0 < size < FP16_TINY / 2:
+                zero.append(item.name)
+        elif kind in ("Add", "Max", "Div", "Clip", "Sub"):
+            for name in item.node.input[1:] if kind in ("Div", "Clip") else item.node.input:
+                scalar = _scalar(context, name)
+                if scalar is None or scalar == 0.0:
+                    continue
+                if scalar < FP16_TINY / 2:
+                    zero.append(item.name)
+                elif scalar < FP16_NORMAL:
+                    subnormal.append(item.name)
+    if zero:
+        yield found("epsilon-zero", "warning", zero)
+    if subnormal:
+        yield found("epsilon-subnormal", "info", subnormal)
+
+
+def whole_numbers(context: Context) -> Iterator[Finding]:
+    """Whole numbers above 2048 in FP32 constants (grids, positions, anchors): fp16 rounds them."""
+    if _keeps_fp32(context):
+        return
+    indices = _index_inputs(context)
+    rounded = []
+    for name, tensor in context.constants.items():
+        values = _floats(tensor)
+        if values is None or not values.size or name in indices:
+            continue
+        finite = values[np.isfinite(values)]
+        # Weights are no whole numbers; a grid or position table is nothing else.
+        if not finite.size or float(np.abs(finite).max()) <= FP16_WHOLE or float(np.abs(finite).max()) > FP16_MAX:
+            continue
+        if not np.array_equal(finite, np.rint(finite)):
+            continue
+        if not np.array_equal(finite.astype(np.float16).astype(np.float64), finite.astype(np.float64)):
+            rounded.append(name)
+    casts = []
+    for item in context.by_type.get("Cast", ()):
+        to = attribute(item.node, "to")
+        source = item.node.input[0] if item.node.input else ""
+        if to is not None and to.i in (1, 10) and _large_range(context, source):
+            casts.append(item.name)
+    nodes = [*_users(context, rounded), *casts]
+    if nodes:
+        yield found("whole-numbers", "warning", nodes, {"tensors": rounded})
+
+
+def weights_overflow(context: Context) -> Iterator[Finding]:
+    """NaN in constants: whatever it meets becomes NaN."""
+    bad = []
+    for name, tensor in context.constants.items():
+        values = _floats(tensor)
+        if values is not None and values.size and np.isnan(values).any():
+            bad.append(name)
+    if bad:
+        yield found("constant-nan", "error", _users(context, bad), {"tensors": bad})
+
+
+def int64_range(context: Context) -> Iterator[Finding]:
+    """INT64 constants beyond INT32: casts to INT32 wrap."""
+    wide = []
+    for name, tensor in context.constants.items():
+        if tensor.data_type != 7:
+            continue
+        values = context.values(name)
+        # The largest INT64 is how exporters write "to the end" in a Slice; ATC clips it.
+        if values and any(not -(2**31) <= value < 2**31 and abs(value) < 2**62 for value in values):
+            wide.append(name)
+    if wide:
+        yield found("int64-wide", "warning", _users(context, wide), {"tensors": wide})
+
+
+def _keeps_fp32(context: Context) -> bool:
+    options = context.options
+    return options is not None and (options.precision_mode or options.precision_mode_v2 or "") in _KEEPING
+
+
+def _floats(tensor: TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
+    """The values of an FP32 constant inside the file, without a copy where they are raw."""
+    if tensor.data_type != 1 or tensor.data_location == 1 or tensor.ByteSize() > _LIMIT_BYTES:
+        return None
+    if tensor.HasField("raw_data"):
+        raw = tensor.raw_data
+        return np.frombuffer(raw, "<f4", len(raw) // 4)
+    return np.fromiter(tensor.float_data, np.float32, len(tensor.float_data))
+
+
+def _scalar(context: Context, name: str) -> float | None:
+    """The size of a one-element FP32 constant."""
+    tensor = context.constants.get(name)
+    if tensor is None or tensor.data_type != 1 or any(size != 1 for size in tensor.dims):
+        return None
+    values = _floats(tensor)
+    return abs(float(values[0])) if values is not None and values.size == 1 else None
+
+
+def _index_inputs(context: Context) -> set[str]:
+    """FP32 constants that are scales or regions of a Resize, not data."""
+    return {name for item in context.by_type.get("Resize", ()) for name in item.node.input[1:]}
+
+
+def _large_range(context: Context, name: str) -> bool:
+    """Whether whole numbers above 2048 come out of that tensor: a Range or a constant, cast to floating point."""
+    maker = context.makers.get(name)
+    if maker is None:
+        return False
+    if maker.node.op_type == "Range" and len(maker.node.input) > 1:
+        limit = context.values(maker.node.input[1])
+        return bool(limit) and limit is not None and limit[0] > FP16_WHOLE + 1
+    return False
+
+
+def _users(context: Context, names: list[str]) -> list[str]:
+    """The nodes that read those tensors; the tensors themselves where nobody does."""
+    wanted = set(names)
+    users = [item.name for item in context.nodes if wanted.intersection(item.node.input)] if wanted else []
+    return users or names
+
+
+RULES: tuple[Rule, ...] = (large_constants, small_epsilon, whole_numbers, weights_overflow, int64_range)

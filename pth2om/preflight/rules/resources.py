@@ -1,0 +1,182 @@
+"""Memory and time: does the model fit the chip, and can it meet the latency gate at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from pth2om.evidence import Finding
+from pth2om.preflight.context import Context, found
+from pth2om.preflight.model import integer
+
+if TYPE_CHECKING:
+    from pth2om.preflight.rules import Rule
+
+_BYTES = {
+    "float64": 8,
+    "int64": 8,
+    "uint64": 8,
+    "float32": 4,
+    "int32": 4,
+    "uint32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int16": 2,
+    "uint16": 2,
+}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one inference asks of the chip, to first order.
+
+    Attributes:
+        weights: bytes of the constants.
+        activations: largest sum of the tensors that live at one node, in bytes; None when sizes are unknown.
+        operations: multiply-adds counted twice, of convolutions and matrix products; None when sizes are unknown.
+        counted: nodes that went into `operations`.
+    """
+
+    weights: int
+    activations: int | None
+    operations: int | None
+    counted: int
+
+
+def demand(context: Context) -> Demand:
+    """Weights, peak activations and operations, FP32 taken as fp16 unless the options keep it.
+
+    Operations: 2 x output elements x kernel volume x input channels / groups for a convolution, 2 x m x n x k for a
+    matrix product. Peak: tensors live from their maker to their last reader, in file order.
+    """
+    wide = _keeps_fp32(context)
+    weights = sum(
+        prod(max(int(size), 0) for size in tensor.dims) * _width(context.dtype(name), wide)
+        for name, tensor in context.constants.items()
+    )
+    operations, counted, known = 0, 0, True
+    for kind in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
+        for item in context.by_type.get(kind, ()):
+            count = _operations(context, kind, item.node)
+            if count is None:
+                known = False
+            else:
+                operations += count
+                counted += 1
+    return Demand(weights, _peak(context, wide), operations if known else None, counted)
+
+
+def memory(context: Context) -> Iterator[Finding]:
+    """Weights and peak activations against the chip's memory."""
+    soc = context.soc
+    if soc is None or soc.memory_bytes is None:
+        return
+    asked = demand(context)
+    total = asked.weights + (asked.activations or 0)
+    values: dict[str, str | int | float | bool | None] = {
+        "weights": round(asked.weights / 2**20, 1),
+        "activations": round((asked.activations or 0) / 2**20, 1),
+        "memory": round(soc.memory_bytes / 2**20),
+        "soc": soc.name,
+    }
+    if total > soc.memory_bytes:
+        yield found("memory-over", "error", None, None, **values)
+    elif total > 0.5 * soc.memory_bytes:
+        yield found("memory-tight", "warning", None, None, **values)
+
+
+def roofline(context: Context) -> Iterator[Finding]:
+    """The shortest time the chip's peaks allow, against the gate: an estimate from below, never a measurement."""
+    soc = context.soc
+    if soc is None or soc.fp16_tflops is None:
+        return
+    asked = demand(context)
+    if not asked.operations:
+        return
+    compute = asked.operations / (soc.fp16_tflops * 1e12) * 1e3
+    traffic = asked.weights / (soc.bandwidth_gbs * 1e9) * 1e3 if soc.bandwidth_gbs else 0.0
+    bound = max(compute, traffic)
+    values: dict[str, str | int | float | bool | None] = {
+        "bound": f"{bound:.3g}",
+        "gflop": f"{asked.operations / 1e9:.3g}",
+        "tflops": f"{soc.fp16_tflops:g}",
+        "soc": soc.name,
+    }
+    details = {
+        "bound_ms": bound,
+        "operations": asked.operations,
+        "weights": asked.weights,
+        "limit_ms": context.latency_ms,
+    }
+    if context.latency_ms is not None and bound > context.latency_ms:
+        yield found("latency-impossible", "error", None, details, limit=context.latency_ms, **values)
+    else:
+        yield found("roofline", "info", None, details, **values)
+
+
+def _operations(context: Context, kind: str, node: object) -> int | None:
+    from onnx import NodeProto
+
+    assert isinstance(node, NodeProto)
+    if len(node.input) < 2 or not node.output:
+        return None
+    first, second = context.sizes(node.input[0]), context.sizes(node.input[1])
+    out = context.sizes(node.output[0])
+    if first is None or second is None or out is None or any(-1 in sizes for sizes in (first, second, out)):
+        return None
+    if kind == "Conv":
+        return 2 * prod(out) * prod(second[1:])
+    if kind == "ConvTranspose":
+        return 2 * prod(first) * prod(second[1:])
+    if kind == "Gemm":
+        inner = first[0] if integer(node, "transA", 0) else first[-1]
+        return 2 * prod(out) * inner
+    return 2 * prod(out) * (first[-1] if first else 1)
+
+
+def _peak(context: Context, wide: bool) -> int | None:
+    nodes = [item.node for item in context.nodes if item.graph == 0]
+    last: dict[str, int] = {}
+    for place, node in enumerate(nodes):
+        for name in node.input:
+            last[name] = place
+    for value in context.model.graph.output:
+        last[value.name] = len(nodes)
+    sizes: dict[str, int] = {}
+
+    def size(name: str) -> int:
+        if name not in sizes:
+            shape = context.sizes(name)
+            known = shape is not None and -1 not in shape and name not in context.constants
+            sizes[name] = prod(shape) * _width(context.dtype(name), wide) if known and shape is not None else 0
+        return sizes[name]
+
+    ending: dict[int, list[str]] = {}
+    live = peak = 0
+    for name in context.inputs:
+        live += size(name)
+        ending.setdefault(last.get(name, 0), []).append(name)
+    for place, node in enumerate(nodes):
+        for name in node.output:
+            if name:
+                live += size(name)
+                ending.setdefault(last.get(name, place), []).append(name)
+        peak = max(peak, live)
+        for name in ending.pop(place, ()):
+            live -= size(name)
+    return peak or None
+
+
+def _keeps_fp32(context: Context) -> bool:
+    options = context.options
+    mode = (options.precision_mode or options.precision_mode_v2 or "") if options else ""
+    return mode in ("origin", "must_keep_origin_dtype", "force_fp32")
+
+
+def _width(dtype: str, wide: bool) -> int:
+    return 2 if dtype == "float32" and not wide else _BYTES.get(dtype, 1)
+
+
+RULES: tuple[Rule, ...] = (memory, roofline)

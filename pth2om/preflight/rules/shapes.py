@@ -1,0 +1,107 @@
+"""Dynamic sizes, ranks beyond 2-D images, and the command line's shapes against the graph's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pth2om.evidence import Finding, Severity
+from pth2om.preflight.context import Context, found
+from pth2om.preflight.model import integers
+
+if TYPE_CHECKING:
+    from pth2om.preflight.rules import Rule
+
+_SPATIAL = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
+
+
+def dynamic_inputs(context: Context) -> Iterator[Finding]:
+    """Inputs without fixed sizes: ATC needs ``--input_shape``; with -1 or gears the OM is a dynamic one."""
+    dynamic = {name: sizes for name, (_, sizes) in context.inputs.items() if any(size < 0 for size in sizes)}
+    if not dynamic:
+        return
+    options = context.options
+    geared = options is not None and any((options.dynamic_batch_size, options.dynamic_image_size, options.dynamic_dims))
+    shaped = options is not None and bool(options.input_shape or options.input_shape_range)
+    example = ";".join(f"{name}:{','.join('1' if n < 0 else str(n) for n in sizes)}" for name, sizes in dynamic.items())
+    listed = ", ".join(dynamic)
+    if not shaped:
+        # Without options nobody has asked for a compilation yet: the shape is still to be given.
+        severity: Severity = "error" if options is not None else "warning"
+        yield found("dynamic-input", severity, list(dynamic), inputs=listed, example=example)
+    elif not geared:
+        on_310b = context.soc is not None and context.soc.family == "ascend310b"
+        rule = "dynamic-range-310b" if on_310b else "dynamic-range"
+        yield found(rule, "error" if on_310b else "warning", list(dynamic), inputs=listed, example=example)
+
+
+def zero_sizes(context: Context) -> Iterator[Finding]:
+    """Sizes of zero in the inputs or in what is computed: an empty tensor, mostly a wrong export."""
+    empty = [name for name, (_, sizes) in context.inputs.items() if 0 in sizes]
+    if empty:
+        yield found("zero-size", "error", empty, inputs=", ".join(empty))
+
+
+def given_shapes(context: Context) -> Iterator[Finding]:
+    """``--input_shape`` against the inputs: unknown names, other rank, other fixed sizes."""
+    declared = {value.name: value for value in context.model.graph.input}
+    for name, sizes in context.shapes.items():
+        value = declared.get(name)
+        if value is None:
+            yield found("shape-unknown-input", "error", name, name=name, inputs=", ".join(context.inputs))
+            continue
+        if not value.type.tensor_type.HasField("shape"):
+            continue
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) != len(sizes):
+            yield found("shape-rank", "error", name, name=name, given=len(sizes), declared=len(dims))
+            continue
+        fixed = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims]
+        other = [place for place, (a, b) in enumerate(zip(fixed, sizes, strict=True)) if a > 0 and b > 0 and a != b]
+        if other:
+            written = ",".join(str(size) for size in fixed)
+            asked = ",".join(str(size) for size in sizes)
+            yield found("shape-other", "warning", name, name=name, given=asked, declared=written)
+
+
+def baked_batch(context: Context) -> Iterator[Finding]:
+    """Reshapes with a constant batch size while the input's batch is to be another one."""
+    batches = {sizes[0] for _, sizes in context.inputs.values() if sizes}
+    if len(batches) != 1:
+        return
+    batch = batches.pop()
+    if batch in (0, 1):
+        return
+    nodes = []
+    for item in context.by_type.get("Reshape", ()):
+        target = context.values(item.node.input[1]) if len(item.node.input) > 1 else None
+        source = context.sizes(item.node.input[0]) if item.node.input else None
+        if target and source and source[0] == batch and target[0] == 1 and -1 not in target:
+            nodes.append(item.name)
+    if nodes:
+        yield found("baked-batch", "warning", nodes, batch=batch)
+
+
+def three_dimensional(context: Context) -> Iterator[Finding]:
+    """3-D convolutions and pooling: parsed, fp16 only on most chips, kernels not everywhere."""
+    nodes = []
+    for kind in _SPATIAL:
+        for item in context.by_type.get(kind, ()):
+            kernel = integers(item.node, "kernel_shape")
+            rank = context.rank(item.node.input[0]) if item.node.input else None
+            if (kernel is not None and len(kernel) == 3) or rank == 5:
+                nodes.append(item.name)
+    if nodes:
+        yield found("three-dimensional", "info", nodes)
+
+
+def many_dimensions(context: Context) -> Iterator[Finding]:
+    """Tensors of more than eight dimensions."""
+    nodes = [
+        item.name for item in context.nodes if any((context.rank(name) or 0) > 8 for name in item.node.output if name)
+    ]
+    if nodes:
+        yield found("many-dimensions", "error", nodes)
+
+
+RULES: tuple[Rule, ...] = (dynamic_inputs, zero_sizes, given_shapes, baked_batch, three_dimensional, many_dimensions)

@@ -1,0 +1,190 @@
+"""Modes 0, 3, 7 and 30: a framework's model, checked as far as ATC checks it before kernels are compiled."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pth2om.errors import AtcError
+from pth2om.language import Message, say
+from pth2om.preflight import socs
+from pth2om.toolchain.emulator.front_end import arguments, files, onnx_model, outputs
+from pth2om.toolchain.emulator.front_end.flags import Flags
+from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel, Report
+from pth2om.toolchain.emulator.front_end.shapes import InputShapes, check_gears, parse_static
+from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure
+
+ONNX = 5
+
+
+@dataclass
+class Conversion:
+    """What came out of a check.
+
+    Attributes:
+        parsed: the model; None where the mode stops before it.
+        shapes: of the command line.
+        report: the path of ``check_result.json`` where one was written.
+        notes: what ATC passes over in silence, and pth2om says.
+    """
+
+    parsed: ParsedModel | None = None
+    shapes: InputShapes = field(default_factory=InputShapes)
+    report: Path | None = None
+    notes: list[Message] = field(default_factory=list)
+
+
+def convert(flags: Flags, folder: Path, *, write: bool = True) -> Conversion:
+    """Every check of a conversion, in ATC's order.
+
+    Args:
+        flags: the command line.
+        folder: where relative paths begin.
+        write: whether ``check_result.json`` may be written.
+
+    Returns:
+        The parsed model and what was noticed.
+
+    Raises:
+        RefusedError: ATC stops, with its messages.
+        AtcError: a framework other than ONNX, whose parser is not emulated.
+    """
+    done = Conversion(shapes=arguments.check(flags, folder))
+    check_soc(flags)
+    files.check_files(flags, folder)
+    if flags["input_shape"] and not done.shapes:
+        done.shapes = InputShapes(static=parse_static(flags["input_shape"], flags.cann))
+    outputs.check_layouts(flags)
+    wanted = outputs.read_out_nodes(flags)
+    if flags.framework != ONNX:
+        raise AtcError("atc.framework-not-emulated", framework=flags.framework)
+    path = (folder / flags["model"]).resolve()
+    report = Report()
+    try:
+        model = onnx_model.load(path, flags.cann)
+        parsed = onnx_model.precheck(model, flags.cann, report)
+    except RefusedError as refused:
+        if write and (flags.mode == 3 or any(entry["result"] == "failed" for entry in report.entries)):
+            write_report(flags, folder, report)
+        raise RefusedError(*refused.failures, *_trace(flags)) from None
+    done.parsed = parsed
+    if flags.mode == 3:
+        if write:
+            done.report = write_report(flags, folder, report)
+        return done
+    try:
+        onnx_model.build(parsed, path.parent, flags.cann, done.shapes.static)
+        outputs.check_names(flags, parsed, done.shapes)
+        outputs.check_out_nodes(flags, parsed, wanted)
+    except RefusedError as refused:
+        raise RefusedError(*refused.failures, *_trace(flags)) from None
+    outputs.check_output_type(flags, wanted)
+    _check_aipp(flags, folder, parsed, done)
+    check_gears(done.shapes, flags.cann)
+    _note(flags, folder, parsed, done)
+    return done
+
+
+def check_soc(flags: Flags) -> None:
+    """The name of the SoC, and the cores asked of it.
+
+    Raises:
+        RefusedError: EE1011 (EE1001), E20101 or E20103.
+    """
+    name, cann = flags["soc_version"], flags.cann
+    if name not in socs.names(cann) and not socs.installed(name):
+        close = socs.suggestions(name, cann)
+        soc = socs.find(name)
+        advice = say("atc.soc-close", name=name, close=", ".join(close)) if close else say("atc.soc-unknown", name=name)
+        if soc is not None:
+            advice = say("atc.soc-other-release", name=name, cann=cann)
+        reason = "The input SoC version is not supported."
+        raise RefusedError(failure("EE1011", name, reason, cann=cann, advice=advice))
+    cores = flags["aicore_num"]
+    if cores:
+        _check_cores(cores, name, cann)
+
+
+def write_report(flags: Flags, folder: Path, report: Report) -> Path:
+    """Write ``check_result.json`` (or ``--check_report``) by a temporary file beside it.
+
+    Raises:
+        RefusedError: E10001 with the system's reason.
+    """
+    target = folder / flags["check_report"]
+    if "check_report" not in flags and os.environ.get("ASCEND_WORK_PATH"):
+        target = Path(os.environ["ASCEND_WORK_PATH"]) / flags["check_report"]
+    write_json(target, report.to_json(), "check_report", flags.cann)
+    return target
+
+
+def write_json(target: Path, data: object, flag: str, cann: str) -> None:
+    """Write JSON by a temporary file beside the target.
+
+    Raises:
+        RefusedError: E10001 for `flag`, with the system's reason.
+    """
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name[:40]}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            json.dump(data, file, indent=4, ensure_ascii=False)
+        temporary.replace(target)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        reason = f"[Errno {error.errno}] {os.strerror(error.errno or 5)}."
+        raise RefusedError(failure("E10001", target, f"--{flag}", reason, cann=cann)) from None
+
+
+def _trace(flags: Flags) -> list[AtcFailure]:
+    name = Path(flags["output"]).name
+    graph = [f"Model parse to graph failed, graph name:{name}.[FUNC:ModelParseToGraph][FILE:onnx_parser.cc]"]
+    lines = [*(graph if name else ()), "ATC model parse ret fail.[FUNC:ParseGraph][FILE:omg.cc]"]
+    return [failure("E19999", line, cann=flags.cann) for line in lines]
+
+
+def _check_cores(text: str, name: str, cann: str) -> None:
+    soc = socs.find(name)
+    match = re.fullmatch(r"([0-9]{0,6})\|([0-9]{0,6})", text)
+    if match is None or not (match[1] or match[2]):
+        reason = 'The value must be formatted as "cube cores|vector cores"'
+        raise RefusedError(failure("E20101", text, "--aicore_num", reason, cann=cann))
+    cores = (soc.cube_cores, soc.vector_cores) if soc else (None, None)
+    for count, most in zip(match.groups(), cores, strict=True):
+        if count and most and not 0 < int(count) <= most:
+            raise RefusedError(failure("E20103", count, "--aicore_num", most, cann=cann))
+
+
+def _check_aipp(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> None:
+    """AIPP's configuration against the model's inputs."""
+    if not flags["insert_op_conf"]:
+        return
+    from pth2om.toolchain.emulator.front_end.aipp_checks import check_configuration
+
+    check_configuration(flags, folder / flags["insert_op_conf"], parsed, done)
+
+
+def _note(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> None:
+    if flags["keep_dtype"]:
+        nodes = {item.name: item.node.op_type for item in parsed.nodes}
+        done.notes += files.keep_dtype_misses(folder / flags["keep_dtype"], nodes, flags.cann)
+    if flags["output"].endswith(".om"):
+        done.notes.append(say("atc.output-has-suffix", path=flags["output"]))
+    if done.shapes.ranges and flags["soc_version"].startswith("Ascend310B"):
+        done.notes.append(say("atc.range-on-310b", soc=flags["soc_version"]))
+    if done.shapes.static and not done.shapes.by:
+        still = [
+            name
+            for name, (_, sizes) in parsed.inputs.items()
+            if name not in done.shapes.static and any(size < 0 for size in sizes)
+        ]
+        if still:
+            done.notes.append(say("atc.shape-left-open", inputs=", ".join(still)))
