@@ -151,7 +151,7 @@ class OnnxSession:
                     available=", ".join(available),
                 )
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it logs, it also raises
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
             options.inter_op_num_threads = 1
@@ -176,7 +176,7 @@ class OnnxSession:
         kind = _DTYPES.get(value.type)
         if kind is None:
             raise ToolchainError("onnx_session.no-dtype", where=str(self.path), name=value.name, type=str(value.type))
-        shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+        shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape)
         return TensorSpec(value.name, shape, np.dtype(kind))
 
 

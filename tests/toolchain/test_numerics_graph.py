@@ -552,6 +552,46 @@ def test_toolchain(mlp):
         toolchain.compile(path, AtcOptions(keep_dtype=str(path.parent / "absent")), path.parent / "om4")
 
 
+def test_unsorted_nodes_and_open_dimensions(tmp_path):
+    nodes = [helper.make_node("Mul", ["e", "e"], ["y"]), helper.make_node("Exp", ["x"], ["e"])]
+    path = save(tmp_path / "u.onnx", nodes, [value("x", shape=(-1, 2))], [value("y", shape=(-1, 2))])
+    x = np.array([[0.3, 1.7]], np.float32)
+    e = half(np.exp(half(x)))
+    assert np.array_equal(compiled_run(path, {"x": x})["y"], half(e * e))
+
+
+def test_real_awkward_files_end_in_a_sentence(tmp_path, data_root):
+    compiled_files = 0
+    for number, path in enumerate(sorted((data_root / "onnx_hard").glob("*.onnx"))):
+        for mode in ("force_fp16", "must_keep_origin_dtype"):
+            try:
+                compiled = compile_numerics(path, tmp_path / f"{number}-{mode}", precision_mode=mode, soc="Ascend310P3")
+                compiled_files += 1
+                with EmulatedOmSession(compiled, "unfused", threads=1) as session:
+                    session.run({})
+            except ToolchainError as error:
+                assert error.render("zh")
+                assert error.render("en")
+    assert compiled_files >= 20
+
+
+def test_silero_voice_detector(tmp_path, data_root):
+    """Functions, If and LSTM in one real file."""
+    path = data_root / "torchscript" / "silero_vad.onnx"
+    generator = np.random.default_rng(0)
+    feeds = {
+        "input": (generator.standard_normal((1, 576)) * 0.1).astype(np.float32),
+        "state": np.zeros((2, 1, 128), np.float32),
+        "sr": np.array(16000, np.int64),
+    }
+    wanted = dict(zip(("output", "stateN"), plain(path, feeds, optimize=True), strict=True))
+    kept = compiled_run(path, feeds, "must_keep_origin_dtype")
+    rounded = compiled_run(path, feeds)
+    for name, array in wanted.items():
+        assert kept[name].tobytes() == array.tobytes()
+        assert 0 < np.abs(rounded[name] - array).max() < 0.02
+
+
 def test_shapes_of_a_command_line():
     assert shapes("a:1,3,640,640;b/c:0:2,-1; d : 4 ;") == {"a": (1, 3, 640, 640), "d": (4,)}
     assert shapes("") == {}
