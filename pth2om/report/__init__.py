@@ -104,7 +104,8 @@ def write_report(
 
 def _filled(report: Report, source: Path | None) -> Report:
     if not report.runs and not report.cards:
-        raise DataError("report.empty", where=None if source is None else str(source))
+        file = source / "evidence.jsonl" if source is not None and source.is_dir() else source
+        raise DataError("report.empty", where=None if file is None else str(file))
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,7 +79,7 @@ class Card:
         """``yolov6n-fp16-bs1``, as in the test ids."""
         return f"{self.model}-{self.variant}" if self.variant else self.model
 
-    @property
+    @functools.cached_property
     def answers(self) -> dict[Question, Answer]:
         """What each question came to, its model's own gates included; questions nobody asked are absent."""
         found: dict[Question, Answer] = {}
@@ -186,6 +187,10 @@ def load(path: Path) -> Report:
         raise DataError("report.no-evidence", where=str(file)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("report.unreadable", where=str(file), reason=str(error)) from None
+    except DataError as error:
+        if error.where is not None:
+            raise
+        raise DataError(error.message.key, where=str(file), **error.message.values) from None
 
 
 def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
@@ -198,11 +203,15 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
     Args:
         records: in any order, also of several merged runs.
         folder: what the paths of pictures start from.
+
+    Raises:
+        DataError: a record holds something that no run writes.
     """
     runs: list[RunRecord] = []
     gates: list[GateRecord] = []
     stages: list[StageRecord] = []
     for record in records:
+        _check(record)
         if isinstance(record, RunRecord):
             runs.append(record)
         elif isinstance(record, StageRecord):
@@ -210,7 +219,8 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
         else:
             gates.append(record)
     socs: dict[tuple[str, str], dict[str | None, Card]] = {}
-    for item in (*stages, *gates):
+    items: list[GateRecord | StageRecord] = [*stages, *gates]
+    for item in items:
         cards = socs.setdefault((item.model, item.variant), {})
         soc = item.soc if isinstance(item, GateRecord) else item.provenance.soc
         cards.setdefault(soc if item.variant else None, Card(item.model, item.variant, soc if item.variant else None))
@@ -226,6 +236,36 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
     _inherit(socs)
     counts = Counter((gate.verdict, gate.ground) for gate in gates)
     return Report(tuple(runs), tuple(_in_order(socs)), counts, folder)
+
+
+def _check(record: Record) -> None:
+    """Evidence files are edited and merged by hand; what the rest of this room relies on is checked once, here."""
+    if isinstance(record, RunRecord):
+        wrong = {"run": not isinstance(record.run, str), "environment": not isinstance(record.environment, Mapping)}
+    else:
+        wrong = {
+            "model": not isinstance(record.model, str),
+            "variant": not isinstance(record.variant, str),
+            "details": not isinstance(record.details, Mapping),
+            "provenance": record.provenance is not None and record.provenance.ground not in GROUNDS,
+        }
+        if isinstance(record, GateRecord):
+            wrong["verdict"] = record.verdict not in VERDICTS
+            wrong["ground"] = record.ground not in GROUNDS
+            wrong["check"] = not isinstance(record.check, str)
+            wrong["question"] = not isinstance(record.question, str)
+            wrong["digests"] = not isinstance(record.digests, Mapping)
+            wrong["unit"] = not isinstance(record.unit, str)
+            wrong["soc"] = not isinstance(record.soc, str | None)
+        else:
+            wrong["stage"] = not isinstance(record.stage, str)
+            wrong["digest"] = not isinstance(record.digest, str)
+            wrong["key"] = not isinstance(record.key, str)
+            wrong["seconds"] = isinstance(record.seconds, bool) or not isinstance(record.seconds, int | float)
+            wrong["command"] = not all(isinstance(word, str) for word in record.command)
+    for name, is_wrong in wrong.items():
+        if is_wrong:
+            raise DataError("report.wrong-record", kind=record.kind, name=name)
 
 
 def _cards_of(

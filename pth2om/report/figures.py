@@ -41,7 +41,7 @@ def text(value: object, digits: int = 4) -> str:
     if real == int(real) and abs(real) < 1e6:
         return str(int(real))
     if 0.9 < real < 1:
-        places = min(9, max(digits, 1 - math.floor(math.log10(1 - real))))
+        places = min(max(9, digits), max(digits, 1 - math.floor(math.log10(1 - real))))
         shown = f"{real:.{places}f}"
         return shown if float(shown) < 1 else "1 − " + f"{1 - real:.1e}"
     return f"{real:.{digits}g}"
@@ -100,7 +100,7 @@ def percent(share: float | None) -> str:
     """``0.123`` as ``12 %``; large shares as ``× 45``."""
     if share is None:
         return ""
-    if share >= 10:
+    if share >= 2:
         return f"× {share:.3g}"
     if 0 < share < 0.01:
         return "< 1 %"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 import shlex
@@ -36,6 +37,10 @@ MOST_PICTURES = 12
 """Pictures embedded per variant."""
 PICTURE_BYTES = 60_000
 """Largest picture embedded."""
+PAGE_BYTES = 1_900_000
+"""What a page, pictures aside, may take before it leaves details to evidence.jsonl."""
+_LEVELS = ("full", "compact", "terse")
+_CARD_BYTES = 700  # of a card that shows next to nothing
 _MANY_GATES = 1500
 _MOST_LISTED = 100
 _MOST_IN_CARD = 20
@@ -63,6 +68,9 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
         report: what to show.
         language: the one shown first; the page holds both.
         links: what lies beside it.
+
+    A page that would grow beyond `PAGE_BYTES` is drawn with fewer details, and one that still would as a plain list of
+    gates; the page says so.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -79,7 +87,7 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
         said=wording.said,
         advice=wording.advice,
         name_of=wording.name_of,
-        needed=_needed,
+        needed=tables.needed_images,
         f=figures,
         tables=tables,
         plots=plots,
@@ -87,19 +95,28 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
         VERDICTS=VERDICTS,
         GROUNDS=GROUNDS,
     )
-    page = environment.get_template("report.html").render(
-        report=report,
-        page=_Page(report),
-        language=language,
-        links=links or Links(),
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        script_digest=digest,
-        version=__version__,
-        title={to: Message("report.title").render(to) for to in _LANGUAGES},
-    )
-    # End tags that HTML lets one leave out are an eighth of a large page.
-    return re.sub(r"</(?:td|th|tr)>", "", _squeezed(page)) + "\n"
+    template = environment.get_template("report.html")
+    levels = _LEVELS if report.count() <= _MANY_GATES else _LEVELS[1:]
+    if len(report.cards) * _CARD_BYTES > PAGE_BYTES:
+        levels = ("terse",)
+    for level in levels:
+        view = _Page(report, level)
+        page = template.render(
+            report=report,
+            page=view,
+            language=language,
+            links=links or Links(),
+            style=Markup(style),  # noqa: S704 - our own file
+            script=Markup(script),  # noqa: S704 - our own file
+            script_digest=digest,
+            version=__version__,
+            title={to: Message("report.title").render(to) for to in _LANGUAGES},
+        )
+        # End tags that HTML lets one leave out are an eighth of a large page.
+        page = re.sub(r"</(?:td|th|tr)>", "", _squeezed(page)) + "\n"
+        if len(page.encode("utf-8", "replace")) - view.picture_bytes <= PAGE_BYTES:
+            break
+    return page
 
 
 def _squeezed(text: str) -> str:
@@ -107,19 +124,15 @@ def _squeezed(text: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", text).strip()
 
 
-def _needed(gate: GateRecord) -> int | None:
-    """How many images would settle an inconclusive gate, where that is known."""
-    needed = figures.number(gate.details.get("needed_images"))
-    return int(needed) if needed is not None and gate.verdict == "inconclusive" and 0 < needed < 1e12 else None
-
-
 class _Page:
     """What the templates ask about a report; each answer is cheap or kept."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, level: str) -> None:
         self.report = report
         self.total = report.count()
-        self.small = self.total <= _MANY_GATES
+        self.small = level == "full"
+        self.terse = level == "terse"
+        self.picture_bytes = 0
         self.models = report.models
         self._ids = {id(card): f"c{index}" for index, card in enumerate(report.cards, 1)}
         self.run = report.runs[0] if report.runs else None
@@ -142,7 +155,7 @@ class _Page:
 
     # ---- the top of the page
 
-    @property
+    @functools.cached_property
     def headline(self) -> tuple[str, Markup]:
         """Style class and sentence that sum the run up."""
         report, total = self.report, self.total
@@ -159,24 +172,24 @@ class _Page:
             return "p", wording.both("headline-passed", count=report.count("passed"))
         return "n", wording.both("headline-nothing")
 
-    @property
+    @functools.cached_property
     def prove(self) -> str:
         """The command that would prove what is unproven; empty where it is not known."""
         command = proving_command(self.run)
         return shlex.join(command) if command else ""
 
-    @property
+    @functools.cached_property
     def socs(self) -> list[str]:
         """The SoCs that were asked for."""
         return sorted({card.soc for card in self.report.cards if card.soc})
 
-    @property
+    @functools.cached_property
     def toolchains(self) -> list[tuple[str, str]]:
         """(``emulator 0.1.0``, ground) of every toolchain that took part."""
         found = [card.toolchain for card in self.report.cards]
         return sorted({(f"{one.name} {one.version}".strip(), one.ground) for one in found if one is not None})
 
-    @property
+    @functools.cached_property
     def unmeasured(self) -> list[tuple[Markup, Markup, list[Card], int]]:
         """Reason, advice, the first cards and how many gates, of what was not measured; gates with one reason together."""
         groups: dict[tuple[Markup, Markup], list[Card]] = {}
@@ -212,7 +225,7 @@ class _Page:
             groups.setdefault((id(card), self.advice(gate)), (card, []))[1].append(gate)
         return [(card, fix, gates) for (_, fix), (card, gates) in groups.items()]
 
-    @property
+    @functools.cached_property
     def asked(self) -> list[str]:
         """The questions that any gate answers."""
         found = {gate.question for card in self.report.cards for gate in card.gates}
@@ -284,6 +297,8 @@ class _Page:
                 continue
             low, high = gate.interval or (gate.measured, gate.measured)
             label = " ".join(part for part in (score.dataset, gate.check) if part)
+            if not self.small and gate.verdict == "passed":
+                continue
             lines.append(plots.Whisker(label, gate.measured, low, high, gate.limit.value, self.kind(gate)))
         return plots.intervals(lines)
 
@@ -326,11 +341,12 @@ class _Page:
             for entry in listed if isinstance(listed, list | tuple) else ():
                 if isinstance(entry, Mapping) and isinstance(entry.get("file"), str):
                     named.setdefault(entry["file"], entry.get("caption"))
-        shown = []
-        for name, caption in named.items():
+        shown: list[tuple[str, Markup]] = []
+        for name, words in named.items():
             uri = picture_uri(self.report.folder, name) if len(shown) < MOST_PICTURES else None
             if uri:
-                shown.append((uri, wording.caption(caption)))
+                self.picture_bytes += len(uri)
+                shown.append((uri, wording.caption(words)))
         return shown, len(named) - len(shown)
 
 

@@ -217,7 +217,7 @@ def _failures(write: _Writer, report: Report) -> None:
         return
     write.line(f"## {write.say('failures')}")
     for card, gate in failures[:_MOST_FAILURES]:
-        unit = f" {gate.unit}" if gate.unit else ""
+        unit = f" {wording.name_in('unit', gate.unit, write.language)}" if gate.unit else ""
         against = write.say("measured-against", measured=figures.measured(gate) + unit, limit=figures.limit(gate.limit))
         words = f"- **{_escaped(card.name)}** {_escaped(gate.check)}: {_escaped(against)}"
         if gate.ground != "host":

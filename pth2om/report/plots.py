@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from markupsafe import Markup, escape
 
 from pth2om.report.figures import text
 
 _MOST_BARS = 60
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Whisker:
     kind: str
 
 
-def histogram(edges: Sequence[float], counts: Sequence[float], width: int = 300, height: int = 84) -> Markup:
+def histogram(edges: Sequence[float], counts: Sequence[float], width: int = 220, height: int = 66) -> Markup:
     """Bars of a histogram; the bars' heights are logarithmic, so that a single bad element stays visible.
 
     Args:
@@ -71,7 +73,7 @@ def histogram(edges: Sequence[float], counts: Sequence[float], width: int = 300,
 
 def _merged(edges: list[float], counts: list[float]) -> tuple[list[float], list[float]] | None:
     """At most `_MOST_BARS` bars; None for what is no histogram."""
-    if len(edges) != len(counts) + 1 or not counts or not all(map(math.isfinite, [*edges, *counts])):
+    if len(edges) != len(counts) + 1 or not counts or not all(map(_sane, [*edges, *counts])):
         return None
     if any(right <= left for left, right in zip(edges, edges[1:], strict=False)) or min(counts) < 0 or max(counts) <= 0:
         return None
@@ -115,14 +117,14 @@ def intervals(lines: Sequence[Whisker], width: int = 620) -> Markup:
         lines: drawn from top to bottom.
         width: of the drawing in pixels.
     """
-    lines = [line for line in lines if all(map(math.isfinite, (line.value, line.low, line.high)))]
+    lines = [line for line in lines if all(map(_sane, (line.value, line.low, line.high)))]
     if not lines:
         return Markup("")
     values = [0.0]
     for line in lines:
-        values += [line.low, line.high, line.value] + ([line.limit] if line.limit is not None else [])
+        values += [line.low, line.high, line.value] + ([line.limit] if line.limit is not None and _sane(line.limit) else [])
     low, high = min(values), max(values)
-    pad = (high - low) * 0.08 or 1.0
+    pad = (high - low) * 0.08 if high - low > 1 / _LARGEST else 1.0
     low, high = low - pad, high + pad
     left, right, pitch = 190, 76, 26
     height = pitch * len(lines) + 22
@@ -138,7 +140,7 @@ def intervals(lines: Sequence[Whisker], width: int = 620) -> Markup:
         out.append(f"<text x={place(tick):.1f} y={height - 5} text-anchor=middle>{escape(text(tick, 3))}</text>")
     for row, line in enumerate(lines):
         middle = row * pitch + pitch / 2 + 1
-        if line.limit is not None:
+        if line.limit is not None and _sane(line.limit):
             edge = place(line.limit)
             out.append(f'<path class=x d="M{edge:.1f} {middle - 11:.1f}H{width - right}v22H{edge:.1f}z"/>')
             out.append(f'<path class=l d="M{edge:.1f} {middle - 11:.1f}v22"/>')
@@ -187,9 +189,9 @@ class Span:
 
 def latencies(lines: Sequence[Span], width: int = 620) -> Markup:
     """Median (dot), p90 (tick) and p99 (end of the line) per line, from zero; estimates as hollow diamonds."""
-    drawn = [line for line in lines if _finite(line)]
+    drawn = [line for line in lines if _drawn(line.p50) or _drawn(line.estimate)]
     most = max((max(_finite(line)) for line in drawn), default=0.0)
-    if most <= 0:
+    if most <= 1 / _LARGEST:
         return Markup("")
     left, right, pitch = 190, 76, 24
     height = pitch * len(drawn) + 22
@@ -206,22 +208,30 @@ def latencies(lines: Sequence[Span], width: int = 620) -> Markup:
     for row, line in enumerate(drawn):
         y = row * pitch + pitch / 2 + 1
         out.append(f"<text class=n x={left - 8} y={y + 4:.0f} text-anchor=end>{escape(line.label[:30])}</text>")
-        if line.p50 is not None and math.isfinite(line.p50):
+        if _drawn(line.p50):
             end = max(_finite(Span("", line.p50, line.p90, line.p99)))
             out.append(f'<path class="v s" d="M{place(line.p50):.1f} {y:.1f}H{place(end):.1f}m0 -4v8"/>')
-            if line.p90 is not None and math.isfinite(line.p90):
+            if _drawn(line.p90):
                 out.append(f'<path class="v s" d="M{place(line.p90):.1f} {y - 4:.1f}v8"/>')
             out.append(f"<circle class=s cx={place(line.p50):.1f} cy={y:.1f} r=4 />")
-        if line.estimate is not None and math.isfinite(line.estimate):
+        if _drawn(line.estimate):
             x = place(line.estimate)
             out.append(f'<path class=e d="M{x - 5:.1f} {y:.1f}l5 -5l5 5l-5 5z"/>')
-        value = line.p50 if line.p50 is not None else line.estimate
-        mark = "" if line.p50 is not None else "≥ "
+        value = line.p50 if _drawn(line.p50) else line.estimate
+        mark = "" if _drawn(line.p50) else "≥ "
         out.append(f"<text class=n x={width - right + 8} y={y + 4:.0f}>{mark}{escape(text(value, 3))} ms</text>")
     out.append("</svg>")
     return Markup("".join(out))
 
 
+def _sane(value: float) -> bool:
+    """Whether a value can be drawn; absurd magnitudes overflow what computes the axis."""
+    return math.isfinite(value) and abs(value) < _LARGEST
+
+
+def _drawn(value: float | None) -> TypeGuard[float]:
+    return value is not None and _sane(value) and value >= 0
+
+
 def _finite(line: Span) -> list[float]:
-    values = (line.p50, line.p90, line.p99, line.estimate)
-    return [value for value in values if value is not None and math.isfinite(value) and value >= 0]
+    return [value for value in (line.p50, line.p90, line.p99, line.estimate) if _drawn(value)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pth2om.evidence import GateRecord
 from pth2om.report.collect import VERDICTS, Card
-from pth2om.report.figures import number
+from pth2om.report.figures import number, text
 
 PAIRS = ("torch~onnx", "onnx~om", "torch~om")
 METRICS = (
@@ -18,11 +18,15 @@ METRICS = (
     "max_abs",
     "sqnr_db",
     "within_tolerance",
-    "topk_agreement",
-    "new_nan",
-    "new_inf",
+    "shift_pixels",
+    "top1_agreement",
+    "top5_overlap",
+    "equal",
+    "new_nonfinite",
 )
 _MOST_DISAGREEMENTS = 200
+_COLUMNS = ("file", "image", "label", "reference", "candidate", "lost", "false_alarms")
+_WORST_FIRST = ("failed", "inconclusive", "not_measured", "passed")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Side:
     Attributes:
         pair: ``torch~onnx``.
         ground: where the figures come from.
-        sample: name of the worst sample.
+        sample: name of the worst sample: of the first metric that failed, else of the first that names one.
         edges, counts: histogram of the absolute error; counts has one entry less than edges.
     """
 
@@ -75,7 +79,7 @@ class SliceTable:
 
 @dataclass(frozen=True)
 class Score:
-    """One accuracy gate with both sides.
+    """One accuracy gate.
 
     Attributes:
         gate: the gate.
@@ -83,7 +87,8 @@ class Score:
         n: number of images, or None.
         reference, candidate: the two scores, or None.
         needed: images that would settle it, or None.
-        disagreements: (image, reference, candidate) texts.
+        columns: what is known of each image on which the two sides disagree.
+        disagreements: one text per column and image.
         more: how many further disagreements are not in the list.
     """
 
@@ -94,16 +99,18 @@ class Score:
     reference: float | None
     candidate: float | None
     needed: int | None
-    disagreements: tuple[tuple[str, str, str], ...]
+    columns: tuple[str, ...]
+    disagreements: tuple[tuple[str, ...], ...]
     more: int
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One latency gate.
+    """What is known about one thing that was timed.
 
     Attributes:
-        gate: the gate.
+        gate: the gate with the worst verdict.
+        gates: all of them.
         subject: ``torch``, ``onnx``, ``om``.
         p50, p90, p99: milliseconds per batch, or None.
         fps: images per second, or None.
@@ -112,6 +119,7 @@ class Speed:
     """
 
     gate: GateRecord
+    gates: tuple[GateRecord, ...]
     subject: str
     p50: float | None
     p90: float | None
@@ -156,9 +164,9 @@ def _slice_table(
     name: str, pairs: Mapping[str, Mapping[str, GateRecord]], details: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> SliceTable:
     order = sorted(pairs, key=lambda pair: PAIRS.index(pair) if pair in PAIRS else len(PAIRS))
-    sides = [_side(pair, next(iter(pairs[pair].values())).ground, details[name, pair]) for pair in order]
+    sides = [_side(pair, list(pairs[pair].values()), details[name, pair]) for pair in order]
     judged = {metric for pair in order for metric in pairs[pair]}
-    loose = {pair: _numbers(details[name, pair].get("metrics")) for pair in order}
+    loose = {pair: _worst_figures(details[name, pair].get("metrics")) for pair in order}
     metrics = judged | {metric for values in loose.values() for metric in values}
     rows: dict[str, list[Cell | None]] = {}
     for metric in sorted(metrics, key=lambda word: (_metric_order(word), word)):
@@ -166,7 +174,7 @@ def _slice_table(
         for pair in order:
             gate = pairs[pair].get(metric)
             if gate is not None:
-                cells.append(Cell(gate, bands=_bands(gate)))
+                cells.append(Cell(gate, bands=_bands(gate, details[name, pair].get("metrics"))))
             elif metric in loose[pair]:
                 cells.append(Cell(None, loose[pair][metric]))
             else:
@@ -179,20 +187,49 @@ def _metric_order(metric: str) -> int:
     return METRICS.index(metric) if metric in METRICS else len(METRICS)
 
 
-def _bands(gate: GateRecord) -> dict[str, float]:
-    return _numbers(gate.details.get("bands"))
+def _bands(gate: GateRecord, figures: object) -> dict[str, float]:
+    """The two values of the emulator: of the gate's own details, or of its metric in those of its slice."""
+    own = _numbers(gate.details.get("bands"))
+    if own or not isinstance(figures, Mapping):
+        return own
+    entry = figures.get(gate.check.rpartition("/")[2])
+    return _numbers(entry.get("bands")) if isinstance(entry, Mapping) else {}
 
 
-def _side(pair: str, ground: str, details: Mapping[str, Any]) -> Side:
-    side = Side(pair, ground)
-    sample = details.get("sample")
-    side.sample = sample if isinstance(sample, str) else None
+def _worst_figures(figures: object) -> dict[str, float]:
+    """Metric -> its worst value, out of ``{"cosine": 0.99}`` or ``{"cosine": {"worst": 0.99, "sample": ...}}``."""
+    if not isinstance(figures, Mapping):
+        return {}
+    return _numbers(
+        {name: entry.get("worst") if isinstance(entry, Mapping) else entry for name, entry in figures.items()}
+    )
+
+
+def _side(pair: str, gates: Sequence[GateRecord], details: Mapping[str, Any]) -> Side:
+    side = Side(pair, gates[0].ground)
+    by_verdict = sorted(gates, key=lambda gate: gate.verdict != "failed")
+    named = [gate.details.get(key) for gate in by_verdict for key in ("worst", "sample")]
+    side.sample = next((name for name in named if isinstance(name, str)), None)
     histogram = details.get("histogram")
     if isinstance(histogram, Mapping):
-        edges, counts = _series(histogram.get("edges")), _series(histogram.get("counts"))
-        if counts and len(edges) == len(counts) + 1:
-            side.edges, side.counts = edges, counts
+        side.edges, side.counts = _histogram(histogram)
     return side
+
+
+def _histogram(data: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Edges and counts; ``log10_edges`` have a count below the first and one beyond the last edge as well."""
+    counts = _series(data.get("counts"))
+    edges = _series(data.get("edges"))
+    logs = _series(data.get("log10_edges"))
+    if logs and len(counts) == len(logs) + 1 and all(abs(edge) < 100 for edge in logs):
+        edges = (0.0, *(10.0**edge for edge in logs))
+        # What is beyond the last edge is drawn as one more bin, so that nothing large is hidden.
+        edges, counts = ((*edges, edges[-1] * 10), counts) if counts[-1] else (edges, counts[:-1])
+        filled = [index for index, count in enumerate(counts) if count]
+        if filled:
+            first, last = filled[0], filled[-1] + 1
+            edges, counts = edges[first : last + 1], counts[first:last]
+    return (edges, counts) if counts and len(edges) == len(counts) + 1 else ((), ())
 
 
 def _series(values: object) -> tuple[float, ...]:
@@ -211,61 +248,86 @@ def _numbers(values: object) -> dict[str, float]:
 
 
 def scores(gates: Iterable[GateRecord]) -> list[Score]:
-    """Accuracy gates that have two sides or an interval."""
+    """Accuracy gates that were measured."""
     return [_score(gate) for gate in gates if is_score(gate)]
 
 
 def is_score(gate: GateRecord) -> bool:
-    """Whether an accuracy gate compares two scores, or has an interval to draw."""
-    return gate.question in ("accuracy", "quantization") and (
-        "reference" in gate.details or "candidate" in gate.details or gate.interval is not None
-    )
+    """Whether the accuracy table shows this gate."""
+    if gate.question not in ("accuracy", "quantization") or gate.measured is None:
+        return False
+    return gate.question == "accuracy" or gate.interval is not None or "reference" in gate.details
 
 
 def _score(gate: GateRecord) -> Score:
     details = gate.details
-    listed = details.get("disagreements")
-    listed = listed if isinstance(listed, list | tuple) else ()
-    shown = tuple(
-        (str(entry.get("image", "")), str(entry.get("reference", "")), str(entry.get("candidate", "")))
-        for entry in listed[:_MOST_DISAGREEMENTS]
-        if isinstance(entry, Mapping)
-    )
-    total = _whole(details.get("disagreements_total")) or len(listed)
+    lists = [details.get(name) for name in ("disagreements", "lost", "gained", "changed", "differing")]
+    listed = [entry for entries in lists if isinstance(entries, list | tuple) for entry in entries]
+    rows = [entry if isinstance(entry, Mapping) else {"image": entry} for entry in listed]
+    columns = [name for name in _COLUMNS if any(name in row for row in rows)]
+    if "file" in columns and "image" in columns:
+        columns.remove("image")
+    counted = [_whole(details.get(name)) for name in ("lost_count", "gained_count")]
+    total = sum(many for many in counted if many is not None) if "lost_count" in details else len(rows)
+    parts = [part for part in gate.check.split("/") if part not in ("torch", "onnx", "om", "drop", "expected", "score")]
     return Score(
         gate,
         dataset=_word(details.get("dataset")),
-        metric=_word(details.get("metric")) or gate.check.split("/")[0],
-        n=_whole(details.get("n")),
-        reference=number(details.get("reference")),
-        candidate=number(details.get("candidate")),
-        needed=_whole(details.get("needed_images")),
-        disagreements=shown,
-        more=max(0, total - len(shown)),
+        metric=_word(details.get("metric")) or (parts[0] if parts else ""),
+        n=_first_whole(details.get("n"), details.get("images")),
+        reference=_first(number(details.get("reference")), number(details.get("expected"))),
+        candidate=_first(number(details.get("candidate")), number(details.get("score"))),
+        needed=needed_images(gate),
+        columns=tuple(columns),
+        disagreements=tuple(tuple(_cell(row.get(name)) for name in columns) for row in rows[:_MOST_DISAGREEMENTS]),
+        more=max(0, total - min(len(rows), _MOST_DISAGREEMENTS)),
     )
 
 
+def needed_images(gate: GateRecord) -> int | None:
+    """How many images would settle an inconclusive gate, where that is known."""
+    needed = _first_whole(gate.details.get("images_needed"), gate.details.get("needed_images"))
+    return needed if needed is not None and gate.verdict == "inconclusive" and needed > 0 else None
+
+
+def _cell(value: object) -> str:
+    return text(value) if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _first_whole(*values: object) -> int | None:
+    return next((found for found in map(_whole, values) if found is not None), None)
+
+
 def speeds(gates: Iterable[GateRecord]) -> list[Speed]:
-    """Latency gates, PyTorch first, then ONNX, then OM."""
+    """Latency gates, those of one subject together: PyTorch first, then ONNX, then OM."""
     order = ("torch", "onnx", "om")
-    found = [_speed(gate) for gate in gates if gate.question == "latency"]
+    groups: dict[tuple[str, str], list[GateRecord]] = {}
+    for gate in gates:
+        if gate.question == "latency":
+            groups.setdefault((gate.variant, gate.check.partition("/")[0]), []).append(gate)
+    found = [_speed(subject, group) for (_, subject), group in groups.items()]
     return sorted(found, key=lambda speed: order.index(speed.subject) if speed.subject in order else len(order))
 
 
-def _speed(gate: GateRecord) -> Speed:
-    details = gate.details
-    metric = gate.check.rpartition("/")[2]
-    value = gate.measured
+def _speed(subject: str, gates: Sequence[GateRecord]) -> Speed:
+    details: dict[str, Any] = {}
+    for gate in gates:
+        details.update(gate.details)
+        details.setdefault(gate.check.rpartition("/")[2], gate.measured)
+    estimate = details.get("estimate")
+    estimate = estimate if isinstance(estimate, Mapping) else {}
+    worst = min(gates, key=lambda gate: (_WORST_FIRST.index(gate.verdict), gate.limit is None))
     return Speed(
-        gate,
-        subject=gate.check.partition("/")[0],
-        p50=_first(number(details.get("p50_ms")), value if metric in ("p50", "p50_ms", "latency") else None),
+        worst,
+        tuple(gates),
+        subject,
+        p50=_first(number(details.get("median_ms")), number(details.get("p50_ms"))),
         p90=number(details.get("p90_ms")),
         p99=number(details.get("p99_ms")),
-        fps=_first(number(details.get("fps")), value if metric == "fps" else None),
+        fps=number(details.get("fps")),
         batch=_whole(details.get("batch")),
         runs=_whole(details.get("runs")),
-        roofline=number(details.get("roofline_ms")),
+        roofline=_first(number(details.get("roofline_ms")), number(estimate.get("milliseconds"))),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 
@@ -16,7 +17,12 @@ _LONGEST = 1200
 
 def both(key: str, **values: Value) -> Markup:
     """The sentence ``report.<key>`` in both languages, as HTML."""
-    message = Message(f"report.{key}", values)
+    return _both(key, tuple(values.items()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _both(key: str, values: tuple[tuple[str, Value], ...]) -> Markup:
+    message = Message(f"report.{key}", dict(values))
     return pair(message.render("en"), message.render("zh"))
 
 

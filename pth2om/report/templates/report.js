@@ -84,7 +84,7 @@
     window.addEventListener("beforeprint", function () {
       var cards = document.querySelectorAll("details.card");
       if (cards.length > 24) { return; }
-      each("details:not([open])", function (box) { opened.push(box); box.open = true; });
+      each("details.card:not([open])", function (box) { opened.push(box); box.open = true; });
     });
     window.addEventListener("afterprint", function () {
       opened.forEach(function (box) { box.open = false; });

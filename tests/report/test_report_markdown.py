@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import re
+
+from pth2om.report import collect
+from pth2om.report.markdown import render_markdown
+
+
+def tables(text):
+    """Every table as a list of rows of cells."""
+    found, current = [], None
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            current = [*(current or []), cells]
+        elif current:
+            found.append(current)
+            current = None
+    return found
+
+
+def rows_with(text, word):
+    return [row for table in tables(text) for row in table[2:] if word in row[0]]
+
+
+def test_the_newer_table_has_modelzoos_columns(small):
+    heads = [table[0] for table in tables(render_markdown(collect(small), "zh"))]
+    assert ["芯片型号", "Batch Size", "数据集", "精度", "性能"] in heads
+    heads = [table[0] for table in tables(render_markdown(collect(small), "en"))]
+    assert ["Chip", "Batch Size", "Dataset", "Accuracy", "Performance"] in heads
+
+
+def test_tables_are_rectangular(small):
+    for language in ("en", "zh"):
+        for table in tables(render_markdown(collect(small), language)):
+            assert len({len(row) for row in table}) == 1
+
+
+def test_device_columns_hold_device_figures_only(small):
+    text = render_markdown(collect(small), "en")
+    rows = rows_with(text, "Ascend310B1")
+    origin = next(row for row in rows if row[3].startswith("top1"))
+    assert origin == ["Ascend310B1", "1", "cifar10\\_249", "top1 90.36 (249)", "2427.18 fps"]
+    for row in rows:
+        if row is not origin:
+            assert row[3] == "–" or row[3].startswith("not measured (emulated: ")
+            assert row[4] == "not measured"
+
+
+def test_the_older_table_has_both_sides(small):
+    text = render_markdown(collect(small), "zh")
+    table = next(table for table in tables(text) if table[0][0] == "模型" and "离线" in table[0][2])
+    assert table[0] == ["模型", "pth精度（本次实测）", "Ascend310B1离线推理精度", "基准性能", "Ascend310B1性能"]
+    row = next(row for row in table[2:] if "fp16" in row[0])
+    assert row[1] == "mAP50-95 26.47 (141)"
+    assert row[2] == "未实测（模拟：mAP50-95 24.92 (141)）"
+    assert row[4] == "未实测"
+
+
+def test_failures_end_with_what_to_do(small):
+    text = render_markdown(collect(small), "en")
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(lines) == collect(small).count("failed")
+    assert all(" → " in line for line in lines)
+
+
+def test_hostile_names_cannot_leave_their_cell(factory):
+    word = "a|b\n<script>[x](javascript:y)`*_#"
+    one = factory.drop(word, "fp16-bs1", word, word, 3, 1.0, 0.5, None, "failed", factory.EMULATOR)
+    text = render_markdown(collect([factory.run_record(word), one]), "en")
+    assert "<script" not in text
+    assert "](" not in text.replace("\\](", "")
+    for table in tables(text):
+        assert len({len(row) for row in table}) == 1
