@@ -2,9 +2,9 @@
 
     python benchmarks/emulated_fp16.py [--pairs 15] [--threads 2] [--soc Ascend310B1] [--model FILE.onnx]
 
-The net is YOLOv6n's deployed form (RepVGG backbone, BiFusion neck, SiLU heads, decoded boxes) with random weights: about
-4.6 million parameters and 11 GFLOP. Runs alternate, so that a busy machine slows both sides; the ratio is the median of
-the pairs' ratios.
+The net is YOLOv6n's deployed form (RepVGG backbone, BiFusion neck, SiLU heads, decoded boxes) with random weights:
+about 4.6 million parameters and 11 GFLOP. Runs alternate, so that a busy machine slows both sides; the ratio is the
+median of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def main() -> None:
                 sessions[band] = EmulatedOmSession(compiled, band, threads=arguments.threads)
             seconds = measure(sessions, arguments.pairs)
             print(
-                f"{soc}, {arguments.threads} threads, onnxruntime {onnxruntime.__version__}, compiled in {compiling:.2f} s"
+                f"{soc}: {arguments.threads} threads, onnxruntime {onnxruntime.__version__}, compiled in {compiling:.2f} s"
             )
             print(f"{'':10}{'median ms':>10}{'ratio':>8}{'min':>7}{'max':>7}")
             for name, runs in seconds.items():
