@@ -57,7 +57,7 @@ def measure(
         reference: the side that is taken for right.
         candidate: the side that is judged.
         samples: what is fed (`pth2om.data.Samples`).
-        slices: named parts of the outputs; each whole output is measured besides.
+        slices: named parts of the outputs; each whole output is measured besides, unless a slice is all of it.
 
     Returns:
         JSON: ``slices``: name -> ``output``, ``kind``, ``samples`` (row names), one list per metric of `METRICS` with a
@@ -73,9 +73,13 @@ def measure(
     for sample in samples:
         expected, got = reference.run(sample.feeds), candidate.run(sample.feeds)
         for name, ours, theirs in _paired(expected, got, measured["mismatch"]):
-            parts = [Slice(name=name), *(entry for entry in slices if (entry.output or next(iter(expected))) == name)]
+            parts = [entry for entry in slices if (entry.output or next(iter(expected))) == name]
+            if not any(entry.index.strip() == "..." for entry in parts):
+                taken = name in {entry.name for entry in slices}
+                # Not validated: an output may be called anything, "/head/Concat_3:0" too.
+                parts.insert(0, Slice.model_construct(name=f"{name}.whole" if taken else name))
             for part in parts:
-                _add(measured["slices"], part, name, sample.names, ours, theirs, whole=part is parts[0], pixels=pixels)
+                _add(measured["slices"], part, name, sample.names, ours, theirs, pixels=pixels)
         for entry in slices:
             if entry.output is not None and entry.output not in expected:
                 raise DataError("compare.no-output", name=entry.name, output=entry.output, known=", ".join(expected))
@@ -182,7 +186,6 @@ def _add(
     ours: Array,
     theirs: Array,
     *,
-    whole: bool,
     pixels: int | None,
 ) -> None:
     """Measure one slice of one sample, row by row."""
@@ -196,18 +199,16 @@ def _add(
         shape = "x".join(map(str, ours.shape))
         raise DataError("compare.selects-nothing", name=part.name, index=part.index, shape=shape)
     # Rows can only be told apart where the batch axis is still the first one.
-    batched = ours.ndim > 0 and mine.ndim > 0 and mine.shape[0] == ours.shape[0] and not isinstance(index[:1], int)
-    batched = batched and ours.shape[0] >= len(names) and not (index and isinstance(index[0], int))
+    batched = ours.ndim > 0 and mine.ndim > 0 and mine.shape[0] == ours.shape[0] == len(names)
+    batched = batched and not (index and isinstance(index[0], int))
     rows = [(name, mine[number], yours[number]) for number, name in enumerate(names)] if batched else []
     if not batched:
         rows = [(names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}", mine, yours)]
     kept = slices.setdefault(
-        # A slice that is called like its output takes the place of the whole.
-        f"{part.name} (whole)" if whole and part.name in slices and not slices[part.name]["whole"] else part.name,
+        part.name,
         {
             "output": output,
             "kind": part.kind,
-            "whole": whole,
             "elements": int(rows[0][1].size),
             "samples": [],
             **{metric: [] for metric in METRICS},

@@ -21,10 +21,11 @@ Pair = Literal["torch~onnx", "onnx~om", "torch~om"]
 
 DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "torch~onnx": {"cosine": 0.99999, "relative_l2": 1e-4, "mean_abs": 1e-3},
-    "float": {"cosine": 0.999, "relative_l2": 0.05, "shift_pixels": 1.0},
-    "int8": {"cosine": 0.99, "relative_l2": 0.1, "shift_pixels": 3.0},
+    "float": {"cosine": 0.999, "relative_l2": 0.05, "shift_pixels": 2.0},
+    "int8": {"cosine": 0.99, "relative_l2": 0.1, "shift_pixels": 3.5},
 }
-"""Limits by pair; an OM's by its precision. ``shift_pixels`` is at a 640-pixel input and scales with its size."""
+"""Limits by pair; an OM's by its precision. ``shift_pixels`` is at a 640-pixel input and scales with its size: relative
+L2 does not see boxes that are all moved by a few pixels, while YOLOv6Lite in fp16 stays below 0.8."""
 
 LABELS = {"torch~onnx": 0.9999, "float": 0.995, "int8": 0.98}
 """Least share of equal elements of a slice of kind ``labels``: class numbers have no distances."""

@@ -1,0 +1,338 @@
+"""Closeness: the metrics' invariants, the judging, and mutants that a default gate must catch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pth2om.compare import judge, measure, worse
+from pth2om.compare.closeness import EDGES, METRICS, closeness, index_of
+from pth2om.data.samples import Sample
+from pth2om.errors import DataError
+from pth2om.session import Provenance, TensorSpec
+from pth2om.spec import Closeness, Gates, Slice
+
+VECTORS = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e3, 1e3, width=32))
+
+
+class Computed:
+    """A session made of a function."""
+
+    def __init__(self, function: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> None:
+        self.function = function
+        self.inputs = (TensorSpec("x", (None, 3), np.dtype("float32")),)
+        self.outputs = (TensorSpec("out", (None,), np.dtype("float32")),)
+        self.digest = "0" * 64
+        self.provenance = Provenance("test", "0", "host")
+
+    def run(self, feeds):
+        return dict(self.function(feeds["x"]))
+
+    def close(self) -> None: ...
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None: ...
+
+
+class Rows(list):
+    pixels = 640
+
+
+def rows(count: int = 4, batch: int = 2, seed: int = 0) -> Rows:
+    stream = np.random.default_rng(seed)
+    return Rows(
+        Sample(tuple(f"row-{first + k}" for k in range(batch)), {"x": stream.random((batch, 3), dtype=np.float32)})
+        for first in range(0, count, batch)
+    )
+
+
+def pair(reference, candidate, slices=(), samples=None):
+    return measure(Computed(reference), Computed(candidate), samples or rows(), slices)
+
+
+class TestMetrics:
+    @given(VECTORS)
+    def test_equal_arrays_are_perfect(self, x: np.ndarray) -> None:
+        values, histogram = closeness(x, x)
+        assert values["cosine"] == pytest.approx(1.0, abs=1e-12)
+        assert (values["relative_l2"], values["max_abs"], values["mean_abs"]) == (0, 0, 0)
+        assert values["sqnr_db"] == math.inf
+        assert values["within_tolerance"] == values["equal"] == 1
+        assert histogram[0] == x.size
+        assert sum(histogram[1:]) == 0
+
+    @given(VECTORS, st.floats(0.5, 2))
+    def test_cosine_is_blind_to_scale_and_relative_l2_is_not(self, x: np.ndarray, scale: float) -> None:
+        if not np.any(x):
+            return
+        values, _ = closeness(x.astype(np.float64), x.astype(np.float64) * scale)
+        assert values["cosine"] == pytest.approx(1.0, abs=1e-9)
+        assert values["relative_l2"] == pytest.approx(abs(scale - 1), rel=1e-6, abs=1e-12)
+
+    @given(VECTORS, st.randoms(use_true_random=False))
+    def test_against_plain_formulas(self, x: np.ndarray, random) -> None:
+        y = (x + np.float32(random.uniform(-1, 1))).astype(np.float32)
+        values, histogram = closeness(x, y)
+        r, c = x.astype(np.longdouble), y.astype(np.longdouble)
+        assert values["max_abs"] == pytest.approx(float(np.abs(c - r).max()), rel=1e-9)
+        assert values["mean_abs"] == pytest.approx(float(np.abs(c - r).mean()), rel=1e-9)
+        if np.any(x):
+            assert values["relative_l2"] == pytest.approx(float(np.sqrt(((c - r) ** 2).sum() / (r**2).sum())), rel=1e-9)
+        if np.any(x) and np.any(y):
+            cosine = float((r * c).sum() / np.sqrt((r * r).sum() * (c * c).sum()))
+            assert values["cosine"] == pytest.approx(cosine, abs=1e-9)
+        assert values["within_tolerance"] == pytest.approx(float((np.abs(c - r) <= 5e-3 + 5e-3 * np.abs(r)).mean()))
+        assert sum(histogram) == x.size
+        assert len(histogram) == len(EDGES) + 1
+
+    @given(VECTORS)
+    def test_zero_vectors_are_defined(self, x: np.ndarray) -> None:
+        zeros = np.zeros_like(x)
+        assert closeness(zeros, zeros)[0]["cosine"] == 1
+        assert closeness(zeros, zeros)[0]["relative_l2"] == 0
+        if np.any(x):
+            assert closeness(x, zeros)[0]["cosine"] == 0
+            assert closeness(x, zeros)[0]["relative_l2"] == pytest.approx(1)
+            assert closeness(zeros, x)[0]["cosine"] == 0
+            assert closeness(zeros, x)[0]["relative_l2"] == math.inf
+
+    @given(VECTORS, st.sampled_from([np.nan, np.inf, -np.inf]), st.data())
+    def test_new_nonfinite_values_are_counted_and_spoil_nothing_else(self, x, bad, data) -> None:
+        place = data.draw(st.integers(0, x.size - 1))
+        y = x.copy()
+        y[place] = bad
+        values, _ = closeness(x, y)
+        assert values["new_nonfinite"] == 1
+        assert values["lost_nonfinite"] == 0
+        assert all(value is None or not math.isnan(value) for value in values.values())
+        assert closeness(y, y)[0]["new_nonfinite"] == closeness(y, y)[0]["lost_nonfinite"] == 0
+        assert closeness(y, x)[0]["lost_nonfinite"] == 1
+
+    def test_very_small_and_very_large_values(self) -> None:
+        small = np.array([1e-30, 2e-30], np.float32)
+        assert closeness(small, small * 2)[0]["cosine"] == pytest.approx(1)
+        large = np.array([3e38, 1e38], np.float32)
+        assert closeness(large, large)[0]["cosine"] == pytest.approx(1)
+        assert closeness(np.float16([65504]), np.float16([np.inf]))[0]["new_nonfinite"] == 1
+
+    def test_top1_agreement_lets_ties_be(self) -> None:
+        ours = np.array([[0.5, 0.5, 0.1], [1.0, 0.0, 0.0]])
+        theirs = np.array([[0.49, 0.5, 0.1], [0.0, 1.0, 0.0]])
+        assert closeness(ours, theirs, kind="scores")[0]["top1_agreement"] == 0.5
+        nan = np.full((2, 3), np.nan)
+        assert closeness(ours, nan, kind="scores")[0]["top1_agreement"] == 0
+
+    def test_boxes_in_pixels_and_in_fractions(self) -> None:
+        boxes = np.random.default_rng(0).uniform(10, 600, (50, 4))
+        moved = boxes + np.array([4, 0, 0, 0])
+        assert closeness(boxes, moved, kind="boxes", pixels=640)[0]["shift_pixels"] == pytest.approx(4)
+        assert closeness(boxes / 640, moved / 640, kind="boxes", pixels=640)[0]["shift_pixels"] == pytest.approx(4)
+
+    @pytest.mark.parametrize("text", ["x", "1:2:3:4", "..., ...", "1-2"])
+    def test_bad_indices(self, text: str) -> None:
+        with pytest.raises(DataError):
+            index_of(text)
+
+    def test_indices(self) -> None:
+        array = np.arange(24).reshape(2, 3, 4)
+        for text in ("..., 1:", ":, 0", "1", "...", "..., -1", "::2, :, 1:3"):
+            expected = eval(f"array[{text}]", {"array": array})
+            assert np.array_equal(array[index_of(text)], expected)
+
+
+class TestMeasure:
+    def test_item_k_is_compared_with_item_k_and_the_worst_is_named(self) -> None:
+        def off(x):
+            y = x.copy()
+            y[1] += x.sum() > 0 and 0.1
+            return {"out": y}
+
+        measured = pair(lambda x: {"out": x}, off)
+        part = measured["slices"]["out"]
+        assert part["samples"] == ["row-0", "row-1", "row-2", "row-3"]
+        assert [value > 0.05 for value in part["max_abs"]] == [False, True, False, True]
+        failed = [each for each in judge(measured, pair="torch~onnx", gates=Gates()) if each.verdict == "failed"]
+        assert failed
+        assert all(each.details["worst"] in ("row-1", "row-3") for each in failed)
+        assert all("row-" in str(each.message) for each in failed)
+        swapped = pair(lambda x: {"out": x}, lambda x: {"out": x[::-1]})
+        assert any(each.verdict == "failed" for each in judge(swapped, pair="onnx~om", gates=Gates()))
+
+    def test_measurements_are_json(self) -> None:
+        measured = pair(lambda x: {"out": x, "zero": x * 0}, lambda x: {"out": x * np.nan, "zero": x * 0 + 1})
+        assert judge(json.loads(json.dumps(measured)), pair="onnx~om", gates=Gates()) == judge(
+            measured, pair="onnx~om", gates=Gates()
+        )
+
+    def test_shapes_that_differ_and_outputs_that_are_missing_fail(self) -> None:
+        transposed = pair(lambda x: {"out": x}, lambda x: {"out": x.T})
+        missing = pair(lambda x: {"out": x, "more": x}, lambda x: {"out": x})
+        for measured in (transposed, missing):
+            verdicts = [each.verdict for each in judge(measured, pair="onnx~om", gates=Gates())]
+            assert "failed" in verdicts
+        renamed = pair(lambda x: {"out": x}, lambda x: {"Conv_3:0": x})
+        assert {each.verdict for each in judge(renamed, pair="onnx~om", gates=Gates())} == {"passed"}
+
+    def test_nothing_compared_does_not_pass(self) -> None:
+        measured = measure(Computed(lambda x: {"out": x}), Computed(lambda x: {"out": x}), Rows(), ())
+        assert [each.verdict for each in judge(measured, pair="onnx~om", gates=Gates())] == ["failed"]
+
+    @pytest.mark.parametrize(
+        ("entry", "key"),
+        [
+            (Slice(name="a", output="nowhere"), "compare.no-output"),
+            (Slice(name="a", index="..., 3:"), "compare.selects-nothing"),
+            (Slice(name="a", index=":, :, :, 1"), "compare.index-out-of-range"),
+        ],
+    )
+    def test_slices_that_select_nothing_are_errors(self, entry: Slice, key: str) -> None:
+        with pytest.raises(DataError) as caught:
+            pair(lambda x: {"out": x}, lambda x: {"out": x}, [entry])
+        assert caught.value.message.key == key
+
+    def test_a_slice_called_like_its_output(self) -> None:
+        measured = pair(lambda x: {"out": x}, lambda x: {"out": x}, [Slice(name="out", index="..., 1:")])
+        assert set(measured["slices"]) == {"out", "out.whole"}
+        whole = pair(lambda x: {"out": x}, lambda x: {"out": x}, [Slice(name="scores", kind="scores")])
+        assert set(whole["slices"]) == {"scores"}
+
+    def test_bands_are_judged_by_the_worse(self) -> None:
+        good = pair(lambda x: {"out": x}, lambda x: {"out": x})
+        bad = pair(lambda x: {"out": x}, lambda x: {"out": x * 1.2})
+        for merged in (worse(good, bad, ("fused", "unfused")), worse(bad, good, ("unfused", "fused"))):
+            failed = [each for each in judge(merged, pair="onnx~om", gates=Gates()) if each.verdict == "failed"]
+            assert [each.check for each in failed] == ["onnx~om/out/relative_l2"]
+            assert failed[0].details["worst"].endswith("[unfused]")
+            assert len(merged["slices"]["out"]["samples"]) == 8
+            assert set(METRICS) < set(merged["slices"]["out"])
+
+
+class TestJudge:
+    @given(hnp.arrays(np.float32, (6, 5), elements=st.floats(0.125, 100, width=32)), st.floats(0, 0.02))
+    @settings(max_examples=50)
+    def test_small_noise_passes_for_fp16(self, x: np.ndarray, noise: float) -> None:
+        stream = np.random.default_rng(0)
+        samples = Rows([Sample(tuple(f"r{k}" for k in range(6)), {"x": x})])
+        factor = 1 + noise * stream.uniform(-1, 1, x.shape)
+        measured = pair(lambda v: {"out": v}, lambda v: {"out": v * factor}, samples=samples)
+        assert {each.verdict for each in judge(measured, pair="onnx~om", gates=Gates())} == {"passed"}
+
+    def test_cosine_alone_never_passes(self) -> None:
+        gates = Gates(onnx_om=Closeness(cosine=0.9, relative_l2=math.inf))
+        measured = pair(lambda x: {"out": x}, lambda x: {"out": x * 3})
+        verdicts = {each.check: each.verdict for each in judge(measured, pair="onnx~om", gates=gates)}
+        assert verdicts["onnx~om/out/cosine"] == "passed"
+        assert verdicts["onnx~om/out/size"] == "inconclusive"
+        only_cosine = Gates(onnx_om=Closeness(cosine=0.9))
+        assert "failed" in {each.verdict for each in judge(measured, pair="onnx~om", gates=only_cosine)}
+
+    def test_limits_of_the_spec_win_and_slices_win_over_pairs(self) -> None:
+        measured = pair(lambda x: {"out": x}, lambda x: {"out": x * 1.08}, [Slice(name="part", index="..., 1:")])
+        gates = Gates(onnx_om=Closeness(relative_l2=0.01), slices={"part": Closeness(relative_l2=0.1)})
+        verdicts = {each.check: each.verdict for each in judge(measured, pair="onnx~om", gates=gates)}
+        assert verdicts["onnx~om/out/relative_l2"] == "failed"
+        assert verdicts["onnx~om/part/relative_l2"] == "passed"
+        loose = {each.check: each.verdict for each in judge(measured, pair="onnx~om", gates=Gates(), int8=True)}
+        assert set(loose.values()) == {"passed"}
+
+    def test_rows_below_fp16_normals_do_not_fail_the_others(self) -> None:
+        samples = rows(4)
+        samples[0].feeds["x"][0] = 1e-7
+
+        def rounded(x):
+            return {"out": x.astype(np.float16).astype(np.float32)}
+
+        measured = pair(lambda x: {"out": x}, rounded, samples=samples)
+        assert measured["slices"]["out"]["relative_l2"][0] > 0.05
+        assert {each.verdict for each in judge(measured, pair="onnx~om", gates=Gates())} == {"passed"}
+        # A model whose outputs are all that small is not let off.
+        for sample in samples:
+            sample.feeds["x"][:] = 1e-7
+        measured = pair(lambda x: {"out": x}, lambda x: {"out": x * 0}, samples=samples)
+        assert "failed" in {each.verdict for each in judge(measured, pair="onnx~om", gates=Gates())}
+
+    def test_labels_are_judged_by_equality(self) -> None:
+        entry = Slice(name="classes", kind="labels")
+        ours = np.random.default_rng(0).integers(0, 20, (2, 1000))
+        theirs = ours.copy()
+        theirs[0, :20] += 1
+        measured = pair(lambda _: {"out": ours}, lambda _: {"out": theirs}, [entry])
+        verdicts = {each.check: each.verdict for each in judge(measured, pair="onnx~om", gates=Gates())}
+        assert verdicts == {
+            "onnx~om/classes/new_nonfinite": "passed",
+            "onnx~om/classes/equal": "failed",
+        }
+
+
+# ---------------------------------------------------------------------------------------------------- mutants
+
+SLICES = (Slice(name="boxes", index="..., :4", kind="boxes"), Slice(name="scores", index="..., 5:", kind="scores"))
+
+
+def detector(x: np.ndarray) -> np.ndarray:
+    """Rows cx, cy, w, h, 1, scores as a detector gives them: most scores tiny, a few large; boxes up to 640."""
+    stream = np.random.default_rng(7)
+    weights = stream.normal(size=(3, 400 * 84))
+    raw = (x @ weights).reshape(len(x), 400, 84)
+    boxes = 320 + 150 * np.tanh(raw[..., :4])
+    scores = 1 / (1 + np.exp(6 - 2 * raw[..., 4:]))
+    return np.concatenate([boxes, np.ones_like(boxes[..., :1]), scores], -1).astype(np.float32)
+
+
+def zeroed(out):
+    out[..., 5:] = 0
+
+
+def swapped(out):
+    out[..., 5:] = np.roll(out[..., 5:], 1, -1)
+
+
+def moved(out):
+    out[..., :2] += 4
+
+
+def moved_across(out):
+    out[..., 0] += 4
+
+
+def widened(out):
+    out[..., 2] += 4
+
+
+def dropped(out):
+    out[..., 5 + 3] = 0
+
+
+MUTANTS = [zeroed, swapped, moved, moved_across, widened]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+@pytest.mark.parametrize(("name", "int8"), [("torch~onnx", False), ("onnx~om", False), ("torch~om", True)])
+def test_a_mutant_of_a_detector_fails_a_default_gate(mutant, name: str, int8: bool) -> None:
+    def broken(x):
+        out = detector(x)
+        mutant(out)
+        return {"out": out}
+
+    measured = pair(lambda x: {"out": detector(x)}, broken, SLICES)
+    verdicts = [each.verdict for each in judge(measured, pair=name, gates=Gates(), int8=int8)]
+    assert "failed" in verdicts
+    # The whole tensor alone would not have seen it, except where float32 rounding is the limit.
+    if mutant is zeroed and name != "torch~onnx":
+        whole = [each for each in judge(measured, pair=name, gates=Gates(), int8=int8) if "/out/" in each.check]
+        assert {each.verdict for each in whole} == {"passed"}
+
+
+def test_the_unbroken_detector_in_fp16_passes() -> None:
+    measured = pair(
+        lambda x: {"out": detector(x)}, lambda x: {"out": detector(x).astype(np.float16).astype(np.float32)}, SLICES
+    )
+    assert {each.verdict for each in judge(measured, pair="torch~om", gates=Gates())} == {"passed"}
