@@ -1,0 +1,47 @@
+"""INT8: calibrate, quantize, and write what ATC takes.
+
+Works on an ONNX file and an iterable of feeds; heavy libraries are imported when one of the functions is called::
+
+    from pth2om.quantize import Settings, quantize
+    result = quantize(Path("model.onnx"), batches, Settings(), Path("int8"))
+    result.files["deploy"]          # model_deploy_model.onnx, for atc
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pth2om.quantize.settings import LayerReport, QuantizeResult, Settings
+
+if TYPE_CHECKING:
+    from pth2om.quantize.api import VERSION, convert, quantize
+    from pth2om.quantize.twins import emulation_rewrite, fake_quant, integer
+
+_LAZY = {
+    "VERSION": "api",
+    "convert": "api",
+    "quantize": "api",
+    "emulation_rewrite": "twins",
+    "fake_quant": "twins",
+    "integer": "twins",
+}
+
+__all__ = [
+    "VERSION",
+    "LayerReport",
+    "QuantizeResult",
+    "Settings",
+    "convert",
+    "emulation_rewrite",
+    "fake_quant",
+    "integer",
+    "quantize",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module holds
+    import importlib
+
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"pth2om.quantize.{_LAZY[name]}"), name)
+    raise AttributeError(name)

@@ -1,0 +1,294 @@
+"""One call from a float ONNX file and calibration data to the files that ATC takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from pth2om.errors import QuantizeError
+from pth2om.evidence import Finding
+from pth2om.language import say
+from pth2om.quantize import ranges
+from pth2om.quantize.calibrate import Feeds, Progress
+from pth2om.quantize.files import quant_json, records
+from pth2om.quantize.layers import Layer
+from pth2om.quantize.network import Array, read_model, write_model
+from pth2om.quantize.plan import Plan, make_plan
+from pth2om.quantize.proof import LayerProof, prove
+from pth2om.quantize.qdq import build_qdq, convert_qdq
+from pth2om.quantize.record import render_records
+from pth2om.quantize.settings import LayerReport, QuantizeResult, Settings
+from pth2om.quantize.twins import fake_quant
+from pth2om.quantize.weights import Quantized
+from pth2om.store import file_digest
+
+VERSION = 1
+"""Raised when this stage makes other files from the same inputs."""
+_PROOF_BATCHES = 1
+
+
+def quantize(
+    model: Path,
+    feeds: Iterable[Feeds] | None,
+    settings: Settings | None = None,
+    destination: Path | None = None,
+    *,
+    prefix: str | None = None,
+    random: bool = False,
+    floating: Iterable[str] = (),
+    state: Path | None = None,
+    progress: Progress | None = None,
+) -> QuantizeResult:
+    """Calibrate and quantize a float ONNX file.
+
+    Args:
+        model: the file.
+        feeds: input name -> array, one mapping a batch, consumed once; None is refused unless ``random``.
+        settings: how; default `Settings`.
+        destination: folder of the files; default the model's.
+        prefix: file names start with it; default the model's name.
+        random: without data: calibrate on random numbers; every file and finding says so.
+        floating: names of layers that stay in floating point, besides ``settings.skip`` (an accuracy-aware search).
+        state: where an interrupted calibration is kept; default ``.<prefix>.calibration.npz`` in the destination.
+        progress: told after each batch.
+
+    Returns:
+        Files, a table of layers, and what was noticed.
+
+    Raises:
+        QuantizeError: no data, a model that cannot be quantized, or files that cannot be written.
+    """
+    settings = settings or Settings()
+    destination = destination or model.parent
+    prefix = prefix or model.stem
+    float_model = read_model(model)
+    if feeds is None:
+        if not random:
+            raise QuantizeError("quantize.no-calibration-data", where=str(model))
+        feeds = random_feeds(float_model, str(model))
+    state = state or destination / f".{prefix}.calibration.npz"
+    held = _Head(feeds)
+    plan = make_plan(
+        float_model,
+        held,
+        settings,
+        where=model.name,
+        state=state,
+        key=file_digest(model),
+        progress=progress,
+    )
+    plan.calibration.random = random
+    for name in floating:
+        plan.quantized.pop(name, None)
+    result = write_files(plan, destination, prefix, proof=held.first)
+    state.unlink(missing_ok=True)
+    return result
+
+
+class _Head:
+    """Passes batches on and keeps the first, for the proof."""
+
+    def __init__(self, feeds: Iterable[Feeds]) -> None:
+        self._feeds = feeds
+        self.first: list[Feeds] = []
+
+    def __iter__(self) -> Iterator[Feeds]:
+        for batch in self._feeds:
+            if len(self.first) < _PROOF_BATCHES:
+                self.first.append(batch)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self._feeds)  # type: ignore[arg-type]
+
+
+def random_feeds(model: onnx.ModelProto, where: str, count: int = 4, seed: int = 0) -> list[dict[str, Array]]:
+    """Uniform random batches in 0..1 of the model's input shapes; symbolic axes are 1.
+
+    Raises:
+        QuantizeError: an input has no shape or is not of a number type.
+    """
+    generator = np.random.default_rng(seed)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    batches = []
+    for _ in range(count):
+        batch: dict[str, Array] = {}
+        for value in model.graph.input:
+            if value.name in constants:
+                continue
+            kind = value.type.tensor_type
+            if not kind.HasField("shape"):
+                raise QuantizeError("quantize.input-without-shape", where=where, name=value.name)
+            shape = [axis.dim_value or 1 for axis in kind.shape.dim]
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            batch[value.name] = generator.uniform(0, 1, shape).astype(dtype)
+        batches.append(batch)
+    return batches
+
+
+def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] | None = None) -> QuantizeResult:
+    """Write every file of a plan; all of them appear, or none.
+
+    Args:
+        plan: from `make_plan`.
+        destination: folder.
+        prefix: file names start with it.
+        proof: batches on which FP32 and integer arithmetic are compared layer by layer.
+    """
+    layers = list(plan.quantized.values())
+    deploy = plan.deploy()
+    twin = fake_quant(deploy)
+    proofs = prove(deploy, proof, plan.settings.memory) if proof else []
+    findings = tuple(_findings(plan, proofs))
+    reports = tuple(layer_reports(plan))
+    details = _details(plan, proofs)
+    if plan.calibration.random:
+        for one in (deploy, twin):
+            entry = one.metadata_props.add()
+            entry.key, entry.value = "pth2om.calibration", "random numbers, no data: accuracy means nothing"
+    names = {
+        "deploy": f"{prefix}_deploy_model.onnx",
+        "fake_quant": f"{prefix}_fake_quant_model.onnx",
+        "qdq": f"{prefix}_qdq_model.onnx",
+        "quant_json": f"{prefix}_quant.json",
+        "record": f"{prefix}_record.txt",
+        "report": f"{prefix}_quantize.json",
+    }
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{prefix}.", dir=destination) as temporary:
+            folder = Path(temporary)
+            write_model(deploy, folder / names["deploy"])
+            write_model(twin, folder / names["fake_quant"])
+            write_model(build_qdq(plan.network, layers), folder / names["qdq"])
+            _write_json(folder / names["quant_json"], quant_json(plan.model, deploy, prefix))
+            (folder / names["record"]).write_text(render_records(records(layers)), encoding="utf-8")
+            table = {
+                "layers": [asdict(report) for report in reports],
+                "findings": [finding.to_json() for finding in findings],
+                "details": details,
+            }
+            _write_json(folder / names["report"], table)
+            for file in folder.iterdir():
+                os.replace(file, destination / file.name)
+    except OSError as error:
+        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
+    files = {role: destination / name for role, name in names.items()}
+    return QuantizeResult(files, reports, findings, details)
+
+
+def _write_json(path: Path, data: Any) -> None:  # noqa: ANN401 - JSON
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def convert(model: Path, destination: Path | None = None, *, prefix: str | None = None) -> QuantizeResult:
+    """A QDQ (QAT) model to deploy form and its fake-quant twin; needs no data.
+
+    Raises:
+        QuantizeError: it is not a QDQ model that can be expressed.
+    """
+    destination = destination or model.parent
+    prefix = prefix or model.stem
+    deploy, findings = convert_qdq(read_model(model), model.name)
+    files = {
+        "deploy": destination / f"{prefix}_deploy_model.onnx",
+        "fake_quant": destination / f"{prefix}_fake_quant_model.onnx",
+    }
+    twin = fake_quant(deploy, model.name)
+    try:
+        write_model(deploy, files["deploy"])
+        write_model(twin, files["fake_quant"])
+    except OSError as error:
+        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
+    return QuantizeResult(files, (), tuple(findings), {"source": "qdq"})
+
+
+def _findings(plan: Plan, proofs: list[LayerProof]) -> Iterator[Finding]:
+    if plan.calibration.random:
+        yield Finding("quantize.random-calibration", "error", say("quantize.random-calibration"))
+    if 0 < plan.calibration.images < 8 and not plan.calibration.random:
+        message = say("quantize.few-images", count=plan.calibration.images)
+        yield Finding("quantize.few-images", "warning", message)
+    yield from plan.findings
+    for proof in proofs:
+        if not proof.exact:
+            message = say("quantize.beyond-exact", sum=proof.largest_sum, differing=proof.differing)
+            yield Finding("quantize.beyond-exact", "info", message, node=proof.layer)
+
+
+def _details(plan: Plan, proofs: list[LayerProof]) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "settings": plan.settings.to_json(),
+        "batches": plan.calibration.batches,
+        "images": plan.calibration.images,
+        "calibration_digest": plan.calibration.digest,
+        "resumed_batches": plan.calibration.resumed,
+        "random_calibration": plan.calibration.random,
+        "int8_layers": len(plan.quantized),
+        "candidate_layers": len(plan.selection.layers),
+        "proof": [asdict(proof) for proof in proofs],
+    }
+
+
+def layer_reports(plan: Plan) -> Iterator[LayerReport]:
+    """One line per candidate layer."""
+    for layer in plan.selection.layers:
+        quantized = plan.quantized.get(layer.name)
+        if quantized is None:
+            reason = layer.reason or say("quantize.floated")
+            yield LayerReport(
+                layer.name,
+                layer.kind,
+                False,
+                reason.key,
+                dict(reason.values),
+                rolls_back=layer.rolls_back,
+            )
+        else:
+            yield _report(plan, layer, quantized)
+
+
+def _report(plan: Plan, layer: Layer, quantized: Quantized) -> LayerReport:
+    histogram = plan.calibration.histograms[layer.input]
+    values, counts = histogram.points()
+    chosen = quantized.activation
+    outside = (values < chosen.lowest) | (values > chosen.highest)
+    power = float(np.dot(values**2, counts) / counts.sum())
+    noise = ranges.error(values, counts, chosen)
+    weight_sqnr = None
+    if quantized.float_weight is not None:
+        weight_sqnr = _decibel(
+            float(np.mean(quantized.float_weight.astype(np.float64) ** 2)),
+            float(np.mean((quantized.dequantized.astype(np.float64) - quantized.float_weight) ** 2)),
+        )
+    return LayerReport(
+        layer.name,
+        layer.kind,
+        True,
+        scale=float(chosen.scale),
+        offset=chosen.offset,
+        low=histogram.lowest,
+        high=histogram.highest,
+        clipped=float(counts[outside].sum() / counts.sum()),
+        weight_sqnr_db=weight_sqnr,
+        input_sqnr_db=_decibel(power, noise),
+        exact=quantized.exact_in_float,
+        rolls_back=layer.rolls_back,
+    )
+
+
+def _decibel(signal: float, noise: float) -> float | None:
+    """10 log10(signal / noise); None where one of them is zero."""
+    return None if signal <= 0 or noise <= 0 else float(10 * np.log10(signal / noise))
+
+
+__all__ = ["VERSION", "convert", "layer_reports", "quantize", "random_feeds", "write_files"]

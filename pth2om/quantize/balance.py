@@ -1,0 +1,238 @@
+"""Evening out channels whose ranges differ much, before calibration, without changing what the float model computes.
+
+INT8 activations have one scale per tensor, so a channel that is 2**k times smaller than the largest keeps 8 - k bits.
+A depth-wise convolution can be relieved of that for nothing: its input is multiplied by one factor per channel and its
+weight, which has its own scale per channel, divided by it (the idea of cross-layer equalization, Nagel et al. 2019, and
+of AMCT's tensor balance). Where the layer before is a convolution the factor folds into that; elsewhere one Mul stays
+in the graph. Factors are powers of two, so the float model computes the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from pth2om.evidence import Finding
+from pth2om.language import say
+from pth2om.quantize.calibrate import Feeds, groups_by_memory
+from pth2om.quantize.layers import Layer
+from pth2om.quantize.network import (
+    Array,
+    FloatArray,
+    Network,
+    attributes,
+    open_session,
+    run_session,
+    scale_rows,
+    with_outputs,
+)
+
+THRESHOLD_BITS = 2.0
+"""Bits that the channels of a tensor must lose on average before it is balanced."""
+_STRENGTH = 0.7
+"""Exponent of the range ratio; below 1, so that a channel that few images excite is not blown up by others."""
+_LARGEST_FACTOR = 2.0**6
+_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
+"""Activations with ``f(c x) = c f(x)`` for positive c."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What was done to one layer's input.
+
+    Attributes:
+        layer: its name.
+        factor: (channels,) powers of two that the input is multiplied by and the weight divided by.
+        folded_into: the convolution that took the factor; "" where a Mul stays in the graph.
+        bits: bits the channels had lost on average.
+    """
+
+    layer: str
+    factor: npt.NDArray[np.float64]
+    folded_into: str
+    bits: float
+
+
+def channel_magnitudes(
+    model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds], memory: int
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Largest magnitude per channel (axis 1) of each tensor over some batches."""
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    inputs = {value.name for value in model.graph.input}
+    sessions: list[tuple[Any, list[str]]] = []
+    for batch in feeds:
+        if not sessions:
+            groups = groups_by_memory(model, [name for name in tensors if name not in inputs], batch, memory)
+            sessions = [(open_session(with_outputs(model, group)), group) for group in groups]
+        values: dict[str, Array] = {name: batch[name] for name in tensors if name in inputs}
+        for session, group in sessions:
+            values.update(run_session(session, batch, group))
+        for name, value in values.items():
+            other = tuple(axis for axis in range(value.ndim) if axis != 1)
+            largest = np.maximum(value.max(axis=other), -value.min(axis=other)).astype(np.float64)
+            found[name] = largest if name not in found else np.maximum(found[name], largest)
+    return found
+
+
+def depthwise(layers: Iterable[Layer]) -> list[Layer]:
+    """The layers whose weight takes a factor per input channel for nothing."""
+    return [layer for layer in layers if layer.kind == "Conv" and 1 < layer.group == layer.channels_in]
+
+
+def balance(
+    network: Network,
+    layers: Sequence[Layer],
+    magnitudes: Mapping[str, npt.NDArray[np.float64]],
+    *,
+    insert: bool,
+) -> tuple[dict[str, Balance], list[Finding]]:
+    """Balance the inputs of depth-wise convolutions whose channels lose `THRESHOLD_BITS` or more.
+
+    Args:
+        network: changed in place.
+        layers: those that will be INT8.
+        magnitudes: from `channel_magnitudes`.
+        insert: put a Mul into the graph where the factor cannot be folded; otherwise leave such layers alone.
+
+    Returns:
+        What was done, by layer name, and findings that say so.
+    """
+    done: dict[str, Balance] = {}
+    findings = []
+    for layer in depthwise(layers):
+        largest = magnitudes.get(layer.input)
+        if largest is None or not np.all(np.isfinite(largest)) or largest.max() <= 0:
+            continue
+        ratio = largest.max() / np.maximum(largest, largest.max() / 1024)
+        bits = float(np.log2(ratio).mean())
+        if bits < THRESHOLD_BITS:
+            continue
+        factor = np.exp2(np.rint(np.log2(np.minimum(ratio, _LARGEST_FACTOR) ** _STRENGTH)))
+        before = _foldable(network, layer)
+        if before is None and not insert:
+            continue
+        _divide_inputs(network, layer, factor)
+        if before is not None:
+            _multiply_outputs(network, before, factor)
+        else:
+            _insert(network, layer, factor)
+        network.index()
+        done[layer.name] = Balance(layer.name, factor, before.name if before is not None else "", bits)
+        key = "quantize.balanced-folded" if before is not None else "quantize.balanced"
+        message = say(key, bits=round(bits, 1), into=before.name if before is not None else "")
+        findings.append(Finding(key, "info", message, node=layer.name))
+    return done, findings
+
+
+def _foldable(network: Network, layer: Layer) -> onnx.NodeProto | None:
+    """The convolution before ``layer``, when nothing else sees its output and only a homogeneous activation lies between."""
+    name = layer.input
+    for _ in range(2):
+        if network.only_consumer(name) is None:
+            return None
+        node = network.producer.get(name)
+        if node is None:
+            return None
+        if node.op_type in ("Conv", "ConvTranspose"):
+            weight = network.array(node.input[1])
+            plain = weight is not None and weight.dtype == np.float32
+            alone = len(network.consumers.get(node.input[1], [])) == 1
+            known = len(node.input) < 3 or not node.input[2] or network.array(node.input[2]) is not None
+            return node if plain and alone and known else None
+        if node.op_type not in _HOMOGENEOUS:
+            return None
+        name = node.input[0]
+    return None
+
+
+def _divide_inputs(network: Network, layer: Layer, factor: npt.NDArray[np.float64]) -> None:
+    """Divide a depth-wise convolution's weight by the factor of the channel it reads."""
+    weight = np.asarray(network.array(layer.node.input[1]), np.float32)
+    each = np.repeat(1 / factor, weight.shape[0] // factor.size)
+    layer.node.input[1] = network.add_constant(layer.node.input[1], scale_rows(weight, each, "Conv", layer.group))
+
+
+def _multiply_outputs(network: Network, node: onnx.NodeProto, factor: npt.NDArray[np.float64]) -> None:
+    weight = np.asarray(network.array(node.input[1]), np.float32)
+    group = int(attributes(node).get("group", 1))
+    node.input[1] = network.add_constant(node.input[1], scale_rows(weight, factor, node.op_type, group))
+    if len(node.input) > 2 and node.input[2]:
+        bias = np.asarray(network.array(node.input[2]), np.float64)
+        node.input[2] = network.add_constant(node.input[2], (bias * factor).astype(np.float32))
+
+
+def _insert(network: Network, layer: Layer, factor: npt.NDArray[np.float64]) -> None:
+    rank = layer.rank or 4
+    shape = (1, -1) + (1,) * (rank - 2)
+    name = network.add_constant(f"{layer.name}.balance.factor", factor.astype(np.float32).reshape(shape))
+    output = network.fresh(f"{layer.name}.balance.output0")
+    network.nodes.append(helper.make_node("Mul", [layer.input, name], [output], name=f"{layer.name}.balance"))
+    shapes = [value for value in network.model.graph.value_info if value.name == layer.input]
+    for value in shapes:
+        copy = network.model.graph.value_info.add()
+        copy.CopyFrom(value)
+        copy.name = output
+    layer.node.input[0] = output
+
+
+def equalize(network: Network, layers: Sequence[Layer], rounds: int = 3) -> tuple[dict[str, Balance], list[Finding]]:
+    """Cross-layer equalization of weight ranges: convolution, optional Relu, convolution (Nagel et al. 2019).
+
+    Channel i of the tensor between is scaled by ``sqrt(r2[i] / r1[i])``, where r1 and r2 are the largest magnitudes of
+    the weights that write and that read it; rounded to a power of two, so the float model computes the same bits.
+
+    Args:
+        network: changed in place.
+        layers: candidates; pairs outside them are left alone.
+        rounds: how often all pairs are visited.
+    """
+    done: dict[str, npt.NDArray[np.float64]] = {}
+    into: dict[str, str] = {}
+    for _ in range(rounds):
+        for layer in layers:
+            if layer.kind != "Conv" or layer.weight is None or layer.group not in (1, layer.channels_in):
+                continue
+            before = _foldable(network, layer)
+            if before is None:
+                continue
+            factor = _pair_factor(network, before, layer)
+            if np.all(factor == 1):
+                continue
+            _multiply_outputs(network, before, factor)
+            _divide_any(network, layer, factor)
+            network.index()
+            done[layer.name] = done.get(layer.name, np.ones(factor.shape)) * factor
+            into[layer.name] = before.name
+    findings = [Finding("quantize.equalized", "info", say("quantize.equalized", count=len(done)))] if done else []
+    return {name: Balance(name, factor, into[name], 0.0) for name, factor in done.items()}, findings
+
+
+def _pair_factor(network: Network, before: onnx.NodeProto, layer: Layer) -> npt.NDArray[np.float64]:
+    from pth2om.quantize.layers import to_rows
+
+    first: FloatArray = np.asarray(network.array(before.input[1]), np.float32)
+    group = int(attributes(before).get("group", 1))
+    written = np.abs(to_rows(first, before.op_type, group)).max(axis=1).astype(np.float64)
+    second = np.abs(np.asarray(network.array(layer.node.input[1]), np.float32))
+    if layer.group == 1:
+        read = second.max(axis=(0, *range(2, second.ndim)))
+    else:
+        read = second.reshape(layer.group, -1).max(axis=1)
+    usable = (written > 0) & (read > 0)
+    ratio = np.where(usable, read / np.where(usable, written, 1), 1.0)
+    return np.asarray(np.exp2(np.rint(np.log2(np.sqrt(np.clip(ratio, 2.0**-12, 2.0**12))))))
+
+
+def _divide_any(network: Network, layer: Layer, factor: npt.NDArray[np.float64]) -> None:
+    if layer.group > 1:
+        _divide_inputs(network, layer, factor)
+        return
+    weight = np.asarray(network.array(layer.node.input[1]), np.float32)
+    shape = (1, -1) + (1,) * (weight.ndim - 2)
+    layer.node.input[1] = network.add_constant(layer.node.input[1], (weight / factor.reshape(shape)).astype(np.float32))

@@ -1,0 +1,218 @@
+"""One pass over the calibration images: the distribution of every activation that is to be quantized."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from pth2om.errors import QuantizeError
+from pth2om.quantize.network import Array, open_session, run_session, shapes_of, with_outputs
+from pth2om.quantize.observe import Histogram
+
+Feeds = Mapping[str, Array]
+Progress = Callable[[int, "int | None"], None]
+"""Called after every batch with batches done and, where it is known, how many there will be."""
+
+MEMORY = 256 << 20
+"""Bytes of activations that one inference may hand back; more are fetched in several inferences per batch."""
+_SAVE_EVERY = 16
+_STATE_FORMAT = 1
+
+
+@dataclass
+class Calibration:
+    """What a calibration pass found.
+
+    Attributes:
+        histograms: tensor -> its distribution.
+        batches: inferences made.
+        images: first axis of the inputs, summed.
+        digest: chained sha256 of all feeds, so that two runs on the same images are known to be so.
+        resumed: batches that came from an earlier, interrupted run.
+        random: the feeds are random numbers, not data.
+    """
+
+    histograms: dict[str, Histogram]
+    batches: int = 0
+    images: int = 0
+    digest: str = ""
+    resumed: int = 0
+    random: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    tensors: Mapping[str, int | None],
+    feeds: Iterable[Feeds],
+    *,
+    total: int | None = None,
+    state: Path | None = None,
+    key: str = "",
+    memory: int = MEMORY,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Observe ``tensors`` while ``model`` runs over ``feeds``.
+
+    Memory is that of one batch's activations (at most ``memory`` bytes a time) plus 0.5 MB per tensor, however many
+    batches there are.
+
+    Args:
+        model: the float model.
+        tensors: tensor name -> axis of its channels, whose means are kept, or None.
+        feeds: input name -> array, one mapping a batch; consumed once, one at a time.
+        total: how many batches there will be, where that is known; for `progress`.
+        state: file that keeps the counts every 16 batches; an interrupted pass over the same feeds goes on there. It
+            is removed by the caller once it is of no more use.
+        key: what the state depends on besides the feeds, e.g. the model's digest.
+        memory: see above.
+        progress: told after each batch.
+
+    Raises:
+        QuantizeError: there is not one batch, or the feeds do not fit the model.
+    """
+    names = {value.name for value in model.graph.input}
+    found = _load(state, key, tensors)
+    sessions: list[tuple[Any, list[str]]] = []
+    result = Calibration({name: Histogram() for name in tensors})
+    chain = hashlib.sha256()
+    pending = found
+    saved = 0
+    try:
+        for batch in feeds:
+            if not sessions:
+                groups = groups_by_memory(model, [name for name in tensors if name not in names], batch, memory)
+                sessions = [(open_session(with_outputs(model, group)), group) for group in groups]
+            _chain(chain, batch)
+            result.batches += 1
+            result.images += _images(batch)
+            if pending is not None and result.batches <= pending.batches:
+                if result.batches == pending.batches:
+                    if chain.hexdigest() != pending.digest:
+                        raise QuantizeError("quantize.state-of-other-data", where=str(state))
+                    result.histograms, result.resumed = pending.histograms, pending.batches
+                    saved = result.batches
+                continue
+            _observe(sessions, batch, result.histograms, tensors, names)
+            result.digest = chain.hexdigest()
+            if progress is not None:
+                progress(result.batches, total)
+            if state is not None and result.batches - saved >= _SAVE_EVERY:
+                _save(state, key, result)
+                saved = result.batches
+    except KeyboardInterrupt:
+        if state is not None and result.digest and result.batches > saved:
+            result.batches = min(histogram.images for histogram in result.histograms.values())
+            if all(histogram.images == result.batches for histogram in result.histograms.values()):
+                _save(state, key, result)
+        raise
+    result.digest = chain.hexdigest()
+    if result.batches == 0:
+        raise QuantizeError("quantize.no-data")
+    if pending is not None and result.batches < pending.batches:
+        raise QuantizeError("quantize.state-of-other-data", where=str(state))
+    return result
+
+
+def groups_by_memory(model: onnx.ModelProto, tensors: Sequence[str], batch: Feeds, memory: int) -> list[list[str]]:
+    """Split tensors into groups whose values for one batch fit ``memory`` bytes; by inferred shape."""
+    shapes = shapes_of(model)
+    lead = _images(batch)
+    groups: list[list[str]] = [[]]
+    used = 0
+    for name in tensors:
+        shape = shapes.get(name)
+        size = memory // 16 if shape is None else 4 * int(np.prod([lead if axis is None else axis for axis in shape]))
+        if groups[-1] and used + size > memory:
+            groups.append([])
+            used = 0
+        groups[-1].append(name)
+        used += size
+    return [group for group in groups if group]
+
+
+def _observe(
+    sessions: Sequence[tuple[Any, list[str]]],
+    batch: Feeds,
+    histograms: Mapping[str, Histogram],
+    tensors: Mapping[str, int | None],
+    inputs: set[str],
+) -> None:
+    for name in tensors:
+        if name in inputs:
+            histograms[name].update(np.asarray(batch[name], np.float32), tensors[name])
+    for session, group in sessions:
+        values = run_session(session, batch, group)
+        for name in group:
+            histograms[name].update(np.asarray(values.pop(name), np.float32), tensors[name])
+
+
+def _images(batch: Feeds) -> int:
+    first = next(iter(batch.values()), None)
+    return int(first.shape[0]) if first is not None and first.ndim else 1
+
+
+def _chain(chain: Any, batch: Feeds) -> None:  # noqa: ANN401 - hashlib's hash object has no public type
+    for name in sorted(batch):
+        value = np.ascontiguousarray(batch[name])
+        chain.update(f"{name}:{value.dtype.str}:{value.shape}".encode())
+        chain.update(value.data if value.size else b"")
+
+
+def _save(path: Path, key: str, result: Calibration) -> None:
+    """Write the state beside its name and rename it."""
+    arrays: dict[str, Array] = {}
+    names = list(result.histograms)
+    for number, name in enumerate(names):
+        for part, value in result.histograms[name].state().items():
+            arrays[f"{number}/{part}"] = value
+    head = {
+        "format": _STATE_FORMAT,
+        "key": key,
+        "tensors": names,
+        "batches": result.batches,
+        "images": result.images,
+        "digest": result.digest,
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _load(path: Path | None, key: str, tensors: Mapping[str, int | None]) -> Calibration | None:
+    """The state of an earlier run of the same calibration; None when there is none, it is another's, or damaged."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            head = json.loads(file["head"].tobytes())
+            if head["format"] != _STATE_FORMAT or head["key"] != key or head["tensors"] != list(tensors):
+                return None
+            histograms = {}
+            for number, name in enumerate(head["tensors"]):
+                parts = ("codes", "counts", "range", "seen", "channel_sum")
+                histograms[name] = Histogram.from_state({part: file[f"{number}/{part}"] for part in parts})
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    except Exception:  # noqa: BLE001 - zipfile and zlib have their own errors; a damaged state is no state
+        return None
+    return Calibration(histograms, int(head["batches"]), int(head["images"]), str(head["digest"]))

@@ -1,0 +1,75 @@
+"""The small files beside a deploy model: the scale/offset record and the ``_quant.json`` fusion record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+
+from pth2om.quantize.record import Record, Word
+from pth2om.quantize.weights import Quantized
+
+
+def records(layers: Sequence[Quantized]) -> dict[str, Record]:
+    """AMCT's ``ScaleOffsetRecord`` of each layer."""
+    found = {}
+    for quantized in layers:
+        scale = tuple(float(value) for value in quantized.scale)
+        found[quantized.layer.name] = Record(
+            scale_d=float(quantized.activation.scale),
+            offset_d=quantized.activation.offset,
+            scale_w=scale,
+            offset_w=(0,) * len(scale),
+            other=(("act_type", "INT8"), ("wts_type", "INT8")),
+        )
+    return found
+
+
+def quant_json(original: onnx.ModelProto, deploy: onnx.ModelProto, name: str) -> dict[str, Any]:
+    """Which original nodes every node of the deploy model stands for, as Ascend's accuracy comparison reads it.
+
+    Layout and names as the msprobe parser takes them (``-q`` / ``--quant_fusion_rule_file``); quantization nodes, which
+    have no original, have an empty list.
+    """
+    known = {node.name for node in original.graph.node}
+    makers = {output: node for node in original.graph.node for output in node.output}
+    ops = []
+    for node in deploy.graph.node:
+        sources = _sources(node, known, makers, original)
+        origin = sources[-1] if sources else ""
+        op: dict[str, Any] = {
+            "name": node.name,
+            "type": node.op_type,
+            "attr": [{"key": "_datadump_original_op_names", "value": {"list": {"val_type": 1, "s": sources}}}],
+            "input": [f"{entry}:0" for entry in node.input if entry],
+        }
+        if origin:
+            op["output_desc"] = [
+                {
+                    "attr": [
+                        {"key": "_datadump_origin_name", "value": {"s": origin}},
+                        {"key": "_datadump_origin_output_index", "value": {"i": 0}},
+                        {"key": "_datadump_origin_format", "value": {"s": "NCHW"}},
+                    ]
+                }
+            ]
+        ops.append(op)
+    return {"name": name, "graph": [{"name": deploy.graph.name, "op": ops}]}
+
+
+def _sources(
+    node: onnx.NodeProto, known: set[str], makers: dict[str, onnx.NodeProto], original: onnx.ModelProto
+) -> list[str]:
+    """A node's own original, and what was folded into it: up from the tensor it makes to itself."""
+    if node.name not in known:
+        return []
+    chain = [node.name]
+    last = makers.get(node.output[0])
+    while last is not None and last.name not in chain and last.op_type in ("BatchNormalization", "Mul", "Add"):
+        chain.insert(1, last.name)
+        last = next((makers[name] for name in last.input if name in makers), None)
+    return chain
+
+
+__all__ = ["Word", "quant_json", "records"]

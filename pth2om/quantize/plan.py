@@ -1,0 +1,223 @@
+"""The float network, its chosen layers and their parameters: everything between calibration and files."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from pth2om.errors import QuantizeError
+from pth2om.evidence import Finding
+from pth2om.language import Message, say
+from pth2om.quantize import ranges
+from pth2om.quantize.balance import Balance, balance, channel_magnitudes, depthwise, equalize
+from pth2om.quantize.calibrate import Calibration, Feeds, Progress, calibrate
+from pth2om.quantize.deploy import build_deploy
+from pth2om.quantize.layers import KINDS, Layer, Selection, select
+from pth2om.quantize.network import Network, prepare
+from pth2om.quantize.settings import Settings
+from pth2om.quantize.weights import Quantized, bias_shift, quantize_layer
+
+_BALANCE_BATCHES = 8
+"""Batches that are looked at beforehand, to see whether channels differ much; the number does not grow with the data."""
+
+
+@dataclass
+class Plan:
+    """A calibrated network; deploy models of any subset of its layers can be made from it.
+
+    Attributes:
+        network: the float network that the layers are in (BatchNorm folded, equalized).
+        model: the same as a model.
+        selection: all candidate layers.
+        calibration: what was observed.
+        quantized: layer name -> its integers, for every layer that can be INT8.
+        balances: layer name -> how its input was scaled against its weight.
+        findings: what was noticed on the way.
+    """
+
+    network: Network
+    model: onnx.ModelProto
+    selection: Selection
+    calibration: Calibration
+    settings: Settings
+    quantized: dict[str, Quantized] = field(default_factory=dict)
+    balances: dict[str, list[Balance]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def deploy(self, names: Iterable[str] | None = None) -> onnx.ModelProto:
+        """The deploy model with INT8 in ``names`` (default: in every layer that can be)."""
+        wanted = set(self.quantized if names is None else names)
+        return build_deploy(self.network, [layer for name, layer in self.quantized.items() if name in wanted])
+
+
+def make_plan(
+    model: onnx.ModelProto,
+    feeds: Iterable[Feeds],
+    settings: Settings,
+    *,
+    where: str = "",
+    state: Path | None = None,
+    key: str = "",
+    progress: Progress | None = None,
+) -> Plan:
+    """Prepare, select, calibrate and choose the parameters of a float model.
+
+    Args:
+        model: a float ONNX model.
+        feeds: calibration batches.
+        settings: how.
+        where: the model's name, for messages.
+        state: see `calibrate`.
+        key: digest of the model's file, so that a state is not taken for another model's.
+        progress: told after each batch.
+
+    Raises:
+        QuantizeError: nothing can be quantized, the model is quantized already, or the feeds do not fit.
+    """
+    network, findings = prepare(model, where)
+    kinds = KINDS if settings.average_pool else tuple(kind for kind in KINDS if kind != "AveragePool")
+
+    def chosen() -> Selection:
+        return select(
+            network,
+            skip=settings.skip,
+            only=settings.only,
+            small_channels=settings.small_channels,
+            kinds=kinds,
+            where=where,
+        )
+
+    selection = chosen()
+    total = len(feeds) if isinstance(feeds, Sized) else None
+    stream = iter(feeds)
+    first = list(itertools.islice(stream, _BALANCE_BATCHES))
+    balances = _balance(network, selection, first, settings, findings)
+    if balances:
+        selection = chosen()
+    prepared = network.model_copy()
+    tensors: dict[str, int | None] = {}
+    for layer in selection.chosen:
+        axis = None if layer.weight is None else (1 if layer.per_channel else -1)
+        tensors[layer.input] = axis if tensors.get(layer.input) is None else tensors[layer.input]
+    state_key = f"{key}/{settings.equalize}/{settings.balance}"
+    calibration = calibrate(
+        prepared,
+        tensors,
+        itertools.chain(first, stream),
+        total=total,
+        state=state,
+        key=state_key,
+        memory=settings.memory,
+        progress=progress,
+    )
+    plan = Plan(network, prepared, selection, calibration, settings, balances=balances, findings=findings)
+    _examine_activations(plan)
+    choose_parameters(plan)
+    plan.findings += selection.findings
+    return plan
+
+
+def _balance(
+    network: Network, selection: Selection, first: Sequence[Feeds], settings: Settings, findings: list[Finding]
+) -> dict[str, list[Balance]]:
+    """Equalize and balance as the settings ask; what was done, by layer."""
+    done: dict[str, list[Balance]] = {}
+    if settings.equalize:
+        equalized, said = equalize(network, selection.chosen)
+        findings += said
+        for name, entry in equalized.items():
+            done.setdefault(name, []).append(entry)
+    wanted = depthwise(selection.chosen)
+    if settings.balance != "off" and wanted and first:
+        names = list(dict.fromkeys(layer.input for layer in wanted))
+        magnitudes = channel_magnitudes(network.model_copy(), names, first, settings.memory)
+        balanced, said = balance(network, wanted, magnitudes, insert=settings.balance == "insert")
+        findings += said
+        for name, entry in balanced.items():
+            done.setdefault(name, []).append(entry)
+    return done
+
+
+def _examine_activations(plan: Plan) -> None:
+    """Layers whose input is dead, constant or not finite stay in floating point, and are named."""
+    for layer in plan.selection.chosen:
+        histogram = plan.calibration.histograms[layer.input]
+        if histogram.not_finite is not None:
+            message = say("quantize.not-finite", tensor=layer.input, batch=histogram.not_finite)
+            _leave(plan, layer, message, "error")
+        elif histogram.total == 0 or histogram.lowest == histogram.highest == 0:
+            _leave(plan, layer, say("quantize.dead", tensor=layer.input), "warning")
+        elif histogram.lowest == histogram.highest:
+            message = say("quantize.constant-activation", tensor=layer.input, value=histogram.lowest)
+            plan.findings.append(Finding("quantize.constant-activation", "warning", message, node=layer.name))
+        if histogram.overflow:
+            message = say("quantize.fp16-overflow", tensor=layer.input, count=histogram.overflow)
+            plan.findings.append(Finding("quantize.fp16-overflow", "warning", message, node=layer.name))
+
+
+def _leave(plan: Plan, layer: Layer, message: Message, severity: str) -> None:
+    layer.reason = message
+    plan.findings.append(Finding(message.key, severity, message, node=layer.name))  # type: ignore[arg-type]
+
+
+def choose_parameters(plan: Plan) -> None:
+    """Ranges, weight integers and corrected biases of all chosen layers; deterministic."""
+    chosen: dict[str, ranges.Range] = {}
+    for layer in plan.selection.chosen:
+        histogram = plan.calibration.histograms[layer.input]
+        if layer.input not in chosen:
+            chosen[layer.input] = ranges.search(
+                histogram,
+                plan.settings.activations,
+                asymmetric=plan.settings.asymmetric,
+                percentile=plan.settings.percentile,
+            )
+        try:
+            plan.quantized[layer.name] = _integers(plan, layer, chosen[layer.input])
+        except QuantizeError as error:
+            _leave(plan, layer, error.message, "warning")
+    if not plan.quantized:
+        raise QuantizeError("quantize.nothing-left", count=len(plan.selection.layers))
+    _name_dead_channels(plan)
+
+
+def _integers(plan: Plan, layer: Layer, activation: ranges.Range) -> Quantized:
+    algorithm = plan.settings.weights
+    quantized = quantize_layer(plan.network, layer, activation, algorithm)
+    if not plan.settings.bias_correction or layer.weight is None:
+        return quantized
+    mean = plan.calibration.histograms[layer.input].channel_mean
+    if mean is None or mean.size != layer.channels_in:
+        return quantized
+    shift = bias_shift(plan.network, layer, quantized, mean)
+    return quantize_layer(plan.network, layer, activation, algorithm, shift)
+
+
+def _name_dead_channels(plan: Plan) -> None:
+    """Channels whose weights are all zero are constant; they are told, not quantized away."""
+    for quantized in plan.quantized.values():
+        if quantized.float_weight is None:
+            continue
+        rows = quantized.layer.rows(quantized.float_weight)
+        dead = np.flatnonzero(~rows.any(axis=1))
+        if dead.size:
+            message = say("quantize.constant-channels", count=int(dead.size), first=int(dead[0]))
+            plan.findings.append(Finding("quantize.constant-channels", "info", message, node=quantized.layer.name))
+
+
+def layers_left_out(plan: Plan) -> Sequence[Layer]:
+    """Candidates that stay in floating point."""
+    return [layer for layer in plan.selection.layers if layer.name not in plan.quantized]
+
+
+def by_input(plan: Plan) -> Mapping[str, list[str]]:
+    """Tensor -> names of the INT8 layers that read it."""
+    found: dict[str, list[str]] = {}
+    for name, quantized in plan.quantized.items():
+        found.setdefault(quantized.layer.input, []).append(name)
+    return found

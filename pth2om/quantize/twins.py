@@ -1,0 +1,521 @@
+"""Twins of a deploy model that run in plain ONNX Runtime.
+
+A deploy model is taken apart by its pattern, ``AscendQuant -> layer (-> Add) -> AscendDequant``, whoever wrote it, and
+put together again:
+
+* `fake_quant`: floating point, standard operators; every INT8 tensor becomes ``q - offset`` held in FP32;
+* `integer`: ConvInteger and MatMulInteger, INT32 sums: the mathematical meaning of the deploy model;
+* with ``level="npu"``: the same with the chip's own rounding, see `Level`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from pth2om.errors import QuantizeError
+from pth2om.quantize.deploy import unpack
+from pth2om.quantize.layers import ROLLBACK_CHANNELS, from_rows, to_rows
+from pth2om.quantize.network import Array, Network, attributes, shapes_of
+from pth2om.quantize.weights import EXACT_FLOAT
+
+Level = Literal["math", "npu"]
+"""``math``: FP32 around exact integers. ``npu``: AscendQuant computed in FP16, dequantized results rounded to FP16, the
+scale kept as the SoC's registers keep it, and layers that ATC rolls back compiled in floating point."""
+
+_S19_MASK = np.uint32(0xFFFFE000)
+_FIXPIPE = ("ascend310b", "ascend910b", "ascend910_93", "ascend910c")
+
+
+@dataclass
+class Part:
+    """One INT8 layer of a deploy model.
+
+    Attributes:
+        name: of the layer's node.
+        layer, add, dequant: its nodes; `add` where a MatMul has a bias.
+        scale, offset, sqrt_mode: of its AscendQuant.
+        weight: int8, or None (AveragePool).
+        bias: int32, or None.
+        deq_scale: float32.
+        relu: whether the AscendDequant applies a ReLU.
+        channels_in: of its input, None when unknown.
+        rank: axes of its output.
+    """
+
+    name: str
+    layer: onnx.NodeProto
+    add: onnx.NodeProto | None
+    dequant: onnx.NodeProto
+    source: str
+    scale: np.float32
+    offset: int
+    sqrt_mode: bool
+    weight: npt.NDArray[np.int8] | None
+    bias: npt.NDArray[np.int32] | None
+    deq_scale: npt.NDArray[np.float32]
+    relu: bool
+    channels_in: int | None
+    rank: int
+
+    @property
+    def group(self) -> int:
+        """Convolution groups."""
+        return int(attributes(self.layer).get("group", 1))
+
+    @property
+    def rows(self) -> npt.NDArray[np.int8]:
+        """The weight as one row per output channel."""
+        assert self.weight is not None
+        return to_rows(self.weight, self.layer.op_type, self.group)
+
+    @property
+    def largest_sum(self) -> int:
+        """The greatest magnitude any partial sum can reach."""
+        reach = max(127 - self.offset, 128 + self.offset)
+        if self.weight is None:
+            return reach
+        sums = np.abs(self.rows.astype(np.int64)).sum(axis=1) * reach
+        return int((sums + (0 if self.bias is None else np.abs(self.bias.astype(np.int64)))).max())
+
+    @property
+    def exact_in_float(self) -> bool:
+        """Whether FP32 holds every sum of this layer exactly."""
+        return self.largest_sum < EXACT_FLOAT
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether ATC compiles this layer in FP16."""
+        return self.channels_in is not None and self.channels_in <= ROLLBACK_CHANNELS
+
+    def broadcast(self, values: Array) -> Array:
+        """One value per output channel, shaped to meet the layer's output."""
+        if values.size == 1:
+            return values.reshape((1,) * self.rank)
+        if self.layer.op_type in ("Gemm", "MatMul"):
+            return values.reshape((1,) * (self.rank - 1) + (-1,))
+        return values.reshape((1, -1) + (1,) * (self.rank - 2))
+
+
+def parts_of(network: Network, where: str = "") -> list[Part]:
+    """The INT8 layers of a deploy model, in graph order.
+
+    Raises:
+        QuantizeError: it holds no AscendQuant, or one is not followed by the pattern that ATC needs.
+    """
+    shapes = shapes_of(network.model)
+    parts = []
+    for quant in network.nodes:
+        if quant.op_type != "AscendQuant":
+            continue
+        values = attributes(quant)
+        offset = int(values.get("offset", 0.0))
+        for layer in network.consumers.get(quant.output[0], []):
+            if layer.op_type != "AscendAntiQuant":
+                parts.append(_part(network, quant, layer, values, offset, shapes, where))
+    if not parts:
+        raise QuantizeError("quantize.not-a-deploy-model", where=where or None)
+    return parts
+
+
+def _part(
+    network: Network,
+    quant: onnx.NodeProto,
+    layer: onnx.NodeProto,
+    values: dict[str, Any],
+    offset: int,
+    shapes: dict[str, tuple[int | None, ...]],
+    where: str,
+) -> Part:
+    add, last = None, layer
+    follower = network.only_consumer(layer.output[0])
+    if layer.op_type == "MatMul" and follower is not None and follower.op_type == "Add":
+        add = last = follower
+        follower = network.only_consumer(add.output[0])
+    if follower is None or follower.op_type != "AscendDequant":
+        raise QuantizeError("quantize.no-dequant", where=where or None, layer=layer.name, kind=layer.op_type)
+    parameter = network.array(follower.input[1])
+    if parameter is None:
+        raise QuantizeError("quantize.no-dequant", where=where or None, layer=layer.name, kind=layer.op_type)
+    weight = network.array(layer.input[1]) if layer.op_type != "AveragePool" else None
+    if layer.op_type != "AveragePool" and (weight is None or weight.dtype != np.int8):
+        raise QuantizeError("quantize.weight-not-int8", where=where or None, layer=layer.name)
+    name = None
+    if add is not None:
+        name = next(entry for entry in add.input if entry != layer.output[0])
+    elif layer.op_type != "AveragePool" and len(layer.input) > 2 and layer.input[2]:
+        name = layer.input[2]
+    bias = None if name is None else network.array(name)
+    known = shapes.get(follower.output[0])
+    rank = _rank(layer, weight, known, shapes.get(quant.input[0]))
+    more = attributes(follower)
+    return Part(
+        name=layer.name,
+        layer=layer,
+        add=add,
+        dequant=follower,
+        source=quant.input[0],
+        scale=np.float32(values.get("scale", 1.0)),
+        offset=offset,
+        sqrt_mode=bool(values.get("sqrt_mode", 0)),
+        weight=None if weight is None else np.asarray(weight, np.int8),
+        bias=None if bias is None else np.asarray(bias, np.int32).reshape(-1),
+        deq_scale=np.asarray(unpack(parameter), np.float32) ** (2 if more.get("sqrt_mode", 0) else 1),
+        relu=bool(more.get("relu_flag", 0)),
+        channels_in=_channels_in(layer, weight, shapes.get(quant.input[0])),
+        rank=rank,
+    )
+
+
+def _rank(
+    layer: onnx.NodeProto,
+    weight: Array | None,
+    output: tuple[int | None, ...] | None,
+    source: tuple[int | None, ...] | None,
+) -> int:
+    if layer.op_type in ("Conv", "ConvTranspose") and weight is not None:
+        return weight.ndim
+    if layer.op_type == "AveragePool":
+        return len(attributes(layer)["kernel_shape"]) + 2
+    if layer.op_type == "Gemm":
+        return 2
+    known = output or source
+    return 1 if known is None else len(known)
+
+
+def _channels_in(layer: onnx.NodeProto, weight: Array | None, source: tuple[int | None, ...] | None) -> int | None:
+    if weight is not None:
+        group = int(attributes(layer).get("group", 1))
+        return weight.shape[1] * group if layer.op_type == "Conv" else weight.shape[0]
+    return source[1] if source is not None and len(source) > 1 else None
+
+
+# ------------------------------------------------------------------------------------------------- the fake-quant twin
+
+
+def fake_quant(deploy: onnx.ModelProto, where: str = "") -> onnx.ModelProto:
+    """The floating-point twin: Mul, Add, Round, Clip, Sub before each layer and a Mul after it.
+
+    It equals an integer evaluation of the deploy model bit for bit wherever `Part.exact_in_float` holds and the runtime
+    fuses nothing (ONNX Runtime: ``ORT_DISABLE_ALL``).
+
+    Args:
+        deploy: a deploy model, ours or AMCT's.
+        where: its name, for errors.
+
+    Raises:
+        QuantizeError: it is not a deploy model.
+    """
+    return _rewrite(deploy, where, _FakeWriter)
+
+
+def integer(deploy: onnx.ModelProto, where: str = "") -> onnx.ModelProto:
+    """The integer twin: what the deploy model means, exactly, with ConvInteger and MatMulInteger."""
+    return _rewrite(deploy, where, _IntegerWriter)
+
+
+def emulation_rewrite(
+    deploy: onnx.ModelProto, level: Level = "math", soc: str | None = None, where: str = ""
+) -> onnx.ModelProto:
+    """A deploy model as standard ONNX that computes what an NPU would.
+
+    Args:
+        deploy: a deploy model.
+        level: see `Level`.
+        soc: for ``npu``: the SoC name; 310B, 910B and later dequantize with a 19-bit scale, 310 with an FP16 scale,
+            310P and others with FP32.
+        where: the model's name, for errors.
+
+    Returns:
+        A model of standard operators; tensors between layers stay FP32 typed, at level ``npu`` with FP16 values where
+        this rewrite made them. Rounding the remaining operators is the caller's.
+
+    Raises:
+        QuantizeError: it is not a deploy model.
+    """
+    if level == "math":
+        return integer(deploy, where)
+    return _rewrite(deploy, where, lambda network: _NpuWriter(network, soc or ""))
+
+
+def chip_scale(deq_scale: npt.NDArray[np.float32], soc: str) -> npt.NDArray[np.float32]:
+    """``deq_scale`` as a SoC holds it: 19 bits (truncated) on fixpipe chips, FP16 on 310, FP32 elsewhere."""
+    name = soc.lower()
+    if name.startswith(_FIXPIPE):
+        return (deq_scale.view(np.uint32) & _S19_MASK).view(np.float32)
+    if name == "ascend310":
+        return deq_scale.astype(np.float16).astype(np.float32)
+    return deq_scale
+
+
+def _rewrite(deploy: onnx.ModelProto, where: str, writer_of: Callable[[Network], _Writer]) -> onnx.ModelProto:
+    network = Network(deploy)
+    parts = parts_of(network, where)
+    writer = writer_of(network)
+    doomed: set[int] = set()
+    for part in parts:
+        writer.part(part)
+        doomed |= {id(node) for node in (part.layer, part.add, part.dequant) if node is not None}
+    for node in network.nodes:
+        if node.op_type == "AscendQuant":
+            doomed.add(id(node))
+        elif node.op_type == "AscendAntiQuant":
+            writer.anti(node)
+            doomed.add(id(node))
+        elif node.op_type.startswith("Ascend") and id(node) not in doomed:
+            raise QuantizeError("quantize.unsupported-operator", where=where or None, kind=node.op_type, node=node.name)
+    network.nodes = [node for node in network.nodes if id(node) not in doomed] + writer.nodes
+    network.index()
+    return network.finish()
+
+
+class _Writer:
+    """Writes the nodes that stand for a part; subclasses choose the arithmetic."""
+
+    kind = "fakequant"
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.nodes: list[onnx.NodeProto] = []
+        self._quants: dict[tuple[Any, ...], str] = {}
+        self._clips: dict[tuple[Any, ...], str] = {}
+
+    def part(self, part: Part) -> None:
+        raise NotImplementedError
+
+    def anti(self, node: onnx.NodeProto) -> None:
+        """AscendAntiQuant: ``(q - offset) * scale`` in FP32."""
+        quant = self.network.producer.get(node.input[0])
+        if quant is None or quant.op_type != "AscendQuant":
+            raise QuantizeError("quantize.no-dequant", layer=node.name, kind=node.op_type)
+        values, own = attributes(quant), attributes(node)
+        offset = int(values.get("offset", 0.0))
+        q = self.levels(
+            quant.input[0],
+            quant.name,
+            np.float32(values.get("scale", 1.0)),
+            offset,
+            bool(values.get("sqrt_mode", 0)),
+        )
+        if float(own.get("offset", 0.0)) != offset:
+            shift = self.constant(f"{node.name}.shift", np.float32(offset - float(own.get("offset", 0.0))))
+            q = self.emit("Add", [q, shift], f"{node.name}.{self.kind}.shift")
+        scale = self.constant(f"{node.name}.scale", np.float32(own.get("scale", 1.0)))
+        self.emit("Mul", [q, scale], f"{node.name}.{self.kind}.mul", node.output[0])
+
+    def constant(self, name: str, value: Any) -> str:  # noqa: ANN401 - array or NumPy scalar
+        return self.network.add_constant(name, np.asarray(value))
+
+    def emit(self, kind: str, inputs: list[str], name: str, output: str | None = None, **values: Any) -> str:  # noqa: ANN401
+        output = output or self.network.fresh(f"{name}.output0")
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **values))
+        return output
+
+    def scaled(self, source: str, name: str, scale: np.float32, sqrt_mode: bool) -> str:
+        """``source * scale`` (twice the root with sqrt_mode), FP32."""
+        factor = self.constant(f"{name}.scale", scale)
+        product = self.emit("Mul", [source, factor], f"{name}.mul")
+        return self.emit("Mul", [product, factor], f"{name}.mul2") if sqrt_mode else product
+
+    def clipped(self, source: str, name: str, scale: np.float32, offset: int, sqrt_mode: bool) -> str:
+        """``clip(rint(source * scale + offset), -128, 127)`` in FP32."""
+        shift = self.constant(f"{name}.offset", np.float32(offset))
+        moved = self.emit("Add", [self.scaled(source, name, scale, sqrt_mode), shift], f"{name}.add")
+        low = self.constant(f"{name}.low", np.float32(-128))
+        high = self.constant(f"{name}.high", np.float32(127))
+        return self.emit("Clip", [self.emit("Round", [moved], f"{name}.round"), low, high], f"{name}.clip")
+
+    def clipped_once(self, source: str, name: str, scale: np.float32, offset: int, sqrt_mode: bool) -> str:
+        """`clipped`, shared by all that read ``source`` alike."""
+        key = (source, scale.tobytes(), offset, sqrt_mode)
+        if key not in self._clips:
+            self._clips[key] = self.clipped(source, f"{name}.{self.kind}", scale, offset, sqrt_mode)
+        return self._clips[key]
+
+    def levels(self, source: str, name: str, scale: np.float32, offset: int, sqrt_mode: bool) -> str:
+        """``q - offset`` in FP32; shared by the layers that read ``source`` alike."""
+        key = (source, scale.tobytes(), offset, sqrt_mode)
+        if key not in self._quants:
+            base = f"{name}.{self.kind}"
+            q = self.clipped_once(source, name, scale, offset, sqrt_mode)
+            self._quants[key] = self.emit("Sub", [q, self.constant(f"{base}.zero", np.float32(offset))], f"{base}.sub")
+        return self._quants[key]
+
+    def quant_name(self, part: Part) -> str:
+        return self.network.producer[part.layer.input[0]].name
+
+    def float_layer(self, part: Part, source: str, weight: Array, bias: Array | None, output: str | None) -> str:
+        """The layer itself on FP32 tensors."""
+        node = onnx.NodeProto()
+        node.CopyFrom(part.layer)
+        node.input[0] = source
+        name = self.constant(f"{part.layer.input[1]}.float", weight.astype(np.float32))
+        node.input[1] = name
+        del node.input[2:]
+        if bias is not None and part.add is None:
+            node.input.append(self.constant(f"{part.name}.bias.float", bias.astype(np.float32)))
+        if part.add is None:
+            node.output[0] = output or self.network.fresh(f"{part.name}.{self.kind}.output0")
+            self.nodes.append(node)
+            return str(node.output[0])
+        node.output[0] = self.network.fresh(f"{part.name}.{self.kind}.matmul")
+        self.nodes.append(node)
+        assert bias is not None
+        value = self.constant(f"{part.name}.bias.float", bias.astype(np.float32))
+        return self.emit("Add", [node.output[0], value], part.add.name, output)
+
+    def dequantized(self, part: Part, sums: str, deq_scale: npt.NDArray[np.float32]) -> str:
+        """``sums * deq_scale`` (and the ReLU), into the tensor that AscendDequant made."""
+        name = f"{part.name}.fakedequant" if self.kind == "fakequant" else f"{part.name}.{self.kind}.dequant"
+        scale = self.constant(f"{name}.dqscale", part.broadcast(deq_scale))
+        last = part.dequant.output[0]
+        result = self.emit("Mul", [sums, scale], f"{name}.mul", None if part.relu else last)
+        return self.emit("Relu", [result], f"{name}.relu", last) if part.relu else result
+
+
+class _FakeWriter(_Writer):
+    def part(self, part: Part) -> None:
+        q = self.levels(part.source, self.quant_name(part), part.scale, part.offset, part.sqrt_mode)
+        self.dequantized(part, float_sums(self, part, q), part.deq_scale)
+
+
+def float_sums(writer: _Writer, part: Part, q: str) -> str:
+    """The layer's sums computed in FP32 from ``q - offset``."""
+    if part.weight is None:
+        node = onnx.NodeProto()
+        node.CopyFrom(part.layer)
+        node.input[0] = q
+        node.output[0] = writer.network.fresh(f"{part.name}.{writer.kind}.output0")
+        writer.nodes.append(node)
+        return str(node.output[0])
+    return writer.float_layer(part, q, part.weight, part.bias, None)
+
+
+class _IntegerWriter(_Writer):
+    kind = "integer"
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self._bytes: dict[tuple[Any, ...], str] = {}
+
+    def part(self, part: Part) -> None:
+        sums = self.sums(part)
+        self.dequantized(
+            part, self.emit("Cast", [sums], f"{part.name}.integer.cast", to=TensorProto.FLOAT), part.deq_scale
+        )
+
+    def sums(self, part: Part) -> str:
+        """INT32 sums (FP32 whole numbers for AveragePool's means)."""
+        name = self.quant_name(part)
+        if part.weight is None:
+            return float_sums(self, part, self.levels(part.source, name, part.scale, part.offset, part.sqrt_mode))
+        if part.layer.op_type == "ConvTranspose":
+            return self.transposed(part, name)
+        q = self.int8(part, name)
+        zero = self.constant(f"{part.name}.integer.zero", np.int8(part.offset))
+        weight = self.constant(f"{part.name}.integer.weight", part.weight)
+        if part.layer.op_type == "Conv":
+            kept = {key: value for key, value in attributes(part.layer).items()}
+            sums = self.emit("ConvInteger", [q, weight, zero], f"{part.name}.integer.conv", **kept)
+        else:
+            sums = self.emit("MatMulInteger", [q, weight, zero], f"{part.name}.integer.matmul")
+        if part.bias is None:
+            return sums
+        bias = self.constant(f"{part.name}.integer.bias", part.broadcast(part.bias.astype(np.int32)))
+        return self.emit("Add", [sums, bias], f"{part.name}.integer.add")
+
+    def int8(self, part: Part, name: str) -> str:
+        key = (part.source, part.scale.tobytes(), part.offset, part.sqrt_mode)
+        if key not in self._bytes:
+            q = self.clipped_once(part.source, name, part.scale, part.offset, part.sqrt_mode)
+            self._bytes[key] = self.emit("Cast", [q], f"{name}.{self.kind}.cast", to=TensorProto.INT8)
+        return self._bytes[key]
+
+    def transposed(self, part: Part, name: str) -> str:
+        """ConvTranspose has no integer operator: two FP32 ones on the high and the low four bits of the weight.
+
+        Each half's sums stay below 2**24 (up to some 4,000 products a value), so both are exact; they are joined in
+        INT32.
+        """
+        assert part.weight is not None
+        q = self.levels(part.source, name, part.scale, part.offset, part.sqrt_mode)
+        low = (part.weight.astype(np.int16) & 15).astype(np.int8)
+        high = (part.weight.astype(np.int16) >> 4).astype(np.int8)
+        halves = []
+        for label, half in (("low", low), ("high", high)):
+            reach = max(127 - part.offset, 128 + part.offset)
+            rows = to_rows(np.abs(half.astype(np.int64)), "ConvTranspose", part.group)
+            if int(rows.sum(axis=1).max()) * reach >= EXACT_FLOAT:
+                raise QuantizeError("quantize.beyond-integer", where=part.name)
+            sums = self.float_layer(part, q, half, None, None)
+            self.nodes[-1].name = f"{part.name}.integer.{label}"
+            halves.append(self.emit("Cast", [sums], f"{part.name}.integer.{label}.cast", to=TensorProto.INT32))
+        sixteen = self.constant(f"{part.name}.integer.sixteen", np.int32(16))
+        shifted = self.emit("Mul", [halves[1], sixteen], f"{part.name}.integer.shift")
+        sums = self.emit("Add", [shifted, halves[0]], f"{part.name}.integer.join")
+        if part.bias is None:
+            return sums
+        bias = self.constant(f"{part.name}.integer.bias", part.broadcast(part.bias.astype(np.int32)))
+        return self.emit("Add", [sums, bias], f"{part.name}.integer.add")
+
+
+class _NpuWriter(_IntegerWriter):
+    """The chip's arithmetic: FP16 AscendQuant, the SoC's dequantization scale, FP16 results."""
+
+    kind = "npu"
+
+    def __init__(self, network: Network, soc: str) -> None:
+        super().__init__(network)
+        self.soc = soc
+
+    def part(self, part: Part) -> None:
+        if part.rolls_back:
+            self.rolled_back(part)
+            return
+        sums = self.emit("Cast", [self.sums(part)], f"{part.name}.npu.cast", to=TensorProto.FLOAT)
+        last = part.dequant.output[0]
+        part.dequant.output[0] = self.network.fresh(f"{part.name}.npu.wide")
+        wide = self.dequantized(part, sums, chip_scale(part.deq_scale, self.soc))
+        self.half(wide, f"{part.name}.npu.half", last)
+
+    def half(self, source: str, name: str, output: str | None = None) -> str:
+        """Round to FP16 and back, saturating nowhere: beyond 65504 is infinite, as the cast makes it."""
+        rounded = self.emit("Cast", [source], f"{name}.fp16", to=TensorProto.FLOAT16)
+        return self.emit("Cast", [rounded], f"{name}.fp32", output, to=TensorProto.FLOAT)
+
+    def clipped(self, source: str, name: str, scale: np.float32, offset: int, sqrt_mode: bool) -> str:
+        """As the kernel computes: input, product and sum each rounded to FP16."""
+        low = self.constant(f"{name}.low", np.float32(-128))
+        high = self.constant(f"{name}.high", np.float32(127))
+        factor = self.constant(f"{name}.scale", np.float32(np.float16(scale)))
+        value = self.half(source, f"{name}.input")
+        for count in range(2 if sqrt_mode else 1):
+            product = self.emit("Mul", [value, factor], f"{name}.mul{count}")
+            value = self.half(product, f"{name}.product{count}")
+        shift = self.constant(f"{name}.offset", np.float32(offset))
+        moved = self.half(self.emit("Add", [value, shift], f"{name}.add"), f"{name}.sum")
+        return self.emit("Clip", [self.emit("Round", [moved], f"{name}.round"), low, high], f"{name}.clip")
+
+    def rolled_back(self, part: Part) -> None:
+        """ATC's QUANT ROLLBACK: the layer in floating point with ``int8 * scale_w`` and ``int32 * deq_scale``."""
+        scale_d = np.float32(1) / (part.scale**2 if part.sqrt_mode else part.scale)
+        bias = None if part.bias is None else part.bias.astype(np.float64) * part.deq_scale
+        output = None if part.relu else part.dequant.output[0]
+        if part.weight is None:
+            node = onnx.NodeProto()
+            node.CopyFrom(part.layer)
+            node.input[0], node.output[0] = part.source, part.dequant.output[0]
+            self.nodes.append(node)
+            return
+        scale_w = (part.deq_scale.astype(np.float64) / np.float64(scale_d)).reshape(-1, 1)
+        rows = part.rows.astype(np.float64) * scale_w
+        weight = from_rows(rows, part.weight.shape, part.layer.op_type, part.group)
+        result = self.float_layer(part, part.source, weight, bias, output)
+        if part.relu:
+            self.emit("Relu", [result], f"{part.name}.npu.relu", part.dequant.output[0])

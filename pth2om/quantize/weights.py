@@ -1,0 +1,209 @@
+"""From a layer's weight and its input's range to the integers of the deploy model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pth2om.errors import QuantizeError
+from pth2om.language import Message, say
+from pth2om.quantize.layers import Layer
+from pth2om.quantize.network import FloatArray, Network
+from pth2om.quantize.ranges import SMALLEST_SCALE, Range
+
+WeightAlgorithm = Literal["arq", "mse"]
+INT32_MAX = (1 << 31) - 1
+EXACT_FLOAT = 1 << 24
+"""FP32 holds every integer up to 2**24, so sums that stay below it are exact in any order."""
+
+
+@dataclass
+class Quantized:
+    """Everything INT8 about one layer.
+
+    Attributes:
+        layer: which.
+        activation: its input's range.
+        scale: (1,) or (channels_out,) float32 ``scale_w``; AveragePool has 1.
+        weight: int8 in the layout of the float weight; None for AveragePool.
+        bias: (channels_out,) int32, or None without bias.
+        float_weight: the float weight it stands for (BatchNorm folded, equalized).
+        float_bias: the float bias before rounding, bias correction included.
+    """
+
+    layer: Layer
+    activation: Range
+    scale: FloatArray
+    weight: npt.NDArray[np.int8] | None = None
+    bias: npt.NDArray[np.int32] | None = None
+    float_weight: FloatArray | None = None
+    float_bias: npt.NDArray[np.float64] | None = None
+
+    @property
+    def deq_scale(self) -> FloatArray:
+        """``scale_d * scale_w``, the product taken in FP32 as AMCT takes it."""
+        return np.asarray(np.float32(self.activation.scale) * self.scale.astype(np.float32), np.float32)
+
+    @property
+    def dequantized(self) -> FloatArray:
+        """The weight that the integers stand for, in FP32."""
+        assert self.weight is not None
+        rows = self.layer.rows(self.weight).astype(np.float32) * self.scale.reshape(-1, 1)
+        return np.asarray(self.layer.unrows(rows, self.weight), np.float32)
+
+    @property
+    def largest_sum(self) -> int:
+        """The greatest magnitude any partial sum of the layer can reach, over all inputs and channels."""
+        reach = max(127 - self.activation.offset, 128 + self.activation.offset)
+        if self.weight is None:
+            return reach
+        sums = np.abs(self.layer.rows(self.weight).astype(np.int64)).sum(axis=1) * reach
+        if self.bias is not None:
+            sums = sums + np.abs(self.bias.astype(np.int64))
+        return int(sums.max())
+
+    @property
+    def exact_in_float(self) -> bool:
+        """Whether FP32 arithmetic gives exactly the integer sums, whatever the input and the order."""
+        return self.largest_sum < EXACT_FLOAT
+
+
+def scales(rows: FloatArray, algorithm: WeightAlgorithm, per_channel: bool) -> FloatArray:
+    """Weight scales.
+
+    Args:
+        rows: (channels_out, weights per channel).
+        algorithm: ``arq`` takes ``max/127``, or ``|min|/128`` where the negative side is the larger (AMCT's ARQ);
+            ``mse`` searches the scale of least squared error, at most that of ``arq``.
+        per_channel: one scale per row, or one for all.
+
+    Returns:
+        (channels_out,) or (1,) float32; a channel of zeros gets scale 1.
+    """
+    groups = rows if per_channel else rows.reshape(1, -1)
+    high, low = groups.max(axis=1).astype(np.float64), groups.min(axis=1).astype(np.float64)
+    full = np.where(high >= -low, high / 127, -low / 128).astype(np.float32)
+    full = np.where(full < SMALLEST_SCALE, np.float32(1), full)
+    if algorithm == "arq":
+        return np.asarray(full, np.float32)
+    best, least = full.copy(), np.full(full.shape, np.inf)
+    for ratio in np.concatenate([[1.0], np.arange(0.995, 0.5, -0.01 if per_channel else -0.005)]):
+        candidate = (full * np.float32(ratio)).astype(np.float32)
+        levels = integers(groups, candidate).astype(np.float32) * candidate[:, None]
+        loss = ((levels - groups) ** 2).sum(axis=1, dtype=np.float64)
+        better = loss < least
+        best, least = np.where(better, candidate, best), np.where(better, loss, least)
+    return np.asarray(best, np.float32)
+
+
+def integers(rows: FloatArray, scale: FloatArray) -> npt.NDArray[np.int8]:
+    """``clip(rint(w / scale), -128, 127)``, ties to even."""
+    return np.clip(np.rint(rows / scale.reshape(-1, 1)), -128, 127).astype(np.int8)
+
+
+def quantize_layer(
+    network: Network,
+    layer: Layer,
+    activation: Range,
+    algorithm: WeightAlgorithm,
+    shift: npt.NDArray[np.float64] | None = None,
+) -> Quantized:
+    """Quantize one layer's constants.
+
+    Args:
+        network: holds the constants.
+        layer: which.
+        activation: the range of its input.
+        algorithm: for the weight scales.
+        shift: (channels_out,) added to the bias: bias correction.
+
+    Raises:
+        QuantizeError: the integers do not fit INT32; the layer has to stay in floating point.
+    """
+    if layer.weight is None:
+        return Quantized(layer, activation, np.ones(1, np.float32))
+    weight = np.asarray(network.array(layer.weight), np.float32)
+    rows = layer.rows(weight)
+    scale = scales(rows, algorithm, layer.per_channel)
+    quantized = Quantized(layer, activation, scale, float_weight=weight)
+    quantized.weight = layer.unrows(integers(rows, scale), weight).astype(np.int8)
+    value = None if layer.bias is None else network.array(layer.bias)
+    if value is not None or shift is not None:
+        bias = np.zeros(layer.channels_out) if value is None else np.asarray(value, np.float64).reshape(-1)
+        bias = np.broadcast_to(bias, (layer.channels_out,)) + (0.0 if shift is None else shift)
+        set_bias(quantized, bias)
+    _check_fits(quantized)
+    return quantized
+
+
+def set_bias(quantized: Quantized, bias: npt.NDArray[np.float64]) -> None:
+    """Set a layer's bias: the nearest multiple of ``deq_scale`` per channel.
+
+    Raises:
+        QuantizeError: it does not fit INT32.
+    """
+    whole = np.rint(bias / quantized.deq_scale.astype(np.float64))
+    if np.any(np.abs(whole) > INT32_MAX):
+        raise QuantizeError("quantize.bias-overflow", where=quantized.layer.name)
+    quantized.float_bias = bias
+    quantized.bias = whole.astype(np.int32)
+
+
+def _check_fits(quantized: Quantized) -> None:
+    if quantized.largest_sum > INT32_MAX:
+        raise QuantizeError("quantize.sum-overflow", where=quantized.layer.name, sum=quantized.largest_sum)
+
+
+def bias_shift(
+    network: Network,
+    layer: Layer,
+    quantized: Quantized,
+    mean: npt.NDArray[np.float64],
+    mean_quantized: npt.NDArray[np.float64] | None = None,
+) -> npt.NDArray[np.float64]:
+    """What bias correction adds: the mean output that quantization takes away.
+
+    ``shift[c] = sum_i W[c, i] E[x_i] - sum_i Wq[c, i] E[xq_i]``, kernel taps summed. Borders, where padding hides some
+    taps, are taken like the inside.
+
+    Args:
+        network: holds the float weight.
+        layer: which.
+        quantized: its integers.
+        mean: (channels_in,) mean of the float input.
+        mean_quantized: (channels_in,) mean of the quantized input; default the same.
+
+    Returns:
+        (channels_out,) shift.
+    """
+    assert layer.weight is not None
+    weight = np.asarray(network.array(layer.weight), np.float32)
+    other = mean if mean_quantized is None else mean_quantized
+    return mean_output(weight, layer, mean) - mean_output(quantized.dequantized, layer, other)
+
+
+def mean_output(weight: FloatArray, layer: Layer, mean: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """(channels_out,) mean output of a layer without bias whose inputs have the given channel means."""
+    wide = weight.astype(np.float64)
+    if layer.kind in ("Gemm", "MatMul"):
+        return np.asarray(mean @ wide)
+    group = layer.group
+    taps = wide.reshape(*wide.shape[:2], -1)
+    if layer.kind == "ConvTranspose":
+        # Each output position sees only every stride-th tap; on average their sum divided by the stride's product.
+        strides = next((list(entry.ints) for entry in layer.node.attribute if entry.name == "strides"), [1, 1])
+        taps = taps.sum(axis=2) / float(np.prod(strides))
+        grouped = taps.reshape(group, wide.shape[0] // group, wide.shape[1])
+        return np.einsum("gi,gio->go", mean.reshape(group, -1), grouped).reshape(-1)
+    grouped = taps.sum(axis=2).reshape(group, wide.shape[0] // group, wide.shape[1])
+    return np.einsum("goi,gi->go", grouped, mean.reshape(group, -1)).reshape(-1)
+
+
+def whole_numbers_message(quantized: Quantized) -> Message | None:
+    """A note for a layer whose FP32 twin is not exact by construction, or None."""
+    if quantized.exact_in_float:
+        return None
+    return say("quantize.beyond-exact", sum=quantized.largest_sum)
