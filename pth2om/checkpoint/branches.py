@@ -74,9 +74,18 @@ def find(tree: Any, is_tensor: Callable[[Any], bool]) -> list[Branch]:  # noqa: 
     found: list[Branch] = []
     _search(tree, (), is_tensor, found, set())
     most = max((len(branch.tensors) for branch in found), default=0)
-    # A random generator's state or one loss weight is a tensor too, but no model.
-    kept = [branch for branch in found if len(branch.tensors) * 10 >= most]
+    # A random generator's state or one loss value is a tensor too, but no model.
+    kept = [branch for branch in found if len(branch.tensors) * 10 >= most and not _is_rim(branch, found)]
     return sorted(kept, key=_rank)
+
+
+def _is_rim(branch: Branch, found: list[Branch]) -> bool:
+    """Whether ``branch`` is the few loose tensors around a part of it that holds more."""
+    prefix = f"{branch.path}." if branch.path else ""
+    return any(
+        other is not branch and other.path.startswith(prefix) and len(other.tensors) > len(branch.tensors)
+        for other in found
+    )
 
 
 def _rank(branch: Branch) -> tuple[int, int, int]:

@@ -112,6 +112,8 @@ def _read_pickled(path: Path, kind: Kind, wanted: str | None) -> Checkpoint:
         loaded = None if scan.classes or kind not in ("torch-zip", "torch-legacy") else load_plain(path)
         tree = scan.tree if loaded is None else loaded
         found = branches.find(tree, numbers.is_tensor)
+        if not found and kind == "torchscript":
+            found = [branches.Branch("", {}, scan.tree, True)]  # a program may have no weights
         if not found:
             key = "checkpoint.no-tensors-classes" if scan.classes else "checkpoint.no-tensors"
             raise CheckpointError(key, where=str(path), classes=listed(scan.classes), holds=_described(tree))
