@@ -315,7 +315,7 @@ def read(path: Path) -> Iterator[Record]:
             raise DataError("evidence.not-json", where=f"{path}:{number}") from None
         try:
             yield from_json(data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError("evidence.not-a-record", where=f"{path}:{number}", reason=str(error)) from None
 
 

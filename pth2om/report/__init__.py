@@ -33,8 +33,8 @@ def render(
 
     Args:
         source: the run's evidence: its records, ``evidence.jsonl``, or the run's folder.
-        destination: the folder that gets ``index.html``, ``results.md`` and ``results.zh.md``; or a file ``*.html`` that
-            gets the page alone.
+        destination: the folder that gets ``index.html``, ``results.md`` and ``results.zh.md``; or a file ``*.html``
+            that gets the page alone.
         language: the language shown first (default: the reader's); the page holds both.
         log: name of the test log beside the page; default ``log.html`` where that exists.
 
@@ -49,10 +49,8 @@ def render(
 
     alone = destination.suffix.lower() in (".html", ".htm")
     page = destination if alone else destination / "index.html"
-    if isinstance(source, Path):
-        report = _filled(load(source), source)
-    else:
-        report = _filled(collect(source, page.parent), None)
+    file = source if isinstance(source, Path) else None
+    report = _filled(load(file) if file else collect(source, page.parent), file)  # type: ignore[arg-type]
     if log is None:
         log = "log.html" if (page.parent / "log.html").is_file() else ""
     links = Links(

@@ -96,10 +96,10 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
         GROUNDS=GROUNDS,
     )
     template = environment.get_template("report.html")
-    levels = _LEVELS if report.count() <= _MANY_GATES else _LEVELS[1:]
+    first = 0 if report.count() <= _MANY_GATES else 1
     if len(report.cards) * _CARD_BYTES > PAGE_BYTES:
-        levels = ("terse",)
-    for level in levels:
+        first = 2
+    for level in _LEVELS[first:]:
         view = _Page(report, level)
         page = template.render(
             report=report,
@@ -191,7 +191,7 @@ class _Page:
 
     @functools.cached_property
     def unmeasured(self) -> list[tuple[Markup, Markup, list[Card], int]]:
-        """Reason, advice, the first cards and how many gates, of what was not measured; gates with one reason together."""
+        """Reason, advice, cards and how many gates, of what was not measured; gates with one reason together."""
         groups: dict[tuple[Markup, Markup], list[Card]] = {}
         for card in self.report.cards:
             for gate in card.gates:
@@ -218,12 +218,20 @@ class _Page:
         """As many as the top of the page lists."""
         return entries[:_MOST_LISTED]
 
-    def grouped(self, entries: Sequence[tuple[Card, GateRecord]]) -> list[tuple[Card, Markup, list[GateRecord]]]:
-        """The first of `entries`: those of one card and with one thing to do next, together."""
-        groups: dict[tuple[int, Markup], tuple[Card, list[GateRecord]]] = {}
+    def grouped(self, entries: Sequence[tuple[Card, GateRecord]]) -> list[tuple[list[Card], Markup, list[GateRecord]]]:
+        """The first of `entries`, those of one card with one thing to do next together, and equal ones of many.
+
+        Returns:
+            (cards, what to do next, the gates of the first of these cards) each.
+        """
+        of_card: dict[tuple[int, str, Markup], tuple[Card, list[GateRecord]]] = {}
         for card, gate in self.first(entries):
-            groups.setdefault((id(card), self.advice(gate)), (card, []))[1].append(gate)
-        return [(card, fix, gates) for (_, fix), (card, gates) in groups.items()]
+            of_card.setdefault((id(card), gate.question, self.advice(gate)), (card, []))[1].append(gate)
+        groups: dict[tuple[object, ...], tuple[list[Card], Markup, list[GateRecord]]] = {}
+        for (_, question, fix), (card, gates) in of_card.items():
+            looks = tuple((gate.check, gate.ground, repr((gate.measured, gate.message))) for gate in gates)
+            groups.setdefault((card.model, question, fix, looks), ([], fix, gates))[0].append(card)
+        return list(groups.values())
 
     @functools.cached_property
     def asked(self) -> list[str]:
@@ -268,7 +276,7 @@ class _Page:
         """What to do next about a gate."""
         return wording.advice(gate.message) or wording.name_of("next", gate.question)
 
-    def troubles(self, card: Card) -> tuple[list[tuple[Card, Markup, list[GateRecord]]], int]:
+    def troubles(self, card: Card) -> tuple[list[tuple[list[Card], Markup, list[GateRecord]]], int]:
         """The card's failed and inconclusive gates, grouped by what to do next, and how many more there are."""
         gates = [(card, gate) for verdict in _BAD for gate in card.gates if gate.verdict == verdict]
         return self.grouped(gates[:_MOST_IN_CARD]), max(0, len(gates) - _MOST_IN_CARD)
@@ -293,7 +301,8 @@ class _Page:
         lines = []
         for score in scores:
             gate = score.gate
-            if gate.measured is None or gate.limit is None or gate.limit.relation not in ("<=", "<"):
+            is_drop = gate.check.endswith("drop") or gate.interval is not None
+            if not is_drop or gate.measured is None or gate.limit is None or gate.limit.relation not in ("<=", "<"):
                 continue
             low, high = gate.interval or (gate.measured, gate.measured)
             label = " ".join(part for part in (score.dataset, gate.check) if part)

@@ -78,7 +78,7 @@ def draw_detections(image: Pixels, panels: Sequence[Panel], most_bytes: int = MO
 def draw_classification(
     tiles: Sequence[tuple[Pixels, Sequence[str]]], columns: int = 6, most_bytes: int = MOST_BYTES
 ) -> bytes:
-    """A grid of small pictures with lines of text under each, e.g. ``truth cat``, ``PyTorch cat 0.51``, ``OM dog 0.50``.
+    """A grid of small pictures with lines of text under each, e.g. ``truth cat``, ``PyTorch cat``, ``OM dog 0.50``.
 
     Args:
         tiles: (uint8 (height, width, 3) RGB, lines of text) each.

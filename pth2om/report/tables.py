@@ -23,9 +23,12 @@ METRICS = (
     "top5_overlap",
     "equal",
     "new_nonfinite",
+    "lost_nonfinite",
+    "reference_peak",
 )
 _MOST_DISAGREEMENTS = 200
 _COLUMNS = ("file", "image", "label", "reference", "candidate", "lost", "false_alarms")
+_MOSTLY_ZERO = ("equal", "lost_nonfinite")
 _WORST_FIRST = ("failed", "inconclusive", "not_measured", "passed")
 
 
@@ -167,7 +170,10 @@ def _slice_table(
     sides = [_side(pair, list(pairs[pair].values()), details[name, pair]) for pair in order]
     judged = {metric for pair in order for metric in pairs[pair]}
     loose = {pair: _worst_figures(details[name, pair].get("metrics")) for pair in order}
-    metrics = judged | {metric for values in loose.values() for metric in values}
+    # A figure nobody judged is left out where it says nothing.
+    metrics = judged | {
+        metric for values in loose.values() for metric, value in values.items() if value or metric not in _MOSTLY_ZERO
+    }
     rows: dict[str, list[Cell | None]] = {}
     for metric in sorted(metrics, key=lambda word: (_metric_order(word), word)):
         cells: list[Cell | None] = []

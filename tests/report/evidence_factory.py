@@ -76,7 +76,7 @@ def gate(model, variant, question, check, measured, limit, verdict, provenance=H
 
 def closeness(model, variant, pair, name, provenance, scale=1.0, fail=False, seed=0):
     """The gates of one pair on one slice, as the comparing room writes them."""
-    rng = random.Random(f"{model}{variant}{pair}{name}{seed}")  # noqa: S311
+    rng = random.Random(f"{model}{variant}{pair}{name}{seed}")
     cosine = 1 - (0.02 if fail else 1.7e-5 * scale * rng.uniform(0.5, 1.5))
     relative = 0.21 if fail else 0.004 * scale * rng.uniform(0.5, 1.5)
     centre = 2 + (4 if scale > 0.1 else 1)
@@ -185,7 +185,6 @@ def small_run(pictures=()):
         "warning",
         Message("export.tracer-warning", {"text": "Converting a tensor to a Python boolean", "place": "net.py:41"}),
     )
-    opset = Finding("preflight.parser", "info", Message("export.not-registered", {"operators": "Mish", "opset": 18}))
     yield run_record()
     for model in ("resnet20", "yolov6lite"):
         yield stage(model, "", "checkpoint", TORCH, details={"branch": "state_dict", "tensors": 133, "bytes": 1115317})

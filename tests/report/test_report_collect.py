@@ -107,9 +107,7 @@ def test_slices_may_have_slashes_in_their_names(factory):
     ],
 )
 def test_odd_details_are_left_out(factory, details):
-    one = factory.gate(
-        "m", "v", "closeness", "onnx~om/x/cosine", 0.9999, Limit(">=", 0.999), "passed", details=details
-    )
+    one = factory.gate("m", "v", "closeness", "onnx~om/x/cosine", 0.9999, Limit(">=", 0.999), "passed", details=details)
     table = closeness(collect([one]).cards[0])[0]
     assert table.sides[0].counts == ()
 

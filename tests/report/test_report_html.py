@@ -102,7 +102,7 @@ def test_whatever_is_emulated_says_so(page, small):
         assert om
         assert all("tag emulated" in cell or "tag double" in cell or "tag device" in cell for cell in om)
     report = collect(small)
-    assert f"<td class=\"r u\">{report.count('passed', 'emulated')}<br><small class=u><i lang=en>unproven" in page
+    assert f'<td class="r u">{report.count("passed", "emulated")}<br><small class=u><i lang=en>unproven' in page
 
 
 def test_every_failure_says_what_to_do_next(page, small):
@@ -177,7 +177,9 @@ def test_pictures_are_embedded_up_to_their_bounds(factory, tmp_path):
     assert "<i lang=en>3 pictures are left out" in page
 
 
-@pytest.mark.parametrize("name", ["../secret.webp", "/etc/passwd", "missing.webp", "big.webp", "text.webp", "\x00", "."])
+@pytest.mark.parametrize(
+    "name", ["../secret.webp", "/etc/passwd", "missing.webp", "big.webp", "text.webp", "\x00", "."]
+)
 def test_only_small_pictures_of_the_run_are_embedded(tmp_path, name):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -280,7 +282,9 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(small, tmp_path, mon
 
 
 def test_the_headline_never_calls_an_emulated_run_proven(factory):
-    emulated = factory.gate("m", "v", "closeness", "onnx~om/x/cosine", 1.0, Limit(">=", 0.9), "passed", factory.EMULATOR)
+    emulated = factory.gate(
+        "m", "v", "closeness", "onnx~om/x/cosine", 1.0, Limit(">=", 0.9), "passed", factory.EMULATOR
+    )
     text = Page(render_html(collect([emulated]), "en")).text
     assert "1 of 1 gates passed without an NPU and are unproven." in text
     device = dataclasses.replace(emulated, ground="device", provenance=factory.DEVICE)

@@ -101,7 +101,8 @@ def test_heat_maps_share_one_scale_and_name_what_is_not_finite():
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+    "image",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],
 )
 def test_what_is_no_picture_is_refused(image):
     with pytest.raises(ValueError, match="uint8"):
