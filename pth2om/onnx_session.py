@@ -160,7 +160,7 @@ class OnnxSession:
         if _CPU not in self._providers:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            runtime = onnxruntime.InferenceSession(str(self.path), options, providers=list(self._providers))
+            runtime = self._open(options)
         except Exception as error:  # as in run
             raise ToolchainError("onnx_session.not-opened", where=str(self.path), reason=_first_line(error)) from error
         taken = runtime.get_providers()
@@ -169,6 +169,11 @@ class OnnxSession:
                 "onnx_session.fell-back", where=str(self.path), provider=self._providers[0], taken=str(taken[0])
             )
         return runtime
+
+    def _open(self, options: Any) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(str(self.path), options, providers=list(self._providers))
 
     def _spec(self, value: Any) -> TensorSpec:  # noqa: ANN401 - onnxruntime.NodeArg
         if value.type.startswith(("seq(", "optional(")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,18 @@ class EmulatedOmSession(OnnxSession):
         """
         _assert_rounding()
         return super().run(feeds)
+
+    def _open(self, options: Any) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        import onnxruntime
+
+        from pth2om.toolchain.emulator.layout import blocked_model
+
+        blocked = blocked_model(self.path, options.intra_op_num_threads)
+        if blocked is None:
+            return super()._open(options)
+        # Everything was optimized when the blocked model was made.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(blocked, options, providers=["CPUExecutionProvider"])
 
 
 @functools.cache

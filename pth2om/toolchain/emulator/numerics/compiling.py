@@ -23,10 +23,10 @@ from pth2om.store import file_digest
 from pth2om.toolchain.emulator.numerics import emulation
 from pth2om.toolchain.emulator.numerics.compiled import BANDS, Band, Compiled
 from pth2om.toolchain.emulator.numerics.dtypes import FLOAT, HALF, half_sequence, inferred
-from pth2om.toolchain.emulator.numerics.fusion import captured
 from pth2om.toolchain.emulator.numerics.modes import Policy
 from pth2om.toolchain.emulator.numerics.operators import CUBE
 from pth2om.toolchain.emulator.numerics.rewrite import Rewriter
+from pth2om.toolchain.emulator.numerics.sorting import sort_nodes
 from pth2om.toolchain.emulator.numerics.weights import DATA_FILE, WeightFile, is_external
 
 _STANDARD = ("", "ai.onnx")
@@ -127,42 +127,11 @@ def _load(model: Path) -> onnx.ModelProto:
         raise ToolchainError(
             "emulator.unreadable", where=str(model), reason=text[0] if text else type(error).__name__
         ) from None
-    _sort(source.graph)
+    sort_nodes(source.graph)
     sequence = half_sequence(source.graph)
     if sequence is not None:
         raise ToolchainError("emulator.half-sequence", where=str(model), name=sequence)
     return source
-
-
-def _sort(graph: onnx.GraphProto) -> None:
-    """Producers before readers, as far as there is such an order; sub-graphs too."""
-    made = {name for node in graph.node for name in node.output if name}
-    reads = []
-    for node in graph.node:
-        names = set(node.input)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _sort(attribute.g)
-                names |= captured(attribute.g)
-        reads.append(names & made)
-    order: list[int] = []
-    done: set[str] = set()
-    waiting = list(range(len(reads)))
-    while waiting:
-        still = []
-        for index in waiting:
-            if reads[index] <= done:
-                order.append(index)
-                done.update(graph.node[index].output)
-            else:
-                still.append(index)
-        if len(still) == len(waiting):
-            return  # a cycle: ONNX Runtime will name it
-        waiting = still
-    if order != sorted(order):
-        nodes = [onnx.NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]
-        del graph.node[:]
-        graph.node.extend(nodes)
 
 
 def _opset(source: onnx.ModelProto) -> int:

@@ -176,6 +176,8 @@ def fold_batch_norms(
             continue
         if len(conv.input) > 2 and conv.input[2] and bias is None:
             continue
+        if not all(np.issubdtype(entry.dtype, np.floating) for entry in constants if entry is not None):
+            continue  # a quantized convolution
         weight, scale, shift, mean, variance = (np.asarray(entry, dtype=np.float64) for entry in constants)
         factor = scale / np.sqrt(variance + float(attributes.get("epsilon", 1e-5)))
         folded = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
