@@ -15,7 +15,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import Absent, Pth2omError
-from pth2om.evidence import GateRecord, Judgement, Limit, Question
+from pth2om.evidence import Finding, GateRecord, Judgement, Limit, Question
+from pth2om.export import example
 from pth2om.language import Message, say
 from pth2om.pipeline import Built, Pipeline
 from pth2om.session import Ground, Provenance, Session
@@ -68,6 +69,49 @@ class Acceptance:
         return [
             self._gate(question, judgement, built.record.provenance, {built.record.stage: built.record.digest}, ground)
         ]
+
+    def preflight(self, built: Built) -> list[GateRecord]:
+        """Whether ATC will take the ONNX file on this SoC: its front end's word, then the rules'.
+
+        Raises:
+            Absent: no SoC was asked for.
+        """
+        from pth2om import preflight
+
+        assert self.variant is not None
+        settings, spec = self.pipeline.settings, self.pipeline.spec
+        toolchain = self.pipeline.toolchain()
+        options = self.pipeline.atc_options(self.variant, built.file)
+        asked = {name: value for name, value in options.to_json().items() if name != "model"}
+        latency_ms = spec.gates.latency_ms.get(self.variant.name)
+
+        def measure() -> Any:  # noqa: ANN401 - JSON
+            found = preflight.check(built.file, options=options, cann=settings.cann, latency_ms=latency_ms)
+            return [finding.to_json() for finding in found]
+
+        found, artifact = self.measured(
+            "preflight",
+            preflight.VERSION,
+            {"onnx": built.record.digest},
+            {"atc": asked, "cann": settings.cann, "latency_ms": latency_ms, "pth2om": metadata.version("pth2om")},
+            ("onnx",),
+            measure,
+        )
+        findings = [Finding.from_json(entry) for entry in found]
+        errors = [finding for finding in findings if finding.severity == "error"]
+        warned = [finding for finding in findings if finding.severity == "warning"]
+        judgement = Judgement(
+            check="preflight/errors",
+            measured=float(len(errors)),
+            unit="errors",
+            limit=Limit("==", 0),
+            verdict="failed" if errors else "passed",
+            message=errors[0].message if errors else None,
+            details={"findings": [finding.to_json() for finding in errors + warned], "command": options.command_line()},
+        )
+        provenance = toolchain.provenance
+        digests = {"onnx": built.record.digest}
+        return [self._gate("preflight", judgement, provenance, digests, provenance.ground, artifact)]
 
     # --- closeness ----------------------------------------------------------------------------------------------
 
@@ -235,6 +279,60 @@ class Acceptance:
         digests = {"session": session.digest, "dataset": labelled.digest}
         return self.gates("accuracy", judgements, session, digests, artifact)
 
+    # --- latency ------------------------------------------------------------------------------------------------
+
+    def latency(self, session: Session | Bands, *, remeasure: bool = False) -> list[GateRecord]:
+        """How long one inference takes; an emulated OM is not timed, a roofline estimate is shown instead.
+
+        Args:
+            session: PyTorch, ONNX, or an OM.
+            remeasure: time again although the store has a measurement of this machine.
+        """
+        from pth2om import latency
+
+        role, settings, spec = _role(session), self.pipeline.settings, self.pipeline.spec
+        one = _only(session)
+        ground = one.provenance.ground
+        measured, artifact, estimate = None, None, None
+        if role == "om" and ground != "device":
+            assert self.variant is not None
+            estimate = self._estimate(self.variant)
+        else:
+            batch = self.batch or spec.batches[0]
+            feeds = example(spec.inputs, batch, settings.seed)
+            key = self.measurement_key(
+                "latency",
+                latency.VERSION,
+                {"session": one.digest},
+                {"host": host_fingerprint(), "batch": batch, "threads": settings.threads, "seed": settings.seed},
+                ("numpy",),
+            )
+            if remeasure:
+                self.pipeline.store.forget(key)
+            measured, artifact = self.pipeline.store.measurement(key, lambda: latency.measure(one, feeds, batch=batch))
+        judgements = latency.judge(
+            measured,
+            subject=role,
+            ground=ground,
+            gates=spec.gates,
+            variant=self.case,
+            soc=settings.soc,
+            estimate=estimate,
+        )
+        return self.gates("latency", judgements, one, {"session": one.digest}, artifact)
+
+    def _estimate(self, variant: Variant) -> Any:  # noqa: ANN401 - JSON
+        """The roofline bound of a variant on the SoC; None where the SoC is unknown."""
+        from pth2om import roofline
+
+        soc = self.pipeline.settings.soc
+        assert soc is not None
+        source = self.pipeline.onnx(variant.batch)
+        work, _ = self.measured(
+            "work", roofline.VERSION, {"onnx": source.record.digest}, {}, ("onnx",), lambda: roofline.work(source.file)
+        )
+        return roofline.estimate(work, soc, batch=variant.batch, precision=variant.precision)
+
     # --- evidence -----------------------------------------------------------------------------------------------
 
     def failed(self, question: Question, check: str, error: Pth2omError) -> GateRecord:
@@ -267,15 +365,20 @@ class Acceptance:
             libraries: whose versions it depends on.
             measure: returns JSON values.
         """
-        key = Key(
-            kind,
-            version,
-            inputs,
-            options,
-            {name: metadata.version(name) for name in libraries},
-            f"{self.pipeline.spec.name}-{self.case}",
-        )
+        key = self.measurement_key(kind, version, inputs, options, libraries)
         return self.pipeline.store.measurement(key, measure)
+
+    def measurement_key(
+        self,
+        kind: str,
+        version: int,
+        inputs: Mapping[str, str],
+        options: Mapping[str, Any],
+        libraries: Sequence[str],
+    ) -> Key:
+        """The store's key of a measurement; arguments as `measured`."""
+        label = f"{self.pipeline.spec.name}-{self.case}" if self.case else self.pipeline.spec.name
+        return Key(kind, version, inputs, options, {name: metadata.version(name) for name in libraries}, label)
 
     def gates(
         self,

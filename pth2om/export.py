@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -239,8 +241,7 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
             for name, shape in zip(job.names, job.result_shapes, strict=True)
             if shape and shape[0] == job.batch
         }
-    chatter = io.StringIO()
-    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(chatter), torch.no_grad():
+    with warnings.catch_warnings(record=True) as caught, _silent_stdout(), torch.no_grad():
         warnings.simplefilter("always")
         torch.onnx.export(
             job.module,
@@ -256,6 +257,20 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
             else None,
         )
     return _tracer_findings(caught)
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Nothing reaches standard output, not even from C++: on a failed rung PyTorch prints its whole graph there."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nowhere, contextlib.redirect_stdout(io.StringIO()):  # noqa: PTH123 - a device
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _tracer_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]:

@@ -259,7 +259,7 @@ class Pipeline:
             raise ToolchainError("pipeline.no-cann")
         from pth2om.toolchain.emulator import EmulatorToolchain
 
-        return EmulatorToolchain(self.settings.soc, threads=self.settings.threads)
+        return EmulatorToolchain(self.settings.soc, cann=self.settings.cann, threads=self.settings.threads)
 
     def om(self, variant: Variant) -> Built:
         """Compile one variant.

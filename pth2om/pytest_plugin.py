@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     AnyReport = pytest.CollectReport | pytest.TestReport
 
 _RECORDS = "pth2om_records"
+_QUESTIONS = ("checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness")
 _BOARD = pytest.StashKey["Board"]()
 _EVIDENCE = pytest.StashKey[list["Record"]]()
 
@@ -274,9 +275,9 @@ class Board:
             config.hook.pytest_deselected(items=empty)
         order = {case.folder.name: number for number, case in enumerate(self.cases)} if kept else {}
 
-        def place(item: pytest.Item) -> int:
+        def place(item: pytest.Item) -> tuple[int, int]:
             case = _case_of(item)
-            return -1 if case is None else order[case.folder.name]
+            return (-1, 0) if case is None else (order[case.folder.name], _QUESTIONS.index(_question(item)))
 
         items[:] = sorted(kept, key=place)
         if not config.option.collectonly:
@@ -325,9 +326,10 @@ class Board:
         if rows and not self.is_worker:
             self.write(rows)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
-        """Close what is open; on the controller render the report."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        """Close what is open; on the controller render the report, after pytest-html wrote the log it links to."""
+        yield
         if self._pipeline is not None:
             self._pipeline.close()
         if self.is_worker or self._run_folder is None:
@@ -416,19 +418,25 @@ def _case_of(item: pytest.Item) -> Case | None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """A stage that fails while a fixture is made is told in a paragraph, not in a traceback."""
+    met = None
     try:
         yield
     except Pth2omError as error:
-        _tell(item, error)
+        met = error
+    if met is not None:  # outside of the handler: what is told has no second exception hanging on it
+        _tell(item, met)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """As `pytest_runtest_setup`."""
+    met = None
     try:
         yield
     except Pth2omError as error:
-        _tell(item, error)
+        met = error
+    if met is not None:
+        _tell(item, met)
 
 
 def _tell(item: pytest.Item, error: Pth2omError) -> None:
@@ -617,9 +625,9 @@ class Accept:
         assert self._case.dataset is not None
         self._settle(self.acceptance.accuracy(reference, candidate, labelled, self._case.dataset))
 
-    def latency(self, session: Any, built: Built) -> None:  # noqa: ANN401 - as above
+    def latency(self, session: Any) -> None:  # noqa: ANN401 - as above
         """How long one inference takes; judged on device ground only."""
-        self._settle(self.acceptance.latency(session, built, remeasure=self._remeasure))
+        self._settle(self.acceptance.latency(session, remeasure=self._remeasure))
 
     def keep_stages(self) -> None:
         """Hand over the records of the stages this test used."""

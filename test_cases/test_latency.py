@@ -5,9 +5,13 @@ import pytest
 pytestmark = pytest.mark.question("latency")
 
 
-def test_onnx_latency(onnx_session, onnx_model, accept):
-    accept.latency(onnx_session, onnx_model)
+def test_pytorch_latency(torch_session, batch, accept):
+    accept.latency(torch_session)
 
 
-def test_om_latency(om_session, om_model, accept):
-    accept.latency(om_session, om_model)
+def test_onnx_latency(onnx_session, accept):
+    accept.latency(onnx_session)
+
+
+def test_om_latency(om_session, accept):
+    accept.latency(om_session)

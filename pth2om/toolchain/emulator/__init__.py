@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om import __version__
-from pth2om.errors import ToolchainError
+from pth2om.errors import AtcError, ToolchainError
 from pth2om.session import Provenance
 from pth2om.toolchain import CompiledModel
 
@@ -15,37 +19,43 @@ if TYPE_CHECKING:
     from pth2om.toolchain.atc_options import AtcOptions
     from pth2om.toolchain.emulator.session import EmulatedOmSession
 
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9./_\-\u4e00-\u9fa5]*")
+
 
 class EmulatorToolchain:
     """Compiles to, and runs, rewritten ONNX graphs (`pth2om.toolchain.emulator.numerics`).
 
     Args:
         soc: the SoC whose rules are followed.
+        cann: whose front end checks the options and the graph: ``7.0``, ``8.0`` or ``9.x``.
         threads: intra-op threads of its sessions; None leaves ONNX Runtime's own choice.
     """
 
     VERSION = 1
     """Raised when the emulation changes what it makes; part of the store's keys."""
 
-    def __init__(self, soc: str, *, threads: int | None = None) -> None:
+    def __init__(self, soc: str, *, cann: str = "9.x", threads: int | None = None) -> None:
         self.soc = soc
+        self.cann = cann
         self._threads = threads
 
     @property
     def provenance(self) -> Provenance:
         """The emulator of this version, for `soc`."""
-        return Provenance("emulator", __version__, "emulated", self.soc)
+        return Provenance("emulator", f"{__version__}.{self.VERSION}", "emulated", self.soc)
 
     def compile(self, model: Path, options: AtcOptions, destination: Path) -> CompiledModel:
-        """Write the bands of ``model`` into the folder ``destination``, as ``options`` say.
+        """Check the options and the model as atc would, then write the bands of ``model`` into ``destination``.
 
-        Of the options it reads precision_mode(_v2), keep_dtype, modify_mixlist, is_weight_clip, input_shape and
-        output_type; whether atc would take them at all is the front end's question.
+        The numerics read precision_mode(_v2), keep_dtype, modify_mixlist, is_weight_clip, input_shape and output_type.
 
         Raises:
+            AtcError: what atc would refuse, in its words.
             ToolchainError: see `compile_numerics`; or a file that an option names cannot be read.
         """
         from pth2om.toolchain.emulator.numerics.compiling import compile_numerics
+
+        self._check(model, options, destination)
 
         compiled = compile_numerics(
             model,
@@ -59,6 +69,22 @@ class EmulatorToolchain:
             weight_clip=options.is_weight_clip != 0,
         )
         return compiled.model()
+
+    def _check(self, model: Path, options: AtcOptions, destination: Path) -> None:
+        from pth2om.toolchain.emulator.front_end import check_model
+
+        with tempfile.TemporaryDirectory() as clean:
+            # atc refuses paths with other than its own characters. Where the store lies is not the model's fault.
+            resolved = model.resolve()
+            if not _PLAIN_PATH.fullmatch(resolved.as_posix()):
+                resolved = Path(shutil.copyfile(model, Path(clean) / "model.onnx"))
+            failures = check_model(replace(options, model=resolved.as_posix()), self.cann, destination)
+        if failures:
+            first = failures[0]
+            said = f"atc: {first.code}: {first.text}" if first.text else "atc"
+            if first.advice is not None:
+                raise AtcError(first.advice.key, where=said, **first.advice.values)
+            raise AtcError("emulator.atc-refuses", where=said, more=len(failures) - 1)
 
     def bands(self, compiled: CompiledModel) -> tuple[str, ...]:
         """``fused`` and ``unfused``; gates judge the worse of the two."""
