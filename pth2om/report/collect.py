@@ -153,6 +153,11 @@ class Report:
         return any("emulated" in card.grounds for card in self.cards)
 
     @property
+    def emulated_only(self) -> bool:
+        """Whether figures come from the emulator and none from a device."""
+        return self.emulated and not any("device" in card.grounds for card in self.cards)
+
+    @property
     def models(self) -> dict[str, list[Card]]:
         """Cards by model; models with failures first, then inconclusive ones, else as in the evidence."""
         groups: dict[str, list[Card]] = {}

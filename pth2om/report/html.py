@@ -147,7 +147,6 @@ class _Page:
         ]
         self.failed = self._listed("failed")
         self.inconclusive = self._listed("inconclusive")
-        self.emulated_only = report.emulated and not any("device" in card.grounds for card in report.cards)
 
     def id_of(self, card: Card) -> str:
         """Where links to the card lead."""
@@ -224,13 +223,22 @@ class _Page:
         Returns:
             (cards, what to do next, the gates of the first of these cards) each.
         """
+        groups: dict[tuple[object, ...], tuple[list[Card], Markup, list[GateRecord]]] = {}
         of_card: dict[tuple[int, str, Markup], tuple[Card, list[GateRecord]]] = {}
         for card, gate in self.first(entries):
-            of_card.setdefault((id(card), gate.question, self.advice(gate)), (card, []))[1].append(gate)
-        groups: dict[tuple[object, ...], tuple[list[Card], Markup, list[GateRecord]]] = {}
+            fix = self.advice(gate)
+            if gate.measured is None and gate.message is not None:
+                # One error stops many questions of many variants: it is said once.
+                cards, _, gates = groups.setdefault((card.model, repr(gate.message)), ([], fix, []))
+                cards.append(card)
+                gates.append(gate)
+            else:
+                of_card.setdefault((id(card), gate.question, fix), (card, []))[1].append(gate)
         for (_, question, fix), (card, gates) in of_card.items():
             looks = tuple((gate.check, gate.ground, repr((gate.measured, gate.message))) for gate in gates)
             groups.setdefault((card.model, question, fix, looks), ([], fix, gates))[0].append(card)
+        for cards, _, _ in groups.values():
+            cards[:] = {id(card): card for card in cards}.values()
         return list(groups.values())
 
     @functools.cached_property

@@ -42,7 +42,7 @@ def render_markdown(report: Report, language: Language) -> str:
     else:
         write.line(write.say("headline-nothing"))
     if report.emulated:
-        write.line(write.say("emulated-notice"))
+        write.line(write.say("emulated-notice" if report.emulated_only else "emulated-notice-partly"))
     for model, cards in report.models.items():
         _model(write, model, leaves(cards))
     write.line(write.say("md-notes"))

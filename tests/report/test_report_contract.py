@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from pth2om import accuracy, compare, evidence, latency
+from pth2om.compare.closeness import METRICS
+from pth2om.compare.closeness import closeness as closeness_of
 from pth2om.evidence import GateRecord
 from pth2om.report import collect
 from pth2om.report.html import render_html
@@ -39,10 +41,10 @@ def measured_closeness(error):
     rng = np.random.default_rng(3)
     rows = [rng.normal(size=50) for _ in range(4)]
     part = {"output": "out", "kind": "values", "elements": 50, "samples": [f"real-{row}" for row in range(4)]}
-    figures = [compare.closeness(row, row + error * rng.normal(size=50)) for row in rows]
+    figures = [closeness_of(row, row + error * rng.normal(size=50)) for row in rows]
     names = {name for values, _ in figures for name in values}
-    part |= {name: [values.get(name) for values, _ in figures] for name in compare.METRICS}
-    assert names <= set(compare.METRICS)
+    part |= {name: [values.get(name) for values, _ in figures] for name in METRICS}
+    assert names <= set(METRICS)
     part["histogram"] = [sum(counts) for counts in zip(*(histogram for _, histogram in figures), strict=True)]
     return {"slices": {"boxes": part}, "mismatch": [], "pixels": None}
 
@@ -71,8 +73,8 @@ def test_an_error_beyond_the_last_bin_is_drawn():
 
 def difference(lost, gained):
     return {
-        "version": 1, "metric": "top1", "images": 249, "reference": 90.36, "candidate": 90.0, "unreadable": 0, "seed": 0,
-        "drop": 0.4, "interval": [-0.9, 1.6], "method": "exact", "lost_count": 70, "gained_count": 0,
+        "version": 1, "metric": "top1", "images": 249, "reference": 90.36, "candidate": 90.0, "unreadable": 0,
+        "seed": 0, "drop": 0.4, "interval": [-0.9, 1.6], "method": "exact", "lost_count": 70, "gained_count": 0,
         "lost": lost, "gained": gained, "changed_count": 3,
     }  # fmt: skip
 

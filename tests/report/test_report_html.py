@@ -300,3 +300,17 @@ def test_an_error_finding_without_a_gate_is_still_a_failure(factory):
     text = Page(render_html(collect([factory.run_record(), stage]), "en")).text
     assert "the findings hold 1 errors" in text
     assert "because" in text
+
+
+def test_one_error_that_stops_many_questions_is_said_once(factory):
+    said = Message("export.no-opset", {"tried": "17: aten::channel_shuffle is not supported"})
+    gates = [
+        factory.gate("m", variant, question, f"{question}/test", None, None, "failed", message=said)
+        for variant in ("fp16-bs1", "origin-bs1")
+        for question in ("export", "closeness", "accuracy")
+    ]
+    page = render_html(collect([factory.run_record(), *gates]), "en")
+    top = page[page.index('id="failed"') : page.index('id="overview"')]
+    assert top.count("<i lang=en>No opset of the ladder") == 1
+    for word in ("m-fp16-bs1", "m-origin-bs1", "export/test", "closeness/test", "accuracy/test"):
+        assert word in top
