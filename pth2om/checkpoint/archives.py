@@ -138,8 +138,7 @@ def _scan_zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Scan:
 
     reader = Unpickler(io.BytesIO(record(main)))
     tree = reader.load()
-    storages = {tensor.storage for tensor in reader.tensors if tensor.storage is not None}
-    for storage in storages:
+    for storage in reader.storages:
         entry = by_name.get(f"{prefix}data/{storage.key}")
         if entry is None:
             raise zipfile.BadZipFile(f"record data/{storage.key} is missing")
@@ -200,16 +199,17 @@ def _scan_legacy(view: mmap.mmap) -> Scan:
     if not isinstance(keys, list):
         raise PickleError("no list of storages")
     declared: dict[str, Storage] = {}
-    for tensor in reader.tensors:
-        if tensor.storage is not None and declared.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:
-            raise PickleError(f"storage {tensor.storage.key} is declared twice, differently")
+    for storage in reader.storages:
+        if declared.setdefault(storage.key, storage) != storage:
+            raise PickleError(f"storage {storage.key} is declared twice, differently")
     big_endian = isinstance(system, dict) and system.get("little_endian") is False
     places: dict[str, tuple[int, int]] = {}
     for raw in keys:
         key = raw.decode("ascii", "replace") if isinstance(raw, bytes) else str(raw)
-        storage = declared.get(key)
-        if storage is None:
+        found = declared.get(key)
+        if found is None:
             raise PickleError(f"storage {key} belongs to no tensor")
+        storage = found
         header = view.read(8)
         length = storage.count * ITEM_SIZES[storage.dtype]
         # The count is written in the machine's own byte order.
@@ -237,10 +237,15 @@ def _scan_pickle(view: mmap.mmap) -> Scan:
     """A plain pickle (``pickle.dump`` of arrays, Paddle's .pdparams): no storages outside it."""
     reader = Unpickler(cast("BinaryIO", view))
     tree = reader.load()
-    if any(tensor.storage is not None for tensor in reader.tensors):
+    if reader.storages:
         raise PickleError("tensors without their storages")
+    for tensor in reader.tensors:
+        storage = tensor.storage
+        if storage and len(reader.embedded.get(storage.key, b"")) != storage.count * ITEM_SIZES[storage.dtype]:
+            raise PickleError(f"storage {storage.key} has another length than declared")
+    _check(reader.tensors)
 
     def block(storage: Storage) -> bytearray:
-        raise PickleError(f"storage {storage.key} is missing")
+        return bytearray(reader.embedded[storage.key])
 
     return Scan(tree, _foreign(reader.names), block)

@@ -88,6 +88,9 @@ class Array:
     problem: str | None = None
 
 
+EMBEDDED = "torch.storage._load_from_bytes"
+"""How ``pickle.dump`` (without torch.save) writes a storage: as the bytes of a torch.save of its own."""
+
 STORAGE_TYPES: Mapping[str, str] = {
     "FloatStorage": "float32",
     "DoubleStorage": "float64",
@@ -102,6 +105,9 @@ STORAGE_TYPES: Mapping[str, str] = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
+    "QInt8Storage": "int8",
+    "QUInt8Storage": "uint8",
+    "QInt32Storage": "int32",
 }
 
 _PLAIN = frozenset(
@@ -151,7 +157,7 @@ def is_plain(path: str) -> bool:
         return name in ("_reconstruct", "scalar", "_frombuffer")
     if path.endswith("._rebuild_npu_tensor"):
         return True
-    return module.startswith("numpy.dtypes") or path.startswith("torch.storage._load_from_bytes.")
+    return module.startswith("numpy.dtypes") or path == EMBEDDED
 
 
 _NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")

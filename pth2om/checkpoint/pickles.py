@@ -6,15 +6,18 @@ the descriptions of `pth2om.checkpoint.described`. Opcodes: Python's ``pickletoo
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from pth2om.checkpoint.described import (
+    EMBEDDED,
     Array,
     Inert,
     Name,
     PickleError,
+    Storage,
     Tensor,
     called,
     hashable,
@@ -25,6 +28,9 @@ from pth2om.checkpoint.described import (
 
 MAXIMUM_OPERATIONS = 5_000_000
 """Opcodes of one pickle; a checkpoint with 10,000 tensors and its optimizer has about 500,000."""
+
+_EMBEDDED_LIMIT = 1 << 31
+_EMBEDDED_NAME = b"_load_from_bytes"
 
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
@@ -38,6 +44,8 @@ class Unpickler:
     Attributes:
         names: every class or function named, in order, data names included.
         tensors: every tensor described, whether it is reachable from the result or not.
+        storages: every storage referred to.
+        embedded: bytes of the storages that lie in the pickle itself, by key.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -47,6 +55,8 @@ class Unpickler:
         self._memo: dict[int, Any] = {}
         self.names: dict[str, None] = {}
         self.tensors: list[Tensor] = []
+        self.storages: dict[Storage, None] = {}
+        self.embedded: dict[str, bytes] = {}
 
     def load(self) -> Any:  # noqa: ANN401 - whatever was pickled
         """The pickled value as plain data, `Name`, `Inert`, `Storage`, `Tensor` and `Array`.
@@ -144,10 +154,26 @@ class Unpickler:
         self._call(function, arguments if isinstance(arguments, tuple) else (arguments,))
 
     def _call(self, function: object, arguments: tuple[Any, ...]) -> None:
-        made = called(function, arguments)
+        made = self._embedded(arguments) if function == Name(EMBEDDED) else called(function, arguments)
         if isinstance(made, Tensor):
             self.tensors.append(made)
         self._stack.append(made)
+
+    def _embedded(self, arguments: tuple[Any, ...]) -> Storage | Inert:
+        """A storage that lies in the pickle, as the bytes of a torch.save in the format before zip (see `archives`)."""
+        data = arguments[0] if arguments else None
+        if not isinstance(data, bytes) or len(data) > _EMBEDDED_LIMIT or data.count(_EMBEDDED_NAME):
+            return Inert(EMBEDDED, arguments)
+        file = io.BytesIO(data)
+        for _ in range(3):
+            Unpickler(file).load()
+        inner = Unpickler(file).load()
+        Unpickler(file).load()
+        if not isinstance(inner, Storage) or int.from_bytes(file.read(8), "little") != inner.count:
+            raise PickleError("a storage that is none")
+        key = f"embedded-{len(self.embedded)}"
+        self.embedded[key] = file.read()
+        return Storage(key, inner.dtype, inner.count)
 
     def _new_keywords(self, _: object) -> None:
         keywords, arguments, function = self._stack.pop(), self._stack.pop(), self._stack.pop()
@@ -181,7 +207,13 @@ class Unpickler:
         # State of a dictionary, a tensor or a number is attributes that Python code hung on it: no weights.
 
     def _persistent(self, _: object) -> None:
-        self._stack.append(storage(self._stack.pop()))
+        self._refer(self._stack.pop())
+
+    def _refer(self, reference: object) -> None:
+        made = storage(reference)
+        if isinstance(made, Storage):
+            self.storages[made] = None
+        self._stack.append(made)
 
     def _get(self, index: int) -> None:
         self._stack.append(self._memo[index])
@@ -252,7 +284,7 @@ _ACTIONS: Mapping[str, Callable[[Unpickler, Any], None]] = {
     "INST": Unpickler._instance,
     "OBJ": Unpickler._object,
     "BUILD": Unpickler._build,
-    "PERSID": lambda reader, argument: reader._stack.append(storage(argument)),
+    "PERSID": Unpickler._refer,
     "BINPERSID": Unpickler._persistent,
     "GET": Unpickler._get,
     "BINGET": Unpickler._get,

@@ -133,7 +133,7 @@ def test_every_kind_has_its_sentence_in_both_languages() -> None:
     sentences = catalogue("checkpoint")
     for kind in set(get_args(Kind)) - READABLE:
         entry = sentences[f"is-{kind}"]
-        assert entry["en"] and entry["zh"] and entry["fix"]["en"] and entry["fix"]["zh"]
+        assert all((entry["en"], entry["zh"], entry["fix"]["en"], entry["fix"]["zh"])), kind
 
 
 def test_every_sentence_the_code_names_exists() -> None:
@@ -152,4 +152,4 @@ def test_every_sentence_the_code_names_exists() -> None:
     for key in named - {"checkpoint.misfit-"}:
         room, _, name = key.partition(".")
         entry = catalogue(room)[name]
-        assert entry["en"] and entry["zh"], key
+        assert all((entry["en"], entry["zh"])), key

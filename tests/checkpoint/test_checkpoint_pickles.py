@@ -99,7 +99,8 @@ def test_nothing_is_run(tmp_path: Path, name: str, form: str) -> None:
     try:
         checkpoint = read(path)
     except CheckpointError as error:
-        assert error.message.key == "checkpoint.no-tensors-classes"  # noqa: PT017 - either outcome is right
+        keys = ("checkpoint.no-tensors-classes", "checkpoint.bad-pickle")
+        assert error.message.key in keys  # noqa: PT017 - either outcome is right
     else:
         assert checkpoint.classes
     assert not flag.exists()

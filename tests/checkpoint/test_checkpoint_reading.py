@@ -139,6 +139,17 @@ def test_plain_pickle_of_arrays(tmp_path: Path) -> None:
         assert checkpoint.tensors["b"].dtype == torch.float32
 
 
+def test_tensors_pickled_without_torch_save(tmp_path: Path) -> None:
+    state = small_net().state_dict()
+    path = tmp_path / "w.pkl"
+    for protocol in (2, 4):
+        path.write_bytes(pickle.dumps({"model": dict(state), "epoch": 2}, protocol))
+        checkpoint = read(path)
+        assert checkpoint.kind == "pickle"
+        assert checkpoint.classes == ()
+        assert all(torch.equal(checkpoint.tensors[key], state[key]) for key in state)
+
+
 def test_object_arrays_are_not_built(tmp_path: Path) -> None:
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({"w": np.ones(2), "o": np.array([print], dtype=object)}, 4))
@@ -332,7 +343,9 @@ def test_sparse_and_quantized_tensors_are_named(tmp_path: Path) -> None:
         "sparse": torch.eye(3).to_sparse(),
         "quantized": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
     }
-    for extra in ({}, {"x": argparse.Namespace(a=1)}):
-        checkpoint = read(saved(tmp_path / "w.pth", {**value, **extra}))
+    for extra, zipped in (
+        (extra, zipped) for extra in ({}, {"x": argparse.Namespace(a=1)}) for zipped in (True, False)
+    ):
+        checkpoint = read(saved(tmp_path / "w.pth", {**value, **extra}, zipped))
         assert set(checkpoint.skipped) == {"sparse", "quantized"}
         assert set(checkpoint.tensors) == {"w"}
