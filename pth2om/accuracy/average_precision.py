@@ -99,7 +99,7 @@ def match(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]]],
     order = order[rank < MOST_PER_CLASS]
     group = image[order] * classes + detections.classes[order]
     starts = np.flatnonzero(np.diff(group, prepend=-1))
-    ends = np.append(starts[1:], len(order))
+    ends = np.append(starts, len(order))[1:]
     place = {int(group[start]): (int(start), int(end)) for start, end in zip(starts, ends, strict=True)}
 
     hit = np.zeros((len(THRESHOLDS), len(order)), dtype=bool)

@@ -189,12 +189,17 @@ def _tail(lost: int, gained: int, images: int, drop: float) -> float:
     log_ways = _log_factorials(images)
     ways = log_ways[images] - log_ways[b.astype(int)] - log_ways[c.astype(int)]
     ways -= log_ways[images - b.astype(int) - c.astype(int)]
-    best = 0.0
-    # Denser near zero, where the probabilities change fastest.
-    for q in q_low + (q_high - q_low) * np.linspace(0, 1, _NUISANCES) ** 2:
+
+    def mass(q: float) -> float:
         both = ways + _times_log(b, q + drop) + _times_log(c, q) + _times_log(images - b - c, 1 - 2 * q - drop)
-        best = max(best, float(np.exp(both).sum()))
-    return best + _GAMMA
+        return float(np.exp(both).sum())
+
+    # Denser near zero, where the probabilities change fastest; then closer around the best.
+    grid = q_low + (q_high - q_low) * np.linspace(0, 1, _NUISANCES) ** 2
+    found = [mass(float(q)) for q in grid]
+    best = int(np.argmax(found))
+    near = np.linspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], _NUISANCES)
+    return max(found[best], *(mass(float(q)) for q in near)) + _GAMMA
 
 
 def _times_log(count: npt.NDArray[Any], probability: float) -> npt.NDArray[np.float64]:
