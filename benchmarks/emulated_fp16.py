@@ -155,9 +155,8 @@ def main() -> None:
             for band in compiled.bands:
                 sessions[band] = EmulatedOmSession(compiled, band, threads=arguments.threads)
             seconds = measure(sessions, arguments.pairs)
-            print(
-                f"{soc}: {arguments.threads} threads, onnxruntime {onnxruntime.__version__}, compiled in {compiling:.2f} s"
-            )
+            version = onnxruntime.__version__
+            print(f"{soc}: {arguments.threads} threads, onnxruntime {version}, compiled in {compiling:.2f} s")
             print(f"{'':10}{'median ms':>10}{'ratio':>8}{'min':>7}{'max':>7}")
             for name, runs in seconds.items():
                 ratios = [run / base for run, base in zip(runs, seconds["plain"], strict=True)]

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pth2om import __version__
 from pth2om.errors import AtcError, ToolchainError
 from pth2om.session import Provenance
 from pth2om.toolchain import CompiledModel
+from pth2om.toolchain.emulator.numerics.compiled import VERSION
 
 if TYPE_CHECKING:
     from pth2om.toolchain.atc_options import AtcOptions
@@ -31,9 +31,6 @@ class EmulatorToolchain:
         threads: intra-op threads of its sessions; None leaves ONNX Runtime's own choice.
     """
 
-    VERSION = 1
-    """Raised when the emulation changes what it makes; part of the store's keys."""
-
     def __init__(self, soc: str, *, cann: str = "9.x", threads: int | None = None) -> None:
         self.soc = soc
         self.cann = cann
@@ -42,7 +39,7 @@ class EmulatorToolchain:
     @property
     def provenance(self) -> Provenance:
         """The emulator of this version, for `soc`."""
-        return Provenance("emulator", f"{__version__}.{self.VERSION}", "emulated", self.soc)
+        return Provenance("emulator", VERSION, "emulated", self.soc)
 
     def compile(self, model: Path, options: AtcOptions, destination: Path) -> CompiledModel:
         """Check the options and the model as atc would, then write the bands of ``model`` into ``destination``.
@@ -56,7 +53,6 @@ class EmulatorToolchain:
         from pth2om.toolchain.emulator.numerics.compiling import compile_numerics
 
         self._check(model, options, destination)
-
         compiled = compile_numerics(
             model,
             destination,

@@ -21,6 +21,9 @@ RECORD = "compiled.json"
 BANDS = ("fused", "unfused")
 FORMAT = 1
 
+VERSION = f"{__version__}.1"
+"""The emulator's version: pth2om's, and a number raised when the emulation changes what it makes."""
+
 
 @dataclass(frozen=True)
 class Band:
@@ -59,6 +62,7 @@ class Compiled:
         inputs: of the graph.
         outputs: of the graph.
         findings: what was noticed.
+        version: of the emulator that compiled it.
     """
 
     folder: Path
@@ -71,6 +75,7 @@ class Compiled:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     findings: tuple[Finding, ...]
+    version: str = VERSION
 
     @property
     def digest(self) -> str:
@@ -79,8 +84,8 @@ class Compiled:
 
     @property
     def provenance(self) -> Provenance:
-        """The emulator, this version, for this SoC."""
-        return Provenance("emulator", __version__, "emulated", self.soc)
+        """The emulator that compiled it, for its SoC."""
+        return Provenance("emulator", self.version, "emulated", self.soc)
 
     def band(self, name: str) -> Band:
         """One band.
@@ -109,6 +114,7 @@ class Compiled:
         """Write ``compiled.json`` into the folder."""
         data = {
             "format": FORMAT,
+            "version": self.version,
             "mode": self.mode,
             "scheme": self.scheme,
             "soc": self.soc,
@@ -134,7 +140,7 @@ def read_compiled(folder: Path) -> Compiled:
             raise ToolchainError("emulator.not-compiled", where=str(folder))
         return Compiled(
             folder=folder,
-            **{name: data[name] for name in ("mode", "scheme", "soc", "overflow", "overflow_evidence")},
+            **{name: data[name] for name in ("version", "mode", "scheme", "soc", "overflow", "overflow_evidence")},
             bands={name: Band(**{**band, "sites": tuple(band["sites"])}) for name, band in data["bands"].items()},
             inputs=tuple(_spec(entry) for entry in data["inputs"]),
             outputs=tuple(_spec(entry) for entry in data["outputs"]),
