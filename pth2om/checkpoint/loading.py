@@ -247,10 +247,11 @@ def _own_architecture(spec: Spec, weights: Path, kind: Kind) -> LoadedModel:
     """A pickled module of PyTorch's own layers; every other file needs a net or trust."""
     checkpoint = reading.read(weights)
     own = _torch_layers(checkpoint.classes)
-    if checkpoint.module and own is not None:
-        import torch
+    import torch
 
-        with torch.serialization.safe_globals(list(own)):
+    allowing = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
+    if checkpoint.module and own is not None and allowing is not None:
+        with allowing(list(own)):
             tree = reading.load_plain(weights)
         module = _module_in(tree, checkpoint)
         if module is not None:
