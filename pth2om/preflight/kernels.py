@@ -23,6 +23,9 @@ Verdict = Literal["core", "cpu", "none", "unknown"]
 """AI Core kernel, AI CPU kernel only, none by all that is public, or not known."""
 
 _PLACES = ("", "vendors/*/", "packages/vendors/*/", "*/packages/vendors/*/")
+_UNREAD = frozenset({"ascend910_93"})
+"""Families whose operator library was not public: that only an AI CPU definition is seen says nothing there."""
+
 _LIMIT = 64 * 2**20
 
 
@@ -110,7 +113,7 @@ def _packaged(op_type: str, family: str) -> Kernel:
         if row.get("cpu"):
             return Kernel("unknown", None, "operator list")
         return Kernel("core", None, "operator list")
-    if row.get("cpu"):
+    if row.get("cpu") and family not in _UNREAD:
         return Kernel("cpu", _dtypes(row["cpu"]), "AI CPU")
     return Kernel("none" if supported is False else "unknown", None, "operator list" if supported is False else "")
 

@@ -89,19 +89,29 @@ def memory(context: Context) -> Iterator[Finding]:
 
 def roofline(context: Context) -> Iterator[Finding]:
     """The shortest time the chip's peaks allow, against the gate: an estimate from below, never a measurement."""
+    from pth2om.roofline import estimate
+
     soc = context.soc
-    if soc is None or soc.fp16_tflops is None:
+    if soc is None:
         return
     asked = demand(context)
     if not asked.operations:
         return
-    compute = asked.operations / (soc.fp16_tflops * 1e12) * 1e3
-    traffic = asked.weights / (soc.bandwidth_gbs * 1e9) * 1e3 if soc.bandwidth_gbs else 0.0
-    bound = max(compute, traffic)
+    done = {
+        "flop": asked.operations,
+        "parameters": sum(prod(max(int(size), 0) for size in tensor.dims) for tensor in context.constants.values()),
+        "input_elements": sum(prod(max(size, 0) for size in sizes) for _, sizes in context.inputs.values()),
+        "output_elements": 0,
+        "uncounted_count": 0,
+    }
+    estimated = estimate(done, soc.name)
+    if estimated is None or not estimated["milliseconds"]:
+        return
+    bound = float(estimated["milliseconds"])
     values: dict[str, str | int | float | bool | None] = {
         "bound": f"{bound:.3g}",
         "gflop": f"{asked.operations / 1e9:.3g}",
-        "tflops": f"{soc.fp16_tflops:g}",
+        "tflops": f"{estimated['peak_tflops']:g}",
         "soc": soc.name,
     }
     details = {

@@ -169,7 +169,7 @@ def _check_aipp(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversio
         return
     from pth2om.toolchain.emulator.front_end.aipp_checks import check_configuration
 
-    check_configuration(flags, folder / flags["insert_op_conf"], parsed, done)
+    done.notes += check_configuration(flags, folder / flags["insert_op_conf"], parsed, done.shapes)
 
 
 def _note(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> None:

@@ -151,7 +151,10 @@ def build(parsed: ParsedModel, folder: Path, cann: str, overrides: Mapping[str, 
         raise RefusedError(*problems)
     from pth2om.preflight.plugins import refusals
 
-    refused = [hidden(item.name, message) for item, message in refusals(parsed.model, parsed.nodes)]
+    refused = [
+        hidden(item.name, say(message.key, **{"count": 1, "nodes": item.name, **message.values}))
+        for item, message in refusals(parsed.model, parsed.nodes)
+    ]
     if refused:
         raise RefusedError(*refused)
     problems = list(_output_problems(parsed, cann))
@@ -207,6 +210,7 @@ def _precheck_graph(
 ) -> list[AtcFailure]:
     problems: list[AtcFailure] = []
     by_name: dict[str, list[dict[str, Any]]] = {}
+    explained: set[str] = set()
     for item in nodes:
         try:
             domain, opset = keys.key(item)
@@ -219,7 +223,9 @@ def _precheck_graph(
         if lookup.status(domain, opset, item.node.op_type, keys.cann) == "missing":
             _refuse(entry, NOT_SUPPORTED)
             local = (item.node.domain, item.node.op_type) in keys.functions
-            advice = _unsupported_advice(domain, opset, item, local=local)
+            # One explanation a key: an opset that is too new would repeat it for every node.
+            advice = None if kind in explained else _unsupported_advice(domain, opset, item, local=local)
+            explained.add(kind)
             problems.append(failure("E13010", item.name, kind, cann=keys.cann, node=item.name, advice=advice))
     constants = {tensor.name for tensor in graph.initializer}
     if root:

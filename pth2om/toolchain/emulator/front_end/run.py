@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from pth2om.errors import AtcError
+from pth2om.errors import AtcError, OmFileError
 from pth2om.language import Message, say
 from pth2om.preflight.model import tensors
 from pth2om.preflight.socs import generation
@@ -285,8 +285,18 @@ def _show_om(flags: Flags, folder: Path) -> _Outcome:
 
 
 def _om_json(path: Path, cann: str) -> dict[str, Any]:
-    raise AtcError("atc.mode-not-emulated", mode=1)
+    from pth2om.omfile import model_json, read_om
+
+    try:
+        return model_json(read_om(path))
+    except OmFileError as error:
+        raise RefusedError(failure("E10041", path, cann=cann, advice=error.message)) from None
 
 
 def _om_lines(path: Path, cann: str) -> list[str]:
-    raise AtcError("atc.mode-not-emulated", mode=6)
+    from pth2om.omfile import model_info_text, read_om
+
+    try:
+        return model_info_text(read_om(path)).splitlines()
+    except OmFileError as error:
+        raise RefusedError(failure("E10041", path, cann=cann, advice=error.message)) from None

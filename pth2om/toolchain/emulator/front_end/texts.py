@@ -166,6 +166,13 @@ TEXTS: dict[str, tuple[str, str]] = {
     "E20103": (_GENERIC, "Value %s for parameter %s is invalid. The value must be in the range of (0, %s]."),
     "E21001": ("File_Operation_Error_Open", "Failed to open file %s."),
     "E21002": (_PARSE, "Failed to parse file %s. Reason: %s."),
+    "E70014": (
+        "Invalid_Argument_Operator_Shape",
+        (
+            "In op[aipp], aipp output H and W should be equal to data's H and W, but actually aipp output H is [%s], "
+            "W is [%s], data's H is [%s], W is [%s]."
+        ),
+    ),
     "EE1011": (_GENERIC, "rtSetSocVersion failed. Value %s for parameter ver is invalid. Reason: %s"),
 }
 """Code to (title, template) of CANN 9. E19999 stands for the inner errors, whose text is their only argument."""
@@ -230,7 +237,7 @@ def failure(
     if generation(cann) < 9:
         if code in _OLDER:
             printed, template = _OLDER[code]
-        else:
+        elif "[%s]" not in template:
             template = _bracketed(template)
     given = words[: template.count("%s")]
     text = template
