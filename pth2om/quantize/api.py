@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -178,7 +177,7 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
             }
             _write_json(folder / names["report"], table)
             for file in folder.iterdir():
-                os.replace(file, destination / file.name)
+                file.replace(destination / file.name)
     except OSError as error:
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
     files = {role: destination / name for role, name in names.items()}

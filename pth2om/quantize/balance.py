@@ -131,7 +131,7 @@ def balance(
 
 
 def _foldable(network: Network, layer: Layer) -> onnx.NodeProto | None:
-    """The convolution before ``layer``, when nothing else sees its output and only a homogeneous activation lies between."""
+    """The convolution before ``layer``, when nothing else sees its output and at most a Relu lies between."""
     name = layer.input
     for _ in range(2):
         if network.only_consumer(name) is None:

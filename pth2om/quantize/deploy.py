@@ -8,6 +8,7 @@ word; weights are INT8 and biases INT32 in initializers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,6 +71,7 @@ def quant_node(name: str, source: str, output: str, quantized: Quantized) -> onn
     rooted = not _FP16_NORMAL[0] <= float(scale) <= _FP16_NORMAL[1]
     if rooted:
         scale = np.sqrt(scale)
+    extra: dict[str, Any] = {"sqrt_mode": 1} if rooted else {}
     return helper.make_node(
         "AscendQuant",
         [source],
@@ -78,7 +80,7 @@ def quant_node(name: str, source: str, output: str, quantized: Quantized) -> onn
         scale=float(scale),
         offset=float(quantized.activation.offset),
         dst_type="INT8",
-        **({"sqrt_mode": 1} if rooted else {}),
+        **extra,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from pth2om.quantize.record import Record, Word
+from pth2om.quantize.record import Record
 from pth2om.quantize.weights import Quantized
 
 
@@ -36,7 +36,7 @@ def quant_json(original: onnx.ModelProto, deploy: onnx.ModelProto, name: str) ->
     makers = {output: node for node in original.graph.node for output in node.output}
     ops = []
     for node in deploy.graph.node:
-        sources = _sources(node, known, makers, original)
+        sources = _sources(node, known, makers)
         origin = sources[-1] if sources else ""
         op: dict[str, Any] = {
             "name": node.name,
@@ -58,9 +58,7 @@ def quant_json(original: onnx.ModelProto, deploy: onnx.ModelProto, name: str) ->
     return {"name": name, "graph": [{"name": deploy.graph.name, "op": ops}]}
 
 
-def _sources(
-    node: onnx.NodeProto, known: set[str], makers: dict[str, onnx.NodeProto], original: onnx.ModelProto
-) -> list[str]:
+def _sources(node: onnx.NodeProto, known: set[str], makers: dict[str, onnx.NodeProto]) -> list[str]:
     """A node's own original, and what was folded into it: up from the tensor it makes to itself."""
     if node.name not in known:
         return []
@@ -70,6 +68,3 @@ def _sources(
         chain.insert(1, last.name)
         last = next((makers[name] for name in last.input if name in makers), None)
     return chain
-
-
-__all__ = ["Word", "quant_json", "records"]

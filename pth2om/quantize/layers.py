@@ -17,7 +17,7 @@ import onnx
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
-from pth2om.quantize.network import FloatArray, Network, attributes, shapes_of
+from pth2om.quantize.network import Network, attributes, shapes_of
 
 Kind = Literal["Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool"]
 KINDS: tuple[Kind, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool")
@@ -68,11 +68,11 @@ class Layer:
         """Whether its weight has one scale per output channel; Ascend dequantizes Gemm and MatMul with one."""
         return self.kind in ("Conv", "ConvTranspose")
 
-    def rows(self, weight: FloatArray) -> FloatArray:
+    def rows(self, weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The weight as (output channels, weights of one channel)."""
         return to_rows(weight, self.kind, self.group)
 
-    def unrows(self, rows: np.ndarray[Any, Any], like: FloatArray) -> np.ndarray[Any, Any]:
+    def unrows(self, rows: np.ndarray[Any, Any], like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The inverse of `rows`; ``like`` is the weight in its own layout."""
         return from_rows(rows, like.shape, self.kind, self.group)
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import google.protobuf.message
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -59,9 +58,9 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise QuantizeError("quantize.no-model", where=str(path))
     try:
         model = onnx.load(str(path))
-    except google.protobuf.message.DecodeError:
-        raise QuantizeError("quantize.not-onnx", where=str(path)) from None
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError derives from Exception alone
+        if not isinstance(error, OSError | ValueError | onnx.checker.ValidationError):
+            raise QuantizeError("quantize.not-onnx", where=str(path)) from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise QuantizeError("quantize.unreadable-model", where=str(path), reason=reason) from None
     if not model.graph.node or not model.graph.output:
@@ -386,7 +385,7 @@ def _fold_identities(network: Network) -> None:
 
 def _float_constant(network: Network, name: str) -> FloatArray | None:
     value = network.array(name)
-    return np.asarray(value) if value is not None and value.dtype == np.float32 else None  # type: ignore[return-value]
+    return np.asarray(value, np.float32) if value is not None and value.dtype == np.float32 else None
 
 
 def _plain_gemm(network: Network, node: onnx.NodeProto) -> None:

@@ -23,7 +23,7 @@ from pth2om.quantize.settings import Settings
 from pth2om.quantize.weights import Quantized, bias_shift, quantize_layer
 
 _BALANCE_BATCHES = 8
-"""Batches that are looked at beforehand, to see whether channels differ much; the number does not grow with the data."""
+"""Batches looked at beforehand, to see whether channels differ much; their number does not grow with the data."""
 
 
 @dataclass

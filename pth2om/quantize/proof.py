@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -80,7 +81,7 @@ def prove(deploy: onnx.ModelProto, feeds: Iterable[Feeds], memory: int = MEMORY)
     compared = dict.fromkeys(pairs, 0)
     differing = dict.fromkeys(pairs, 0)
     largest = dict.fromkeys(pairs, 0.0)
-    sessions = []
+    sessions: list[tuple[Any, list[str]]] = []
     for batch in feeds:
         if not sessions:
             outputs = [first for first, _ in pairs.values()]
@@ -91,7 +92,7 @@ def prove(deploy: onnx.ModelProto, feeds: Iterable[Feeds], memory: int = MEMORY)
         for session, layers in sessions:
             values = run_session(session, batch)
             for name in layers:
-                first, second = (values[label] for label in pairs[name])
+                first, second = (np.asarray(values[label], np.float32) for label in pairs[name])
                 compared[name] += first.size
                 unequal = first != second
                 differing[name] += int(np.count_nonzero(unequal))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,7 @@ def _dequantized(network: Network, name: str, value: Array, scale: npt.NDArray[n
     shape = () if per_tensor else scale.shape
     zero = network.add_constant(f"{name}_zero_point", np.zeros(shape, value.dtype))
     output = network.fresh(f"{name}_dequantized")
-    extra = {} if per_tensor else {"axis": axis}
+    extra: dict[str, Any] = {} if per_tensor else {"axis": axis}
     network.nodes.append(
         helper.make_node("DequantizeLinear", [data, factor, zero], [output], name=f"{name}_DequantizeLinear", **extra)
     )
@@ -257,9 +258,7 @@ def _converted(network: Network, layer: Layer, activation: Range, constant: _Con
         return Quantized(layer, activation, np.ones(1, np.float32))
     weight = np.asarray(network.array(layer.weight), np.float32)
     rows = layer.rows(weight)
-    if constant.scale.size == 1:
-        scale = constant.scale
-    elif layer.per_channel and constant.scale.size == rows.shape[0]:
+    if constant.scale.size == 1 or (layer.per_channel and constant.scale.size == rows.shape[0]):
         scale = constant.scale
     elif not layer.per_channel:
         # Ascend dequantizes a matrix product with one scale: the integers are made anew under the coarsest.

@@ -205,7 +205,7 @@ def _condense(values: Doubles, counts: Doubles, histogram: Histogram) -> tuple[D
     mass = np.bincount(bins, counts)
     moment = np.bincount(bins, counts * values)
     present = mass > 0
-    return moment[present] / mass[present], mass[present]
+    return moment[present] / mass[present], np.asarray(mass[present], np.float64)
 
 
 # ---------------------------------------------------------------------------------------------------------- entropy

@@ -17,7 +17,7 @@ import numpy as np
 from pth2om.errors import QuantizeError
 
 Scalar = Union[str, int, float, bool, "Word"]
-Message = list[tuple[str, Union[Scalar, "Message"]]]  # type: ignore[misc]
+Message = list[tuple[str, Union[Scalar, "Message"]]]
 _TOKEN = re.compile(
     r"""(?P<space>[\s]+|\#[^\n]*)
       | (?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')

@@ -116,9 +116,8 @@ def parts_of(network: Network, where: str = "") -> list[Part]:
             continue
         values = attributes(quant)
         offset = int(values.get("offset", 0.0))
-        for layer in network.consumers.get(quant.output[0], []):
-            if layer.op_type != "AscendAntiQuant":
-                parts.append(_part(network, quant, layer, values, offset, shapes, where))
+        readers = [node for node in network.consumers.get(quant.output[0], []) if node.op_type != "AscendAntiQuant"]
+        parts += [_part(network, quant, layer, values, offset, shapes, where) for layer in readers]
     if not parts:
         raise QuantizeError("quantize.not-a-deploy-model", where=where or None)
     return parts
@@ -133,10 +132,10 @@ def _part(
     shapes: dict[str, tuple[int | None, ...]],
     where: str,
 ) -> Part:
-    add, last = None, layer
+    add = None
     follower = network.only_consumer(layer.output[0])
     if layer.op_type == "MatMul" and follower is not None and follower.op_type == "Add":
-        add = last = follower
+        add = follower
         follower = network.only_consumer(add.output[0])
     if follower is None or follower.op_type != "AscendDequant":
         raise QuantizeError("quantize.no-dequant", where=where or None, layer=layer.name, kind=layer.op_type)
@@ -192,7 +191,7 @@ def _rank(
 def _channels_in(layer: onnx.NodeProto, weight: Array | None, source: tuple[int | None, ...] | None) -> int | None:
     if weight is not None:
         group = int(attributes(layer).get("group", 1))
-        return weight.shape[1] * group if layer.op_type == "Conv" else weight.shape[0]
+        return int(weight.shape[1] * group if layer.op_type == "Conv" else weight.shape[0])
     return source[1] if source is not None and len(source) > 1 else None
 
 
@@ -421,7 +420,7 @@ class _IntegerWriter(_Writer):
         zero = self.constant(f"{part.name}.integer.zero", np.int8(part.offset))
         weight = self.constant(f"{part.name}.integer.weight", part.weight)
         if part.layer.op_type == "Conv":
-            kept = {key: value for key, value in attributes(part.layer).items()}
+            kept = attributes(part.layer)
             sums = self.emit("ConvInteger", [q, weight, zero], f"{part.name}.integer.conv", **kept)
         else:
             sums = self.emit("MatMulInteger", [q, weight, zero], f"{part.name}.integer.matmul")

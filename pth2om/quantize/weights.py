@@ -101,7 +101,7 @@ def scales(rows: FloatArray, algorithm: WeightAlgorithm, per_channel: bool) -> F
 
 def integers(rows: FloatArray, scale: FloatArray) -> npt.NDArray[np.int8]:
     """``clip(rint(w / scale), -128, 127)``, ties to even."""
-    return np.clip(np.rint(rows / scale.reshape(-1, 1)), -128, 127).astype(np.int8)
+    return np.asarray(np.clip(np.rint(rows / scale.reshape(-1, 1)), -128, 127), np.int8)
 
 
 def quantize_layer(
@@ -182,7 +182,7 @@ def bias_shift(
     assert layer.weight is not None
     weight = np.asarray(network.array(layer.weight), np.float32)
     other = mean if mean_quantized is None else mean_quantized
-    return mean_output(weight, layer, mean) - mean_output(quantized.dequantized, layer, other)
+    return np.asarray(mean_output(weight, layer, mean) - mean_output(quantized.dequantized, layer, other))
 
 
 def mean_output(weight: FloatArray, layer: Layer, mean: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
@@ -197,9 +197,9 @@ def mean_output(weight: FloatArray, layer: Layer, mean: npt.NDArray[np.float64])
         strides = next((list(entry.ints) for entry in layer.node.attribute if entry.name == "strides"), [1, 1])
         taps = taps.sum(axis=2) / float(np.prod(strides))
         grouped = taps.reshape(group, wide.shape[0] // group, wide.shape[1])
-        return np.einsum("gi,gio->go", mean.reshape(group, -1), grouped).reshape(-1)
+        return np.asarray(np.einsum("gi,gio->go", mean.reshape(group, -1), grouped)).reshape(-1)
     grouped = taps.sum(axis=2).reshape(group, wide.shape[0] // group, wide.shape[1])
-    return np.einsum("goi,gi->go", grouped, mean.reshape(group, -1)).reshape(-1)
+    return np.asarray(np.einsum("goi,gi->go", grouped, mean.reshape(group, -1))).reshape(-1)
 
 
 def whole_numbers_message(quantized: Quantized) -> Message | None:

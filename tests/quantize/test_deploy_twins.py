@@ -13,13 +13,13 @@ import torch
 from onnx import numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent))
-from quantize_nets import every_kind, feeds, model, tensor  # noqa: E402
+from quantize_nets import every_kind, feeds, model, tensor
 
-from pth2om.quantize.network import open_session, run_session  # noqa: E402
-from pth2om.quantize.plan import make_plan  # noqa: E402
-from pth2om.quantize.proof import prove  # noqa: E402
-from pth2om.quantize.settings import Settings  # noqa: E402
-from pth2om.quantize.twins import chip_scale, emulation_rewrite, fake_quant, integer  # noqa: E402
+from pth2om.quantize.network import open_session, run_session
+from pth2om.quantize.plan import make_plan
+from pth2om.quantize.proof import prove
+from pth2om.quantize.settings import Settings
+from pth2om.quantize.twins import chip_scale, emulation_rewrite, fake_quant, integer
 
 
 def attributes(node):

@@ -1,0 +1,49 @@
+"""``pth2om bins IMAGES --preprocess RECIPE --output FOLDER``: images into ``.bin`` batches."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pth2om.language import say
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("images", metavar="IMAGES", nargs="?", type=Path, help=say("bins.cli-images").render())
+    parser.add_argument("--preprocess", required=True, type=Path, help=say("bins.cli-preprocess").render())
+    parser.add_argument("-o", "--output", required=True, type=Path, help=say("bins.cli-output").render())
+    parser.add_argument("--batch", type=int, help=say("bins.cli-batch").render())
+    parser.add_argument("--count", type=int, help=say("bins.cli-count").render())
+    parser.add_argument("--input", default="input", help=say("bins.cli-input").render())
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the batches and say where they are."""
+    from pth2om.errors import QuantizeError
+    from pth2om.quantize import bins
+
+    recipe = bins.read_recipe(bins.recipe_path(arguments.preprocess))
+    for finding in recipe.findings:
+        print(finding.message, file=sys.stderr)
+    images = arguments.images or recipe.images
+    if images is None:
+        raise QuantizeError("bins.no-folder", where="IMAGES")
+    batch = arguments.batch or recipe.batch
+    if batch < 1 or (arguments.count is not None and arguments.count < 1):
+        raise QuantizeError("bins.wrong-value", name="--batch, --count", value=str(batch))
+    batches = bins.ImageBatches(images, recipe.preprocess, batch, arguments.input, arguments.count)
+    written = bins.write_bins(batches, arguments.output)
+    shape = "x".join(str(size) for size in (batch, *bins.image_shape(recipe.preprocess)))
+    print(
+        say(
+            "bins.written",
+            batches=written.batches,
+            shape=shape,
+            dtype="float32",
+            folder=str(arguments.output),
+            record=str(written.record),
+        )
+    )
+    return 0

@@ -1,0 +1,154 @@
+"""What INT8 costs where: the error at every layer's output, and every layer's own effect on the model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from pth2om.quantize.calibrate import MEMORY, Feeds, Progress, groups_by_memory
+from pth2om.quantize.network import open_session, run_session, with_outputs
+from pth2om.quantize.plan import Plan
+from pth2om.quantize.twins import fake_quant
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """How far a layer's output in the INT8 model is from the float model's, over some images.
+
+    Attributes:
+        layer: its name.
+        tensor: the output compared; before the activation function.
+        sqnr_db: signal to quantization noise, with the errors of all layers before it; infinite when equal.
+        cosine: similarity; 1 when both are zero.
+        largest: greatest absolute difference.
+    """
+
+    layer: str
+    tensor: str
+    sqnr_db: float
+    cosine: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What quantizing one layer alone does to the model's outputs.
+
+    Attributes:
+        layer: its name.
+        sqnr_db: the least over the outputs; infinite when nothing changes.
+    """
+
+    layer: str
+    sqnr_db: float
+
+
+class _Sums:
+    """Running sums of a pair of tensors."""
+
+    def __init__(self) -> None:
+        self.signal = self.other = self.product = self.noise = self.largest = 0.0
+
+    def add(self, first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> None:
+        a, b = first.reshape(-1), second.reshape(-1)
+        # In FP32 pieces summed in double: exact enough for decibels, without double-sized copies of the tensors.
+        for start in range(0, a.size, 1 << 20):
+            x, y = a[start : start + (1 << 20)], b[start : start + (1 << 20)]
+            gap = x - y
+            self.signal += float(np.dot(x, x))
+            self.other += float(np.dot(y, y))
+            self.product += float(np.dot(x, y))
+            self.noise += float(np.dot(gap, gap))
+            self.largest = max(self.largest, float(np.abs(gap).max()))
+
+    @property
+    def sqnr_db(self) -> float:
+        if self.noise == 0:
+            return float("inf")
+        return float("-inf") if self.signal == 0 else float(10 * np.log10(self.signal / self.noise))
+
+    @property
+    def cosine(self) -> float:
+        if self.signal == 0 or self.other == 0:
+            return 1.0 if self.signal == self.other else 0.0
+        return float(self.product / np.sqrt(self.signal * self.other))
+
+
+def layer_errors(
+    plan: Plan, feeds: Iterable[Feeds], *, memory: int = MEMORY, progress: Progress | None = None
+) -> list[LayerError]:
+    """The error at each INT8 layer's output; the float model and its fake-quant twin run side by side.
+
+    Memory holds one batch's activations of both (at most ``memory`` bytes a time), however many batches there are.
+    """
+    twin = fake_quant(plan.deploy())
+    owner = {quantized.layer.output: name for name, quantized in plan.quantized.items()}
+    sums = {tensor: _Sums() for tensor in owner}
+    sessions: list[tuple[Any, Any, list[str]]] = []
+    for number, batch in enumerate(feeds, 1):
+        if not sessions:
+            for group in groups_by_memory(plan.model, list(owner), batch, memory // 2):
+                pair = (open_session(with_outputs(plan.model, group)), open_session(with_outputs(twin, group)))
+                sessions.append((*pair, group))
+        for reference, quantized, group in sessions:
+            wanted, got = run_session(reference, batch, group), run_session(quantized, batch, group)
+            for tensor in group:
+                sums[tensor].add(np.asarray(wanted.pop(tensor), np.float32), np.asarray(got.pop(tensor), np.float32))
+        if progress is not None:
+            progress(number, None)
+    return [LayerError(owner[tensor], tensor, one.sqnr_db, one.cosine, one.largest) for tensor, one in sums.items()]
+
+
+def own_effects(plan: Plan, feeds: Sequence[Feeds], progress: Progress | None = None) -> list[Effect]:
+    """Every INT8 layer's own effect on the outputs, the most harmful first.
+
+    Each layer is quantized alone and the model run on ``feeds``; nothing is retrained.
+    """
+    outputs = [value.name for value in plan.model.graph.output]
+    reference = open_session(plan.model)
+    wanted = [run_session(reference, batch, outputs) for batch in feeds]
+    effects = []
+    for number, name in enumerate(plan.quantized, 1):
+        effects.append(Effect(name, output_sqnr(fake_quant(plan.deploy([name])), feeds, wanted)))
+        if progress is not None:
+            progress(number, len(plan.quantized))
+    # Of equals, the later layer first: it spoils less of what follows, and the order is the same on every machine.
+    return sorted(effects, key=lambda effect: effect.sqnr_db)
+
+
+def output_sqnr(model: onnx.ModelProto, feeds: Sequence[Feeds], wanted: Sequence[dict[str, Any]]) -> float:
+    """The least SQNR in decibels over a model's float outputs, against the outputs wanted."""
+    session = open_session(model)
+    sums: dict[str, _Sums] = {}
+    for batch, reference in zip(feeds, wanted, strict=True):
+        values = run_session(session, batch, list(reference))
+        for name, value in reference.items():
+            if value.dtype.kind == "f":
+                one = sums.setdefault(name, _Sums())
+                one.add(np.asarray(value, np.float32), np.asarray(values[name], np.float32))
+    return min((one.sqnr_db for one in sums.values()), default=float("inf"))
+
+
+def range_picture(plan: Plan, layer: str, bars: int = 96) -> dict[str, Any]:
+    """A layer's input distribution with its chosen range, for a plot.
+
+    Returns:
+        ``edges`` (bars + 1), ``counts`` (bars), ``low`` and ``high`` of the INT8 range, ``scale``, ``offset``.
+    """
+    quantized = plan.quantized[layer]
+    histogram = plan.calibration.histograms[quantized.layer.input]
+    values, counts = histogram.points()
+    edges = np.linspace(histogram.lowest, max(histogram.highest, histogram.lowest + 1e-12), bars + 1)
+    bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bars - 1)
+    return {
+        "edges": [float(edge) for edge in edges],
+        "counts": [int(count) for count in np.bincount(bins, counts, minlength=bars)],
+        "low": quantized.activation.lowest,
+        "high": quantized.activation.highest,
+        "scale": float(quantized.activation.scale),
+        "offset": quantized.activation.offset,
+    }
