@@ -316,14 +316,27 @@ def evaluate(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]
     categories = [{"id": number + 1, "name": str(number)} for number in range(classes)]
     if not len(detections.scores) or not annotations:
         return dict.fromkeys(STATISTICS, 0.0 if annotations else -1.0)
-    image_of = np.repeat(np.arange(len(truths)), detections.counts) + 1
-    boxes = _as_xywh(detections.boxes)
-    table = np.column_stack([image_of, boxes, detections.scores, detections.classes + 1])
+    shared = {"images": images, "categories": categories}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO({"images": images, "annotations": annotations, "categories": categories})
-        evaluation = COCOeval_faster(truth, truth.loadRes(table), iouType="bbox", print_function=_silent)
+        truth = COCO({**shared, "annotations": annotations})
+        # Not loadRes, which also draws a polygon around every box: a third of the whole time, and nobody reads it.
+        results = COCO({**shared, "annotations": _result_rows(detections)})
+        evaluation = COCOeval_faster(truth, results, iouType="bbox", print_function=_silent)
         evaluation.run()
     return {name: float(value) for name, value in zip(STATISTICS, evaluation.stats, strict=False)}
+
+
+def _result_rows(detections: Detections) -> list[dict[str, Any]]:
+    """Detections as the evaluator's annotations: what ``loadRes`` makes of them, without segmentation."""
+    boxes = _as_xywh(detections.boxes)
+    image = np.repeat(np.arange(len(detections.counts)), detections.counts) + 1
+    columns = (image, boxes, boxes[:, 2] * boxes[:, 3], detections.scores, detections.classes + 1)
+    return [
+        {"id": number, "image_id": of, "bbox": box, "area": area, "score": score, "category_id": kind, "iscrowd": 0}
+        for number, (of, box, area, score, kind) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), 1
+        )
+    ]
 
 
 def _silent(*_: object) -> None:

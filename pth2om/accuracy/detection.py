@@ -57,7 +57,7 @@ def decode(output: npt.NDArray[Any], postprocess: Postprocess, geometry: Geometr
     boxes = np.concatenate([centre - half, centre + half], axis=1)
     finite = np.isfinite(boxes).all(axis=1) & np.isfinite(picked)
     boxes, number, picked = boxes[finite], number[finite], picked[finite]
-    kept = suppress(boxes, picked, number, postprocess.iou_threshold)[: postprocess.max_detections]
+    kept = suppress(boxes, picked, number, postprocess.iou_threshold, postprocess.max_detections)
     return Found(geometry.boxes_to_image(boxes[kept]), picked[kept], number[kept].astype(np.int64))
 
 
@@ -66,6 +66,7 @@ def suppress(
     scores: npt.NDArray[np.floating[Any]],
     classes: npt.NDArray[np.integer[Any]],
     threshold: float,
+    most: int | None = None,
 ) -> npt.NDArray[np.intp]:
     """Class-wise non-maximum suppression.
 
@@ -74,29 +75,46 @@ def suppress(
         scores: (N,).
         classes: (N,).
         threshold: a box is dropped when its IoU with a better one of its class is above it.
+        most: how many are wanted; default all.
 
     Returns:
         Indices of the kept boxes, best score first.
     """
     order = np.argsort(-scores, kind="stable")
-    kept = np.zeros(len(scores), dtype=bool)
-    by_class = order[np.argsort(classes[order], kind="stable")]
-    edges = np.flatnonzero(np.diff(classes[by_class], prepend=-1))
-    for members in np.split(by_class, edges[1:]):
-        left = members
-        while left.size:
-            first, rest = left[0], left[1:]
-            kept[first] = True
-            left = rest[_overlap(boxes[first], boxes[rest]) <= threshold]
-    return order[kept[order]]
+    if most is None:
+        return order[_greedy(boxes[order], classes[order], threshold)]
+    # Only better boxes suppress, so the best so many candidates decide about themselves: the rest is often not needed.
+    tried = 2 * most
+    while True:
+        part = order[:tried]
+        kept = part[_greedy(boxes[part], classes[part], threshold)][:most]
+        if len(kept) == most or len(part) == len(order):
+            return kept
+        tried *= 2
 
 
-def _overlap(box: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """IoU of one box with others, both left, top, right, bottom."""
-    across = (np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])).clip(0)
-    down = (np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])).clip(0)
-    both = across * down
-    areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
-    union = (box[2] - box[0]) * (box[3] - box[1]) + areas - both
-    overlap: npt.NDArray[np.float64] = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
-    return overlap
+def _greedy(
+    boxes: npt.NDArray[np.float64], classes: npt.NDArray[np.integer[Any]], threshold: float
+) -> npt.NDArray[np.intp]:
+    """Indices of kept boxes, ascending; boxes come best first.
+
+    All classes at once: in each round the best box left of every class is kept and suppresses others of its class.
+    """
+    left = np.argsort(classes, kind="stable")
+    kept = []
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    while left.size:
+        first = np.empty(left.size, dtype=bool)
+        first[0] = True
+        np.not_equal(classes[left[1:]], classes[left[:-1]], out=first[1:])
+        kept.append(left[first])
+        best = left[first][np.cumsum(first) - 1][~first]
+        left = left[~first]
+        ours, theirs = boxes[best], boxes[left]
+        across = np.minimum(ours[:, 2], theirs[:, 2]) - np.maximum(ours[:, 0], theirs[:, 0])
+        down = np.minimum(ours[:, 3], theirs[:, 3]) - np.maximum(ours[:, 1], theirs[:, 1])
+        both = np.maximum(across, 0) * np.maximum(down, 0)
+        union = areas[best] + areas[left] - both
+        overlap = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+        left = left[overlap <= threshold]
+    return np.sort(np.concatenate(kept)) if kept else np.zeros(0, dtype=np.intp)

@@ -40,6 +40,15 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    # On a busy machine two threads wait for each other most of the time.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def resnet(repository, data_root):
     folder = repository / "models" / "resnet20"
