@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import operator
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -68,28 +70,40 @@ def quantize(
     settings = settings or Settings()
     destination = destination or model.parent
     prefix = prefix or model.stem
-    float_model = read_model(model)
     if feeds is None:
         if not random:
             raise QuantizeError("quantize.no-calibration-data", where=str(model))
-        feeds = random_feeds(float_model, str(model))
-    state = state or destination / f".{prefix}.calibration.npz"
+        feeds = random_feeds(read_model(model), str(model))
     held = _Head(feeds)
+    with planned(model, held, settings, destination, prefix, random=random, state=state, progress=progress) as plan:
+        for name in floating:
+            plan.quantized.pop(name, None)
+        return write_files(plan, destination, prefix, proof=held.first)
+
+
+@contextlib.contextmanager
+def planned(
+    model: Path,
+    feeds: Iterable[Feeds],
+    settings: Settings,
+    destination: Path,
+    prefix: str,
+    *,
+    random: bool = False,
+    state: Path | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Plan]:
+    """A calibrated plan; its calibration state is kept until the block ends well, so nothing is measured twice.
+
+    Args: as `quantize`.
+    """
+    state = state or destination / f".{prefix}.calibration.npz"
     plan = make_plan(
-        float_model,
-        held,
-        settings,
-        where=model.name,
-        state=state,
-        key=file_digest(model),
-        progress=progress,
+        read_model(model), feeds, settings, where=model.name, state=state, key=file_digest(model), progress=progress
     )
     plan.calibration.random = random
-    for name in floating:
-        plan.quantized.pop(name, None)
-    result = write_files(plan, destination, prefix, proof=held.first)
+    yield plan
     state.unlink(missing_ok=True)
-    return result
 
 
 class _Head:
@@ -105,8 +119,8 @@ class _Head:
                 self.first.append(batch)
             yield batch
 
-    def __len__(self) -> int:
-        return len(self._feeds)  # type: ignore[arg-type]
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self._feeds)
 
 
 def random_feeds(model: onnx.ModelProto, where: str, count: int = 4, seed: int = 0) -> list[dict[str, Array]]:
@@ -235,6 +249,7 @@ def _details(plan: Plan, proofs: list[LayerProof]) -> dict[str, Any]:
         "int8_layers": len(plan.quantized),
         "candidate_layers": len(plan.selection.layers),
         "proof": [asdict(proof) for proof in proofs],
+        "search": None if plan.search is None else asdict(plan.search),
     }
 
 
@@ -290,4 +305,4 @@ def _decibel(signal: float, noise: float) -> float | None:
     return None if signal <= 0 or noise <= 0 else float(10 * np.log10(signal / noise))
 
 
-__all__ = ["VERSION", "convert", "layer_reports", "quantize", "random_feeds", "write_files"]
+__all__ = ["VERSION", "convert", "layer_reports", "planned", "quantize", "random_feeds", "write_files"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence, Sized
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -21,6 +23,9 @@ from pth2om.quantize.layers import KINDS, Layer, Selection, select
 from pth2om.quantize.network import Network, prepare
 from pth2om.quantize.settings import Settings
 from pth2om.quantize.weights import Quantized, bias_shift, quantize_layer
+
+if TYPE_CHECKING:
+    from pth2om.quantize.accuracy_aware import Search
 
 _BALANCE_BATCHES = 8
 """Batches looked at beforehand, to see whether channels differ much; their number does not grow with the data."""
@@ -38,6 +43,7 @@ class Plan:
         quantized: layer name -> its integers, for every layer that can be INT8.
         balances: layer name -> how its input was scaled against its weight.
         findings: what was noticed on the way.
+        search: of an accuracy-aware search, what it found.
     """
 
     network: Network
@@ -48,6 +54,7 @@ class Plan:
     quantized: dict[str, Quantized] = field(default_factory=dict)
     balances: dict[str, list[Balance]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    search: Search | None = None
 
     def deploy(self, names: Iterable[str] | None = None) -> onnx.ModelProto:
         """The deploy model with INT8 in ``names`` (default: in every layer that can be)."""
@@ -93,7 +100,7 @@ def make_plan(
         )
 
     selection = chosen()
-    total = len(feeds) if isinstance(feeds, Sized) else None
+    total = operator.length_hint(feeds) or None
     stream = iter(feeds)
     first = list(itertools.islice(stream, _BALANCE_BATCHES))
     balances = _balance(network, selection, first, settings, findings)

@@ -1,0 +1,68 @@
+"""``pth2om quantize MODEL.onnx --calib DATA``: INT8, and the files that ATC takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pth2om.language import say
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+
+    def text(name: str) -> str:
+        return say(f"quantize.cli-{name}").render().replace("%", "%%")
+
+    parser.add_argument("model", metavar="MODEL", type=Path, help=text("model"))
+    data = parser.add_argument_group("data")
+    data.add_argument("--calib", metavar="FOLDER", type=Path, action="append", default=[], help=text("calib"))
+    data.add_argument("--preprocess", metavar="RECIPE", type=Path, help=text("preprocess"))
+    data.add_argument("--images", metavar="N", type=int, help=text("images"))
+    data.add_argument("--batch", metavar="N", type=int, default=1, help=text("batch"))
+    data.add_argument("--random-calibration", action="store_true", help=text("random"))
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--activations", choices=("minmax", "percentile", "entropy", "mse", "ifmr"), help=text("activations")
+    )
+    how.add_argument("--weights", choices=("arq", "mse"), help=text("weights"))
+    how.add_argument("--symmetric", action="store_true", help=text("symmetric"))
+    how.add_argument("--skip", metavar="PATTERN", action="append", default=[], help=text("skip"))
+    how.add_argument("--only", metavar="PATTERN", action="append", default=[], help=text("only"))
+    how.add_argument("--balance", choices=("off", "fold", "insert"), help=text("balance"))
+    how.add_argument("--equalize", action="store_true", help=text("equalize"))
+    how.add_argument("--no-bias-correction", action="store_true", help=text("no-bias-correction"))
+    how.add_argument("--small-channels", action="store_true", help=text("small-channels"))
+    how.add_argument("--cfg", metavar="FILE", type=Path, help=text("cfg"))
+    how.add_argument("--max-drop", metavar="POINTS", type=float, help=text("max-drop"))
+    how.add_argument("--labels", metavar="FILE", type=Path, help=text("labels"))
+    how.add_argument("--convert", action="store_true", help=text("convert"))
+    how.add_argument("--amct", action="store_true", help=text("amct"))
+    how.add_argument("--evaluator", metavar="FILE", type=Path, help=text("evaluator"))
+    how.add_argument("--command", metavar="TEMPLATE", help=text("command"))
+    how.add_argument("--preview", action="store_true", help=text("preview"))
+    out = parser.add_argument_group("output")
+    out.add_argument("-o", "--output", metavar="FOLDER", type=Path, help=text("output"))
+    out.add_argument("--prefix", help=text("prefix"))
+    out.add_argument("--checkpoint", metavar="FILE", type=Path, help=text("checkpoint"))
+    out.add_argument("--sensitivity", action="store_true", help=text("sensitivity"))
+    out.add_argument("--json", action="store_true", help=text("json"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Quantize as asked and list the files."""
+    from pth2om.quantize import command_line
+
+    request = command_line.Request(**{name: value for name, value in vars(arguments).items() if name != "verb"})
+    with command_line.Bar(quiet=arguments.json) as bar:
+        outcome = command_line.execute(request, bar)
+    if arguments.json:
+        print(json.dumps(outcome.to_json(), ensure_ascii=False, indent=1))
+        return outcome.status
+    for line in outcome.lines():
+        print(line)
+    for finding in outcome.shown_findings():
+        print(finding, file=sys.stderr)
+    return outcome.status

@@ -1,0 +1,59 @@
+"""The paired drop of a classifier on calibration batches, for an accuracy-aware search without a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from pth2om.accuracy.bounds import drop_interval
+from pth2om.errors import QuantizeError
+from pth2om.quantize.accuracy_aware import Drop
+from pth2om.quantize.network import open_session, run_session
+
+Ints = npt.NDArray[np.int64]
+
+
+class ClassifierDrop:
+    """Top-1 drop against the float model on the same images; without labels, the float model's answers are the labels.
+
+    Args:
+        model: the float model.
+        feeds: batches; iterated anew for each evaluation.
+        labels: class of every image.
+
+    Raises:
+        QuantizeError: the model has not one output of shape (batch, classes), or there are too few labels.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, feeds: Iterable[Mapping[str, Any]], labels: Sequence[int] | None = None
+    ) -> None:
+        self.feeds = feeds
+        answers = self._answers(model)
+        self.labels = answers if labels is None else np.asarray(labels, np.int64)[: answers.size]
+        if self.labels.size < answers.size:
+            raise QuantizeError("quantize.labels", line=self.labels.size, name="")
+        self.right = answers == self.labels
+
+    def __call__(self, model: onnx.ModelProto) -> Drop:
+        """Score a fake-quant twin."""
+        right = self._answers(model) == self.labels
+        lost = int(np.count_nonzero(self.right & ~right))
+        gained = int(np.count_nonzero(~self.right & right))
+        count = int(right.size)
+        low, high, _ = drop_interval(lost, gained, count)
+        return Drop(100 * (lost - gained) / count, 100 * low, 100 * high)
+
+    def _answers(self, model: onnx.ModelProto) -> Ints:
+        session = open_session(model)
+        answers = []
+        for batch in self.feeds:
+            values = list(run_session(session, batch).values())
+            if len(values) != 1 or values[0].ndim != 2:
+                raise QuantizeError("quantize.max-drop-outputs")
+            answers.append(np.argmax(values[0], axis=1))
+        return np.concatenate(answers).astype(np.int64)
