@@ -12,7 +12,7 @@ from pth2om.accuracy.packed import pack, pack_names
 from pth2om.data.labelled import Labelled
 from pth2om.data.preprocess import Batch, Preprocessor, batches
 from pth2om.errors import DataError
-from pth2om.session import Session
+from pth2om.session import Array, Session, TensorSpec
 from pth2om.spec import Postprocess
 
 VERSION = 1
@@ -61,9 +61,10 @@ def measure(
     fed = next((entry for entry in session.inputs if entry.name == feed), None) if feed else session.inputs[0]
     if fed is None:
         raise DataError("accuracy.no-input", name=str(feed), known=", ".join(entry.name for entry in session.inputs))
-    for piece in source() if source is not None else batches(dataset, preprocessor, batch):
-        array = piece.array if piece.array.dtype == fed.dtype else piece.array.astype(fed.dtype)
-        results = session.run({fed.name: array})
+    # An input of pixels is AIPP's: it normalizes by itself.
+    raw = fed.dtype == np.uint8
+    for piece in source() if source is not None else batches(dataset, preprocessor, batch, raw=raw):
+        results = session.run({fed.name: _as_input(piece.array, fed)})
         if taken not in results:
             raise DataError("accuracy.no-output", name=taken, known=", ".join(results))
         rows = results[taken]
@@ -76,6 +77,15 @@ def measure(
     measured = {"version": VERSION, "images": len(dataset), "dataset": dataset.digest}
     measured["files"] = pack_names([dataset.file(index) for index in range(len(dataset))])
     return {**measured, **reader.result()}
+
+
+def _as_input(array: npt.NDArray[Any], fed: TensorSpec) -> Array:
+    if array.dtype == fed.dtype:
+        return array
+    if fed.dtype.kind != "f" or array.dtype.kind != "f":
+        # Cutting normalized values down to integers would score noise.
+        raise DataError("accuracy.integer-input", name=fed.name, dtype=str(fed.dtype))
+    return array.astype(fed.dtype)
 
 
 class _Reader:
@@ -235,7 +245,7 @@ class _Masks(_Reader):
             truth = self._dataset.mask(piece.first + offset)
             y = (np.arange(truth.shape[0]) + 0.5) * geometry.scale_y + geometry.offset_y
             x = (np.arange(truth.shape[1]) + 0.5) * geometry.scale_x + geometry.offset_x
-            height, width = piece.array.shape[2:]
+            height, width = piece.array.shape[1:3] if piece.array.dtype == np.uint8 else piece.array.shape[2:]
             inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
             rows_at = (y * predicted.shape[0] / height).astype(int).clip(0, predicted.shape[0] - 1)
             columns_at = (x * predicted.shape[1] / width).astype(int).clip(0, predicted.shape[1] - 1)

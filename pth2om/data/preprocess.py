@@ -210,18 +210,23 @@ class Batch:
     Attributes:
         first: index of the first image.
         count: how many rows are images; further rows are padding and count nowhere.
-        array: float32 (batch, C, H, W).
+        array: float32 (batch, C, H, W), or with ``raw`` uint8 (batch, H, W, 3), RGB.
         geometries: one per image.
     """
 
     first: int
     count: int
-    array: Floats
+    array: Floats | Pixels
     geometries: tuple[Geometry, ...]
 
 
 def batches(
-    dataset: Labelled, preprocessor: Preprocessor, batch: int, *, indices: Sequence[int] | None = None
+    dataset: Labelled,
+    preprocessor: Preprocessor,
+    batch: int,
+    *,
+    indices: Sequence[int] | None = None,
+    raw: bool = False,
 ) -> Iterator[Batch]:
     """The dataset in batches, one at a time: memory does not depend on its length.
 
@@ -232,6 +237,7 @@ def batches(
         preprocessor: makes the input.
         batch: images per inference.
         indices: consecutive images to take; default all.
+        raw: give placed pixels, as AIPP takes them, instead of normalized values.
 
     Raises:
         DataError: an image cannot be read, or does not fit the input.
@@ -239,11 +245,16 @@ def batches(
     wanted = range(len(dataset)) if indices is None else indices
     for start in range(0, len(wanted), batch):
         chosen = wanted[start : start + batch]
-        array = np.empty((batch, *preprocessor.shape), dtype=np.float32)
+        array: Floats | Pixels
+        if raw:
+            array = np.empty((batch, *preprocessor.spec.size, 3), dtype=np.uint8)
+        else:
+            array = np.empty((batch, *preprocessor.shape), dtype=np.float32)
+        make = preprocessor.place if raw else preprocessor
         geometries = []
         for row, index in enumerate(chosen):
             where = f"{dataset.file(index)} #{index}"
-            array[row], geometry = preprocessor(dataset.image(index), where=where)
+            array[row], geometry = make(dataset.image(index), where=where)
             geometries.append(geometry)
         array[len(chosen) :] = array[len(chosen) - 1]
         yield Batch(chosen[0], len(chosen), array, tuple(geometries))

@@ -131,6 +131,23 @@ class TestClassification:
             )
         assert caught.value.message.key == "accuracy.no-decoder"
 
+    @pytest.mark.parametrize("dtype", ["uint8", "float16", "int32"])
+    def test_inputs_of_other_types(self, tmp_path: Path, dtype: str) -> None:
+        class Typed(Told):
+            def run(self, feeds):
+                assert str(feeds["image"].dtype) == dtype
+                first = feeds["image"][:, 0, 0, 0].astype(int)
+                return {"out": self.answers[first]}
+
+        session = Typed(logits(self.LABELS))
+        session.inputs = (TensorSpec("image", (None,), np.dtype(dtype)),)
+        dataset = numbered(tmp_path, 7, self.LABELS)
+        if dtype == "int32":
+            with pytest.raises(DataError):
+                measure(session, dataset, PREPROCESS, Postprocess())
+        else:
+            assert measure(session, dataset, PREPROCESS, Postprocess())["metrics"]["top1"] == 100
+
     def test_close_calls_are_listed(self, tmp_path: Path) -> None:
         answers = logits(self.LABELS)
         answers[4] = [0.5, 0.5005, 0]

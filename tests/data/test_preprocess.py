@@ -223,6 +223,11 @@ class TestBatches:
         assert np.array_equal(got[2].array[1], got[2].array[0])
         assert len(got[2].geometries) == 1
 
+    def test_raw_pixels_for_aipp(self, seven) -> None:
+        (piece,) = batches(seven, Preprocessor(Preprocess(size=(4, 4), color="BGR")), 7, raw=True)
+        assert piece.array.dtype == np.uint8
+        assert np.array_equal(piece.array, np.stack([seven.image(index) for index in range(7)]))
+
     def test_images_are_decoded_as_they_are_needed(self, seven) -> None:
         stream = batches(seven, Preprocessor(Preprocess(size=(5, 5))), 2)
         with pytest.raises(DataError, match="#0"):
