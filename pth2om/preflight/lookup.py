@@ -70,16 +70,27 @@ def opsets(domain: str, op_type: str) -> tuple[int, ...]:
     return () if row is None else unpack(row.get("opsets", ""))
 
 
-@functools.cache
 def status(domain: str, opset: int, op_type: str, cann: str = "9.x") -> Status:
     """Whether that CANN's parser finds ``domain::opset::Type``.
 
     For CANN 7 and 8 the sources were closed; there a key counts as registered when it is today and either the open
-    operator repository of 2022-06 or that release's operator list has it, and as unknown where neither does.
+    operator repository of 2022-06 or that release's operator list has it, and as unknown where neither does. What a
+    plugin installed on this machine names is registered (`pth2om.preflight.installed`).
     """
-    if (domain or "ai.onnx") == "ai.onnx" and op_type in ANY_OPSET:
+    judged = _packaged_status(domain or "ai.onnx", opset, op_type, cann)
+    if judged != "registered":
+        from pth2om.preflight.installed import plugin_keys
+
+        if f"{domain or 'ai.onnx'}::{opset}::{op_type}" in plugin_keys():
+            return "registered"
+    return judged
+
+
+@functools.cache
+def _packaged_status(domain: str, opset: int, op_type: str, cann: str) -> Status:
+    if domain == "ai.onnx" and op_type in ANY_OPSET:
         return "registered"
-    row = table()["operators"].get(f"{domain or 'ai.onnx'}::{op_type}")
+    row = table()["operators"].get(f"{domain}::{op_type}")
     if row is None:
         return "missing"
     now = opset in opsets(domain, op_type)

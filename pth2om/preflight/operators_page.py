@@ -36,14 +36,14 @@ _WORDS: dict[str, dict[str, Any]] = {
             "Made by `python -m pth2om.preflight.operators_page docs` from the tables of `pth2om check`. ATC looks up "
             "`domain::opset::Type` with the opset of the **model**: an operator that is not listed for that number is "
             "not found, whatever its own history. Sources: plugin registrations of the public CANN "
-            "operator repositories (2026-08), kernel definitions of the same repositories, the 910B operator library (2026-06), canndev "
-            "(2022-06-30) and the per-product operator lists. Nothing here was run on a chip."
+            "operator repositories (2026-08), kernel definitions of the same repositories, the 910B operator library "
+            "(2026-06), canndev (2022-06-30) and the per-product operator lists. Nothing here was run on a chip."
         ),
         "legend": (
             "**C** an AI Core kernel is listed · **A** only an AI CPU kernel is public · **-** left out of the "
-            "product's list · **?** unknown (most kernels of 310P, 310B and 910 are closed). Several letters: one for each "
-            "Ascend operator that the plugin may make. *Holes*: opsets 8 to 18 at which the operator exists in ONNX and ATC "
-            "does not register it."
+            "product's list · **?** unknown (most kernels of 310P, 310B and 910 are closed). Several letters: one "
+            "for each Ascend operator that the plugin may make. *Holes*: opsets 8 to 18 at which the operator exists "
+            "in ONNX and ATC does not register it."
         ),
         "standard": "Standard operators",
         "never": "Never registered",
@@ -56,15 +56,18 @@ _WORDS: dict[str, dict[str, Any]] = {
     "zh": {
         "title": "ONNX 算子、opset 与 SoC",
         "intro": (
-            "由 `python -m pth2om.preflight.operators_page docs` 根据 `pth2om check` 的表格生成。"
-            "ATC 用**模型**的 opset 查找 `domain::opset::Type`：没有列出该编号的算子就找不到，与算子自身的版本历史无关。"
+            "由 `python -m pth2om.preflight.operators_page docs` 根据 `pth2om check` 的表格"
+            "生成。"
+            "ATC 用**模型**的 opset 查找 `domain::opset::Type`："
+            "没有列出该编号的算子就找不到，与算子自身的版本历史无关。"
             "来源：公开 CANN 算子仓的插件注册（2026-08）、同仓的算子定义、910B 算子信息库（2026-06）、"
             "canndev（2022-06-30）以及各产品的算子清单。以下内容均未在芯片上运行。"
         ),
         "legend": (
             "**C** 有 AI Core 实现 · **A** 公开的只有 AI CPU 实现 · "
             "**-** 产品清单中没有 · "
-            "**?** 未知（310P、310B、910 的多数实现未公开）。多个字母对应插件可能生成的多个昇腾算子。"
+            "**?** 未知（310P、310B、910 的多数实现未公开）。"
+            "多个字母对应插件可能生成的多个昇腾算子。"
             "*缺口*：ONNX 中存在、但 ATC 在 8 到 18 之间没有注册的 opset。"
         ),
         "standard": "标准算子",

@@ -131,6 +131,20 @@ def test_a_vendor_package_adds_its_operators(tmp_path, monkeypatch):
     assert kernels.Kernels.of("ascend310b").look_up("ScatterMaxV3").verdict == "unknown"
 
 
+def test_an_installed_plugin_registers_its_keys(tmp_path, monkeypatch):
+    place = tmp_path / "vendors" / "customize" / "framework" / "onnx"
+    place.mkdir(parents=True)
+    (place / "libcust_onnx.so").write_bytes(b"\x7fELF\0mydomain::1::Swirl\0ai.onnx::19::Add\0" + bytes(64))
+    assert lookup.status("mydomain", 1, "Swirl") == "missing"
+    monkeypatch.setenv("ASCEND_OPP_PATH", str(tmp_path))
+    assert lookup.registered("mydomain", 1, "Swirl")
+    assert lookup.registered("", 19, "Add")
+    assert not lookup.registered("", 20, "Add")
+    monkeypatch.delenv("ASCEND_OPP_PATH")
+    monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", str(tmp_path / "vendors" / "customize"))
+    assert lookup.registered("mydomain", 1, "Swirl")
+
+
 @given(st.lists(st.integers(0, 40)))
 def test_packing(numbers):
     assert lookup.unpack(lookup.pack(numbers)) == tuple(sorted(set(numbers)))

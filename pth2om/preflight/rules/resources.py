@@ -12,6 +12,8 @@ from pth2om.preflight.context import Context, found
 from pth2om.preflight.model import integer
 
 if TYPE_CHECKING:
+    from onnx import NodeProto
+
     from pth2om.preflight.rules import Rule
 
 _BYTES = {
@@ -30,18 +32,18 @@ _BYTES = {
 
 @dataclass(frozen=True)
 class Demand:
-    """What one inference asks of the chip, to first order.
+    """What one inference asks of the chip, from below: an unknown size counts as one.
 
     Attributes:
         weights: bytes of the constants.
-        activations: largest sum of the tensors that live at one node, in bytes; None when sizes are unknown.
-        operations: multiply-adds counted twice, of convolutions and matrix products; None when sizes are unknown.
+        activations: largest sum of the tensors that live at one node, in bytes.
+        operations: multiply-adds counted twice, of convolutions and matrix products.
         counted: nodes that went into `operations`.
     """
 
     weights: int
-    activations: int | None
-    operations: int | None
+    activations: int
+    operations: int
     counted: int
 
 
@@ -56,16 +58,13 @@ def demand(context: Context) -> Demand:
         prod(max(int(size), 0) for size in tensor.dims) * _width(context.dtype(name), wide)
         for name, tensor in context.constants.items()
     )
-    operations, counted, known = 0, 0, True
+    operations, counted = 0, 0
     for kind in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
         for item in context.by_type.get(kind, ()):
             count = _operations(context, kind, item.node)
-            if count is None:
-                known = False
-            else:
-                operations += count
-                counted += 1
-    return Demand(weights, _peak(context, wide), operations if known else None, counted)
+            operations += count
+            counted += count > 0
+    return Demand(weights, _peak(context, wide), operations, counted)
 
 
 def memory(context: Context) -> Iterator[Finding]:
@@ -74,10 +73,10 @@ def memory(context: Context) -> Iterator[Finding]:
     if soc is None or soc.memory_bytes is None:
         return
     asked = demand(context)
-    total = asked.weights + (asked.activations or 0)
+    total = asked.weights + asked.activations
     values: dict[str, str | int | float | bool | None] = {
         "weights": round(asked.weights / 2**20, 1),
-        "activations": round((asked.activations or 0) / 2**20, 1),
+        "activations": round(asked.activations / 2**20, 1),
         "memory": round(soc.memory_bytes / 2**20),
         "soc": soc.name,
     }
@@ -126,27 +125,27 @@ def roofline(context: Context) -> Iterator[Finding]:
         yield found("roofline", "info", None, details, **values)
 
 
-def _operations(context: Context, kind: str, node: object) -> int | None:
-    from onnx import NodeProto
-
-    assert isinstance(node, NodeProto)
+def _operations(context: Context, kind: str, node: NodeProto) -> int:
     if len(node.input) < 2 or not node.output:
-        return None
-    first, second = context.sizes(node.input[0]), context.sizes(node.input[1])
-    out = context.sizes(node.output[0])
-    if first is None or second is None or out is None or any(-1 in sizes for sizes in (first, second, out)):
-        return None
+        return 0
+    first, second = _least(context, node.input[0]), _least(context, node.input[1])
+    out = _least(context, node.output[0])
+    if first is None or second is None or out is None or not first:
+        return 0
     if kind == "Conv":
         return 2 * prod(out) * prod(second[1:])
     if kind == "ConvTranspose":
         return 2 * prod(first) * prod(second[1:])
-    if kind == "Gemm":
-        inner = first[0] if integer(node, "transA", 0) else first[-1]
-        return 2 * prod(out) * inner
-    return 2 * prod(out) * (first[-1] if first else 1)
+    inner = first[0] if kind == "Gemm" and integer(node, "transA", 0) else first[-1]
+    return 2 * prod(out) * inner
 
 
-def _peak(context: Context, wide: bool) -> int | None:
+def _least(context: Context, name: str) -> tuple[int, ...] | None:
+    sizes = context.sizes(name)
+    return None if sizes is None else tuple(1 if size < 0 else size for size in sizes)
+
+
+def _peak(context: Context, wide: bool) -> int:
     nodes = [item.node for item in context.nodes if item.graph == 0]
     last: dict[str, int] = {}
     for place, node in enumerate(nodes):
@@ -158,9 +157,8 @@ def _peak(context: Context, wide: bool) -> int | None:
 
     def size(name: str) -> int:
         if name not in sizes:
-            shape = context.sizes(name)
-            known = shape is not None and -1 not in shape and name not in context.constants
-            sizes[name] = prod(shape) * _width(context.dtype(name), wide) if known and shape is not None else 0
+            shape = None if name in context.constants else _least(context, name)
+            sizes[name] = 0 if shape is None else prod(shape) * _width(context.dtype(name), wide)
         return sizes[name]
 
     ending: dict[int, list[str]] = {}
@@ -176,7 +174,7 @@ def _peak(context: Context, wide: bool) -> int | None:
         peak = max(peak, live)
         for name in ending.pop(place, ()):
             live -= size(name)
-    return peak or None
+    return peak
 
 
 def _keeps_fp32(context: Context) -> bool:
