@@ -6,8 +6,8 @@ Measuring (`measure`) runs a session over a dataset and returns JSON with one en
 
 from __future__ import annotations
 
-from pth2om.accuracy.judge import agreement, can_decide, difference, drop, judge, least, metrics, reproduces
-from pth2om.accuracy.measure import VERSION, measure
+from pth2om.accuracy.judging import agreement, can_decide, difference, drop, judge, least, metrics, reproduces
+from pth2om.accuracy.measuring import VERSION, measure
 
 __all__ = [
     "VERSION",

@@ -6,6 +6,6 @@ Measuring (`measure`) runs both and returns JSON; judging (`judge`) holds it aga
 from __future__ import annotations
 
 from pth2om.compare.closeness import VERSION, measure, worse
-from pth2om.compare.judge import DEFAULTS, Pair, judge, limits
+from pth2om.compare.judging import DEFAULTS, Pair, judge, limits
 
 __all__ = ["DEFAULTS", "VERSION", "Pair", "judge", "limits", "measure", "worse"]

@@ -19,7 +19,7 @@ from pth2om.accuracy.average_precision import (
     match,
     resampled,
 )
-from pth2om.accuracy.measure import matches_from_json, matches_to_json
+from pth2om.accuracy.measuring import matches_from_json, matches_to_json
 
 
 def drawn(seed: int, images: int, per_image: int, classes: int, crowds: float = 0.1, ties: bool = False):

@@ -278,7 +278,7 @@ def _resampled_precision(
     reference: Mapping[str, Any], candidate: Mapping[str, Any], metric: str, resamples: int, seed: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     from pth2om.accuracy.average_precision import resampled
-    from pth2om.accuracy.measure import matches_from_json
+    from pth2om.accuracy.measuring import matches_from_json
 
     if metric not in _THRESHOLDS:
         raise DataError("accuracy.no-metric", metric=metric, known=", ".join(_THRESHOLDS))
@@ -289,7 +289,7 @@ def _resampled_precision(
 def _resampled_dice(
     reference: Mapping[str, Any], candidate: Mapping[str, Any], resamples: int, seed: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    from pth2om.accuracy.measure import image_dice
+    from pth2om.accuracy.measuring import image_dice
 
     before, after = (image_dice(unpack(part["counts"])) for part in (reference, candidate))
     stream = np.random.default_rng(seed)
@@ -324,7 +324,7 @@ def _changed_detections(reference: Mapping[str, Any], candidate: Mapping[str, An
 
 
 def _changed_masks(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
-    from pth2om.accuracy.measure import image_dice
+    from pth2om.accuracy.measuring import image_dice
 
     before, after = (image_dice(unpack(part["counts"])) for part in (reference, candidate))
     names = unpack_names(reference["files"])
