@@ -254,7 +254,12 @@ class Dataset(_Table):
 
 
 class Closeness(_Table):
-    """Limits of one comparison; a value of ``None`` takes the default of that pair of sessions."""
+    """Limits of one comparison; a value of ``None`` takes the default of that pair of sessions.
+
+    Attributes:
+        shift_pixels: of slices of kind ``boxes``: mean distance of the worst box coordinate, in input pixels.
+        equal: of slices of kind ``labels``: share of equal elements.
+    """
 
     cosine: float | None = None
     relative_l2: float | None = None
@@ -263,6 +268,8 @@ class Closeness(_Table):
     sqnr_db: float | None = None
     within_tolerance: float | None = None
     topk_agreement: float | None = None
+    shift_pixels: float | None = None
+    equal: float | None = None
 
 
 class Gates(_Table):

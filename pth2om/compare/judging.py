@@ -50,18 +50,19 @@ def limits(
         int8: whether the OM is quantized.
     """
     table = "torch~onnx" if pair == "torch~onnx" else "int8" if int8 else "float"
-    chosen = {} if kind == "labels" else dict(DEFAULTS[table])
-    if kind == "labels":
-        chosen["equal"] = LABELS[table]
-    if kind != "boxes":
-        chosen.pop("shift_pixels", None)
-    overrides: list[Closeness] = [getattr(gates, pair.replace("~", "_"), Closeness())]
+    chosen = {**DEFAULTS[table], "equal": LABELS[table]} | _given(getattr(gates, pair.replace("~", "_"), Closeness()))
+    # A limit for all slices only holds for those it means something to; a slice's own is taken as it is.
+    chosen = {name: value for name, value in chosen.items() if (kind == "labels") == (name == "equal")}
+    for name, only in (("shift_pixels", "boxes"), ("top1_agreement", "scores")):
+        if kind != only:
+            chosen.pop(name, None)
     if pair != "torch~onnx" and slice_name in gates.slices:
-        overrides.append(gates.slices[slice_name])
-    for table_of in overrides:
-        for name, value in table_of.model_dump(exclude_none=True).items():
-            chosen[_SPEC_NAMES.get(name, name)] = value
+        chosen |= _given(gates.slices[slice_name])
     return chosen
+
+
+def _given(table: Closeness) -> dict[str, float]:
+    return {_SPEC_NAMES.get(name, name): value for name, value in table.model_dump(exclude_none=True).items()}
 
 
 def judge(measured: Mapping[str, Any], *, pair: str, gates: Gates, int8: bool = False) -> list[Judgement]:
@@ -115,9 +116,12 @@ def _judge_slice(
     return judgements
 
 
-def _own(gates: Gates, pair: str, name: str) -> dict[str, float]:
-    table = gates.slices.get(name, Closeness()) if pair != "torch~onnx" else Closeness()
-    return table.model_dump(exclude_none=True)
+def _own(gates: Gates, pair: str, name: str) -> set[str]:
+    """The limits that the spec itself gives for a slice."""
+    tables = [getattr(gates, pair.replace("~", "_"), Closeness())]
+    if pair != "torch~onnx" and name in gates.slices:
+        tables.append(gates.slices[name])
+    return {entry for table in tables for entry in _given(table)}
 
 
 def _tiny(part: Mapping[str, Any]) -> frozenset[int]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pth2om.compare import judge, measure, worse
+from pth2om.compare import judge, limits, measure, worse
 from pth2om.compare.closeness import EDGES, METRICS, closeness, index_of
 from pth2om.data.samples import Sample
 from pth2om.errors import DataError
@@ -258,6 +258,37 @@ class TestJudge:
             sample.feeds["x"][:] = 1e-7
         measured = pair(lambda x: {"out": x}, lambda x: {"out": x * 0}, samples=samples)
         assert "failed" in {each.verdict for each in judge(measured, pair="onnx~om", gates=Gates())}
+
+    def test_limits_in_pixels_are_the_inputs_own_and_defaults_scale_with_it(self) -> None:
+        def boxes(x):
+            return np.random.default_rng(0).uniform(10, 300, (len(x), 50, 4))
+
+        entry = Slice(name="boxes", kind="boxes")
+
+        def verdict(shift: float, pixels: int, gates: Gates = Gates()) -> str:  # noqa: B008 - frozen
+            samples = rows()
+            samples.pixels = pixels
+            moved = pair(lambda x: {"o": boxes(x)}, lambda x: {"o": boxes(x) + shift}, [entry], samples)
+            judged = {each.check: each.verdict for each in judge(moved, pair="onnx~om", gates=gates)}
+            return judged["onnx~om/boxes/shift_pixels"]
+
+        assert (verdict(1.5, 640), verdict(1.5, 320), verdict(0.9, 320)) == ("passed", "failed", "passed")
+        own = Gates(slices={"boxes": Closeness(shift_pixels=1.6)})
+        assert verdict(1.5, 320, own) == "passed"
+        pairs = Gates(onnx_om=Closeness(shift_pixels=1.6))
+        assert verdict(1.5, 320, pairs) == "passed"
+
+    def test_limits_of_a_pair_go_to_the_slices_they_mean_something_to(self) -> None:
+        gates = Gates(onnx_om=Closeness(topk_agreement=0.9, shift_pixels=1, equal=0.5, cosine=0.9))
+
+        def names(kind: str) -> set[str]:
+            return set(limits("onnx~om", gates, kind=kind))
+
+        assert names("values") == {"cosine", "relative_l2"}
+        assert names("scores") == {"cosine", "relative_l2", "top1_agreement"}
+        assert names("boxes") == {"cosine", "relative_l2", "shift_pixels"}
+        assert names("labels") == {"equal"}
+        assert limits("onnx~om", gates, kind="labels") == {"equal": 0.5}
 
     def test_labels_are_judged_by_equality(self) -> None:
         entry = Slice(name="classes", kind="labels")
