@@ -17,6 +17,7 @@ from pth2om.preflight.socs import Soc
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
+    from pth2om.preflight.rules.numerics import FloatRange
     from pth2om.toolchain.atc_options import AtcOptions
 
 SMALL = 4096
@@ -103,6 +104,14 @@ class Context:
     def makers(self) -> dict[str, NamedNode]:
         """Tensor name to the node that makes it."""
         return {name: item for item in self.nodes for name in item.node.output if name}
+
+    @functools.cached_property
+    def floats(self) -> dict[str, FloatRange]:
+        """What the values of each floating-point constant span, looked at once."""
+        from pth2om.preflight.rules.numerics import float_range
+
+        ranges = {name: float_range(tensor) for name, tensor in self.constants.items()}
+        return {name: span for name, span in ranges.items() if span is not None}
 
     def dtype(self, name: str) -> str:
         """``float32``, ``int64``, ...; ``""`` when unknown."""

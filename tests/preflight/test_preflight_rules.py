@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pth2om.errors import GraphError
 from pth2om.language import catalogue
 from pth2om.preflight import check
+from pth2om.preflight.rules.numerics import float_range
 from pth2om.toolchain.atc_options import AtcOptions
 
 F = TensorProto.FLOAT
@@ -239,6 +240,23 @@ def test_precision_modes_that_keep_fp32(tmp_path):
     path = write(tmp_path / "m.onnx", [node("Add", "xc")], initializers=[const("c", -1e9)])
     options = AtcOptions(model=str(path), soc_version="Ascend310B1", precision_mode_v2="origin")
     assert "constant-large" not in rules(path, options=options)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_ranges_of_constants(kind):
+    def span(*values):
+        return float_range(numpy_helper.from_array(np.asarray(values, kind)))
+
+    assert span(1.0, -3.0).top == 3.0
+    assert span(np.inf, 1.0).infinite
+    assert span(np.nan, 1.0).nan
+    assert span(0.5).scalar == 0.5
+    if kind is not np.float16:
+        assert span(2048.0, 2049.0).rounded
+        assert not span(2048.0, 2050.0).rounded
+        assert not span(2048.5, 2049.0).rounded
+    typed = helper.make_tensor("t", helper.np_dtype_to_tensor_dtype(np.dtype(kind)), [2], np.array([1.5, -2.5], kind))
+    assert float_range(typed).top == 2.5
 
 
 def test_latency_that_no_chip_meets(tmp_path):

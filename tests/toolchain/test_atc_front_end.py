@@ -351,6 +351,23 @@ def test_check_model_writes_nothing(folder):
     assert [path.name for path in folder.iterdir()] == ["m.onnx"]
 
 
+def test_what_the_guide_does_not_give_to_a_chip_is_said(folder):
+    def said(*more, soc="Ascend310B1"):
+        return run_atc([*BASE[:3], f"--soc_version={soc}", *more], cwd=folder).text
+
+    assert "--deterministic" in said("--deterministic=1")
+    assert "--deterministic" not in said("--deterministic=1", soc="Ascend310P3")
+    assert "--sparsity" in said("--sparsity=1", soc="Ascend310P3")
+    assert "mixed_bfloat16" in said("--precision_mode_v2=mixed_bfloat16", soc="Ascend310P3")
+    assert "pth2om: Precision" not in said("--precision_mode_v2=mixed_bfloat16")
+
+
+def test_keep_dtype_names_that_the_graph_lacks(folder):
+    (folder / "keep.txt").write_text("relu\nOpType::Relu\nOpType::Softmax\nnothing\n")
+    notes = run_atc([*BASE, "--keep_dtype=keep.txt"], cwd=folder).notes
+    assert [note.values["name"] for note in notes] == ["nothing", "Softmax"]
+
+
 # --------------------------------------------------------------------------------------------------- never a traceback
 
 

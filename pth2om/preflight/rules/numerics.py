@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pth2om.evidence import Finding
 from pth2om.preflight.context import Context, found
@@ -29,25 +31,52 @@ _EPSILONS = frozenset({"BatchNormalization", "InstanceNormalization", "LayerNorm
 _KEEPING = ("origin", "must_keep_origin_dtype", "force_fp32")
 
 
+@dataclass(frozen=True)
+class FloatRange:
+    """What the values of a floating-point constant span.
+
+    Attributes:
+        top: the largest absolute value that is finite.
+        infinite: whether one is infinite.
+        nan: whether one is NaN.
+        rounded: whether all are whole numbers and fp16 changes one of them.
+        scalar: the only value's size, where there is one.
+    """
+
+    top: float
+    infinite: bool
+    nan: bool
+    rounded: bool
+    scalar: float | None
+
+
+def float_range(tensor: TensorProto) -> FloatRange | None:
+    """The span of a constant's values; None for other types, external or empty ones."""
+    values = _floats(tensor)
+    if values is None or not values.size:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, high = float(values.min()), float(values.max())
+    scalar = abs(float(values[0])) if values.size == 1 else None
+    if np.isfinite(low) and np.isfinite(high):
+        top = max(abs(low), abs(high))
+        rounded = FP16_WHOLE < top <= FP16_MAX and _whole_and_rounded(values)
+        return FloatRange(top, False, False, rounded, scalar)
+    finite = values[np.isfinite(values)]
+    top = float(np.abs(finite).max()) if finite.size else 0.0
+    return FloatRange(top, bool(np.isinf(values).any()), bool(np.isnan(values).any()), False, scalar)
+
+
 def large_constants(context: Context) -> Iterator[Finding]:
-    """FP32 constants beyond what fp16 holds: masks of -1e9 and the like become infinite or are clipped."""
+    """Constants beyond what fp16 holds: masks of -1e9 and the like become infinite or are clipped."""
     if _keeps_fp32(context):
         return
-    infinite, large = [], []
-    most = 0.0
     indices = _index_inputs(context)
-    for name, tensor in context.constants.items():
-        values = _floats(tensor)
-        if values is None or not values.size or name in indices:
-            continue
-        with np.errstate(invalid="ignore"):
-            top = float(np.nanmax(np.abs(values))) if not np.isnan(values).all() else 0.0
-        if np.isinf(top):
-            infinite.append(name)
-        elif top > FP16_MAX:
-            large.append(name)
-            most = max(most, top)
+    spans = {name: span for name, span in context.floats.items() if name not in indices}
+    infinite = [name for name, span in spans.items() if span.infinite]
+    large = [name for name, span in spans.items() if span.top > FP16_MAX]
     if large:
+        most = max(spans[name].top for name in large)
         yield found("constant-large", "warning", _users(context, large), {"tensors": large}, value=f"{most:g}")
     if infinite:
         yield found("constant-infinite", "warning", _users(context, infinite), {"tensors": infinite})
@@ -86,19 +115,8 @@ def whole_numbers(context: Context) -> Iterator[Finding]:
     if _keeps_fp32(context):
         return
     indices = _index_inputs(context)
-    rounded = []
-    for name, tensor in context.constants.items():
-        values = _floats(tensor)
-        if values is None or not values.size or name in indices:
-            continue
-        finite = values[np.isfinite(values)]
-        # Weights are no whole numbers; a grid or position table is nothing else.
-        if not finite.size or float(np.abs(finite).max()) <= FP16_WHOLE or float(np.abs(finite).max()) > FP16_MAX:
-            continue
-        if not np.array_equal(finite, np.rint(finite)):
-            continue
-        if not np.array_equal(finite.astype(np.float16).astype(np.float64), finite.astype(np.float64)):
-            rounded.append(name)
+    # Weights are no whole numbers; a grid or position table is nothing else.
+    rounded = [name for name, span in context.floats.items() if span.rounded and name not in indices]
     casts = []
     for item in context.by_type.get("Cast", ()):
         to = attribute(item.node, "to")
@@ -112,11 +130,7 @@ def whole_numbers(context: Context) -> Iterator[Finding]:
 
 def weights_overflow(context: Context) -> Iterator[Finding]:
     """NaN in constants: whatever it meets becomes NaN."""
-    bad = []
-    for name, tensor in context.constants.items():
-        values = _floats(tensor)
-        if values is not None and values.size and np.isnan(values).any():
-            bad.append(name)
+    bad = [name for name, span in context.floats.items() if span.nan]
     if bad:
         yield found("constant-nan", "error", _users(context, bad), {"tensors": bad})
 
@@ -140,23 +154,35 @@ def _keeps_fp32(context: Context) -> bool:
     return options is not None and (options.precision_mode or options.precision_mode_v2 or "") in _KEEPING
 
 
-def _floats(tensor: TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
-    """The values of an FP32 constant inside the file, without a copy where they are raw."""
-    if tensor.data_type != 1 or tensor.data_location == 1 or tensor.ByteSize() > _LIMIT_BYTES:
+_DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+
+
+def _floats(tensor: TensorProto) -> npt.NDArray[Any] | None:
+    """The values of a floating-point constant inside the file, without a further copy where they are raw."""
+    kind = _DTYPES.get(tensor.data_type)
+    if kind is None or tensor.data_location == 1 or tensor.ByteSize() > _LIMIT_BYTES:
         return None
     if tensor.HasField("raw_data"):
         raw = tensor.raw_data
-        return np.frombuffer(raw, "<f4", len(raw) // 4)
-    return np.fromiter(tensor.float_data, np.float32, len(tensor.float_data))
+        return np.frombuffer(raw, kind, len(raw) // kind.itemsize)
+    if tensor.data_type == 10:
+        # Typed fp16 values are kept as their bits, in whole numbers.
+        bits = np.fromiter((value & 0xFFFF for value in tensor.int32_data), np.uint16, len(tensor.int32_data))
+        return bits.view(np.float16)
+    values: Sequence[float] = tensor.float_data if tensor.data_type == 1 else tensor.double_data
+    return np.fromiter(values, kind, len(values))
+
+
+def _whole_and_rounded(values: npt.NDArray[Any]) -> bool:
+    if not np.array_equal(values, np.rint(values)):
+        return False
+    return not np.array_equal(values.astype(np.float16).astype(np.float64), values.astype(np.float64))
 
 
 def _scalar(context: Context, name: str) -> float | None:
-    """The size of a one-element FP32 constant."""
-    tensor = context.constants.get(name)
-    if tensor is None or tensor.data_type != 1 or any(size != 1 for size in tensor.dims):
-        return None
-    values = _floats(tensor)
-    return abs(float(values[0])) if values is not None and values.size == 1 else None
+    """The size of a one-element floating-point constant."""
+    span = context.floats.get(name)
+    return None if span is None or span.infinite or span.nan else span.scalar
 
 
 def _index_inputs(context: Context) -> set[str]:

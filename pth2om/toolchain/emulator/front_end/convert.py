@@ -12,7 +12,8 @@ from pathlib import Path
 from pth2om.errors import AtcError
 from pth2om.language import Message, say
 from pth2om.preflight import socs
-from pth2om.toolchain.emulator.front_end import arguments, files, onnx_model, outputs
+from pth2om.preflight.model import NamedNode
+from pth2om.toolchain.emulator.front_end import arguments, files, onnx_model, outputs, products
 from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel, Report
 from pth2om.toolchain.emulator.front_end.shapes import InputShapes, check_gears, parse_static
@@ -174,8 +175,9 @@ def _check_aipp(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversio
 
 def _note(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> None:
     if flags["keep_dtype"]:
-        nodes = {item.name: item.node.op_type for item in parsed.nodes}
+        nodes = {item.name: _types(item, parsed) for item in parsed.nodes}
         done.notes += files.keep_dtype_misses(folder / flags["keep_dtype"], nodes, flags.cann)
+    done.notes += products.notes(flags)
     if flags["output"].endswith(".om"):
         done.notes.append(say("atc.output-has-suffix", path=flags["output"]))
     if done.shapes.ranges and flags["soc_version"].startswith("Ascend310B"):
@@ -188,3 +190,12 @@ def _note(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> 
         ]
         if still:
             done.notes.append(say("atc.shape-left-open", inputs=", ".join(still)))
+
+
+def _types(item: NamedNode, parsed: ParsedModel) -> tuple[str, ...]:
+    """The ONNX type of a node and the GE types its plugin makes of it: a file may name either."""
+    from pth2om.preflight.model import imports
+    from pth2om.preflight.rules.kernels import ge_types
+
+    opset = imports(parsed.model).get(item.node.domain or "ai.onnx", 0)
+    return item.node.op_type, *ge_types(item, opset)

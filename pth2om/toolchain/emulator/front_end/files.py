@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -114,16 +114,16 @@ def read_keep_dtype(path: Path, cann: str = "9.x") -> tuple[list[str], list[str]
     return names, types
 
 
-def keep_dtype_misses(path: Path, nodes: Mapping[str, str], cann: str = "9.x") -> list[Message]:
+def keep_dtype_misses(path: Path, nodes: Mapping[str, Sequence[str]], cann: str = "9.x") -> list[Message]:
     """What a ``keep_dtype`` file names and the graph lacks; ATC passes over it without a word.
 
     Args:
         path: the file.
-        nodes: name to GE operator types or ONNX type of the graph.
+        nodes: name to the types it goes by, ONNX's and GE's.
         cann: whose texts.
     """
     names, types = read_keep_dtype(path, cann)
-    present = set(nodes.values())
+    present = {kind for kinds in nodes.values() for kind in kinds}
     missing = [name for name in names if name not in nodes] + [kind for kind in types if kind not in present]
     return [say("atc.keep-dtype-miss", file=path.name, name=name) for name in missing]
 
