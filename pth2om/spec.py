@@ -309,17 +309,22 @@ class Quantize(_Table):
         only: patterns; when given, nothing else is quantized ("backbone only").
         max_drop: accuracy-aware search: largest accepted drop in percent points; default off.
         bias_correction: correct the bias for the mean error of the quantized weights.
+        equalize: cross-layer equalization of weight ranges.
+        balance: even out the input channels of depth-wise convolutions: ``fold`` where it costs nothing at run time,
+            ``insert`` also where it takes a Mul in the graph.
     """
 
     dataset: Name | None = None
     images: Annotated[int, Field(ge=1)] = 32
-    activations: Literal["minmax", "percentile", "entropy", "mse", "ifmr"] = "ifmr"
-    weights: Literal["arq", "mse"] = "arq"
+    activations: Literal["minmax", "percentile", "entropy", "mse", "ifmr"] = "mse"
+    weights: Literal["arq", "mse"] = "mse"
     asymmetric: bool = True
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     max_drop: Annotated[float, Field(ge=0)] | None = None
-    bias_correction: bool = False
+    bias_correction: bool = True
+    equalize: bool = False
+    balance: Literal["off", "fold", "insert"] = "insert"
 
 
 class Spec(_Table):

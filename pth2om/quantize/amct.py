@@ -103,7 +103,7 @@ def template_command(template: str | Sequence[str], places: Mapping[str, Path]) 
 
     Args:
         template: an argument list, or one line split as a shell would split it; holds ``{onnx_in}``,
-            ``{onnx_out}`` and perhaps ``{calib_dir}``. ``{onnx_in_q}`` and the like mean the same: an argument list needs
+            ``{onnx_out}`` and perhaps ``{calib_dir}``. ``{onnx_in_q}`` and the like mean the same: a list needs
             no quoting.
         places: values of the three.
 

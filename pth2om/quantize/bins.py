@@ -100,8 +100,8 @@ def read_recipe(path: Path) -> ImageRecipe:
     """A preprocessing recipe: a JSON with ``det_pre_params``, or the ``model.toml`` of a spec (or its folder).
 
     The keys of ``det_pre_params``: ``img_root``, ``fixed_scale`` (true keeps the aspect ratio and fills the border,
-    false stretches), ``batch_size``, ``des_channels`` (1 or 3), ``des_height``, ``des_width``, ``is_BGR2RGB`` (true: the net
-    gets RGB), ``means`` and ``stds`` in units of the 8-bit pixel (0..1 units are recognized and told).
+    false stretches), ``batch_size``, ``des_channels`` (1 or 3), ``des_height``, ``des_width``, ``is_BGR2RGB`` (true:
+    the net gets RGB), ``means`` and ``stds`` in units of the 8-bit pixel (0..1 units are recognized and told).
 
     Raises:
         QuantizeError: missing, not readable, or a value is wrong.

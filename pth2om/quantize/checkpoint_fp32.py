@@ -283,9 +283,13 @@ class _Search:
         keys = [key]
         bias_key = key[: -len("weight")] + "bias"
         if bias is not None and norm is not None and f"{norm.prefix}.bias" in self.state:
-            own = self.original.get(bias_key, np.zeros(1)).astype(np.float64)
-            self.state[f"{norm.prefix}.bias"] = (bias - (own - norm.mean) * factor).astype(np.float32)
+            # Mean and convolution bias become zero: the shift is then one number, not a difference of large ones.
+            self.state[f"{norm.prefix}.bias"] = bias.astype(np.float32)
             keys.append(f"{norm.prefix}.bias")
+            for zero in (f"{norm.prefix}.running_mean", bias_key):
+                if zero in self.state:
+                    self.state[zero] = np.zeros_like(self.state[zero])
+                    keys.append(zero)
         elif bias is not None and bias_key in self.state:
             self.state[bias_key] = bias.astype(np.float32)
             keys.append(bias_key)

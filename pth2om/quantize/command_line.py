@@ -137,6 +137,7 @@ class Bar:
             self._task = self._progress.add_task(label, total=None)
 
     def __call__(self, done: int, total: int | None) -> None:
+        """Progress, as `pth2om.quantize.calibrate.Progress`."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, total=total)
 

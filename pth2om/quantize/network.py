@@ -94,7 +94,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     values = {}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
-        values[attribute.name] = value.decode() if isinstance(value, bytes) else value
+        values[attribute.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     return values
 
 

@@ -47,7 +47,6 @@ class _ProofWriter(_IntegerWriter):
         wide = self.emit("Cast", [q], f"{part.name}.proof.cast", to=TensorProto.FLOAT)
         levels = self.emit("Sub", [wide, zero], f"{part.name}.proof.sub")
         sums = float_sums(self, part, levels)
-        self.nodes[-1].name = f"{part.name}.proof.layer"
         scale = self.constant(f"{part.name}.proof.scale", part.broadcast(part.deq_scale))
         result = self.emit("Mul", [sums, scale], f"{part.name}.proof.mul", None if part.relu else _proof(part))
         if part.relu:

@@ -207,9 +207,11 @@ def _apply(network: Network, alias: dict[str, str]) -> None:
     for node in kept:
         for position, name in enumerate(node.input):
             node.input[position] = source(name)
-    for name in list(network.outputs):
-        if name in alias:
-            kept.append(helper.make_node("Identity", [source(name)], [name], name=network.fresh(f"{name}.identity")))
+    kept += [
+        helper.make_node("Identity", [source(name)], [name], name=network.fresh(f"{name}.identity"))
+        for name in sorted(network.outputs)
+        if name in alias
+    ]
     network.nodes = kept
     network.index()
 

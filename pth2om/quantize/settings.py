@@ -59,7 +59,8 @@ class Settings:
             skip=table.skip,
             only=table.only,
             bias_correction=table.bias_correction,
-            equalize=bool(getattr(table, "equalize", False)),
+            equalize=table.equalize,
+            balance=table.balance,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -282,6 +282,7 @@ class _Writer:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.nodes: list[onnx.NodeProto] = []
+        self._names: set[str] = set()
         self._quants: dict[tuple[Any, ...], str] = {}
         self._clips: dict[tuple[Any, ...], str] = {}
 
@@ -312,7 +313,12 @@ class _Writer:
         return self.network.add_constant(name, np.asarray(value))
 
     def emit(self, kind: str, inputs: list[str], name: str, output: str | None = None, **values: Any) -> str:  # noqa: ANN401
-        output = output or self.network.fresh(f"{name}.output0")
+        unique, count = name, 1
+        while unique in self._names:
+            unique, count = f"{name}.{count}", count + 1
+        self._names.add(unique)
+        output = output or self.network.fresh(f"{unique}.output0")
+        name = unique
         self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **values))
         return output
 
@@ -351,23 +357,18 @@ class _Writer:
 
     def float_layer(self, part: Part, source: str, weight: Array, bias: Array | None, output: str | None) -> str:
         """The layer itself on FP32 tensors."""
-        node = onnx.NodeProto()
-        node.CopyFrom(part.layer)
-        node.input[0] = source
-        name = self.constant(f"{part.layer.input[1]}.float", weight.astype(np.float32))
-        node.input[1] = name
-        del node.input[2:]
-        if bias is not None and part.add is None:
-            node.input.append(self.constant(f"{part.name}.bias.float", bias.astype(np.float32)))
+        inputs = [source, self.constant(f"{part.layer.input[1]}.float", weight.astype(np.float32))]
+        last = None
+        if bias is not None:
+            last = self.constant(f"{part.name}.bias.float", bias.astype(np.float32))
+        if last is not None and part.add is None:
+            inputs.append(last)
+        inner = output if part.add is None else None
+        sums = self.emit(part.layer.op_type, inputs, part.layer.name, inner, **attributes(part.layer))
         if part.add is None:
-            node.output[0] = output or self.network.fresh(f"{part.name}.{self.kind}.output0")
-            self.nodes.append(node)
-            return str(node.output[0])
-        node.output[0] = self.network.fresh(f"{part.name}.{self.kind}.matmul")
-        self.nodes.append(node)
-        assert bias is not None
-        value = self.constant(f"{part.name}.bias.float", bias.astype(np.float32))
-        return self.emit("Add", [node.output[0], value], part.add.name, output)
+            return sums
+        assert last is not None
+        return self.emit("Add", [sums, last], part.add.name, output)
 
     def dequantized(self, part: Part, sums: str, deq_scale: npt.NDArray[np.float32]) -> str:
         """``sums * deq_scale`` (and the ReLU), into the tensor that AscendDequant made."""
@@ -387,12 +388,7 @@ class _FakeWriter(_Writer):
 def float_sums(writer: _Writer, part: Part, q: str) -> str:
     """The layer's sums computed in FP32 from ``q - offset``."""
     if part.weight is None:
-        node = onnx.NodeProto()
-        node.CopyFrom(part.layer)
-        node.input[0] = q
-        node.output[0] = writer.network.fresh(f"{part.name}.{writer.kind}.output0")
-        writer.nodes.append(node)
-        return str(node.output[0])
+        return writer.emit(part.layer.op_type, [q], part.layer.name, None, **attributes(part.layer))
     return writer.float_layer(part, q, part.weight, part.bias, None)
 
 
@@ -452,8 +448,8 @@ class _IntegerWriter(_Writer):
             rows = to_rows(np.abs(half.astype(np.int64)), "ConvTranspose", part.group)
             if int(rows.sum(axis=1).max()) * reach >= EXACT_FLOAT:
                 raise QuantizeError("quantize.beyond-integer", where=part.name)
-            sums = self.float_layer(part, q, half, None, None)
-            self.nodes[-1].name = f"{part.name}.integer.{label}"
+            data = self.constant(f"{part.name}.integer.{label}.weight", half.astype(np.float32))
+            sums = self.emit("ConvTranspose", [q, data], f"{part.name}.integer.{label}", **attributes(part.layer))
             halves.append(self.emit("Cast", [sums], f"{part.name}.integer.{label}.cast", to=TensorProto.INT32))
         sixteen = self.constant(f"{part.name}.integer.sixteen", np.int32(16))
         shifted = self.emit("Mul", [halves[1], sixteen], f"{part.name}.integer.shift")
@@ -507,10 +503,7 @@ class _NpuWriter(_IntegerWriter):
         bias = None if part.bias is None else part.bias.astype(np.float64) * part.deq_scale
         output = None if part.relu else part.dequant.output[0]
         if part.weight is None:
-            node = onnx.NodeProto()
-            node.CopyFrom(part.layer)
-            node.input[0], node.output[0] = part.source, part.dequant.output[0]
-            self.nodes.append(node)
+            self.emit(part.layer.op_type, [part.source], part.name, part.dequant.output[0], **attributes(part.layer))
             return
         scale_w = (part.deq_scale.astype(np.float64) / np.float64(scale_d)).reshape(-1, 1)
         rows = part.rows.astype(np.float64) * scale_w

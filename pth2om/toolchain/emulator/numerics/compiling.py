@@ -65,7 +65,7 @@ def compile_numerics(
         ToolchainError: the file cannot be read, an operator cannot be emulated, or the mode or SoC is not known.
     """
     policy = Policy.of(precision_mode, soc, keep_dtype, modify_mixlist, weight_clip)
-    source = _load(model)
+    source = emulation.prepared(_load(model), soc)
     if input_shapes:
         _fix_shapes(source, input_shapes, str(model))
     opset = _opset(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -76,3 +77,16 @@ def knows(node: onnx.NodeProto) -> bool:
     """Whether anything is registered for the node's type."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     return (domain, node.op_type) in _REGISTERED
+
+
+_PREPARED_BY = {"AscendQuant": "pth2om.quantize.emulate"}
+"""Operator -> module of a room above whose ``on_chip(model, soc)`` joins it with its neighbours."""
+
+
+def prepared(model: onnx.ModelProto, soc: str) -> onnx.ModelProto:
+    """The model as this room takes it: INT8 layers of a deploy model joined into single operators, by the SoC."""
+    present = {node.op_type for node in model.graph.node}
+    for operator, module in _PREPARED_BY.items():
+        if operator in present:
+            model = importlib.import_module(module).on_chip(model, soc)
+    return model

@@ -1,0 +1,267 @@
+"""Observers, range searches and the calibration pass, against exact NumPy on the raw values."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+sys.path.insert(0, str(Path(__file__).parent))
+from quantize_nets import every_kind, feeds, model, tensor
+
+from pth2om.errors import QuantizeError
+from pth2om.quantize import ranges
+from pth2om.quantize.calibrate import calibrate
+from pth2om.quantize.observe import Histogram
+from pth2om.quantize.plan import make_plan
+from pth2om.quantize.settings import Settings
+
+FLOATS = hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(-60000, 60000, width=32))
+
+
+def observed(*parts):
+    histogram = Histogram()
+    for part in parts:
+        histogram.update(np.asarray(part, np.float32))
+    return histogram
+
+
+def exact_error(x, scale, offset):
+    q = np.clip(np.rint(x.astype(np.float64) / float(scale)) + offset, -128, 127)
+    return np.mean(((q - offset) * float(scale) - x) ** 2)
+
+
+def tensors():
+    g = np.random.default_rng(0)
+    x = g.standard_normal(200_000)
+    heavy = g.standard_normal(200_000)
+    heavy[:20] *= 40
+    return {
+        "relu": np.maximum(x, 0),
+        "normal": x,
+        "silu": 3 * x / (1 + np.exp(-3 * x)),
+        "outliers": heavy,
+        "negative": -np.abs(x),
+        "shifted": x + 100,
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(FLOATS)
+def test_counts_hold_every_value_to_half_a_unit_in_the_last_place(x):
+    histogram = observed(x)
+    values, counts = histogram.points()
+    assert counts.sum() == x.size
+    assert (histogram.lowest, histogram.highest) == (x.min(), x.max())
+    rebuilt = np.repeat(values, counts.astype(int))
+    gap = np.abs(np.sort(rebuilt) - np.sort(x.astype(np.float64)))
+    assert np.all(gap <= np.maximum(np.abs(np.sort(x)) * 2.0**-11, 2.0**-25))
+
+
+@settings(max_examples=30, deadline=None)
+@given(FLOATS, FLOATS)
+def test_merging_equals_seeing_everything_and_states_survive(a, b):
+    one, other = observed(a), observed(b)
+    one.merge(Histogram.from_state(other.state()))
+    both = observed(a, b)
+    assert np.array_equal(one.counts, both.counts)
+    assert (one.lowest, one.highest, one.images) == (both.lowest, both.highest, both.images)
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+@pytest.mark.parametrize("algorithm", ranges.ALGORITHMS)
+@pytest.mark.parametrize("name", list(tensors()))
+def test_every_range_is_sane(name, algorithm, asymmetric):
+    x = tensors()[name].astype(np.float32)
+    chosen = ranges.search(observed(x), algorithm, asymmetric=asymmetric)
+    assert chosen.scale > 0
+    assert -128 <= chosen.offset <= 127
+    assert asymmetric or chosen.offset == 0
+    assert chosen.lowest <= 1e-6
+    assert chosen.highest >= -1e-6
+    assert 10 * np.log10(np.mean(x**2) / exact_error(x, chosen.scale, chosen.offset)) > (
+        3 if name == "outliers" else 18
+    )
+
+
+@pytest.mark.parametrize("name", ["relu", "normal", "silu", "outliers", "shifted"])
+def test_mse_is_within_two_percent_of_the_best_range_of_a_fine_grid_on_raw_values(name):
+    x = tensors()[name].astype(np.float32)
+    ours = ranges.search(observed(x), "mse")
+    best = min(
+        exact_error(x, one.scale, one.offset)
+        for a in (np.linspace(0.3, 1, 15) if x.min() < 0 else [1.0])
+        for b in np.linspace(0.1, 1, 46)
+        for one in [ranges.from_limits(min(x.min(), 0) * a, x.max() * b, True)]
+    )
+    assert exact_error(x, ours.scale, ours.offset) <= 1.02 * best
+
+
+def ifmr_by_definition(x, asymmetric):
+    """AMCT's search on the raw values, as its description says."""
+    x = np.sort(x.astype(np.float64).reshape(-1))
+    k = x.size - int(0.999999 * x.size)
+    high, low = max(x[-k], 0), min(x[k - 1], 0)
+    limit = 128 if -low > high else 127
+    losses, scales = [], []
+    for ratio in np.arange(0.7, 1.3, 0.01):
+        end = ratio * (high if asymmetric else max(high, -low))
+        s, floor = ((end - low) / 255, low) if asymmetric else (end / limit, -end)
+        clipped = np.clip(x, floor, end)
+        losses.append(np.mean((np.rint(clipped / s) * s - x) ** 2))
+        scales.append(s)
+    return np.asarray(losses), np.asarray(scales)
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+@pytest.mark.parametrize("name", ["relu", "normal", "silu", "outliers"])
+def test_ifmr_is_amcts(name, asymmetric):
+    x = tensors()[name].astype(np.float32)
+    losses, scales = ifmr_by_definition(x, asymmetric)
+    ours = ranges.search(observed(x), "ifmr", asymmetric=asymmetric)
+    at = int(np.argmin(np.abs(scales - ours.scale)))
+    assert scales[at] == pytest.approx(ours.scale, rel=1e-5), "one of AMCT's 60 candidates"
+    assert losses[at] <= 1.005 * losses.min(), "and its loss is AMCT's least to half a percent"
+    if asymmetric and x.min() >= 0:
+        assert ours.offset == -128
+
+
+def test_minmax_is_exact_in_fp32_and_percentile_within_one_bin_of_numpys():
+    x = tensors()["normal"].astype(np.float32)
+    chosen = ranges.search(observed(x), "minmax")
+    assert chosen.scale == np.float32((np.float64(x.max()) - np.float64(x.min())) / 255)
+    cut = ranges.search(observed(x), "percentile", percentile=0.999)
+    low, high = np.quantile(x, [0.0005, 0.9995])
+    width = (x.max() - x.min()) / 2048
+    assert abs(cut.scale * 255 - (high - low)) < 2 * width
+
+
+def test_entropy_really_searches():
+    g = np.random.default_rng(1)
+    x = g.standard_normal(300_000).astype(np.float32)
+    x[:3] = 50
+    chosen = ranges.search(observed(x), "entropy", asymmetric=False)
+    assert 3 < chosen.highest < 15
+
+
+def test_symmetric_rule_of_127_and_128():
+    assert ranges.from_limits(-1, 2, False) == ranges.Range(np.float32(2 / 127), 0)
+    assert ranges.from_limits(-2, 1, False) == ranges.Range(np.float32(2 / 128), 0)
+    assert ranges.from_limits(0, 0, True) == ranges.Range(np.float32(1), -128)
+
+
+def conv(channels=24, **extra):
+    g = np.random.default_rng(0)
+    return model(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1], **extra)],
+        [tensor("w", g.standard_normal((8, channels, 3, 3)).astype(np.float32))],
+        [("x", ["n", channels, 8, 8])],
+        [("y", ["n", 8, 8, 8])],
+    )
+
+
+def test_an_interrupted_calibration_goes_on_where_it_was(tmp_path):
+    data = feeds(40)
+    state = tmp_path / "state.npz"
+    whole = calibrate(conv(), {"x": 1}, data)
+
+    def stopping(after):
+        for number, batch in enumerate(data):
+            if number == after:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(conv(), {"x": 1}, stopping(23), state=state, key="k")
+    ran = []
+    again = calibrate(conv(), {"x": 1}, data, state=state, key="k", progress=lambda done, _: ran.append(done))
+    assert again.resumed == 23
+    assert ran == list(range(24, 41))
+    assert again.digest == whole.digest
+    assert np.array_equal(again.histograms["x"].counts, whole.histograms["x"].counts)
+    assert np.allclose(again.histograms["x"].channel_mean, whole.histograms["x"].channel_mean, rtol=1e-12)
+    assert calibrate(conv(), {"x": 1}, data, state=state, key="other").resumed == 0
+    with pytest.raises(QuantizeError):
+        calibrate(conv(), {"x": 1}, feeds(40, seed=99), state=state, key="other")
+    state.write_bytes(state.read_bytes()[:100])
+    assert calibrate(conv(), {"x": 1}, data, state=state, key="k").resumed == 0
+
+
+def test_several_sessions_see_what_one_sees():
+    net = every_kind()
+    names = {"t3": 1, "t5": 1, "t7": 1, "t8": 1}
+    one = calibrate(net, names, feeds())
+    many = calibrate(net, names, feeds(), memory=4096)
+    for name in names:
+        assert np.array_equal(one.histograms[name].counts, many.histograms[name].counts)
+
+
+def plan_of(data, net=None, **kwargs):
+    return make_plan(net or conv(), data, Settings(**kwargs))
+
+
+def test_bad_activations_are_named_and_stay_in_floating_point():
+    good = feeds(3)
+    bad = [dict(batch) for batch in good]
+    bad[1] = {"x": bad[1]["x"].copy()}
+    bad[1]["x"][0, 0, 0, 0] = np.nan
+    with pytest.raises(QuantizeError) as caught:
+        plan_of(bad)
+    assert caught.value.message.key == "quantize.nothing-left"
+    two = model(
+        [
+            onnx.helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
+            onnx.helper.make_node("Sqrt", ["a"], ["b"], name="sqrt"),
+            onnx.helper.make_node("Conv", ["b", "v"], ["y"], name="second"),
+        ],
+        [
+            tensor("w", -np.ones((20, 24, 1, 1), np.float32)),
+            tensor("v", np.ones((4, 20, 1, 1), np.float32)),
+        ],
+        [("x", [2, 24, 8, 8])],
+        [("y", [2, 4, 8, 8])],
+    )
+    plan = plan_of([{"x": np.abs(batch["x"])} for batch in good], two)
+    assert list(plan.quantized) == ["first"]
+    finding = next(one for one in plan.findings if one.rule == "quantize.not-finite")
+    assert (finding.node, finding.message.values["batch"]) == ("second", 0)
+
+
+def test_dead_constant_and_overflowing_activations_are_told():
+    with pytest.raises(QuantizeError):
+        plan_of([{"x": np.zeros((1, 24, 8, 8), np.float32)}])
+    plan = plan_of([{"x": np.full((1, 24, 8, 8), 2, np.float32)}] * 2)
+    assert "quantize.constant-activation" in {finding.rule for finding in plan.findings}
+    plan = plan_of([{"x": feeds(1)[0]["x"] * 1e5}])
+    assert "quantize.fp16-overflow" in {finding.rule for finding in plan.findings}
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    import tracemalloc
+
+    def peak(count):
+        stream = (
+            {"x": np.random.default_rng(n).standard_normal((1, 24, 64, 64)).astype(np.float32)} for n in range(count)
+        )
+        tracemalloc.start()
+        calibrate(conv(), {"x": 1}, stream)
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    assert peak(64) < 1.05 * peak(8)
+
+
+def test_no_batch_and_wrong_batches():
+    with pytest.raises(QuantizeError) as caught:
+        plan_of([])
+    assert caught.value.message.key == "quantize.no-data"
+    with pytest.raises(QuantizeError) as caught:
+        plan_of([{"x": np.zeros((1, 3, 8, 8), np.float32)}], every_kind())
+    assert caught.value.message.key == "quantize.does-not-fit"
