@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 Sizes = tuple[int, ...]
 
 _SMALL_BYTES = 32 * 1024
 _COVERED = 0.98
+_ROUNDS = 8
+_MOST_ELEMENTS = 4096
+_FOLDED = frozenset(
+    {
+        "Add",
+        "Cast",
+        "Ceil",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Div",
+        "Equal",
+        "Floor",
+        "Gather",
+        "Identity",
+        "Mod",
+        "Mul",
+        "Range",
+        "ReduceProd",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Sub",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    }
+)
+"""What exporters compute shapes with."""
 
 
 def tensor_types(model: ModelProto, shapes: Mapping[str, Sizes]) -> dict[str, tuple[int, Sizes | None]]:
@@ -26,7 +58,7 @@ def tensor_types(model: ModelProto, shapes: Mapping[str, Sizes]) -> dict[str, tu
     """
     types = _declared(model)
     outputs = [name for node in model.graph.node for name in node.output if name]
-    known = sum(types.get(name, (0, None))[1] is not None for name in outputs)
+    known = sum((sizes := types.get(name, (0, None))[1]) is not None and -1 not in sizes for name in outputs)
     if outputs and (shapes or known < _COVERED * len(outputs)):
         types.update(_inferred(model, shapes))
     for name, sizes in shapes.items():
@@ -35,15 +67,99 @@ def tensor_types(model: ModelProto, shapes: Mapping[str, Sizes]) -> dict[str, tu
 
 
 def _inferred(model: ModelProto, shapes: Mapping[str, Sizes]) -> dict[str, tuple[int, Sizes | None]]:
+    """Inference and constant folding in turns, as ATC does, until no further shape becomes known."""
     import onnx
     from onnx.shape_inference import InferenceError
 
     light = _without_weights(model, shapes)
+    types: dict[str, tuple[int, Sizes | None]] = {}
+    for _ in range(_ROUNDS):
+        try:
+            light = onnx.shape_inference.infer_shapes(light, data_prop=True)
+        except (InferenceError, ValueError, RuntimeError, TypeError):
+            return types
+        types.update(_declared(light))
+        if not _fold(light, types):
+            break
+    return types
+
+
+def _fold(light: ModelProto, types: Mapping[str, tuple[int, Sizes | None]]) -> bool:
+    """Put values in the place of nodes that compute shapes from what is known; whether there were any.
+
+    Done only while an output's size is unknown. The nodes are computed by ONNX's own reference implementation.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    outputs = [name for node in light.graph.node for name in node.output if name]
+    if all((sizes := types.get(name, (0, None))[1]) is not None and -1 not in sizes for name in outputs):
+        return False
+    known = {tensor.name: tensor for tensor in light.graph.initializer}
+    part = onnx.GraphProto(name="folded")
+    made: set[str] = set()
+    for node in light.graph.node:
+        sizes = types.get(node.input[0], (0, None))[1] if node.input else None
+        if node.op_type == "Shape" and not node.attribute and sizes is not None and min(sizes, default=0) >= 0:
+            value = numpy_helper.from_array(np.array(sizes, np.int64), node.output[0])
+            part.initializer.append(value)
+            made.add(node.output[0])
+        elif (
+            node.op_type in _FOLDED
+            and all(name in known or name in made for name in node.input if name)
+            and all(_is_small(types.get(name, (0, None))[1]) for name in node.output if name)
+        ):
+            part.node.append(node)
+            made.update(name for name in node.output if name)
+    if not made:
+        return False
+    values = _computed(light, part, known)
+    if not values:
+        return False
+    done = {tensor.name for tensor in values}
+    kept = [node for node in light.graph.node if not node.output or node.output[0] not in done]
+    del light.graph.node[:]
+    light.graph.node.extend(kept)
+    light.graph.initializer.extend(values)
+    # What was inferred for open sizes would stand in the way of the next round.
+    unknown = [value for value in light.graph.value_info if _is_open(value)]
+    for value in unknown:
+        light.graph.value_info.remove(value)
+    return True
+
+
+def _computed(light: ModelProto, part: GraphProto, known: Mapping[str, TensorProto]) -> list[TensorProto]:
+    """The values of the nodes of `part` and its initializers; empty when they cannot be computed."""
+    import onnx
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    shapes = list(part.initializer)
+    wanted = [name for node in part.node for name in node.output if name]
+    needed = {name for node in part.node for name in node.input}
+    part.initializer.extend(tensor for name, tensor in known.items() if name in needed)
+    part.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    small = onnx.ModelProto(ir_version=light.ir_version, graph=part, opset_import=light.opset_import)
     try:
-        done = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    except (InferenceError, ValueError, RuntimeError, TypeError):
-        return {}
-    return _declared(done)
+        results = ReferenceEvaluator(small).run(wanted, {}) if wanted else []
+    except Exception:  # noqa: BLE001 - a value that does not fit its operator: whatever it raises, nothing is folded
+        results, wanted = [], []
+    folded = [
+        numpy_helper.from_array(np.asarray(value), name)
+        for name, value in zip(wanted, results, strict=True)
+        if isinstance(value, np.ndarray | np.generic) and np.size(value) <= _MOST_ELEMENTS
+    ]
+    return [*shapes, *folded]
+
+
+def _is_small(sizes: Sizes | None) -> bool:
+    """Whether a result is known to be small before it is computed: a file may ask for any size."""
+    return sizes is not None and min(sizes, default=0) >= 0 and prod(sizes) <= _MOST_ELEMENTS
+
+
+def _is_open(value: ValueInfoProto) -> bool:
+    sizes = _type(value)[1] if value.type.HasField("tensor_type") else None
+    return sizes is None or -1 in sizes
 
 
 def _without_weights(model: ModelProto, shapes: Mapping[str, Sizes]) -> ModelProto:

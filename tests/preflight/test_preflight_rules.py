@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pth2om.errors import GraphError
 from pth2om.language import catalogue
 from pth2om.preflight import check
+from pth2om.preflight.inference import tensor_types
 from pth2om.preflight.rules.numerics import float_range
 from pth2om.toolchain.atc_options import AtcOptions
 
@@ -303,6 +304,37 @@ def test_old_parser_takes_one_domain(tmp_path):
     path.write_bytes(model.SerializeToString())
     assert rules(path, cann="7.0")["several-domains"].severity == "error"
     assert rules(path, cann="9.x")["unused-domains"].severity == "info"
+
+
+def test_shapes_that_exporters_compute_are_folded(tmp_path):
+    """Upsampling to the size of the input, doubled in the graph: Shape, Slice, Cast, Mul, Concat feed the Resize."""
+    nodes = [
+        node("Shape", ["x"], ["shape"], "shape"),
+        node("Slice", ["shape", "two", "four", "zero"], ["hw"], "slice"),
+        node("Mul", ["hw", "twos"], ["doubled"], "mul"),
+        node("Slice", ["shape", "zero", "two", "zero"], ["nc"], "head"),
+        node("Concat", ["nc", "doubled"], ["sizes"], "concat", axis=0),
+        node(
+            "Resize",
+            ["x", "", "", "sizes"],
+            ["y"],
+            "resize",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        ),
+    ]
+    numbers = [const(name, [value], np.int64) for name, value in (("zero", 0), ("two", 2), ("four", 4))]
+    path = write(tmp_path / "m.onnx", nodes, initializers=[*numbers, const("twos", [2, 2], np.int64)])
+    types = tensor_types(onnx.load(str(path)), {})
+    assert types["y"] == (F, (1, 3, 16, 16))
+    assert not {"resize-dynamic", "int64-arithmetic"} & set(rules(path, soc="Ascend310B1"))
+    assert tensor_types(onnx.load(str(path)), {"x": (2, 3, 5, 7)})["y"] == (F, (2, 3, 10, 14))
+
+
+def test_nothing_large_is_computed(tmp_path):
+    nodes = [node("ConstantOfShape", ["huge"], ["c"], "fill"), node("Mul", ["c", "c"], ["y"], "mul")]
+    path = write(tmp_path / "m.onnx", nodes, initializers=[const("huge", [2**20, 2**20], np.int64)])
+    assert check(path, soc="Ascend310B1")
 
 
 def test_unreadable_files(tmp_path):

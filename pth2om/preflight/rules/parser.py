@@ -92,6 +92,7 @@ def _is_standard(op_type: str) -> bool:
 def keys(context: Context) -> Iterator[Finding]:
     """Operators that the parser does not find, one finding a key."""
     functions = {(item.domain, item.name) for item in context.model.functions}
+    newer: dict[int, list[lookup.MissingOperator]] = {}
     for item in lookup.missing_operators(context.model, context.cann):
         if item.opset is None:
             continue
@@ -102,6 +103,9 @@ def keys(context: Context) -> Iterator[Finding]:
         domain = "" if item.domain == "ai.onnx" else item.domain
         rule = _missing_rule(item.domain, item.opset, item.op_type, local=(domain, item.op_type) in functions)
         at = lookup.pack(item.opsets) or "-"
+        if rule == "opset-too-new":
+            newer.setdefault(item.opset, []).append(item)
+            continue
         yield found(
             rule,
             "error",
@@ -111,6 +115,16 @@ def keys(context: Context) -> Iterator[Finding]:
             domain=item.domain,
             opset=item.opset,
             opsets=at,
+        )
+    for opset, items in newer.items():
+        # One finding for the model's opset: it is at fault, and not twenty operators one by one.
+        types = [item.op_type for item in items]
+        shown = ", ".join(types[:6]) + (", ..." if len(types) > 6 else "")
+        nodes = [name for item in items for name in item.nodes]
+        details = {"keys": [item.key for item in items]}
+        last = max(opset for item in items for opset in item.opsets)
+        yield found(
+            "opset-too-new", "error", nodes, details, op=shown, domain="ai.onnx", opset=opset, opsets=f"<= {last}"
         )
 
 

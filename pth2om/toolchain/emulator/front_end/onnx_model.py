@@ -223,9 +223,12 @@ def _precheck_graph(
         if lookup.status(domain, opset, item.node.op_type, keys.cann) == "missing":
             _refuse(entry, NOT_SUPPORTED)
             local = (item.node.domain, item.node.op_type) in keys.functions
-            # One explanation a key: an opset that is too new would repeat it for every node.
+            # One explanation a key, and one for an opset that is too new for everything.
             advice = None if kind in explained else _unsupported_advice(domain, opset, item, local=local)
             explained.add(kind)
+            if advice is not None and advice.key == "preflight.opset-too-new":
+                advice = None if advice.key in explained else advice
+                explained.add("preflight.opset-too-new")
             problems.append(failure("E13010", item.name, kind, cann=keys.cann, node=item.name, advice=advice))
     constants = {tensor.name for tensor in graph.initializer}
     if root:
