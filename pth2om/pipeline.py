@@ -119,7 +119,7 @@ class Pipeline:
 
     @functools.cached_property
     def source_digests(self) -> dict[str, str]:
-        """sha256 of what the model is made of: ``checkpoint`` (or ``onnx``) and ``net``.
+        """sha256 of what the model is made of: ``checkpoint`` (or ``onnx``), the net and what it imports.
 
         Raises:
             Absent: the weights are not here and the spec does not allow seeded ones.
@@ -128,11 +128,15 @@ class Pipeline:
         if self.weights is not None:
             digests = {role: self.store.digest(self.weights)}
         elif self.spec.source.seeded:
-            digests = {role: f"seeded-{self.settings.seed}"}
+            from pth2om.checkpoint import seeding
+
+            digests = {role: f"seeded-{seeding.VERSION}-{self.settings.seed}"}
         else:
             raise self.weights_absent()
         if self.net is not None:
-            digests["net"] = self.store.digest(self.net)
+            from pth2om.checkpoint import net_files
+
+            digests |= {f"net/{file.name}": self.store.digest(file) for file in net_files(self.net)}
         return digests
 
     def weights_absent(self) -> Absent:
@@ -351,8 +355,11 @@ class Pipeline:
             from pth2om.onnx_session import OnnxSession
 
             built = self.onnx(batch)
+            providers = self.settings.providers
+            # What another provider computes is another measurement.
+            suffix = "" if providers == ("CPUExecutionProvider",) else f"@{','.join(providers)}"
             return OnnxSession(
-                built.file, digest=built.record.digest, threads=self.settings.threads, providers=self.settings.providers
+                built.file, digest=built.record.digest + suffix, threads=self.settings.threads, providers=providers
             )
 
         return self._session(f"onnx-bs{batch}", make)
@@ -430,7 +437,7 @@ class Pipeline:
         import torch
 
         net = checkpoint.load_net(self.net)
-        module = net.build(self.spec.source.num_classes or 1000, **self.spec.source.arguments)
+        module = net.build(self.spec.source.num_classes, **self.spec.source.arguments)
         feeds = example(self.spec.inputs, 2, self.settings.seed)
         examples = [torch.from_numpy(feeds[entry.name]) for entry in self.spec.inputs]
         checkpoint.seed_module(module, examples, seed=self.settings.seed)

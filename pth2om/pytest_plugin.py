@@ -259,9 +259,11 @@ class Board:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One case per model, batch, variant or dataset, as the test's fixtures ask."""
-        if "case" in metafunc.fixturenames:
+        if "acceptance_case" in metafunc.fixturenames:
             cases = self.expand(metafunc.fixturenames)
-            metafunc.parametrize("case", cases, indirect=True, ids=[case.id for case in cases], scope="session")
+            metafunc.parametrize(
+                "acceptance_case", cases, indirect=True, ids=[case.id for case in cases], scope="session"
+            )
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -408,7 +410,7 @@ def _is_strict(config: pytest.Config) -> bool:
 
 def _case_of(item: pytest.Item) -> Case | None:
     callspec = getattr(item, "callspec", None)
-    case = callspec.params.get("case") if callspec is not None else None
+    case = callspec.params.get("acceptance_case") if callspec is not None else None
     return case if isinstance(case, Case) else None
 
 
@@ -499,7 +501,7 @@ def _acceptance(board: Board, case: Case) -> Acceptance:
 
 
 @pytest.fixture(scope="session")
-def case(request: pytest.FixtureRequest) -> Case:
+def acceptance_case(request: pytest.FixtureRequest) -> Case:
     """The model, batch, variant and dataset of this test."""
     found: Case = request.param
     if found.error is not None:
@@ -508,30 +510,30 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def pipeline(case: Case, pytestconfig: pytest.Config) -> Pipeline:
+def pipeline(acceptance_case: Case, pytestconfig: pytest.Config) -> Pipeline:
     """The model's stages."""
-    assert case.spec is not None
-    return pytestconfig.stash[_BOARD].pipeline(case.spec)
+    assert acceptance_case.spec is not None
+    return pytestconfig.stash[_BOARD].pipeline(acceptance_case.spec)
 
 
 @pytest.fixture
-def spec(case: Case) -> Spec:
+def spec(acceptance_case: Case) -> Spec:
     """The model's spec."""
-    assert case.spec is not None
-    return case.spec
+    assert acceptance_case.spec is not None
+    return acceptance_case.spec
 
 
 @pytest.fixture
-def variant(case: Case) -> Variant:
+def variant(acceptance_case: Case) -> Variant:
     """The variant in question."""
-    assert case.variant is not None
-    return case.variant
+    assert acceptance_case.variant is not None
+    return acceptance_case.variant
 
 
 @pytest.fixture
-def batch(case: Case) -> int:
+def batch(acceptance_case: Case) -> int:
     """The batch size in question."""
-    size = case.variant.batch if case.variant is not None else case.batch
+    size = acceptance_case.variant.batch if acceptance_case.variant is not None else acceptance_case.batch
     assert size is not None
     return size
 
@@ -579,16 +581,16 @@ def samples(pipeline: Pipeline, batch: int) -> Any:  # noqa: ANN401 - data.Sampl
 
 
 @pytest.fixture
-def labelled(case: Case, pipeline: Pipeline) -> Any:  # noqa: ANN401 - data.Labelled, not imported here
+def labelled(acceptance_case: Case, pipeline: Pipeline) -> Any:  # noqa: ANN401 - data.Labelled, not imported here
     """The labelled images of this test."""
-    assert case.dataset is not None
-    return pipeline.dataset(case.dataset.name, case.dataset.subset)
+    assert acceptance_case.dataset is not None
+    return pipeline.dataset(acceptance_case.dataset.name, acceptance_case.dataset.subset)
 
 
 @pytest.fixture
-def accept(request: pytest.FixtureRequest, case: Case, pytestconfig: pytest.Config) -> Iterator[Accept]:
+def accept(request: pytest.FixtureRequest, acceptance_case: Case, pytestconfig: pytest.Config) -> Iterator[Accept]:
     """Measures against gates, writes evidence, and turns verdicts into pytest's outcomes."""
-    judge = Accept(request.node, pytestconfig.stash[_BOARD], case)
+    judge = Accept(request.node, pytestconfig.stash[_BOARD], acceptance_case)
     yield judge
     judge.keep_stages()
 

@@ -13,9 +13,9 @@ import pth2om
 
 PACKAGE = Path(pth2om.__file__).parent
 FLOORS = (
-    {"language", "errors", "session", "evidence", "store", "spec"},
-    {"aipp", "checkpoint", "data", "explain", "export", "fetch", "omfile", "onnx_session", "roofline", "torch_session"},
-    {"graph", "preflight", "toolchain"},
+    {"language", "errors", "session", "evidence", "store", "spec", "progress"},
+    {"aipp", "checkpoint", "data", "explain", "export", "fetch", "omfile", "onnx_session", "torch_session"},
+    {"graph", "preflight", "roofline", "toolchain"},
     {"accuracy", "compare", "latency", "quantize"},
     {"pipeline"},
     {"acceptance", "starter"},

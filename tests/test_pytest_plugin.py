@@ -1,0 +1,328 @@
+"""The plugin as its users run it: a small repository of models, pytest in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pth2om import evidence
+
+SPEC = """\
+task = "classification"
+
+[source]
+checkpoint = "tiny.pth"
+num_classes = 3
+
+[[inputs]]
+name = "image"
+shape = [3, 8, 8]
+
+[export]
+outputs = ["logits"]
+
+[preprocess]
+size = [8, 8]
+
+[[slices]]
+name = "scores"
+kind = "scores"
+
+[variants]
+precision = ["fp16", "origin"]
+batch = [1, 2]
+
+[[datasets]]
+name = "dots"
+metric = "top1"
+"""
+
+NET = """\
+import torch
+
+TEMPLATE_NAME = "tiny"
+
+
+def build(num_classes, pretrained=False):
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(256, num_classes),
+    )
+"""
+
+DATASET = """\
+kind = "npz"
+names = ["a", "b", "c"]
+"""
+
+
+@pytest.fixture(scope="session")
+def prototype(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """One model with weights, one dataset with labels."""
+    import numpy as np
+    import torch
+
+    root = tmp_path_factory.mktemp("prototype")
+    model = root / "models" / "tiny"
+    (model / "weights").mkdir(parents=True)
+    (model / "model.toml").write_text(SPEC)
+    (model / "net.py").write_text(NET)
+    names: dict[str, object] = {}
+    exec(NET, names)
+    torch.manual_seed(0)
+    torch.save(names["build"](3).state_dict(), model / "weights" / "tiny.pth")
+    dots = root / "calib" / "dots"
+    dots.mkdir(parents=True)
+    (dots / "dataset.toml").write_text(DATASET)
+    random = np.random.default_rng(0)
+    np.savez(dots / "dots.npz", x=random.integers(0, 256, (400, 8, 8, 3), np.uint8), y=random.integers(0, 3, 400))
+    shutil.copytree(repository / "test_cases", root / "test_cases", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "pytest.ini").write_text("[pytest]\ntestpaths = test_cases\naddopts = -ra --import-mode=importlib\n")
+    return root
+
+
+@pytest.fixture
+def repo(prototype: Path, pytester: pytest.Pytester, tmp_path_factory, monkeypatch) -> pytest.Pytester:
+    shutil.copytree(prototype, pytester.path, dirs_exist_ok=True)
+    monkeypatch.setenv("PTH2OM_STORE", str(tmp_path_factory.getbasetemp() / "plugin-store"))
+    monkeypatch.delenv("PTH2OM_DATA", raising=False)
+    return pytester
+
+
+def spec_with(repo: pytest.Pytester, old: str, new: str) -> None:
+    path = repo.path / "models" / "tiny" / "model.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def records(repo: pytest.Pytester) -> list[evidence.Record]:
+    (path,) = (repo.path / "reports").glob("*/evidence.jsonl")
+    return list(evidence.read(path))
+
+
+def outcome_of_gates(repo: pytest.Pytester) -> set[tuple]:
+    return {
+        (record.model, record.variant, record.check, record.verdict, record.ground)
+        for record in records(repo)
+        if isinstance(record, evidence.GateRecord) and record.question != "latency"
+    }
+
+
+def test_inert_without_models(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_nothing():\n    pass\n")
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*pth2om:*")
+    assert not (pytester.path / "reports").exists()
+
+
+def test_a_models_folder_of_something_else_is_left_alone(pytester: pytest.Pytester) -> None:
+    (pytester.path / "models").mkdir()
+    (pytester.path / "models" / "user.py").write_text("")
+    pytester.makepyfile("def test_nothing():\n    pass\n")
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_ids(repo: pytest.Pytester) -> None:
+    result = repo.runpytest_subprocess("--collect-only", "-q", "--soc", "Ascend310B1")
+    lines = [line for line in result.outlines if "::" in line]
+    assert "test_cases/test_closeness.py::test_om_matches_pytorch[tiny-fp16-bs1]" in lines
+    assert "test_cases/test_closeness.py::test_onnx_matches_pytorch[tiny-bs2]" in lines
+    assert "test_cases/test_checkpoint.py::test_checkpoint_fits_its_net[tiny]" in lines
+    assert not any("int8" in line or "NOTSET" in line for line in lines)
+    assert not (repo.path / "reports").exists()
+
+
+def test_filters(repo: pytest.Pytester) -> None:
+    options = ("--precision", "fp16", "--batch", "2", "--soc", "Ascend310B1")
+    lines = repo.runpytest_subprocess("--collect-only", "-q", *options).outlines
+    assert any("[tiny-fp16-bs2]" in line for line in lines)
+    assert not any("origin" in line or "bs1" in line for line in lines)
+
+
+def test_the_whole_run(repo: pytest.Pytester) -> None:
+    result = repo.runpytest_subprocess("-v", "--soc", "Ascend310B1", "-k", "tiny")
+    text = result.stdout.str()
+    assert result.ret == 0, text
+    result.stdout.fnmatch_lines(["*pth2om: OM for Ascend310B1 on the emulator*", "*PASSED (emulated, unproven)*"])
+    assert re.search(r"report: .*index\.html", text)
+    assert re.search(r"\d+ gates passed but unproven \(emulated\)", text)
+    assert "No file" not in text
+    found = records(repo)
+    assert isinstance(found[0], evidence.RunRecord)
+    stages = {(record.variant, record.stage) for record in found if isinstance(record, evidence.StageRecord)}
+    assert {("", "checkpoint"), ("bs1", "onnx"), ("bs2", "onnx"), ("fp16-bs1", "om"), ("origin-bs2", "om")} <= stages
+    gates = [record for record in found if isinstance(record, evidence.GateRecord)]
+    assert {gate.question for gate in gates} >= {
+        "checkpoint",
+        "export",
+        "preflight",
+        "closeness",
+        "accuracy",
+        "latency",
+    }
+    assert all(gate.ground == "emulated" for gate in gates if gate.variant.startswith(("fp16", "origin")))
+    command = next(record.command for record in found if isinstance(record, evidence.StageRecord) and record.command)
+    assert command[0] == "atc"
+    assert any(word.startswith("--input_shape=image:") for word in command)
+    (folder,) = (repo.path / "reports").iterdir()
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "emulated" in page
+    assert 'href="log.html"' in page
+    assert (folder / "log.html").exists()
+
+
+def test_two_workers_give_the_same(repo: pytest.Pytester) -> None:
+    assert repo.runpytest_subprocess("--soc", "Ascend310B1").ret == 0
+    alone = outcome_of_gates(repo)
+    shutil.rmtree(repo.path / "reports")
+    assert repo.runpytest_subprocess("--soc", "Ascend310B1", "-n", "2").ret == 0
+    assert outcome_of_gates(repo) == alone
+    runs = [record for record in records(repo) if isinstance(record, evidence.RunRecord)]
+    assert len(runs) == 1
+
+
+def test_a_second_run_imports_neither_torch_nor_onnx(repo: pytest.Pytester) -> None:
+    options = ("--soc", "Ascend310B1", "-p", "no:cacheprovider")
+    assert repo.runpytest_subprocess(*options).ret == 0
+    (repo.path / "conftest.py").write_text(
+        "import sys\n\n\ndef pytest_unconfigure():\n"
+        "    heavy = {'torch', 'onnx', 'onnxruntime', 'scipy', 'PIL'} & set(sys.modules)\n"
+        "    print('heavy modules:', sorted(heavy))\n"
+    )
+    result = repo.runpytest_subprocess(*options)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["heavy modules: []"])
+
+
+def test_without_a_soc_om_rows_skip_and_say_so(repo: pytest.Pytester) -> None:
+    result = repo.runpytest_subprocess()
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*no --soc, so nothing is compiled*", "*SKIPPED*No SoC was named*"])
+    grounds = {record.ground for record in records(repo) if isinstance(record, evidence.GateRecord)}
+    assert grounds == {"host"}
+
+
+def test_a_failed_gate_fails_and_says_why(repo: pytest.Pytester) -> None:
+    spec_with(repo, '[[datasets]]\nname = "dots"\nmetric = "top1"', "[gates.onnx_om]\nmax_abs = 0.0")
+    result = repo.runpytest_subprocess("--soc", "Ascend310B1", "-k", "fp16-bs1 and om_matches_onnx")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*tiny-fp16-bs1 onnx~om/*/max_abs = *(limit <= 0) [[]emulated[]]*"])
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_a_wrong_spec_is_an_error_of_that_model_alone(repo: pytest.Pytester) -> None:
+    shutil.copytree(repo.path / "models" / "tiny", repo.path / "models" / "broken")
+    path = repo.path / "models" / "broken" / "model.toml"
+    path.write_text(SPEC.replace("num_classes", "num_clases"))
+    result = repo.runpytest_subprocess("-k", "checkpoint or export")
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*broken/model.toml:5: Unknown key*Did you mean 'num_classes'*"])
+    assert "Traceback" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html></html>", "HTML"),
+    ],
+)
+def test_a_bad_checkpoint_is_one_paragraph(repo: pytest.Pytester, damage: bytes, words: str) -> None:
+    (repo.path / "models" / "tiny" / "weights" / "tiny.pth").write_bytes(damage)
+    result = repo.runpytest_subprocess("-k", "checkpoint", "--soc", "Ascend310B1")
+    result.assert_outcomes(errors=1)
+    assert words.lower() in result.stdout.str().lower()
+    assert "Traceback" not in result.stdout.str()
+    failed = [record for record in records(repo) if isinstance(record, evidence.GateRecord)]
+    assert [(record.question, record.verdict) for record in failed] == [("checkpoint", "failed")]
+
+
+def test_absent_weights_skip_and_say_how_to_get_them(repo: pytest.Pytester) -> None:
+    (repo.path / "models" / "tiny" / "weights" / "tiny.pth").unlink()
+    result = repo.runpytest_subprocess("--soc", "Ascend310B1")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*tiny.pth* are not here*", "*--weights tiny=FILE*"])
+
+
+def test_weights_may_be_given(repo: pytest.Pytester) -> None:
+    weights = repo.path / "models" / "tiny" / "weights" / "tiny.pth"
+    weights.rename(repo.path / "elsewhere.pt")
+    repo.runpytest_subprocess("-k", "checkpoint", "--weights", "tiny=elsewhere.pt").assert_outcomes(passed=1)
+    result = repo.runpytest_subprocess("-k", "checkpoint", "--weights", "tiny=nowhere.pt")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "nowhere.pt" in result.stderr.str()
+
+
+def test_inconclusive_is_a_warning_and_a_failure_under_strict(repo: pytest.Pytester) -> None:
+    options = ("--soc", "Ascend310B1", "--subset", "20", "-k", "om_keeps and fp16-bs1")
+    result = repo.runpytest_subprocess(*options)
+    result.assert_outcomes(passed=1, warnings=2)
+    result.stdout.fnmatch_lines(["*UndecidableWarning*", "*InconclusiveWarning*"])
+    repo.runpytest_subprocess(*options, "--strict").assert_outcomes(failed=1, warnings=1)
+
+
+def test_dry_run_prints_the_atc_command_and_builds_nothing(repo: pytest.Pytester, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PTH2OM_STORE", str(tmp_path / "fresh"))
+    result = repo.runpytest_subprocess("--dry-run", "--soc", "Ascend310B1")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["tiny-fp16-bs1", "*atc --model=*--soc_version=Ascend310B1*--precision_mode=force_fp16*"]
+    )
+    assert not list((tmp_path / "fresh").glob("onnx/*"))
+    assert not (repo.path / "reports").exists()
+
+
+def test_a_silent_fall_back_to_the_cpu_is_a_failure(repo: pytest.Pytester) -> None:
+    result = repo.runpytest_subprocess("-k", "onnx_matches_pytorch and bs1", "--ort-providers", "CUDAExecutionProvider")
+    assert result.ret == 1
+    assert "CUDAExecutionProvider" in result.stdout.str()
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_an_interrupted_run_keeps_its_evidence(repo: pytest.Pytester) -> None:
+    (repo.path / "conftest.py").write_text(
+        "import pytest\n\n\ndef pytest_runtest_teardown(item):\n"
+        "    if item.name.startswith('test_exports'):\n        raise KeyboardInterrupt\n"
+    )
+    result = repo.runpytest_subprocess("--soc", "Ascend310B1")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert any(isinstance(record, evidence.GateRecord) for record in records(repo))
+    (folder,) = (repo.path / "reports").iterdir()
+    assert (folder / "index.html").exists()
+
+
+def test_a_chinese_reader(repo: pytest.Pytester, monkeypatch) -> None:
+    monkeypatch.setenv("PTH2OM_LANG", "zh")
+    result = repo.runpytest_subprocess("-k", "om_matches_onnx and fp16-bs1")
+    assert "未指定 SoC" in result.stdout.str()
+    assert json.dumps("报告", ensure_ascii=False)[1:-1] in result.stdout.str()
+
+
+def test_an_onnx_is_the_reference_where_there_is_no_torch(repo: pytest.Pytester) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"], "relu")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+    )
+    model = repo.path / "models" / "given"
+    model.mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), model / "given.onnx")
+    (model / "model.toml").write_text(
+        'task = "tensor"\n[source]\nonnx = "given.onnx"\n[[inputs]]\nname = "x"\nshape = [4]\nrange = [-1.0, 1.0]\n'
+    )
+    result = repo.runpytest_subprocess("--soc", "Ascend310P3", "-k", "given")
+    assert result.ret == 0, result.stdout.str()
+    result.stdout.fnmatch_lines(["*SKIPPED*no PyTorch side*"])
+    assert any(check[2].startswith("onnx~om/") and check[3] == "passed" for check in outcome_of_gates(repo))
