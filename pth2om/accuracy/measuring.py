@@ -121,7 +121,7 @@ class _Classes(_Reader):
     def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:  # noqa: ARG002 - the protocol's
         scores = rows.reshape(len(rows), -1)
         classes = self._dataset.classes
-        if scores.shape[1] < 2 or (self._dataset.has_labels and classes is not None and scores.shape[1] < classes):
+        if scores.shape[1] < 2 or (self._dataset.has_classes and classes is not None and scores.shape[1] < classes):
             raise DataError("accuracy.too-few-classes", outputs=scores.shape[1], classes=classes or 2)
         wide = scores.astype(np.float64)
         top = np.argsort(-wide, axis=1, kind="stable")[:, :_TOP]
@@ -138,7 +138,7 @@ class _Classes(_Reader):
         top, margin = np.concatenate(self._top), np.concatenate(self._margin)
         measured: dict[str, Any] = {"kind": "classification", "top": pack(top), "margin": pack(margin), "metrics": {}}
         measured["unreadable"] = int(np.count_nonzero(top[:, 0] < 0))
-        if self._dataset.has_labels:
+        if self._dataset.has_classes:
             labels = self._dataset.labels
             hits = top == labels[:, None]
             measured["labels"] = pack(labels.astype(np.int32))

@@ -62,6 +62,11 @@ class Labelled:
         return self._source.has_labels
 
     @property
+    def has_classes(self) -> bool:
+        """Whether each image has one class; boxes and masks are no such thing."""
+        return self._source.labels is not None
+
+    @property
     def whole(self) -> bool:
         """Whether no image was left out by ``subset``."""
         return self._count == len(self._source.files)
