@@ -495,8 +495,9 @@ def open_session(model: onnx.ModelProto, *, exact: bool = False) -> onnxruntime.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    # Memory stays flat over images of one size; the arena would keep the largest batch it ever saw.
-    options.enable_cpu_mem_arena = False
+    # The arena grows by what is asked, not by doubling: memory stays that of one batch.
+    settings = {"arena_extend_strategy": "kSameAsRequested"}
+    providers = [("CPUExecutionProvider", settings)]
     if exact:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
@@ -504,8 +505,8 @@ def open_session(model: onnx.ModelProto, *, exact: bool = False) -> onnxruntime.
             with tempfile.TemporaryDirectory(prefix="pth2om-") as folder:
                 path = Path(folder) / "model.onnx"
                 write_model(model, path)
-                return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+                return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # noqa: BLE001 - ORT's exceptions share no base class but Exception
         raise QuantizeError("quantize.not-runnable", reason=_first_line(error)) from None
 

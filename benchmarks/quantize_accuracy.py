@@ -1,0 +1,181 @@
+"""Accuracy at equal bits: our default against ONNX Runtime's calibrators and AMCT's algorithm (IFMR + ARQ).
+
+All quantize the same layers of the same float graph to INT8, weights per channel, on the same calibration images:
+
+* ``ours``: the default `Settings`;
+* ``ifmr+arq``: AMCT's algorithm as described, through our deploy model;
+* ``ort-minmax``, ``ort-entropy``, ``ort-percentile``: ``onnxruntime.quantization.quantize_static``, QDQ, run without
+  fusion.
+
+Reported per model: SQNR of the outputs in decibels (the least over the outputs; and mean), top-1 and the paired
+disagreement with the float model where the output is a classification. Usage::
+
+    python benchmarks/quantize_accuracy.py --data ../shared/data --models resnet20 mobilenet_v2 yolov6lite
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from pth2om.accuracy.bounds import drop_interval
+from pth2om.quantize.network import open_session
+from pth2om.quantize.plan import make_plan
+from pth2om.quantize.settings import Settings
+from pth2om.quantize.twins import fake_quant
+
+AMCT = Settings(activations="ifmr", weights="arq", bias_correction=False, balance="off")
+ORT = {"ort-minmax": "MinMax", "ort-entropy": "Entropy", "ort-percentile": "Percentile"}
+
+
+def load(name, repo, roots):
+    """(float ONNX, images, labels) of a model under ``models/``."""
+    import importlib.util
+
+    import torch
+
+    from pth2om import spec
+    from pth2om.data import Preprocessor, open_dataset
+
+    read = spec.load(repo / "models" / name)
+    path = repo / "models" / name / (read.source.net or "net.py")
+    module_spec = importlib.util.spec_from_file_location(f"net_{name}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    candidates = [
+        folder / read.source.checkpoint
+        for folder in (read.folder, read.folder / "weights", *roots, *(root / "weights" for root in roots))
+    ]
+    file = next(path for path in candidates if path.is_file())
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    state = content.get("state_dict", content.get("model", content))
+    state = {key.removeprefix("module."): value.float() for key, value in state.items()}
+    net = module.build(read.source.num_classes or 1000, **read.source.arguments).eval()
+    net.load_state_dict(state)
+    shape = (1, *read.inputs[0].shape)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "m.onnx"
+        torch.onnx.export(
+            net, torch.rand(shape), target, opset_version=13, dynamo=False, input_names=[read.inputs[0].name]
+        )
+        model = onnx.load(target)
+    dataset = open_dataset(read.datasets[0].name, calib_root=repo / "calib", data_roots=roots)
+    preprocess = Preprocessor(read.preprocess)
+    labels = [dataset.label(i) for i in range(len(dataset))] if read.task == "classification" else None
+    return model, read.inputs[0].name, lambda i: preprocess(dataset.image(i))[0][None], len(dataset), labels
+
+
+def ort_quantized(model, nodes, feeds, method, folder):
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.data = iter(feeds)
+
+        def get_next(self):
+            return next(self.data, None)
+
+    logging.disable(logging.WARNING)
+    onnx.save(model, folder / "float.onnx")
+    quantize_static(
+        folder / "float.onnx",
+        folder / "qdq.onnx",
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "ConvTranspose", "Gemm", "MatMul"],
+        nodes_to_quantize=nodes,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=getattr(CalibrationMethod, method),
+    )
+    return onnx.load(folder / "qdq.onnx")
+
+
+class Score:
+    """Running comparison with the float model."""
+
+    def __init__(self, model, exact=False):
+        self.session = open_session(model, exact=exact)
+        self.signal = self.noise = None
+        self.right = []
+
+    def add(self, feeds, wanted, label):
+        values = self.session.run(None, feeds)
+        powers = np.asarray([float(np.sum(w.astype(np.float64) ** 2)) for w in wanted])
+        noises = np.asarray([float(np.sum((w.astype(np.float64) - v) ** 2)) for w, v in zip(wanted, values, strict=True)])
+        self.signal = powers if self.signal is None else self.signal + powers
+        self.noise = noises if self.noise is None else self.noise + noises
+        if label is not None:
+            self.right.append(int(np.argmax(values[0])) == label)
+
+    def table(self, reference):
+        sqnr = 10 * np.log10(self.signal / np.maximum(self.noise, 1e-30))
+        row = {"sqnr_db": float(sqnr.mean()), "least_sqnr_db": float(sqnr.min())}
+        if self.right:
+            mine, base = np.asarray(self.right), np.asarray(reference)
+            lost, gained = int((base & ~mine).sum()), int((~base & mine).sum())
+            low, high, _ = drop_interval(lost, gained, mine.size)
+            row |= {"top1": float(100 * mine.mean()), "drop": 100 * (lost - gained) / mine.size}
+            row |= {"interval": [100 * low, 100 * high]}
+        return row
+
+
+def compare(name, repo, roots, calibration, evaluation, ort):
+    model, input_name, image, count, labels = load(name, repo, roots)
+    indices = range(min(count, calibration))
+    feeds = [{input_name: image(i)} for i in indices]
+    plans = {"ours": make_plan(model, feeds, Settings()), "ifmr+arq": make_plan(model, feeds, AMCT)}
+    base = plans["ifmr+arq"].model
+    scores = {label: Score(fake_quant(plan.deploy())) for label, plan in plans.items()}
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for label, method in ORT.items() if ort else ():
+            started = time.perf_counter()
+            made = ort_quantized(base, list(plans["ifmr+arq"].quantized), feeds, method, Path(folder))
+            seconds[label] = time.perf_counter() - started
+            scores[label] = Score(made, exact=True)
+    session = open_session(model)
+    reference = []
+    for index in range(min(count, evaluation)):
+        one = {input_name: image(index)}
+        wanted = session.run(None, one)
+        label = None if labels is None else labels[index]
+        if label is not None:
+            reference.append(int(np.argmax(wanted[0])) == label)
+        for score in scores.values():
+            score.add(one, wanted, label)
+    return {label: score.table(reference) for label, score in scores.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, action="append", default=[])
+    parser.add_argument("--models", nargs="+", default=["resnet20", "mobilenet_v2", "yolov6lite"])
+    parser.add_argument("--calibration", type=int, default=64)
+    parser.add_argument("--evaluation", type=int, default=10_000)
+    parser.add_argument("--no-ort", action="store_true")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    repo = Path(__file__).resolve().parents[1]
+    results = {}
+    for name in arguments.models:
+        results[name] = compare(
+            name, repo, arguments.data, arguments.calibration, arguments.evaluation, not arguments.no_ort
+        )
+        for label, row in results[name].items():
+            top1 = f"top1 {row['top1']:6.2f}  drop {row['drop']:+5.2f} {row['interval']}" if "top1" in row else ""
+            print(f"{name:16} {label:16} SQNR mean {row['sqnr_db']:6.2f} least {row['least_sqnr_db']:6.2f} dB  {top1}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
