@@ -32,6 +32,8 @@ def test_row_raises_its_code(row, tmp_path):
     lines = result.text.splitlines()
     assert lines[0] == "ATC start working now, please wait for a moment."
     assert any(line.startswith("ATC run failed, ") for line in lines)
+    assert any(line.startswith("pth2om: ") for line in lines), "no word on what to do"
+    assert any(line.startswith("  → ") for line in lines)
     assert {path.name for path in tmp_path.iterdir()} - before <= {"check_result.json"}
 
 
@@ -48,3 +50,12 @@ def test_every_code_of_the_front_end_has_a_row():
     # E10059, E10410, E10501 and E13014 belong to steps that are not emulated.
     never = {"E10024", "E10037", "E10038", "E10059", "E10410", "E10501", "E13014"}
     assert set(TEXTS) - never == {case.code for case in table.CASES} - {"E19010", "EE1001"}
+
+
+def test_general_advice_is_in_both_languages():
+    from pth2om.toolchain.emulator.front_end.texts import TEXTS, failure
+
+    for code in TEXTS:
+        advice = failure(code).advice
+        for language in ("en", "zh"):
+            assert advice is None or (advice.render(language) and advice.fix(language)), code

@@ -25,6 +25,7 @@ from pth2om.toolchain.emulator.front_end.texts import (
     FAILURE,
     STATUS_FAILED,
     SUCCESS,
+    TEXTS,
     AtcFailure,
     RefusedError,
     block,
@@ -189,14 +190,19 @@ def _refused(
     console.print(FAILURE)
     console.print(block(failures, cann))
     shown = set()
-    for message in (*(item.advice for item in failures), *notes):
-        if message is None:
-            continue
+    for message in (*_advice(failures), *notes):
         text = message.render() if message.fix() is None else f"{message.render()}\n  → {message.fix()}"
         if text not in shown:
             shown.add(text)
             console.print(f"pth2om: {text}")
     return AtcResult(STATUS_FAILED, console.text, tuple(failures), notes=notes)
+
+
+def _advice(failures: Sequence[AtcFailure]) -> list[Message]:
+    """What to do, in order; the general sentence of a code only where nothing better is said of the failure."""
+    given = [item.advice for item in failures if item.advice is not None]
+    special = [message for message in given if message.key.removeprefix("atc.") not in TEXTS]
+    return special or given[:1]
 
 
 def _dispatch(flags: Flags, folder: Path) -> _Outcome:

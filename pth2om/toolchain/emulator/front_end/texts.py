@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pth2om.language import Message
+from pth2om.language import Message, say
 from pth2om.preflight.socs import generation
 
 BANNER = "ATC start working now, please wait for a moment."
@@ -188,6 +188,29 @@ _OLDER: dict[str, tuple[str, str]] = {
 """Codes and texts of CANN 7 and 8 that differ from CANN 9's by more than brackets."""
 
 
+_UNADVISED = frozenset(
+    {
+        "E10017",
+        "E10022",
+        "E10054",
+        "E10056",
+        "E10059",
+        "E10410",
+        "E10501",
+        "E13005",
+        "E13009",
+        "E13010",
+        "E13014",
+        "E13026",
+        "E16001",
+        "E16005",
+        "E19999",
+        "EE1011",
+    }
+)
+"""Codes without a general sentence of advice: those who raise them know better, or nobody raises them."""
+
+
 @dataclass(frozen=True)
 class AtcFailure:
     """One message of ATC.
@@ -244,6 +267,8 @@ def failure(
     for word in given:
         head, _, tail = text.partition("%s")
         text = f"{head}{word.replace('%', chr(0))}{tail}"
+    if advice is None and code not in _UNADVISED:
+        advice = say(f"atc.{code}")
     return AtcFailure(printed, text.replace(chr(0), "%"), words, node, code == "E19999", False, advice)
 
 
