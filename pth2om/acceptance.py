@@ -81,6 +81,8 @@ class Acceptance:
         assert self.variant is not None
         settings, spec = self.pipeline.settings, self.pipeline.spec
         toolchain = self.pipeline.toolchain()
+        if self.variant.precision == "int8":
+            built = self.pipeline.quantized(self.variant.batch)  # what atc is given
         options = self.pipeline.atc_options(self.variant, built.file)
         asked = {name: value for name, value in options.to_json().items() if name != "model"}
         latency_ms = spec.gates.latency_ms.get(self.variant.name)
@@ -112,6 +114,69 @@ class Acceptance:
         provenance = toolchain.provenance
         digests = {"onnx": built.record.digest}
         return [self._gate("preflight", judgement, provenance, digests, provenance.ground, artifact)]
+
+    def quantized(self, built: Built) -> list[GateRecord]:
+        """Whether the INT8 files are what they should be.
+
+        FP32 arithmetic of the fake-quant twin equals integer arithmetic of the deploy model in every layer whose sums
+        stay below 2**24, and where they do not the difference is shown.
+        """
+        gates = self.stage("quantization", built)
+        details = built.record.details
+        proofs = details.get("proof", [])
+        differing = sum(proof["differing"] for proof in proofs if proof["exact"])
+        judgement = Judgement(
+            check="quantized/exact-layers-differing",
+            measured=float(differing),
+            unit="values",
+            limit=Limit("==", 0),
+            verdict="passed" if differing == 0 and proofs else "failed",
+            details={"layers": len(proofs), "exact": sum(proof["exact"] for proof in proofs)},
+        )
+        layers = Judgement(
+            check="quantized/int8-layers",
+            measured=float(details["int8_layers"]),
+            unit="layers",
+            limit=Limit(">", 0),
+            verdict="passed" if details["int8_layers"] else "failed",
+            details={"candidates": details["candidate_layers"], "layers": details["layers"]},
+        )
+        record = built.record
+        digests = {"deploy": record.digest}
+        return gates + [
+            self._gate("quantization", each, record.provenance, digests, "host", built.artifact)
+            for each in (judgement, layers)
+        ]
+
+    def fp32_checkpoint(self, built: Built) -> list[GateRecord]:
+        """Whether the INT8 weights, written back as an FP32 checkpoint, load into the net with all their keys.
+
+        Raises:
+            Absent: the checkpoint is no state dict, so none was written.
+        """
+        path = built.artifact.file("int8_as_fp32.pth")
+        if not path.exists():
+            raise Absent("pipeline.no-fp32-checkpoint", where=self.pipeline.spec.name)
+        from pth2om import checkpoint
+
+        pipeline = self.pipeline
+
+        def measure() -> Any:  # noqa: ANN401 - JSON
+            loaded = checkpoint.load_module(pipeline.spec, path, net=pipeline.net)
+            return {"tensors": loaded.details["tensors"], "parameters": loaded.details["parameters"]}
+
+        inputs = {"checkpoint": pipeline.store.digest(path), **pipeline.source_digests}
+        measured, artifact = self.measured("fp32-checkpoint", 1, inputs, {}, ("torch",), measure)
+        judgement = Judgement(
+            "fp32-checkpoint/tensors",
+            float(measured["tensors"]),
+            "tensors",
+            Limit(">", 0),
+            "passed",
+            message=say("pipeline.fp32-checkpoint", path=str(path)),
+            details={**measured, "path": str(path)},
+        )
+        return [self._gate("quantization", judgement, built.record.provenance, inputs, "host", artifact)]
 
     # --- closeness ----------------------------------------------------------------------------------------------
 

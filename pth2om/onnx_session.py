@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -85,9 +87,7 @@ class OnnxSession:
         """Name and version of ONNX Runtime, unless another was given."""
         if self._provenance is not None:
             return self._provenance
-        import onnxruntime
-
-        return Provenance("onnxruntime", str(onnxruntime.__version__), "host")
+        return Provenance("onnxruntime", _version(), "host")
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -225,3 +225,13 @@ def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds, where: str) -> None:
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _version() -> str:
+    """ONNX Runtime's version without importing it: a run that finds its measurements in the store opens no session."""
+    for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann", "onnxruntime-directml"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    import onnxruntime
+
+    return str(onnxruntime.__version__)

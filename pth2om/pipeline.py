@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Absent, ToolchainError
 from pth2om.evidence import Finding, StageRecord
 from pth2om.language import say
-from pth2om.session import Provenance, Session
-from pth2om.spec import PRECISION_MODES, Spec, Variant
+from pth2om.session import Feeds, Provenance, Session
+from pth2om.spec import PRECISION_MODES, Preprocess, Spec, Variant
 from pth2om.store import Artifact, Key, Store
 
 if TYPE_CHECKING:
@@ -231,6 +231,63 @@ class Pipeline:
             details={name: value for name, value in details.items() if name != "findings"},
         )
 
+    def quantized(self, batch: int) -> Built:
+        """INT8: calibrate the exported ONNX, and write the deploy model with its twins.
+
+        Its folder also holds ``fake_quant.onnx`` and, where the checkpoint is a state dict, ``int8_as_fp32.pth``.
+
+        Raises:
+            Absent: the calibration images are not here.
+            QuantizeError: the model cannot be quantized.
+        """
+        from pth2om import quantize
+
+        source = self.onnx(batch)
+        table = self.spec.quantize
+        dataset = self._calibration()
+        key = self._key(
+            "quantized",
+            quantize.VERSION,
+            {"onnx": source.record.digest, "dataset": dataset.digest, **self.source_digests},
+            {"quantize": table.model_dump(mode="json"), "preprocess": self._preprocess().model_dump(mode="json")},
+            ("onnx", "onnxruntime", "numpy"),
+            f"{self.spec.name}-int8-bs{batch}",
+        )
+        artifact = self.store.artifact(key, lambda folder: self._quantize(source.file, dataset, batch, folder, key))
+        report = artifact.json("quantize.json")
+        return self._built(
+            artifact,
+            artifact.file("deploy.onnx"),
+            f"int8-bs{batch}",
+            "quantized",
+            digest=report["sha256"],
+            provenance=Provenance("pth2om", metadata.version("pth2om"), "host"),
+            findings=report["findings"],
+            details={**report["details"], "layers": report["layers"], "dataset": dataset.name},
+        )
+
+    def fake_quant_session(self, batch: int) -> Session:
+        """The INT8 model's twin of standard operators, in ONNX Runtime without fusion: the mathematical level."""
+
+        def make() -> Session:
+            from pth2om.onnx_session import OnnxSession
+
+            built = self.quantized(batch)
+            provenance = Provenance("fake-quant", metadata.version("onnxruntime"), "host")
+            return OnnxSession(
+                built.artifact.file("fake_quant.onnx"),
+                digest=f"{built.record.digest}-fake-quant",
+                threads=self.settings.threads,
+                optimize="none",
+                provenance=provenance,
+            )
+
+        return self._session(f"fake-quant-bs{batch}", make)
+
+    def compiled_from(self, variant: Variant) -> Built:
+        """What a variant is compiled from: the ONNX, or for int8 the deploy model."""
+        return self.quantized(variant.batch) if variant.precision == "int8" else self.onnx(variant.batch)
+
     def atc_options(self, variant: Variant, model: Path) -> AtcOptions:
         """What atc is asked for this variant; the same for the emulator and the real tool."""
         from pth2om.toolchain.atc_options import AtcOptions
@@ -273,7 +330,7 @@ class Pipeline:
             AtcError: what atc refuses.
         """
         toolchain = self.toolchain()
-        source = self.onnx(variant.batch)
+        source = self.compiled_from(variant)
         options = self.atc_options(variant, source.file)
         asked = {name: value for name, value in options.to_json().items() if name != "model"}
         provenance = toolchain.provenance
@@ -468,6 +525,60 @@ class Pipeline:
         details["bytes"] = (folder / "model.onnx").stat().st_size
         raw.unlink(missing_ok=True)
         (folder / "export.json").write_text(json.dumps(details, ensure_ascii=False), encoding="utf-8")
+
+    def _preprocess(self) -> Preprocess:
+        if self.spec.preprocess is None:
+            raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
+        return self.spec.preprocess
+
+    def _calibration(self) -> Labelled:
+        """The dataset that calibrates."""
+        name = self.spec.quantize.dataset or next((entry.name for entry in self.spec.datasets), None)
+        if name is None:
+            raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
+        return self.dataset(name)
+
+    def _quantize(self, model: Path, dataset: Labelled, batch: int, folder: Path, key: Key) -> None:
+        from pth2om.data import Preprocessor, batches
+        from pth2om.progress import counted
+        from pth2om.quantize import Settings as QuantizeSettings
+        from pth2om.quantize import api
+        from pth2om.quantize.checkpoint_fp32 import write_checkpoint
+        from pth2om.store import file_digest
+
+        preprocess = self._preprocess()
+        fed = preprocess.input or self.spec.inputs[0].name
+        images = min(self.spec.quantize.images, len(dataset))
+        first: list[Feeds] = []
+
+        def feeds() -> Iterator[Feeds]:
+            for piece in batches(dataset, Preprocessor(preprocess), batch, indices=range(images)):
+                if len(first) < 2:
+                    first.append({fed: piece.array})
+                yield {fed: piece.array}
+
+        # Outside of the artifact's folder, which goes when the build is interrupted: calibration is resumed from it.
+        state = self.store.root / "resume" / f"{key.digest}.npz"
+        state.parent.mkdir(parents=True, exist_ok=True)
+        settings = QuantizeSettings.from_spec(self.spec.quantize)
+        count = -(-images // batch)
+        with (
+            counted(f"{self.spec.name} int8", count) as seen,
+            api.planned(
+                model, feeds(), settings, folder, self.spec.name, state=state, progress=seen and (lambda n, _: seen(n))
+            ) as plan,
+        ):
+            result = api.write_files(plan, folder, self.spec.name, proof=first)
+            findings = list(result.findings)
+            checkpoint = self.weights
+            if checkpoint is not None and self.checkpoint().record.details.get("read_by") == "weights_only":
+                findings += write_checkpoint(plan, checkpoint, folder / "int8_as_fp32.pth")[1]
+        for role in ("deploy", "fake_quant"):
+            result.files[role].rename(folder / f"{role}.onnx")
+        report = json.loads(result.files["report"].read_text(encoding="utf-8"))
+        report["findings"] = [finding.to_json() for finding in findings]
+        report["sha256"] = file_digest(folder / "deploy.onnx")
+        (folder / "quantize.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
     def _given_onnx(self) -> Path:
         if self.weights is None:

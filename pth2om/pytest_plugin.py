@@ -563,6 +563,18 @@ def onnx_session(pipeline: Pipeline, batch: int) -> Session:
 
 
 @pytest.fixture
+def quantized_model(pipeline: Pipeline, variant: Variant) -> Built:
+    """The INT8 deploy model of an int8 variant, with its twins."""
+    return pipeline.quantized(variant.batch)
+
+
+@pytest.fixture
+def fake_quant_session(pipeline: Pipeline, variant: Variant) -> Session:
+    """The INT8 model's twin of standard operators, in ONNX Runtime."""
+    return pipeline.fake_quant_session(variant.batch)
+
+
+@pytest.fixture
 def om_model(pipeline: Pipeline, variant: Variant) -> Built:
     """The compiled variant."""
     return pipeline.om(variant)
@@ -612,6 +624,14 @@ class Accept:
     def preflight(self, built: Built) -> None:
         """ATC will take the ONNX file on this SoC, as far as the tables know."""
         self._settle(self.acceptance.preflight(built))
+
+    def quantized(self, built: Built) -> None:
+        """The INT8 files are well formed, and FP32 and integer arithmetic agree in them."""
+        self._settle(self.acceptance.quantized(built))
+
+    def fp32_checkpoint(self, built: Built) -> None:
+        """The INT8 weights load as an FP32 checkpoint with the same keys."""
+        self._settle(self.acceptance.fp32_checkpoint(built))
 
     def closeness(self, reference: Any, candidate: Any, samples: Any) -> None:  # noqa: ANN401 - sessions, or bands
         """The candidate computes what the reference computes, slice by slice."""

@@ -356,7 +356,12 @@ class Spec(_Table):
     @field_validator("variants", mode="before")
     @classmethod
     def _product(cls, value: object) -> object:
-        """``[variants] precision = [...], batch = [...]`` means every combination; ``[[variants]]`` lists them."""
+        """``[variants] precision = [...], batch = [...]`` means every combination; ``[[variants]]`` lists them.
+
+        In a list, ``"int8-bs4"`` and ``"fp16-bs1-aipp"`` are short for a table.
+        """
+        if isinstance(value, list):
+            return [_variant(entry) if isinstance(entry, str) else entry for entry in value]
         if isinstance(value, Mapping):
             extra = set(value) - {"precision", "batch"}
             if extra:
@@ -399,6 +404,13 @@ class Spec(_Table):
     def batches(self) -> tuple[int, ...]:
         """The batch sizes of all variants, ascending."""
         return tuple(sorted({variant.batch for variant in self.variants}))
+
+
+def _variant(name: str) -> dict[str, Any]:
+    match = re.fullmatch(r"([a-z0-9_]+)-bs(\d+)(-aipp)?", name)
+    if match is None:
+        raise ValueError(f"{name!r} is no variant: write it like fp16-bs1, int8-bs4 or fp16-bs1-aipp")
+    return {"precision": match[1], "batch": int(match[2]), "aipp": match[3] is not None}
 
 
 T = TypeVar("T", bound=BaseModel)

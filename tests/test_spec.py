@@ -137,6 +137,17 @@ def test_other_things_that_are_not_a_spec(tmp_path: Path) -> None:
         load(write(tmp_path, 'name = "x"\n' + GOOD))
 
 
+def test_variants_by_name(tmp_path: Path) -> None:
+    text = GOOD.replace('[variants]\nprecision = ["fp16", "int8"]\nbatch = [1, 4]\n', "")
+    spec = load(write(tmp_path, 'variants = ["int8-bs2", "fp16-bs1-aipp"]\n' + text))
+    assert [(each.precision, each.batch, each.aipp) for each in spec.variants] == [
+        ("int8", 2, False),
+        ("fp16", 1, True),
+    ]
+    with pytest.raises(SpecError, match=r"model\.toml:1: .*like fp16-bs1"):
+        load(write(tmp_path, 'variants = ["int8"]\n' + text))
+
+
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     model = write(tmp_path, "")
     (model / "model.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pth2om.quantize.settings import LayerReport, QuantizeResult, Settings
+from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, Settings
 
 if TYPE_CHECKING:
-    from pth2om.quantize.api import VERSION, convert, quantize
+    from pth2om.quantize.api import convert, quantize
     from pth2om.quantize.twins import emulation_rewrite, fake_quant, integer
 
 _LAZY = {
-    "VERSION": "api",
     "convert": "api",
     "quantize": "api",
     "emulation_rewrite": "twins",

@@ -26,13 +26,11 @@ from pth2om.quantize.plan import Plan, make_plan
 from pth2om.quantize.proof import LayerProof, prove
 from pth2om.quantize.qdq import build_qdq, convert_qdq
 from pth2om.quantize.record import render_records
-from pth2om.quantize.settings import LayerReport, QuantizeResult, Settings
+from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, Settings
 from pth2om.quantize.twins import fake_quant
 from pth2om.quantize.weights import Quantized
 from pth2om.store import file_digest
 
-VERSION = 1
-"""Raised when this stage makes other files from the same inputs."""
 _PROOF_BATCHES = 1
 
 

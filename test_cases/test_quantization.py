@@ -1,0 +1,21 @@
+"""INT8: are its files right, and what does it cost?"""
+
+import pytest
+
+pytestmark = pytest.mark.question("quantization")
+
+
+def test_int8_files_are_right(quantized_model, accept):
+    accept.quantized(quantized_model)
+
+
+def test_fake_quant_matches_onnx(quantized_model, onnx_session, fake_quant_session, samples, accept):
+    accept.closeness(onnx_session, fake_quant_session, samples)
+
+
+def test_fake_quant_keeps_the_score(quantized_model, torch_session, fake_quant_session, labelled, accept):
+    accept.accuracy(torch_session, fake_quant_session, labelled)
+
+
+def test_int8_weights_load_as_fp32_checkpoint(quantized_model, accept):
+    accept.fp32_checkpoint(quantized_model)
