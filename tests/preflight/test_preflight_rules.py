@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -219,6 +220,35 @@ def test_every_sentence_is_in_both_languages():
             assert entry["zh"], name
             if "fix" in entry:
                 assert set(entry["fix"]) == {"en", "zh"}, name
+
+
+def test_every_pass_that_is_named_exists():
+    """The remedies name passes of ``pth2om fix``: those that are agreed upon."""
+    agreed = {
+        "simplify",
+        "domains",
+        "int32",
+        "inline-functions",
+        "opset-imports",
+        "unique-names",
+        "constant-value",
+        "clamp",
+        "transpose-perm",
+        "split-clip-pad",
+        "conv1d",
+        "decompose",
+        "downconvert",
+        "ir-version",
+        "static-shapes",
+        "cut",
+    }
+    named = set()
+    for room in ("preflight", "atc"):
+        for entry in catalogue(room).values():
+            for text in entry.get("fix", {}).values():
+                named.update(re.findall(r"--pass ([a-z0-9-]+)", text))
+    assert named <= agreed
+    assert len(named) > 10
 
 
 def test_shapes_of_the_options(tmp_path):

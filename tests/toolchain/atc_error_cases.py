@@ -331,8 +331,8 @@ HEADS = {
         (
             "Every row is run by `tests/toolchain/test_atc_errors.py`; `python tests/toolchain/atc_error_cases.py` "
             "writes this page. `model.onnx` is a small convolution, spoiled as the row says. Nothing below needs CANN. "
-            "E10024 (a file nobody may read), E10037 and E10038 (stopped earlier by ATC's own flag checks), E10059, E10410, "
-            "E10501 and E13014 are known to the front end and have no row."
+            "E10024 (a file nobody may read), E10037 and E10038 (stopped earlier by ATC's own flag checks), E10059, "
+            "E10410, E10501 and E13014 are known to the front end and have no row."
         ),
         ("code", "CANN", "what is wrong", "`pth2om atc --`"),
     ),
@@ -342,8 +342,9 @@ HEADS = {
             "每一行都由 `tests/toolchain/test_atc_errors.py` 执行；"
             "本页由 `python tests/toolchain/atc_error_cases.py` 生成。"
             "`model.onnx` 是一个小卷积模型，按该行的说明加以破坏。以下内容都不需要 CANN。"
-            "E10024（无读取权限的文件）、E10037 与 E10038（更早被 ATC 的参数检查拦下）、E10059、E10410、E10501、E13014 "
-            "前端认识，但没有对应的行。"
+            "E10024（无读取权限的文件）、E10037 与 E10038（更早被 ATC 的参数检查拦下）、"
+            "E10059、E10410、E10501、"
+            "E13014 前端认识，但没有对应的行。"
         ),
         ("错误码", "CANN", "问题", "`pth2om atc --`"),
     ),

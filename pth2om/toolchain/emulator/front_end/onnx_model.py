@@ -168,7 +168,7 @@ class _Keys:
     def __init__(self, model: ModelProto, cann: str) -> None:
         self.cann = cann
         self.imports = onnx_model.imports(model)
-        self.fields = len(self.imports)
+        self.fields = len(model.opset_import)
         self.functions = {(item.domain, item.name) for item in model.functions}
         self.single_domain = generation(cann) == 7
 
