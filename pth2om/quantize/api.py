@@ -156,15 +156,14 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
     """
     layers = list(plan.quantized.values())
     deploy = plan.deploy()
-    twin = fake_quant(deploy)
     proofs = prove(deploy, proof, plan.settings.memory) if proof else []
     findings = tuple(_findings(plan, proofs))
     reports = tuple(layer_reports(plan))
     details = _details(plan, proofs)
     if plan.calibration.random:
-        for one in (deploy, twin):
-            entry = one.metadata_props.add()
-            entry.key, entry.value = "pth2om.calibration", "random numbers, no data: accuracy means nothing"
+        # The twin is made from the deploy model and inherits the mark.
+        entry = deploy.metadata_props.add()
+        entry.key, entry.value = "pth2om.calibration", "random numbers, no data: accuracy means nothing"
     names = {
         "deploy": f"{prefix}_deploy_model.onnx",
         "fake_quant": f"{prefix}_fake_quant_model.onnx",
@@ -178,9 +177,9 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
         with tempfile.TemporaryDirectory(prefix=f".{prefix}.", dir=destination) as temporary:
             folder = Path(temporary)
             write_model(deploy, folder / names["deploy"])
-            write_model(twin, folder / names["fake_quant"])
+            write_model(fake_quant(deploy), folder / names["fake_quant"])
             write_model(build_qdq(plan.network, layers), folder / names["qdq"])
-            _write_json(folder / names["quant_json"], quant_json(plan.model, deploy, prefix))
+            _write_json(folder / names["quant_json"], quant_json(plan.network.nodes, deploy, prefix))
             (folder / names["record"]).write_text(render_records(records(layers)), encoding="utf-8")
             table = {
                 "layers": [asdict(report) for report in reports],
@@ -277,11 +276,10 @@ def _report(plan: Plan, layer: Layer, quantized: Quantized) -> LayerReport:
     power = float(np.dot(values**2, counts) / counts.sum())
     noise = ranges.error(values, counts, chosen)
     weight_sqnr = None
-    if quantized.float_weight is not None:
-        weight_sqnr = _decibel(
-            float(np.mean(quantized.float_weight.astype(np.float64) ** 2)),
-            float(np.mean((quantized.dequantized.astype(np.float64) - quantized.float_weight) ** 2)),
-        )
+    weight = quantized.float_weight
+    if weight is not None:
+        gap = quantized.dequantized - weight
+        weight_sqnr = _decibel(float(np.mean(weight * weight)), float(np.mean(gap * gap)))
     return LayerReport(
         layer.name,
         layer.kind,

@@ -30,7 +30,6 @@ from pth2om.quantize.network import (
     open_session,
     run_session,
     scale_rows,
-    with_outputs,
 )
 
 THRESHOLD_BITS = 2.0
@@ -69,7 +68,7 @@ def channel_magnitudes(
     for batch in feeds:
         if not sessions:
             groups = groups_by_memory(model, [name for name in tensors if name not in inputs], batch, memory)
-            sessions = [(open_session(with_outputs(model, group)), group) for group in groups]
+            sessions = [(open_session(model, outputs=group), group) for group in groups]
         values: dict[str, Array] = {name: batch[name] for name in tensors if name in inputs}
         for session, group in sessions:
             values.update(run_session(session, batch, group))

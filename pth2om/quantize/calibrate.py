@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from pth2om.errors import QuantizeError
-from pth2om.quantize.network import Array, open_session, run_session, shapes_of, with_outputs
+from pth2om.quantize.network import Array, open_session, run_session, shapes_of
 from pth2om.quantize.observe import Histogram
 
 Feeds = Mapping[str, Array]
@@ -93,7 +93,7 @@ def calibrate(
         for batch in feeds:
             if not sessions:
                 groups = groups_by_memory(model, [name for name in tensors if name not in names], batch, memory)
-                sessions = [(open_session(with_outputs(model, group)), group) for group in groups]
+                sessions = [(open_session(model, outputs=group), group) for group in groups]
             _chain(chain, batch)
             result.batches += 1
             result.images += _images(batch)

@@ -174,9 +174,8 @@ def _original(plan: Plan, quantized: Quantized) -> tuple[Doubles, Doubles | None
     """Integers and float constants of a layer in the scale of the model before balancing, as rows per channel."""
     layer = quantized.layer
     assert quantized.weight is not None
-    assert quantized.float_weight is not None
     weight = quantized.dequantized.astype(np.float64)
-    floating = quantized.float_weight.astype(np.float64)
+    floating = np.asarray(quantized.float_weight, np.float64)
     bias: Doubles | None = None
     if quantized.bias is not None:
         bias = quantized.bias.astype(np.float64) * quantized.deq_scale.astype(np.float64)

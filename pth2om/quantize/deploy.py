@@ -31,7 +31,7 @@ def build_deploy(network: Network, layers: Sequence[Quantized]) -> onnx.ModelPro
         network: the prepared float network; not changed.
         layers: what becomes INT8.
     """
-    copy = Network(network.model_copy())
+    copy = Network(network.finish(), own=True)
     by_name = {node.name: node for node in copy.nodes}
     quants: dict[tuple[str, bytes, int], str] = {}
     for quantized in layers:

@@ -26,14 +26,14 @@ def records(layers: Sequence[Quantized]) -> dict[str, Record]:
     return found
 
 
-def quant_json(original: onnx.ModelProto, deploy: onnx.ModelProto, name: str) -> dict[str, Any]:
+def quant_json(original: Sequence[onnx.NodeProto], deploy: onnx.ModelProto, name: str) -> dict[str, Any]:
     """Which original nodes every node of the deploy model stands for, as Ascend's accuracy comparison reads it.
 
     Layout and names as the msprobe parser takes them (``-q`` / ``--quant_fusion_rule_file``); quantization nodes, which
     have no original, have an empty list.
     """
-    known = {node.name for node in original.graph.node}
-    makers = {output: node for node in original.graph.node for output in node.output}
+    known = {node.name for node in original}
+    makers = {output: node for node in original for output in node.output}
     ops = []
     for node in deploy.graph.node:
         sources = _sources(node, known, makers)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,15 @@ class Network:
     """A model being rewritten: nodes as a list, constants as a dict, everything findable by tensor name.
 
     Args:
-        model: copied; Constant nodes of the main graph become initializers and every node gets a unique name
+        model: copied unless ``own``; Constant nodes of the main graph become initializers and every node gets a unique name
             (``node_<i>`` for a nameless one, as AMCT calls it).
+        own: the caller gives the model away, so that large weights are not held twice.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+    def __init__(self, model: onnx.ModelProto, *, own: bool = False) -> None:
+        self.model = model if own else onnx.ModelProto()
+        if not own:
+            self.model.CopyFrom(model)
         graph = self.model.graph
         self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
@@ -207,14 +210,8 @@ class Network:
         position = next(number for number, other in enumerate(self.nodes) if other is node)
         self.nodes[position : position + 1] = list(new)
 
-    def model_copy(self) -> onnx.ModelProto:
-        """The network as a model; later changes of either do not touch the other."""
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self.finish())
-        return copy
-
     def finish(self) -> onnx.ModelProto:
-        """The rewritten model: nodes in topological order, constants that nobody reads left out."""
+        """The rewritten model, a copy: nodes in topological order, constants that nobody reads left out."""
         graph = self.model.graph
         ordered = self._sorted()
         read = {name for node in ordered for name in node.input} | self.outputs
@@ -312,6 +309,7 @@ def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]
         findings.append(Finding("quantize.opset-converted", "warning", message))
     network = Network(_inferred(model))
     folded = _fold(network)
+    network = Network(network.finish(), own=True)
     if folded:
         findings.append(Finding("quantize.folded", "info", say("quantize.folded", count=folded)))
     return network, findings
@@ -483,16 +481,22 @@ def _per_channel(shape: tuple[int, ...], channels: int, rank: int) -> bool:
 # ---------------------------------------------------------------------------------------------------------- sessions
 
 
-def open_session(model: onnx.ModelProto, *, exact: bool = False) -> onnxruntime.InferenceSession:
+def open_session(
+    model: onnx.ModelProto, *, outputs: Sequence[str] | None = None, exact: bool = False
+) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on the CPU.
 
     Args:
         model: what to run.
+        outputs: tensors to hand back instead of the model's outputs.
         exact: run node by node as written (no fusion), which bit-for-bit comparison needs.
 
     Raises:
         QuantizeError: ONNX Runtime does not take the model.
     """
+    if outputs is not None:
+        with _handing_back(model, outputs):
+            return open_session(model, exact=exact)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # The arena grows by what is asked, not by doubling: memory stays that of one batch.
@@ -527,14 +531,17 @@ def run_session(
     return dict(zip(names, values, strict=True))
 
 
-def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """A copy of ``model`` whose outputs are ``names`` alone (types are left to the runtime)."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.output[:]
-    for name in names:
-        copy.graph.output.append(onnx.ValueInfoProto(name=name))
-    return copy
+@contextlib.contextmanager
+def _handing_back(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[None]:
+    """The model with other outputs while the block runs (types are left to the runtime); weights are not copied."""
+    kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in model.graph.output]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    try:
+        yield
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(kept)
 
 
 def _first_line(error: BaseException) -> str:

@@ -37,7 +37,6 @@ class Plan:
 
     Attributes:
         network: the float network that the layers are in (BatchNorm folded, equalized).
-        model: the same as a model.
         selection: all candidate layers.
         calibration: what was observed.
         quantized: layer name -> its integers, for every layer that can be INT8.
@@ -47,7 +46,6 @@ class Plan:
     """
 
     network: Network
-    model: onnx.ModelProto
     selection: Selection
     calibration: Calibration
     settings: Settings
@@ -55,6 +53,11 @@ class Plan:
     balances: dict[str, list[Balance]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     search: Search | None = None
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The float network as a model; made when asked for."""
+        return self.network.finish()
 
     def deploy(self, names: Iterable[str] | None = None) -> onnx.ModelProto:
         """The deploy model with INT8 in ``names`` (default: in every layer that can be)."""
@@ -106,14 +109,13 @@ def make_plan(
     balances = _balance(network, selection, first, settings, findings)
     if balances:
         selection = chosen()
-    prepared = network.model_copy()
     tensors: dict[str, int | None] = {}
     for layer in selection.chosen:
         axis = None if layer.weight is None else (1 if layer.per_channel else -1)
         tensors[layer.input] = axis if tensors.get(layer.input) is None else tensors[layer.input]
     state_key = f"{key}/{settings.equalize}/{settings.balance}"
     calibration = calibrate(
-        prepared,
+        network.finish(),
         tensors,
         itertools.chain(first, stream),
         total=total,
@@ -122,7 +124,7 @@ def make_plan(
         memory=settings.memory,
         progress=progress,
     )
-    plan = Plan(network, prepared, selection, calibration, settings, balances=balances, findings=findings)
+    plan = Plan(network, selection, calibration, settings, balances=balances, findings=findings)
     _examine_activations(plan)
     choose_parameters(plan)
     plan.findings += selection.findings
@@ -142,7 +144,7 @@ def _balance(
     wanted = depthwise(selection.chosen)
     if settings.balance != "off" and wanted and first:
         names = list(dict.fromkeys(layer.input for layer in wanted))
-        magnitudes = channel_magnitudes(network.model_copy(), names, first, settings.memory)
+        magnitudes = channel_magnitudes(network.finish(), names, first, settings.memory)
         balanced, said = balance(network, wanted, magnitudes, insert=settings.balance == "insert")
         findings += said
         for name, entry in balanced.items():
@@ -208,9 +210,10 @@ def _integers(plan: Plan, layer: Layer, activation: ranges.Range) -> Quantized:
 def _name_dead_channels(plan: Plan) -> None:
     """Channels whose weights are all zero are constant; they are told, not quantized away."""
     for quantized in plan.quantized.values():
-        if quantized.float_weight is None:
+        weight = quantized.float_weight
+        if weight is None:
             continue
-        rows = quantized.layer.rows(quantized.float_weight)
+        rows = quantized.layer.rows(weight)
         dead = np.flatnonzero(~rows.any(axis=1))
         if dead.size:
             message = say("quantize.constant-channels", count=int(dead.size), first=int(dead[0]))

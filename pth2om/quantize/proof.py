@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from pth2om.quantize.calibrate import MEMORY, Feeds, groups_by_memory
-from pth2om.quantize.network import open_session, run_session, with_outputs
+from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.twins import Part, _IntegerWriter, _rewrite, float_sums
 
 
@@ -87,7 +87,7 @@ def prove(deploy: onnx.ModelProto, feeds: Iterable[Feeds], memory: int = MEMORY)
             owner = {first: name for name, (first, _) in pairs.items()}
             for group in groups_by_memory(deploy, outputs, batch, memory // 2):
                 names = [name for first in group for name in pairs[owner[first]]]
-                sessions.append((open_session(with_outputs(model, names), exact=True), [owner[one] for one in group]))
+                sessions.append((open_session(model, outputs=names, exact=True), [owner[one] for one in group]))
         for session, layers in sessions:
             values = run_session(session, batch)
             for name in layers:

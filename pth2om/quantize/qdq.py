@@ -30,13 +30,13 @@ def build_qdq(network: Network, layers: Sequence[Quantized]) -> onnx.ModelProto:
     Raises:
         QuantizeError: the model's opset is below 13 and cannot be raised.
     """
-    model = network.model_copy()
+    model = network.finish()
     if opset_of(model) < _AXIS_OPSET:
         try:
             model = onnx.version_converter.convert_version(model, _AXIS_OPSET)
         except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike
             raise QuantizeError("quantize.opset", opset=opset_of(model), reason=str(error).split("\n")[0]) from None
-    copy = Network(model)
+    copy = Network(model, own=True)
     by_name = {node.name: node for node in copy.nodes}
     pairs: dict[tuple[str, bytes, int], str] = {}
     for quantized in layers:
@@ -70,7 +70,6 @@ def _constants(
     # A grouped ConvTranspose has fewer entries on its channel axis than channels; its scale is then one value a group.
     axis = 0 if layer.kind == "Conv" else 1
     if quantized.scale.size not in (1, quantized.weight.shape[axis]):
-        assert quantized.float_weight is not None
         node.input[1] = network.add_constant(f"{node.input[1]}.fake", quantized.dequantized)
     else:
         node.input[1] = _dequantized(network, f"{layer.name}.weight", quantized.weight, quantized.scale, axis)
@@ -257,7 +256,7 @@ def _along(factors: npt.NDArray[np.float32], rank: int, axis: int) -> npt.NDArra
 
 def _converted(network: Network, layer: Layer, activation: Range, constant: _Constant | None) -> Quantized:
     if layer.weight is None or constant is None:
-        return Quantized(layer, activation, np.ones(1, np.float32))
+        return Quantized(layer, activation, np.ones(1, np.float32), network)
     weight = np.asarray(network.array(layer.weight), np.float32)
     rows = layer.rows(weight)
     if constant.scale.size == 1 or (layer.per_channel and constant.scale.size == rows.shape[0]):
@@ -267,7 +266,7 @@ def _converted(network: Network, layer: Layer, activation: Range, constant: _Con
         scale = np.asarray([np.abs(rows).max() / 127], np.float32)
     else:
         scale = np.tile(constant.scale, rows.shape[0] // constant.scale.size)
-    quantized = Quantized(layer, activation, scale, float_weight=weight)
+    quantized = Quantized(layer, activation, scale, network)
     quantized.weight = np.asarray(layer.unrows(integers(rows, scale), weight), np.int8)
     if layer.bias is not None:
         bias = np.asarray(network.array(layer.bias), np.float64).reshape(-1)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from pth2om.quantize.calibrate import MEMORY, Feeds, Progress, groups_by_memory
-from pth2om.quantize.network import open_session, run_session, with_outputs
+from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import Plan
 from pth2om.quantize.twins import fake_quant
 
@@ -85,14 +85,14 @@ def layer_errors(
 
     Memory holds one batch's activations of both (at most ``memory`` bytes a time), however many batches there are.
     """
-    twin = fake_quant(plan.deploy())
+    twin, model = fake_quant(plan.deploy()), plan.model
     owner = {quantized.layer.output: name for name, quantized in plan.quantized.items()}
     sums = {tensor: _Sums() for tensor in owner}
     sessions: list[tuple[Any, Any, list[str]]] = []
     for number, batch in enumerate(feeds, 1):
         if not sessions:
-            for group in groups_by_memory(plan.model, list(owner), batch, memory // 2):
-                pair = (open_session(with_outputs(plan.model, group)), open_session(with_outputs(twin, group)))
+            for group in groups_by_memory(model, list(owner), batch, memory // 2):
+                pair = (open_session(model, outputs=group), open_session(twin, outputs=group))
                 sessions.append((*pair, group))
         for reference, quantized, group in sessions:
             wanted, got = run_session(reference, batch, group), run_session(quantized, batch, group)
@@ -108,8 +108,9 @@ def own_effects(plan: Plan, feeds: Sequence[Feeds], progress: Progress | None = 
 
     Each layer is quantized alone and the model run on ``feeds``; nothing is retrained.
     """
-    outputs = [value.name for value in plan.model.graph.output]
-    reference = open_session(plan.model)
+    model = plan.model
+    outputs = [value.name for value in model.graph.output]
+    reference = open_session(model)
     wanted = [run_session(reference, batch, outputs) for batch in feeds]
     effects = []
     for number, name in enumerate(plan.quantized, 1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -30,17 +30,22 @@ class Quantized:
         scale: (1,) or (channels_out,) float32 ``scale_w``; AveragePool has 1.
         weight: int8 in the layout of the float weight; None for AveragePool.
         bias: (channels_out,) int32, or None without bias.
-        float_weight: the float weight it stands for (BatchNorm folded, equalized).
+        network: holds the float constants.
         float_bias: the float bias before rounding, bias correction included.
     """
 
     layer: Layer
     activation: Range
     scale: FloatArray
+    network: Network = field(repr=False)
     weight: npt.NDArray[np.int8] | None = None
     bias: npt.NDArray[np.int32] | None = None
-    float_weight: FloatArray | None = None
     float_bias: npt.NDArray[np.float64] | None = None
+
+    @property
+    def float_weight(self) -> FloatArray | None:
+        """The float weight it stands for (BatchNorm folded, balanced); read from the network, not held twice."""
+        return None if self.layer.weight is None else np.asarray(self.network.array(self.layer.weight), np.float32)
 
     @property
     def deq_scale(self) -> FloatArray:
@@ -124,11 +129,11 @@ def quantize_layer(
         QuantizeError: the integers do not fit INT32; the layer has to stay in floating point.
     """
     if layer.weight is None:
-        return Quantized(layer, activation, np.ones(1, np.float32))
+        return Quantized(layer, activation, np.ones(1, np.float32), network)
     weight = np.asarray(network.array(layer.weight), np.float32)
     rows = layer.rows(weight)
     scale = scales(rows, algorithm, layer.per_channel)
-    quantized = Quantized(layer, activation, scale, float_weight=weight)
+    quantized = Quantized(layer, activation, scale, network)
     quantized.weight = layer.unrows(integers(rows, scale), weight).astype(np.int8)
     value = None if layer.bias is None else network.array(layer.bias)
     if value is not None or shift is not None:
