@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_VERSION = 1
 _OM_VERSION = 1
+_AIPP_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,26 @@ class Pipeline:
         """What a variant is compiled from: the ONNX, or for int8 the deploy model."""
         return self.quantized(variant.batch) if variant.precision == "int8" else self.onnx(variant.batch)
 
+    def aipp(self) -> Artifact:
+        """The AIPP configuration: the spec's own file, or derived from its ``[preprocess]``.
+
+        Raises:
+            AippError: AIPP cannot do what the spec's preprocessing does.
+        """
+        from pth2om import aipp
+
+        table, preprocess = self.spec.aipp, self._preprocess()
+        given = (self.spec.folder / table.config) if table.config else None
+        inputs = {"config": self.store.digest(given)} if given else {}
+        options = {"input_format": table.input_format, "preprocess": preprocess.model_dump(mode="json")}
+        key = self._key("aipp", _AIPP_VERSION, inputs, options, (), self.spec.name)
+
+        def build(folder: Path) -> None:
+            config = aipp.read_config(given) if given else aipp.derive(preprocess, table.input_format)
+            aipp.save_config(config, folder / "aipp.cfg")
+
+        return self.store.artifact(key, build)
+
     def atc_options(self, variant: Variant, model: Path) -> AtcOptions:
         """What atc is asked for this variant; the same for the emulator and the real tool."""
         from pth2om.toolchain.atc_options import AtcOptions
@@ -304,6 +325,7 @@ class Pipeline:
             input_format={4: "NCHW", 5: "NCDHW"}.get(rank, "ND"),
             input_shape=shapes,
             precision_mode=PRECISION_MODES[variant.precision],
+            insert_op_conf=self.aipp().file("aipp.cfg").as_posix() if variant.aipp else None,
             extra=variant.atc,
         )
 
@@ -332,12 +354,16 @@ class Pipeline:
         toolchain = self.toolchain()
         source = self.compiled_from(variant)
         options = self.atc_options(variant, source.file)
-        asked = {name: value for name, value in options.to_json().items() if name != "model"}
+        # Paths say where, not what: the files behind them count by their content.
+        asked = {name: value for name, value in options.to_json().items() if name not in ("model", "insert_op_conf")}
+        inputs = {"onnx": source.record.digest}
+        if options.insert_op_conf:
+            inputs["aipp"] = self.store.digest(Path(options.insert_op_conf))
         provenance = toolchain.provenance
         key = self._key(
             "om",
             _OM_VERSION,
-            {"onnx": source.record.digest},
+            inputs,
             {"atc": asked, "toolchain": provenance.name, "version": provenance.version, "cann": self.settings.cann},
             ("onnx", "onnxruntime"),
             f"{self.spec.name}-{variant.name}",
@@ -430,10 +456,17 @@ class Pipeline:
         description = built.artifact.json("om.json")
         bands = tuple(description["bands"])
         compiled = CompiledModel(built.file, description["digest"], toolchain.provenance, bands, description["details"])
-        return {
-            band: self._session(f"om-{variant.name}-{band}", functools.partial(toolchain.open, compiled, band))
-            for band in bands
-        }
+
+        def opened(band: str) -> Session:
+            session = toolchain.open(compiled, band)
+            if not variant.aipp:
+                return session
+            from pth2om.data.pixels import PixelFed
+
+            preprocess = self._preprocess()
+            return PixelFed(session, preprocess, preprocess.input or self.spec.inputs[0].name)
+
+        return {band: self._session(f"om-{variant.name}-{band}", functools.partial(opened, band)) for band in bands}
 
     # --- data ---------------------------------------------------------------------------------------------------
 
@@ -456,8 +489,8 @@ class Pipeline:
             )
         return self._datasets[name]
 
-    def samples(self, batch: int) -> Samples:
-        """Inputs for closeness: real where a dataset is here, random, and zeros."""
+    def samples(self, batch: int, variant: Variant | None = None) -> Samples:
+        """Inputs for closeness: real where a dataset is here, random, and zeros; all of pixels where AIPP takes them."""
         from pth2om.data import samples
 
         dataset = None
@@ -467,7 +500,8 @@ class Pipeline:
             except Absent:
                 continue
             break
-        return samples(self.spec, dataset, batch=batch, seed=self.settings.seed)
+        pixels = variant is not None and variant.aipp
+        return samples(self.spec, dataset, batch=batch, seed=self.settings.seed, from_pixels=pixels)
 
     def close(self) -> None:
         """Close the sessions and drop the module."""

@@ -587,9 +587,9 @@ def om_session(pipeline: Pipeline, variant: Variant) -> dict[str, Session]:
 
 
 @pytest.fixture
-def samples(pipeline: Pipeline, batch: int) -> Any:  # noqa: ANN401 - data.Samples, not imported here
+def samples(pipeline: Pipeline, batch: int, acceptance_case: Case) -> Any:  # noqa: ANN401 - data.Samples, not imported
     """Inputs for closeness: real, random, zeros."""
-    return pipeline.samples(batch)
+    return pipeline.samples(batch, acceptance_case.variant)
 
 
 @pytest.fixture

@@ -51,9 +51,19 @@ class Samples:
         pixels: the longer side of the image input, for limits in pixels; None where there is no image.
     """
 
-    def __init__(self, spec: Spec, dataset: Labelled | None, *, batch: int, seed: int, rows: tuple[_Row, ...]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        dataset: Labelled | None,
+        *,
+        batch: int,
+        seed: int,
+        rows: tuple[_Row, ...],
+        from_pixels: bool = False,
+    ) -> None:
         self.batch = batch
         self.seed = seed
+        self._from_pixels = from_pixels
         self._spec = spec
         self._dataset = dataset
         self._rows = rows
@@ -81,6 +91,7 @@ class Samples:
             "rows": [[row.kind, row.number, row.image] for row in self._rows],
             "batch": self.batch,
             "seed": self.seed,
+            "from_pixels": self._from_pixels,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -99,6 +110,11 @@ class Samples:
         return "zeros" if row.kind == "zeros" and row.number == 0 else f"{row.kind}-{row.number}"
 
     def _values(self, entry: Input, position: int, row: _Row) -> Array:
+        if self._from_pixels and row.kind != "real" and entry.name == self._fed and self._spec.preprocess:
+            stream = np.random.default_rng([self.seed, row.number])
+            shape = (*self._spec.preprocess.size, 3)
+            image = np.zeros(shape, np.uint8) if row.kind == "zeros" else stream.integers(0, 256, shape, np.uint8)
+            return Preprocessor(self._spec.preprocess).normalize(image).astype(entry.dtype)
         if row.kind == "zeros":
             return np.zeros(entry.shape, dtype=entry.dtype)
         if row.kind == "real" and entry.name == self._fed and self._dataset is not None and self._spec.preprocess:
@@ -125,6 +141,7 @@ def samples(
     real: int = 8,
     random: int = 2,
     zeros: int = 1,
+    from_pixels: bool = False,
 ) -> Samples:
     """The inputs on which two sessions are compared.
 
@@ -136,6 +153,7 @@ def samples(
         real: so many rows of images, or as many as there are.
         random: at least so many rows of random values; they fill up the last batch.
         zeros: so many rows of zeros.
+        from_pixels: make random and zero rows of the image input from uint8 pixels, as an OM with AIPP gets them.
     """
     rows: list[_Row] = []
     if dataset is not None and spec.preprocess is not None:
@@ -147,4 +165,4 @@ def samples(
     rows += [_Row("random", number) for number in range(random)]
     if not rows:
         rows = [_Row("random", number) for number in range(batch)]
-    return Samples(spec, dataset, batch=batch, seed=seed, rows=tuple(rows))
+    return Samples(spec, dataset, batch=batch, seed=seed, rows=tuple(rows), from_pixels=from_pixels)

@@ -53,14 +53,21 @@ class EmulatorToolchain:
         from pth2om.toolchain.emulator.numerics.compiling import compile_numerics
 
         self._check(model, options, destination)
+        source = model
+        if options.insert_op_conf:
+            from pth2om.aipp import emulate_graph, read_config
+
+            source = destination / "with_aipp.onnx"
+            emulate_graph(model, read_config(Path(options.insert_op_conf)), source, soc=options.soc_version or self.soc)
         compiled = compile_numerics(
-            model,
+            source,
             destination,
             precision_mode=options.precision_mode or options.precision_mode_v2 or "",
             soc=options.soc_version or self.soc,
             keep_dtype=_lines(options.keep_dtype),
             modify_mixlist=_json(options.modify_mixlist),
-            input_shapes=shapes(options.input_shape or ""),
+            # With AIPP the inputs it feeds are uint8 NHWC and static; the graph says so itself.
+            input_shapes=None if options.insert_op_conf else shapes(options.input_shape or ""),
             output_type=options.output_type,
             weight_clip=options.is_weight_clip != 0,
         )

@@ -1,0 +1,82 @@
+"""An OM with AIPP takes pixels; what it is compared with takes normalized values. This session stands between."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+
+from pth2om.session import Array, Feeds, Provenance, Session, TensorSpec
+from pth2om.spec import Preprocess
+
+
+class PixelFed:
+    """Feeds a session that takes uint8 NHWC RGB pixels from the normalized NCHW values of a spec's ``[preprocess]``.
+
+    ``pixel = round((value * std + mean) * scale)``, clipped to 0..255: exact for values that were made from pixels. A
+    value between two pixels (a random sample) is moved to the nearer one, by at most half a grey level.
+
+    Args:
+        session: takes pixels.
+        preprocess: says how values were made.
+        name: the input that takes the image.
+    """
+
+    def __init__(self, session: Session, preprocess: Preprocess, name: str) -> None:
+        self._session = session
+        self._name = name
+        channels = 1 if preprocess.color == "GRAY" else 3
+        self._mean = np.array(preprocess.mean or (0.0,) * channels).reshape(-1, 1, 1)
+        self._std = np.array(preprocess.std or (1.0,) * channels).reshape(-1, 1, 1)
+        self._scale = preprocess.scale
+        self._swapped = preprocess.color == "BGR"
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """As the model had them before AIPP: float32 NCHW."""
+        return tuple(self._before(spec) for spec in self._session.inputs)
+
+    def _before(self, spec: TensorSpec) -> TensorSpec:
+        if spec.name != self._name:
+            return spec
+        batch, height, width, channels = spec.shape
+        return TensorSpec(spec.name, (batch, channels, height, width), np.dtype(np.float32))
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The session's."""
+        return self._session.outputs
+
+    @property
+    def digest(self) -> str:
+        """The session's: pixels are made from values in one way only."""
+        return f"{self._session.digest}-pixels"
+
+    @property
+    def provenance(self) -> Provenance:
+        """The session's."""
+        return self._session.provenance
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """See `Session.run`."""
+        return self._session.run({**feeds, self._name: self.pixels(feeds[self._name])})
+
+    def pixels(self, values: Array) -> Array:
+        """Values (N, C, H, W) as pixels, uint8 (N, H, W, C), RGB."""
+        wide = (values.astype(np.float64) * self._std + self._mean) * self._scale
+        pixels = np.rint(wide).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(pixels[..., ::-1] if self._swapped else pixels)
+
+    def close(self) -> None:
+        """Close the session."""
+        self._session.close()
+
+    def __enter__(self) -> PixelFed:
+        """The session itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
