@@ -69,6 +69,13 @@ class File(_Table):
     bytes: Annotated[int, Field(ge=1)] | None = None
     unpack: bool = False
 
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if not name.strip("."):
+            raise ValueError("the name must be that of a file")
+        return name
+
     @field_validator("url")
     @classmethod
     def _safe(cls, url: str) -> str:

@@ -289,17 +289,17 @@ def _round_up_to_8(channels: float) -> int:
 def infer(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Classes, width, depth and form, read off the weights of any scale of this architecture."""
     found: dict[str, Any] = {"deployed": any(".rbr_reparam." in key for key in state_dict)}
-    scores = state_dict.get("detect.cls_preds.0.weight")
-    if scores is not None:
-        found["num_classes"] = scores.shape[0]
-    form = "rbr_reparam" if found["deployed"] else "rbr_dense.conv"
-    stem = state_dict.get(f"backbone.stem.{form}.weight")
-    if stem is not None:
-        found["width"] = stem.shape[0] / _BACKBONE_CHANNELS[0]
-    block = re.compile(r"backbone\.ERBlock_4\.1\.block\.(\d+)\.")
-    numbers = [int(match[1]) for key in state_dict if (match := block.match(key))]
-    found["depth"] = (max(numbers, default=-1) + 2) / _BACKBONE_REPEATS[2]
-    return found
+    stem = "stem.rbr_reparam.weight" if found["deployed"] else "stem.rbr_dense.conv.weight"
+    block = re.compile(r"(^|\.)backbone\.ERBlock_4\.1\.block\.(\d+)\.")
+    repeats = 1
+    for key, tensor in state_dict.items():
+        if key.endswith("detect.cls_preds.0.weight"):
+            found["num_classes"] = tensor.shape[0]
+        elif key.endswith(stem):
+            found["width"] = tensor.shape[0] / _BACKBONE_CHANNELS[0]
+        elif match := block.search(key):
+            repeats = max(repeats, int(match[2]) + 2)
+    return {**found, "depth": repeats / _BACKBONE_REPEATS[2]}
 
 
 def build(
