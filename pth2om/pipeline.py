@@ -490,7 +490,7 @@ class Pipeline:
         return self._datasets[name]
 
     def samples(self, batch: int, variant: Variant | None = None) -> Samples:
-        """Inputs for closeness: real where a dataset is here, random, and zeros; all of pixels where AIPP takes them."""
+        """Inputs for closeness: real where a dataset is here, random, zeros; all of pixels where AIPP takes them."""
         from pth2om.data import samples
 
         dataset = None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     AnyReport = pytest.CollectReport | pytest.TestReport
 
 _RECORDS = "pth2om_records"
+_EXPLANATIONS = 2
 _QUESTIONS = ("checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness")
 _BOARD = pytest.StashKey["Board"]()
 _EVIDENCE = pytest.StashKey[list["Record"]]()
@@ -454,7 +455,13 @@ def _tell(item: pytest.Item, error: Pth2omError) -> None:
 
 
 def _explained(error: Pth2omError) -> str:
-    return str(error)
+    """The error, and what is known about what a tool said underneath it."""
+    from pth2om.explain import explain_error
+
+    lines = [str(error)]
+    known = [each for each in explain_error(error) if each.stage][:_EXPLANATIONS]
+    lines += [f"  [{each.id}] {each.cause()}\n  → {each.fix()}" for each in known]
+    return "\n".join(lines)
 
 
 @pytest.hookimpl(wrapper=True)

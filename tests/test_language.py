@@ -42,6 +42,8 @@ def test_the_chinese_is_chinese(room: str) -> None:
         for sentence in _sentences(entry):
             if sentence["en"] != sentence["zh"]:
                 continue
+            if re.fullmatch(r"(pth2om|pip|git|pytest) [^。，]*", sentence["en"]):
+                continue  # a command to type
             words = re.findall(r"[a-z]{2,}", re.sub(r"\{[^}]*\}", "", sentence["en"]))
             assert len(words) < 3, f"{room}.{name} is not translated"
 
@@ -68,6 +70,7 @@ def test_every_key_in_the_code_is_in_a_catalogue_and_every_entry_is_used() -> No
     }
     assert not suspicious
     unused = {key for key in known - used if not any(key.startswith(pattern) for pattern in patterns)}
+    unused = {key for key in unused if key.removesuffix("-nearest") not in used}
     # Rules of the pre-flight and clean-up name their messages by their own id, built at run time.
     unused = {key for key in unused if key.partition(".")[2] not in code}
     assert not unused
