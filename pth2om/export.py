@@ -149,7 +149,9 @@ def export(module: torch.nn.Module, inputs: Sequence[Input], export: Export, bat
         except Exception as error:
             raise ExportError("export.forward-failed", reason=_first_line(error)) from error
     names = output_names(export.outputs, len(results))
-    job = _Job(flat, arguments, inputs, export, names, batch, [tuple(result.shape) for result in results])
+    # A TorchScript program is exported as it is: called from inside a trace, PyTorch refuses it.
+    exported = module if isinstance(module, torch.jit.ScriptModule) else flat
+    job = _Job(exported, arguments, inputs, export, names, batch, [tuple(result.shape) for result in results])
 
     attempts: list[Attempt] = []
     best: tuple[int, int, list[str], list[Finding]] | None = None

@@ -185,3 +185,16 @@ def test_a_file_that_is_no_onnx_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"<html>")
     with pytest.raises(ExportError, match="not a readable ONNX"):
         take(tmp_path / "x.onnx", IMAGE, 1, tmp_path / "y.onnx")
+
+
+@pytest.mark.parametrize("how", ["traced", "scripted", "frozen"])
+def test_a_torchscript_file_is_exported(tmp_path: Path, how: str) -> None:
+    """Wrapped in another module and traced, PyTorch refused it: "not part of the active trace"."""
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()).eval()
+    script = torch.jit.trace(module, torch.rand(1, 3, 8, 8)) if how == "traced" else torch.jit.script(module)
+    torch.jit.save(torch.jit.freeze(script) if how == "frozen" else script, str(tmp_path / "m.pt"))
+    loaded = torch.jit.load(str(tmp_path / "m.pt")).eval()
+    made = export(loaded, [Input(name="image", shape=(3, 8, 8))], Export(), 2, tmp_path / "m.onnx")
+    assert made.opset == 17
+    assert made.findings == ()
+    assert max(made.probes) < 1e-5
