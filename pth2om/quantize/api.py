@@ -26,12 +26,15 @@ from pth2om.quantize.plan import Plan, make_plan
 from pth2om.quantize.proof import LayerProof, prove
 from pth2om.quantize.qdq import build_qdq, convert_qdq
 from pth2om.quantize.record import render_records
+from pth2om.quantize.sensitivity import layer_errors, range_picture
 from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, Settings
 from pth2om.quantize.twins import fake_quant
 from pth2om.quantize.weights import Quantized
 from pth2om.store import file_digest
 
 _PROOF_BATCHES = 1
+_PICTURES = 5
+"""Layers whose input distribution is kept for a plot."""
 
 
 def quantize(
@@ -138,8 +141,10 @@ def random_feeds(model: onnx.ModelProto, where: str, count: int = 4, seed: int =
             kind = value.type.tensor_type
             if not kind.HasField("shape"):
                 raise QuantizeError("quantize.input-without-shape", where=where, name=value.name)
-            shape = [axis.dim_value or 1 for axis in kind.shape.dim]
+            shape = [max(axis.dim_value, 1) for axis in kind.shape.dim]
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            if dtype.kind not in "fiub":
+                raise QuantizeError("quantize.input-not-numeric", where=where, name=value.name, dtype=str(dtype))
             batch[value.name] = generator.uniform(0, 1, shape).astype(dtype)
         batches.append(batch)
     return batches
@@ -159,7 +164,7 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
     proofs = prove(deploy, proof, plan.settings.memory) if proof else []
     findings = tuple(_findings(plan, proofs))
     reports = tuple(layer_reports(plan))
-    details = _details(plan, proofs)
+    details = _details(plan, proofs) | (_errors(plan, proof) if proof else {})
     if plan.calibration.random:
         # The twin is made from the deploy model and inherits the mark.
         entry = deploy.metadata_props.add()
@@ -248,6 +253,20 @@ def _details(plan: Plan, proofs: list[LayerProof]) -> dict[str, Any]:
         "proof": [asdict(proof) for proof in proofs],
         "search": None if plan.search is None else asdict(plan.search),
     }
+
+
+def _errors(plan: Plan, batches: list[Feeds]) -> dict[str, Any]:
+    """The error at every INT8 layer's output, and the distributions of the worst with their chosen ranges."""
+    errors = sorted(layer_errors(plan, batches, memory=plan.settings.memory), key=lambda error: error.sqnr_db)
+    return {
+        "errors": [_finite(asdict(error)) for error in errors],
+        "pictures": {error.layer: range_picture(plan, error.layer) for error in errors[:_PICTURES]},
+    }
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Infinite decibels (equal to the last bit, or no signal) as None: JSON has no infinity."""
+    return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
 
 
 def layer_reports(plan: Plan) -> Iterator[LayerReport]:

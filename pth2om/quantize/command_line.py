@@ -233,6 +233,7 @@ def _own(request: Request, bar: Bar) -> Outcome:
 
             errors = layer_errors(plan, itertools.islice(iter(feeds), 32), memory=settings.memory)
             outcome.errors = [asdict(error) for error in sorted(errors, key=lambda error: error.sqnr_db)]
+            outcome.errors = [{**row, "sqnr_db": min(row["sqnr_db"], 999.0)} for row in outcome.errors]
     if random:
         outcome.said.append(str(say("quantize.random-calibration")))
     return outcome

@@ -123,8 +123,8 @@ class Network:
     """A model being rewritten: nodes as a list, constants as a dict, everything findable by tensor name.
 
     Args:
-        model: copied unless ``own``; Constant nodes of the main graph become initializers and every node gets a unique name
-            (``node_<i>`` for a nameless one, as AMCT calls it).
+        model: copied unless ``own``; Constant nodes of the main graph become initializers and every node gets a
+            unique name (``node_<i>`` for a nameless one, as AMCT calls it).
         own: the caller gives the model away, so that large weights are not held twice.
     """
 

@@ -47,6 +47,7 @@ class Part:
         relu: whether the AscendDequant applies a ReLU.
         channels_in: of its input, None when unknown.
         rank: axes of its output.
+        pad: a Pad between the AscendQuant and an AveragePool, where AMCT puts the AscendQuant before it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Part:
     relu: bool
     channels_in: int | None
     rank: int
+    pad: onnx.NodeProto | None = None
 
     @property
     def group(self) -> int:
@@ -132,7 +134,11 @@ def _part(
     shapes: dict[str, tuple[int | None, ...]],
     where: str,
 ) -> Part:
-    add = None
+    add = pad = None
+    if layer.op_type == "Pad":
+        below = network.only_consumer(layer.output[0])
+        if below is not None and below.op_type == "AveragePool":
+            pad, layer = layer, below
     follower = network.only_consumer(layer.output[0])
     if layer.op_type == "MatMul" and follower is not None and follower.op_type == "Add":
         add = follower
@@ -169,6 +175,7 @@ def _part(
         relu=bool(more.get("relu_flag", 0)),
         channels_in=_channels_in(layer, weight, shapes.get(quant.input[0])),
         rank=rank,
+        pad=pad,
     )
 
 
@@ -260,7 +267,7 @@ def _rewrite(deploy: onnx.ModelProto, where: str, writer_of: Callable[[Network],
     doomed: set[int] = set()
     for part in parts:
         writer.part(part)
-        doomed |= {id(node) for node in (part.layer, part.add, part.dequant) if node is not None}
+        doomed |= {id(node) for node in (part.layer, part.add, part.pad, part.dequant) if node is not None}
     for node in network.nodes:
         if node.op_type == "AscendQuant":
             doomed.add(id(node))
@@ -353,7 +360,7 @@ class _Writer:
         return self._quants[key]
 
     def quant_name(self, part: Part) -> str:
-        return self.network.producer[part.layer.input[0]].name
+        return self.network.producer[(part.pad or part.layer).input[0]].name
 
     def float_layer(self, part: Part, source: str, weight: Array, bias: Array | None, output: str | None) -> str:
         """The layer itself on FP32 tensors."""
@@ -387,6 +394,9 @@ class _FakeWriter(_Writer):
 
 def float_sums(writer: _Writer, part: Part, q: str) -> str:
     """The layer's sums computed in FP32 from ``q - offset``."""
+    if part.pad is not None:
+        # Zero is the offset's own level once the offset is taken off.
+        q = writer.emit("Pad", [q, *part.pad.input[1:2]], part.pad.name, None, **attributes(part.pad))
     if part.weight is None:
         return writer.emit(part.layer.op_type, [q], part.layer.name, None, **attributes(part.layer))
     return writer.float_layer(part, q, part.weight, part.bias, None)
@@ -503,7 +513,10 @@ class _NpuWriter(_IntegerWriter):
         bias = None if part.bias is None else part.bias.astype(np.float64) * part.deq_scale
         output = None if part.relu else part.dequant.output[0]
         if part.weight is None:
-            self.emit(part.layer.op_type, [part.source], part.name, part.dequant.output[0], **attributes(part.layer))
+            source = part.source
+            if part.pad is not None:
+                source = self.emit("Pad", [source, *part.pad.input[1:2]], part.pad.name, **attributes(part.pad))
+            self.emit(part.layer.op_type, [source], part.name, part.dequant.output[0], **attributes(part.layer))
             return
         scale_w = (part.deq_scale.astype(np.float64) / np.float64(scale_d)).reshape(-1, 1)
         rows = part.rows.astype(np.float64) * scale_w

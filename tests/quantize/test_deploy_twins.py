@@ -326,3 +326,32 @@ def test_small_channels_roll_back_at_npu_level():
     got = run_session(open_session(rolled), data[0])["y"]
     wanted = run_session(open_session(net), data[0])["y"]
     assert np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("level", ["fake", "math", "npu"])
+def test_amct_puts_the_quant_before_a_pad(level):
+    """Quant -> Pad -> AveragePool -> Dequant, as AMCT writes it."""
+    quant = onnx.helper.make_node("AscendQuant", ["x"], ["q"], name="p.quant", scale=10.0, offset=-3.0, dst_type="INT8")
+    nodes = [
+        quant,
+        onnx.helper.make_node("Pad", ["q", "pads"], ["padded"], name="pad"),
+        onnx.helper.make_node("AveragePool", ["padded"], ["s"], name="p", kernel_shape=[2, 2], strides=[2, 2]),
+        onnx.helper.make_node("AscendDequant", ["s", "deq"], ["y"], name="p.dequant"),
+    ]
+    pads = np.asarray([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+    deq = np.asarray([0.1], np.float32).view(np.uint32).astype(np.uint64)
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [1, 24, 4, 4])],
+        [onnx.helper.make_tensor_value_info("y", 1, [1, 24, 3, 3])],
+        [tensor("pads", pads), tensor("deq", deq)],
+    )
+    deploy = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    x = np.random.default_rng(0).standard_normal((1, 24, 4, 4)).astype(np.float32)
+    made = fake_quant(deploy) if level == "fake" else emulation_rewrite(deploy, level, "Ascend310P3")
+    got = run_session(open_session(made), {"x": x})["y"]
+    q = np.clip(np.rint(x * 10 - 3), -128, 127) + 3
+    padded = np.pad(q, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    wanted = padded.reshape(1, 24, 3, 2, 3, 2).mean(axis=(3, 5)) * 0.1
+    assert np.allclose(got, wanted, atol=1e-6 if level != "npu" else 0.06)

@@ -465,3 +465,51 @@ def test_a_command_of_ones_own(onnx_file, tmp_path):
 def test_bad_templates_are_refused(template):
     with pytest.raises(QuantizeError):
         template_command(template, {"onnx_in": Path("a"), "onnx_out": Path("b")})
+
+
+def test_max_drop_and_labels_on_the_command_line(tmp_path, capsys, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setenv("PTH2OM_LANG", "en")
+    g = np.random.default_rng(0)
+    net = model(
+        [
+            onnx.helper.make_node("Conv", ["x", "stem"], ["a"], name="stem"),
+            onnx.helper.make_node("Relu", ["a"], ["b"], name="relu"),
+            onnx.helper.make_node("Conv", ["b", "w"], ["c"], name="body"),
+            onnx.helper.make_node("GlobalAveragePool", ["c"], ["d"], name="gap"),
+            onnx.helper.make_node("Flatten", ["d"], ["y"], name="flat"),
+        ],
+        [
+            tensor("stem", g.standard_normal((20, 3, 3, 3)).astype(np.float32)),
+            tensor("w", g.standard_normal((5, 20, 3, 3)).astype(np.float32)),
+        ],
+        [("x", ["n", 3, 16, 16])],
+        [("y", ["n", 5])],
+    )
+    onnx.save(net, tmp_path / "net.onnx")
+    (tmp_path / "images").mkdir()
+    for number in range(12):
+        Image.fromarray(g.integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "labels.txt").write_text("".join(f"{number}.png {number % 5}\n" for number in range(12)))
+    (tmp_path / "pre.json").write_text(
+        '{"det_pre_params": {"des_height": 16, "des_width": 16, "stds": [255, 255, 255]}}'
+    )
+    words = ["quantize", str(tmp_path / "net.onnx"), "--calib", str(tmp_path / "images"), "-o", str(tmp_path / "out")]
+    assert cli.main([*words]) == 1, "images need --preprocess"
+    words += ["--preprocess", str(tmp_path / "pre.json"), "--batch", "4", "--labels", str(tmp_path / "labels.txt")]
+    assert cli.main([*words, "--max-drop", "60"]) == 0
+    shown = capsys.readouterr().out
+    assert "0 layers stay in FP16" in shown
+    assert cli.main([*words, "--max-drop", "0.01"]) == 1, "twelve images cannot prove a hundredth of a point"
+    (tmp_path / "labels.txt").write_text("0.png x\n")
+    assert cli.main([*words, "--max-drop", "60"]) == 1
+
+
+def test_equalization_changes_no_float_output_and_keeps_checkpoints_right():
+    net = every_kind(seed=4)
+    plain = run_session(open_session(net), feeds(1)[0])["y"]
+    plan = make_plan(net, feeds(4), Settings(small_channels=True, equalize=True))
+    assert plan.balances
+    again = run_session(open_session(plan.model), feeds(1)[0])["y"]
+    assert np.allclose(again, plain, rtol=1e-4, atol=1e-5)
