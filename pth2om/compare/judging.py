@@ -9,7 +9,7 @@ limit on the size of the error always stands beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pth2om.compare.closeness import EDGES, HIGHER_IS_BETTER, METRICS
@@ -33,6 +33,7 @@ LABELS = {"torch~onnx": 0.9999, "float": 0.995, "int8": 0.98}
 SMALLEST_NORMAL = 2.0**-14
 """Of fp16. A row whose reference never exceeds it cannot keep its relative precision in fp16."""
 
+_RELATIVE = ("cosine", "relative_l2", "sqnr_db")
 _SPEC_NAMES = {"topk_agreement": "top1_agreement"}
 _SIZED = ("relative_l2", "mean_abs", "max_abs", "sqnr_db", "within_tolerance")
 
@@ -105,10 +106,11 @@ def _judge_slice(
     if "shift_pixels" in chosen and "shift_pixels" not in _own(gates, pair, name):
         chosen["shift_pixels"] *= (measured.get("pixels") or 640) / 640
     tiny = _tiny(part) if pair != "torch~onnx" else frozenset()
-    details = {**summary(part), "bands": measured.get("bands"), "rows_too_small_for_fp16": len(tiny)}
+    bands = measured.get("bands") or ()
+    details = {**summary(part, bands, tiny), "bands": list(bands) or None, "rows_too_small_for_fp16": len(tiny)}
     judgements = [_nonfinite(name, part, pair, details)]
     for metric, value in chosen.items():
-        skipped = tiny if metric in ("cosine", "relative_l2", "sqnr_db") else frozenset()
+        skipped = tiny if metric in _RELATIVE else frozenset()
         judgements.append(_judge_metric(name, part, pair, metric, value, skipped))
     if part["kind"] != "labels" and not any(math.isfinite(chosen.get(metric, math.inf)) for metric in _SIZED):
         message = say("compare.cosine-alone", name=name)
@@ -184,9 +186,17 @@ def worst_row(part: Mapping[str, Any], metric: str, skipped: frozenset[int] = fr
     return max(rows, key=lambda row: math.inf if math.isnan(row[1]) else sign * row[1])
 
 
-def summary(part: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report shows of a slice: the worst value of each metric with its row, the mean, the error histogram."""
-    table = {}
+def summary(
+    part: Mapping[str, Any], bands: Sequence[str] = (), skipped: frozenset[int] = frozenset()
+) -> dict[str, Any]:
+    """What a report shows of a slice: the worst value of each metric with its row, the mean, the error histogram.
+
+    Args:
+        part: a slice of a measurement.
+        bands: the names that `worse` gave to the rows of either measurement; the worst value of each is shown too.
+        skipped: rows that do not count in relative metrics, as in judging.
+    """
+    table: dict[str, dict[str, Any]] = {}
     for metric in METRICS:
         index, value = worst_row(part, metric)
         if value is None:
@@ -194,6 +204,8 @@ def summary(part: Mapping[str, Any]) -> dict[str, Any]:
         finite = [entry for entry in part[metric] if entry is not None and math.isfinite(entry)]
         mean = sum(finite) / len(finite) if finite else None
         table[metric] = {"worst": value, "sample": part["samples"][index], "mean": mean}
+        if bands:
+            table[metric]["bands"] = _by_band(part, metric, bands, skipped if metric in _RELATIVE else frozenset())
     return {
         "output": part["output"],
         "kind": part["kind"],
@@ -202,6 +214,16 @@ def summary(part: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": table,
         "histogram": {"log10_edges": list(EDGES), "counts": list(part["histogram"])},
     }
+
+
+def _by_band(
+    part: Mapping[str, Any], metric: str, bands: Sequence[str], skipped: frozenset[int]
+) -> dict[str, float | None]:
+    found = {}
+    for band in bands:
+        others = {row for row, name in enumerate(part["samples"]) if not name.endswith(f" [{band}]")}
+        found[band] = worst_row(part, metric, skipped | others)[1]
+    return found
 
 
 def _readable(value: float) -> float | str:

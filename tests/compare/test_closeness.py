@@ -213,6 +213,10 @@ class TestMeasure:
             assert failed[0].details["worst"].endswith("[unfused]")
             assert len(merged["slices"]["out"]["samples"]) == 8
             assert set(METRICS) < set(merged["slices"]["out"])
+            figures = judge(merged, pair="onnx~om", gates=Gates())[0].details["metrics"]["relative_l2"]
+            assert figures["bands"] == {"fused": 0.0, "unfused": figures["worst"]}
+            assert figures["worst"] == pytest.approx(0.2)
+        assert "bands" not in judge(good, pair="onnx~om", gates=Gates())[0].details["metrics"]["cosine"]
 
 
 class TestJudge:
