@@ -12,7 +12,7 @@ from typing import Any
 from pth2om.explain.knowledge import Entry, Severity, entries, families
 from pth2om.language import Language, language, say
 
-MOST_CHARACTERS = 2 * 2**20
+MOST_CHARACTERS = 2**20
 """Of a longer log the first and the last half of this many characters are read: heads and tails hold the causes."""
 _LONGEST_LINE = 4000
 _MOST_MATCHES = 40  # of one entry

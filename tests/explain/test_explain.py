@@ -1,0 +1,343 @@
+"""Explaining error logs: every entry by its own example, real logs, all generations of the line, hostile text."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from pth2om import explain as room
+from pth2om.cli import main
+from pth2om.explain import STAGES, coded_lines, entries, explain, explain_error, families
+from pth2om.explain.index import FILES, page
+from pth2om.explain.matching import MOST_CHARACTERS
+
+ENTRIES = {entry.id: entry for entry in entries()}
+
+# The numbered errors of the field survey the knowledge base was written from, each at least once.
+SURVEY = {
+    *(f"L{n:02}" for n in range(1, 17)), *(f"X{n:02}" for n in range(1, 19)), *(f"O{n:02}" for n in range(1, 24)),
+    *(f"V{n:02}" for n in range(1, 16)), *(f"A{n:02}" for n in range(1, 22)), *(f"P{n:02}" for n in range(1, 13)),
+    *(f"C{n:02}" for n in (*range(1, 5), *range(11, 24))), *(f"Q{n:02}" for n in range(1, 7)),
+    *(f"R{n:02}" for n in range(1, 35)),
+}  # fmt: skip
+
+
+def test_the_whole_survey_is_there() -> None:
+    assert len(SURVEY) == 162
+    assert {name[:3] for name in ENTRIES} >= SURVEY
+
+
+@pytest.mark.parametrize("name", sorted(ENTRIES))
+def test_every_entry_is_found_by_its_example_and_nothing_else_is(name: str) -> None:
+    entry = ENTRIES[name]
+    found = explain(entry.example, entry.stage if entry.only else None)
+    assert [item.id for item in found] == [name]
+    for to in ("en", "zh"):
+        for text in (found[0].cause(to), found[0].fix(to)):
+            assert len(text) > 3
+            assert not re.search(r"\{\w*\}", text), text
+    assert entry.stage in STAGES
+    assert entry.evidence in ("ran", "reg", "log", "doc", "infer")
+
+
+def test_entries_are_written_in_both_languages() -> None:
+    for entry in entries():
+        for texts in (entry.cause, entry.fix):
+            assert set(texts) == {"en", "zh"}
+        assert re.search("[\u4e00-\u9fff]", entry.cause["zh"]), entry.id
+        assert not re.search("[\u4e00-\u9fff]", entry.cause["en"] + entry.fix["en"]), entry.id
+        # both languages speak of the same places
+        places = [sorted(re.findall(r"\{(\w+)\}", entry.cause[to])) for to in ("en", "zh")]
+        assert places[0] == places[1], entry.id
+        known = set(entry.pattern.groupindex)
+        assert set(re.findall(r"\{(\w+)\}", entry.cause["en"] + entry.fix["en"])) <= known, entry.id
+        assert set(entry.hides) <= set(ENTRIES), entry.id
+
+
+# --- other forms of the same errors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "groups"),
+    [
+        ("E16005: The model has [2] [--domain_version] fields, but only one is allowed.", "P02", {"n": "2"}),
+        ("E16005: [PID: 3] 2025-03-18-09:02:18.501.341 The model has [3] [--domain_version] fields", "P02", {"n": "3"}),
+        (
+            "[PID: 9] 2026-04-09-21:56:40.384.694 Invalid_Argument(E16005): The model has 4 --domain_version fields",
+            "P02",
+            {"n": "4"},
+        ),
+        (
+            "E13010: No operator plugin is registered for Op: /roi, optype: npu::1::NPURoiAlign.",
+            "P01",
+            {"n2": "/roi", "t2": "npu::1::NPURoiAlign"},
+        ),
+        ("No parser is register for Op [/a/Conv, optype [ai.onnx::22::Conv]].", "P01", {"v": "22", "op": "Conv"}),
+        ("EZ9010: No parser is registered for Op [n, optype [ai.onnx::13::Gelu]].", "P01", {"op": "Gelu"}),
+        ("Optype [X] of Ops kernel [AIcoreEngine] is unsupported. Reason: bad dtype", "C02", {"r": "bad dtype"}),
+        ("Can not find Node NPUDeform_1 custom infer_datatype func", "P08", {}),
+        ("acl.rt.set_device failed ret = 507033", "R18", {"code": "507033"}),
+        ("[Exec][Model]modelId[1] execute failed, result[507011][FUNC:ReportInnerError]", "R15", {"code": "507011"}),
+        ("errorCode is 145006", "R06b", {"code": "145006"}),
+        ("error code: 107002", "R05", {}),
+        (
+            "[PID: 1] 2026-04-09-21:56:40.384.694 Memory_Allocation_Failure(EL0004): Failed to allocate 1 bytes",
+            "R08",
+            {},
+        ),
+        ("\x1b[31mE10007: [--framework] is required.\x1b[0m", "A05", {}),
+        ("E10016: Op name images specified in --input_shape is not found in the model.", "A09", {"n": "images"}),
+        (
+            "torch.onnx.errors.SymbolicValueError: Unsupported: ONNX export of operator unfold, bad",
+            "X02",
+            {"op": "unfold"},
+        ),
+    ],
+)
+def test_forms_of_the_same_error(text: str, name: str, groups: dict) -> None:
+    found = explain(text)
+    assert [item.id for item in found] == [name]
+    assert {key: found[0].groups.get(key) for key in groups} == groups
+
+
+def test_three_generations_of_the_error_line() -> None:
+    text = (
+        "E16005: old form\n"
+        "E20001: [PID: 200452] 2025-06-16-13:02:36.801.136 middle form\n"
+        "[PID: 210907] 2026-04-09-21:56:40.384.694 Memory_Allocation_Failure(EL0004): new form\n"
+        "W11001: a warning\nEZ9999  without a colon\nE1000: no code\n"
+    )
+    lines = coded_lines(text)
+    assert [(line.code, line.text, line.line) for line in lines] == [
+        ("E16005", "old form", 1),
+        ("E20001", "middle form", 2),
+        ("EL0004", "new form", 3),
+        ("W11001", "a warning", 4),
+        ("EZ9999", "without a colon", 5),
+    ]
+    assert [line.time for line in lines[:3]] == [None, "2025-06-16-13:02:36.801.136", "2026-04-09-21:56:40.384.694"]
+    assert lines[2].title == "Memory_Allocation_Failure"
+    assert [line.inner for line in lines] == [False, False, False, False, True]
+
+
+# --- which of several -----------------------------------------------------------------------------------------------
+
+
+def test_the_specific_cause_hides_the_generic_advice() -> None:
+    text = "_pickle.UnpicklingError: Weights only load failed. In PyTorch 2.6...\nUnsupported operand 118\n"
+    assert [item.id for item in explain(text)] == ["L01"]
+    text = "ModuleNotFoundError: No module named 'tbe.common'"
+    assert [item.id for item in explain(text)] == ["V12"]
+
+
+def test_an_inner_error_is_explained_by_what_is_below_it() -> None:
+    text = (
+        "E19999: Inner Error!\n        TraceBack (most recent call last):\n"
+        "        No supported Ops kernel and engine are found for [/a/TopK], optype [TopKV2].\n"
+    )
+    found = explain(text)
+    assert [item.id for item in found] == ["C01"]
+    assert found[0].groups["t"] == "TopKV2"
+    assert [item.id for item in explain("E19999: Inner Error!\n   TraceBack:\n   something new\n")] == ["C23"]
+
+
+def test_empty_files_and_killed_workers_both_say_eoferror() -> None:
+    worker = (
+        '  File "/usr/lib/python3.8/multiprocessing/connection.py", line 383, in _recv\n    raise EOFError\nEOFError\n'
+    )
+    assert [item.id for item in explain(worker, "load")] == ["C12"]
+    assert [item.id for item in explain("EOFError: Ran out of input", "load")] == ["L05"]
+    assert explain("EOFError: Ran out of input") == []
+
+
+_SLOW = "W11001: Op [/Mod] does not hit the high-priority operator information library\n"
+
+
+def test_a_log_that_just_stops() -> None:
+    start = "ATC start working now, please wait for a moment.\n...\n"
+    assert [item.id for item in explain(start)] == ["C16"]
+    assert explain(start + "ATC run success, welcome to the next use.\n") == []
+    success = start + "ATC run success, welcome to the next use.\n" + _SLOW
+    assert [(item.id, item.severity) for item in explain(success)] == [("C17", "warning")]
+
+
+def test_fatal_ones_come_first_and_lines_are_counted() -> None:
+    text = _SLOW + "\nE10007: [--framework] is required.\n"
+    assert [(item.id, item.line) for item in explain(text)] == [("A05", 3), ("C17", 1)]
+
+
+def test_numbers_that_are_no_error_numbers() -> None:
+    assert explain("loop inference exec: 100000 images, 507011 bytes, batch 145006") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [
+        ("E12004", "TensorFlow"),
+        ("E14001", "arguments"),
+        ("E29999", None),
+        ("E40024", "operator compiler"),
+        ("E54006", "TBE"),
+        ("E70002", "shapes"),
+        ("EO0002", "AMCT"),
+        ("EZ0003", "operators"),
+        ("EI0004", "HCCL"),
+        ("W40010", "operator compiler"),
+    ],
+)
+def test_a_code_without_an_entry_gets_its_family(code: str, word: str | None) -> None:
+    found = explain(f"{code}: something nobody wrote down")
+    assert len(found) == 1
+    if word is not None:
+        assert found[0].id == code
+        assert word in found[0].cause("en")
+        assert found[0].severity == ("warning" if code.startswith("W") else "fatal")
+    assert "something nobody" in found[0].text
+
+
+def test_families_cover_every_letter() -> None:
+    for code in ("E10099", "E99999", "EA0000", "EB0001", "EC0001", "EE1234", "EH0001", "EK0001", "EL0001"):
+        assert any(family.pattern.fullmatch(code) for family in families()), code
+
+
+# --- real logs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [
+        ("e16005_two_opset_domains_310.txt", ["P02"]),
+        ("e20001_cann8.1_310P3.txt", ["C03"]),
+        ("ez3002_310P_transdata.txt", ["C02"]),
+        ("atc_faq/README.md", ["Q05", "Q03b", "F01", "F02", "F03"]),
+        ("atc_faq/aipp_video_format_standard.md", ["F02"]),
+        ("atc_faq/arm_aarch64_conversion_slow.md", ["F01"]),
+        ("atc_faq/calibration_data_mismatch.md", ["Q02"]),
+        ("atc_faq/model_input_size_too_large.md", ["Q03"]),
+        ("atc_faq/nca_load_model_error_254.md", ["Q03b"]),
+        ("atc_faq/operator_correspondence_guide.md", ["F03"]),
+        ("atc_faq/operator_library_version_error.md", ["R21"]),
+        ("atc_faq/quantization_build_error.md", ["Q05"]),
+        ("atc_faq/unsupported_quantization_layers.md", ["Q04"]),
+        ("ais_bench_Readme.md", ["R15"]),
+    ],
+)
+def test_real_logs(data_root: Path, name: str, ids: list[str]) -> None:
+    found = explain((data_root / "logs" / name).read_text(encoding="utf-8"))
+    assert [item.id for item in found] == ids
+
+
+def test_real_values_are_filled_in(data_root: Path) -> None:
+    logs = data_root / "logs"
+    (found,) = explain((logs / "atc_faq" / "calibration_data_mismatch.md").read_text(encoding="utf-8"))
+    assert "1579014" in found.cause("en")
+    assert "3158028" in found.cause("zh")
+    (found,) = explain((logs / "e20001_cann8.1_310P3.txt").read_text(encoding="utf-8"))
+    assert found.groups["t"] == "StridedSliceD"
+
+
+def test_the_four_custom_operator_questions() -> None:
+    """A missing plugin, two opset domains, a refused kernel, a missing data type function."""
+    topics = [entry.id for entry in entries() if "custom-op" in entry.topics]
+    assert {"P01", "P02", "C02", "P08"} <= set(topics)
+
+
+# --- exceptions -----------------------------------------------------------------------------------------------------
+
+
+def test_exceptions_and_what_they_were_raised_from() -> None:
+    error = ValueError("cannot load")
+    error.__cause__ = RuntimeError("size mismatch for head.weight: copying a param with shape torch.Size([5, 64])")
+    assert [item.id for item in explain_error(error, "load")] == ["L11"]
+    loop = ValueError("a")
+    loop.__cause__ = loop
+    assert explain_error(loop) == []
+
+
+# --- hostile text ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 3_000_000,
+        "[" * 500_000,
+        "\x1b[" * 300_000,
+        "\x1b]" * 300_000,
+        "E10001: Value " * 200_000,
+        ("Value for parameter " * 190 + "\n") * 30,
+        ("No parser is registered for Op [" * 120 + "\n") * 30,
+        ("EOFError multiprocessing E19999 Unexpected key(s) in state_dict: " * 60 + "\n") * 30,
+        ("Weights only load failed " * 150 + "\n") * 30,
+        "\x00" * 100_000,
+    ],
+)
+def test_time_is_bounded(text: str) -> None:
+    start = time.process_time()
+    explain(text, "load")
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", sorted(ENTRIES))
+def test_time_is_bounded_for_every_entry(name: str) -> None:
+    """Repeated beginnings of a matching line are what makes a careless pattern explode."""
+    example = ENTRIES[name].example.split("\n")[0]
+    for share in (0.3, 0.6, 0.9):
+        piece = example[: max(4, int(len(example) * share))] + " "
+        line = (piece * (3900 // len(piece) + 1))[:3900]
+        start = time.process_time()
+        explain((line + "\n") * 20)
+        assert time.process_time() - start < 10
+
+
+def test_a_huge_log_is_read_at_both_ends() -> None:
+    text = "E10007: [--framework] is required.\n" + "x\n" * (MOST_CHARACTERS // 4)
+    text += "y" * 3000 + "\n" + ("z\n" * MOST_CHARACTERS) + "TsdOpen failed\n"
+    assert {item.id for item in explain(text)} == {"A05", "R23"}
+
+
+# --- the command line and the page ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_on_the_command_line(
+    tmp_path: Path, language: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PTH2OM_LANG", language)
+    log = tmp_path / "atc.log"
+    log.write_bytes("E10016: Opname [a[bold]b] specified in [--input_shape] is not found\xff\n".encode("latin-1"))
+    assert main(["explain", str(log)]) == 0
+    shown = capsys.readouterr().out
+    assert "A09" in shown
+    assert "[bold]" in shown
+    assert main(["explain", str(log), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data[0]["id"] == "A09"
+    assert set(data[0]["cause"]) == {"en", "zh"}
+    log.write_text("all is well\n", encoding="utf-8")
+    assert main(["explain", str(log)]) == 1
+    assert main(["explain", str(tmp_path / "none.log")]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_from_the_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"E10007: [--framework] is required.\n")))
+    assert main(["explain", "-"]) == 0
+    assert "A05" in capsys.readouterr().out
+
+
+def test_the_page_is_up_to_date(repository: Path) -> None:
+    for to, name in FILES.items():
+        assert (repository / "docs" / name).read_text(encoding="utf-8") == page(to), (
+            "run: python -m pth2om.explain.index docs"
+        )
+
+
+def test_public_names() -> None:
+    assert all(hasattr(room, name) for name in room.__all__)
