@@ -6,13 +6,25 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 _SLOW_SECONDS = 2.0
 """Work shorter than this shows no bar at all."""
 
+_terminal: TextIO | None = None
 
-def _shown() -> bool:
-    return sys.stderr.isatty() and not os.environ.get("CI") and not os.environ.get("PYTEST_XDIST_WORKER")
+
+def keep_terminal() -> None:
+    """Remember standard error as it is now, if it is a terminal: pytest is about to capture it."""
+    global _terminal
+    if _terminal is None and sys.stderr.isatty():
+        _terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding or "utf-8")
+
+
+def _shown_on() -> TextIO | None:
+    if os.environ.get("CI") or os.environ.get("PYTEST_XDIST_WORKER"):
+        return None
+    return _terminal or (sys.stderr if sys.stderr.isatty() else None)
 
 
 @contextlib.contextmanager
@@ -26,7 +38,8 @@ def counted(title: str, total: int) -> Iterator[Callable[[int], None] | None]:
     Yields:
         A function that is told how many steps are done; None where no bar is shown.
     """
-    if not _shown():
+    terminal = _shown_on()
+    if terminal is None:
         yield None
         return
     import time
@@ -36,7 +49,7 @@ def counted(title: str, total: int) -> Iterator[Callable[[int], None] | None]:
 
     started = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    progress = Progress(*columns, console=Console(file=terminal), transient=True)
     task = progress.add_task(title, total=total)
     running = False
 
@@ -44,6 +57,7 @@ def counted(title: str, total: int) -> Iterator[Callable[[int], None] | None]:
         nonlocal running
         if not running and time.monotonic() - started > _SLOW_SECONDS:
             running = True
+            print(file=terminal, flush=True)  # pytest's own line is not finished yet
             progress.start()
         progress.update(task, completed=done)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pth2om import progress
 from pth2om.errors import Absent, Pth2omError, SpecError
 from pth2om.language import say
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _RECORDS = "pth2om_records"
 _EXPLANATIONS = 2
 _QUESTIONS = ("checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness")
+_MOST_CAPTURED = 20_000  # characters of a test's captured output that its log keeps
 _BOARD = pytest.StashKey["Board"]()
 _EVIDENCE = pytest.StashKey[list["Record"]]()
 
@@ -49,6 +51,7 @@ class UndecidableWarning(UserWarning):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of an acceptance run."""
+    progress.keep_terminal()
     group = parser.getgroup("pth2om", "pth2om: PyTorch -> ONNX -> OM acceptance")
     add = group.addoption
     add("--models", metavar="DIR", default=None, help="folder of specs (default: models)")
@@ -213,7 +216,7 @@ class Board:
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append records to the run's evidence; a stage that several tests used is written once."""
-        from pth2om import acceptance, evidence
+        from pth2om import acceptance, evidence, showing
 
         file = evidence.EvidenceFile(self.run_folder / "evidence.jsonl")
         if not file.path.exists():
@@ -222,7 +225,7 @@ class Board:
             file.append([evidence.RunRecord(self.run_folder.name, started, command, acceptance.environment())])
         records = []
         for row in rows:
-            record = evidence.from_json(row)
+            record = evidence.from_json(showing.carry(row, self.run_folder))
             if isinstance(record, evidence.StageRecord):
                 name = (record.model, record.variant, record.stage)
                 if name in self._seen:
@@ -468,6 +471,7 @@ def _explained(error: Pth2omError) -> str:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Hang the evidence on the report, so that it travels through xdist."""
     report = yield
+    report.sections = [(title, _bounded(text)) for title, text in report.sections]
     records = item.stash.get(_EVIDENCE, [])
     if records:
         from pth2om.evidence import to_json
@@ -475,6 +479,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         setattr(report, _RECORDS, [to_json(record) for record in records])
         item.stash[_EVIDENCE] = []
     return report
+
+
+def _bounded(text: str) -> str:
+    """What a library printed, cut in the middle: a log of megabytes is read by nobody."""
+    if len(text) <= _MOST_CAPTURED:
+        return text
+    half = _MOST_CAPTURED // 2
+    return f"{text[:half]}\n[...]\n{text[-half:]}"
 
 
 def pytest_report_teststatus(report: AnyReport) -> tuple[str, str, str] | None:

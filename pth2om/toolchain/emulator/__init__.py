@@ -77,11 +77,10 @@ class EmulatorToolchain:
         from pth2om.toolchain.emulator.front_end import check_model
 
         with tempfile.TemporaryDirectory() as clean:
-            # atc refuses paths with other than its own characters. Where the store lies is not the model's fault.
-            resolved = model.resolve()
-            if not _PLAIN_PATH.fullmatch(resolved.as_posix()):
-                resolved = Path(shutil.copyfile(model, Path(clean) / "model.onnx"))
-            failures = check_model(replace(options, model=resolved.as_posix()), self.cann, destination)
+            asked = replace(options, model=_plain(model, Path(clean)))
+            if options.insert_op_conf:
+                asked = replace(asked, insert_op_conf=_plain(Path(options.insert_op_conf), Path(clean)))
+            failures = check_model(asked, self.cann, destination)
         if failures:
             first = failures[0]
             said = f"atc: {first.code}: {first.text}" if first.text else "atc"
@@ -102,6 +101,16 @@ class EmulatorToolchain:
         from pth2om.toolchain.emulator.session import EmulatedOmSession
 
         return EmulatedOmSession(compiled, band or "fused", threads=self._threads)
+
+
+def _plain(path: Path, folder: Path) -> str:
+    """``path``, or a copy in ``folder`` when atc would refuse its characters: where the store lies is no fault."""
+    resolved = path.resolve()
+    if _PLAIN_PATH.fullmatch(resolved.as_posix()):
+        return resolved.as_posix()
+    for file in resolved.parent.glob(f"{resolved.name}*"):  # external data lies beside its model
+        shutil.copyfile(file, folder / file.name)
+    return (folder / resolved.name).as_posix()
 
 
 def shapes(text: str) -> dict[str, tuple[int, ...]]:
