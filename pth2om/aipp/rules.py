@@ -45,6 +45,7 @@ _TEMPLATES = {
     "E10001": "Value %s for parameter %s is invalid. Reason: %s",
     "E10034": "Nodes (for example, %s) connected to AIPP must not be of type FP16.",
     "E10052": "AIPP configuration is invalid. Reason: %s.",
+    "E19999": "%s",
     "E13014": "Value %s of parameter %s for Op %s is invalid. Reason: %s.",
     "E70014": (
         "In op[aipp], aipp output H and W should be equal to data's H and W, but actually aipp output H is [%s], "
@@ -250,7 +251,7 @@ def _geometry(op: AippOp, inputs: Sequence[tuple[str, Shape]], layout: str) -> I
 
 
 def _limits(config: AippConfig, inputs: Sequence[tuple[str, Shape]], layout: str, soc: str) -> Iterator[Refusal]:
-    """Limits that the operator enforces when it is compiled; its texts are not public, so the reason is ours."""
+    """Limits that the operator enforces when it is compiled: an inner error there, whose text is ours, not atc's."""
     for op in config.ops:
         if op.rank >= len(inputs) or op.dynamic or op.text("input_format") not in SUPPORTED_FORMATS:
             continue
@@ -259,7 +260,7 @@ def _limits(config: AippConfig, inputs: Sequence[tuple[str, Shape]], layout: str
             continue
         for key, line, values in _operator_limits(op, settings(op, model_hw), soc):
             advice = say(f"aipp.{key}", **values)
-            yield _refusal("E10052", advice.render("en").rstrip("."), line=line, advice=advice)
+            yield _refusal("E19999", advice.render("en"), line=line, advice=advice)
 
 
 # --- limits and oddities --------------------------------------------------------------------------------------------

@@ -270,6 +270,14 @@ def test_limits_of_the_unit(body: str, soc: str | None, rule: str) -> None:
     assert rule in [finding.rule for finding in aipp.findings(config, soc=soc)]
 
 
+def test_limits_are_refused_as_inner_errors_where_the_soc_is_known() -> None:
+    """Their texts are not public; an emulated atc must not pass them all the same."""
+    config = aipp.parse_config(_op("aipp_mode: static input_format: RGB888_U8 resize: true"))
+    assert aipp.check(config, inputs=_IMAGE) == []
+    found = aipp.check(config, inputs=_IMAGE, soc="Ascend310B1")
+    assert [code for code, _ in found] == ["E19999"]
+
+
 def test_even_starts_are_no_rule_of_950() -> None:
     body = "aipp_mode: static input_format: YUV420SP_U8 src_image_size_w: 64 src_image_size_h: 64 crop: true "
     config = aipp.parse_config(_op(body + "load_start_pos_w: 3 crop_size_w: 32 crop_size_h: 32"))
