@@ -1,0 +1,360 @@
+"""An ONNX file opened for surgery: its graph light, its weights beside it, written back in one piece.
+
+Large initializers of the root graph are taken out of the protobuf and kept as bytes under a token, so that a graph is
+copied, checked, inferred and rolled back in milliseconds whatever its weights take; ONNX Runtime gets references.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pth2om.errors import GraphError
+from pth2om.graph.surgery import all_graphs
+from pth2om.preflight.model import external_location, leaves_folder, read
+from pth2om.session import Array
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
+
+INLINE_LIMIT = 1_900_000_000
+"""Above this many bytes weights go to a file of their own: protobuf ends at 2^31 - 1, names and shapes need room."""
+
+_DETACHED_BYTES = 16 * 1024
+_TOKEN = "pth2om-weight-"  # noqa: S105 - a marker, no secret
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+"""``TensorProto.DataType`` to bytes an element; types that pack several elements into a byte are never detached."""
+_ALIGNMENT = 4096
+
+Bytes = bytes | memoryview
+
+
+class Document:
+    """A model whose large weights are held apart.
+
+    Attributes:
+        model: the graph; detached initializers have ``data_location`` EXTERNAL and a token as location.
+        path: the file it came from; None for a model made in memory.
+        weights: token to bytes; shared by all clones and never changed once written.
+        weights_outside: whether the file it came from has external data.
+    """
+
+    def __init__(
+        self, model: ModelProto, path: Path | None, weights: dict[str, Bytes], *, weights_outside: bool = False
+    ) -> None:
+        self.model = model
+        self.path = path
+        self.weights = weights
+        self.weights_outside = weights_outside
+
+    @classmethod
+    def open(cls, path: Path) -> Document:
+        """Read a file and its external data.
+
+        Raises:
+            GraphError: it cannot be read, is no ONNX, has no graph, or its external data is missing, too short, or
+                lies outside the model's folder.
+        """
+        model = read(path)
+        if not model.HasField("graph"):
+            raise GraphError("graph.no-graph", where=str(path))
+        document = cls(model, path, {})
+        document._gather(path.parent)
+        return document
+
+    @classmethod
+    def of(cls, model: ModelProto) -> Document:
+        """A model from memory; it is copied."""
+        copied = type(model)()
+        copied.CopyFrom(model)
+        document = cls(copied, None, {})
+        document._gather(None)
+        return document
+
+    def clone(self) -> Document:
+        """A copy that can be changed; the weights are shared."""
+        copied = type(self.model)()
+        copied.CopyFrom(self.model)
+        return Document(copied, self.path, self.weights, weights_outside=self.weights_outside)
+
+    @property
+    def graph(self) -> GraphProto:
+        """The root graph."""
+        return self.model.graph
+
+    # --- values -------------------------------------------------------------------------------------------------
+
+    def array(self, tensor: TensorProto) -> Array:
+        """The values of a tensor of this model; read-only where it is detached.
+
+        Raises:
+            ValueError: the tensor is damaged.
+        """
+        from onnx import helper, numpy_helper
+
+        data = self.weights.get(_token(tensor))
+        if data is None:
+            return np.asarray(numpy_helper.to_array(tensor))
+        kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        return np.frombuffer(data, kind).reshape(tuple(tensor.dims))
+
+    def tensor(self, name: str, array: Array, data_type: int | None = None) -> TensorProto:
+        """A tensor of this model with those values, detached when it is large.
+
+        Args:
+            name: of the tensor.
+            array: its values.
+            data_type: the ONNX type, where it is not the array's own (bfloat16).
+        """
+        from onnx import numpy_helper
+
+        made = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+        if data_type is not None:
+            made.data_type = data_type
+        self._detach(made)
+        return made
+
+    def add_initializer(self, name: str, array: Array, data_type: int | None = None) -> str:
+        """Put a constant into the root graph, from where all subgraphs see it too; its name."""
+        self.raise_ir(4)
+        self.graph.initializer.append(self.tensor(name, array, data_type))
+        return name
+
+    def raise_ir(self, version: int) -> None:
+        """Raise the IR version to at least that.
+
+        Below 4 every initializer had to be an input as well; from 4 on that means it may be fed another value, so it
+        is taken from the inputs.
+        """
+        if self.model.ir_version < 4 <= version:
+            constant = {tensor.name for tensor in self.graph.initializer}
+            for place in reversed(range(len(self.graph.input))):
+                if self.graph.input[place].name in constant:
+                    del self.graph.input[place]
+        self.model.ir_version = max(self.model.ir_version, version)
+
+    def held(self, tensor: TensorProto) -> bool:
+        """Whether the tensor's data is held apart."""
+        return _token(tensor) in self.weights
+
+    def feed_weights(self) -> dict[str, Array]:
+        """The detached initializers by name, as arrays that share the memory."""
+        return {tensor.name: self.array(tensor) for tensor in self.graph.initializer if self.held(tensor)}
+
+    def light(self) -> ModelProto:
+        """A copy whose detached initializers are inputs: what the checker and the inference can read."""
+        light = type(self.model)()
+        light.CopyFrom(self.model)
+        graph = light.graph
+        declared = {value.name for value in graph.input}
+        kept = [tensor for tensor in graph.initializer if not self.held(tensor)]
+        held = [tensor for tensor in graph.initializer if self.held(tensor)]
+        for tensor in held:
+            if tensor.name in declared:
+                continue
+            value = graph.input.add()
+            value.name = tensor.name
+            value.type.tensor_type.elem_type = tensor.data_type
+            value.type.tensor_type.shape.SetInParent()
+            for size in tensor.dims:
+                value.type.tensor_type.shape.dim.add().dim_value = size
+        if held:
+            copies = [_copy(tensor) for tensor in kept]
+            del graph.initializer[:]
+            graph.initializer.extend(copies)
+        return light
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def bytes_needed(self) -> int:
+        """Bytes of the graph and all its weights."""
+        used = {_token(tensor) for tensor in self.graph.initializer}
+        return int(self.model.ByteSize()) + sum(len(data) for token, data in self.weights.items() if token in used)
+
+    def save(self, path: Path) -> None:
+        """Write one file, or with more than 1.9 GB of weights also ``<name>.data`` beside it.
+
+        Both are written under temporary names and renamed, the weights first.
+
+        Raises:
+            GraphError: nothing can be written there, or a file the model is read from would be overwritten.
+        """
+        data_path = path.with_name(path.name + ".data")
+        external = self.bytes_needed() > INLINE_LIMIT
+        if self.path is not None and (_same(path, self.path) or (external and _same(data_path, self.path))):
+            raise GraphError("graph.in-place", where=str(path))
+        model = type(self.model)()
+        model.CopyFrom(self.model)
+        try:
+            with _scratch(data_path) as data_scratch, _scratch(path) as scratch:
+                if external:
+                    self._write_weights(model, data_scratch, data_path.name)
+                else:
+                    self._attach(model)
+                scratch.write_bytes(model.SerializeToString())
+                if external:
+                    data_scratch.replace(data_path)
+                scratch.replace(path)
+        except OSError as error:
+            raise GraphError("graph.unwritable", where=str(path), reason=error.strerror or str(error)) from None
+
+    def _attach(self, model: ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            data = self.weights.get(_token(tensor))
+            if data is not None:
+                tensor.ClearField("external_data")
+                tensor.ClearField("data_location")
+                tensor.raw_data = bytes(data)
+
+    def _write_weights(self, model: ModelProto, path: Path, location: str) -> None:
+        with path.open("wb") as file:
+            for tensor in model.graph.initializer:
+                data = self.weights.get(_token(tensor))
+                if data is None:
+                    continue
+                file.write(bytes(-file.tell() % _ALIGNMENT))
+                offset = file.tell()
+                file.write(data)
+                del tensor.external_data[:]
+                # These three keys only: ATC's parser takes any other key's value for the length.
+                for key, value in (("location", location), ("offset", str(offset)), ("length", str(len(data)))):
+                    entry = tensor.external_data.add()
+                    entry.key, entry.value = key, value
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def _gather(self, folder: Path | None) -> None:
+        """Read external data (of subgraphs and Constant nodes too: those go inline) and detach what is large."""
+        files: dict[str, Any] = {}
+        self._gather_all(folder, files)
+        self.weights_outside = bool(files)
+
+    def _gather_all(self, folder: Path | None, files: dict[str, Any]) -> None:
+        for place, graph in enumerate(all_graphs(self.model)):
+            for tensor in graph.initializer:
+                data = self._external(tensor, folder, files)
+                if data is not None:
+                    _inline(tensor, data, self if place == 0 else None)
+                elif place == 0:
+                    self._detach(tensor)
+            for node in graph.node:
+                if node.op_type == "Constant":
+                    for item in node.attribute:
+                        data = self._external(item.t, folder, files) if item.type == 4 else None
+                        if data is not None:
+                            _inline(item.t, data, None)
+
+    def _external(self, tensor: TensorProto, folder: Path | None, files: dict[str, Any]) -> memoryview | None:
+        location = external_location(tensor)
+        if location is None:
+            return None
+        where = str(self.path or tensor.name)
+        if folder is None or not location or leaves_folder(location):
+            raise GraphError("graph.external-outside", where=where, name=tensor.name, location=location)
+        if location not in files:
+            place = folder / location
+            if not place.is_file():
+                raise GraphError("graph.external-missing", where=where, name=tensor.name, location=location)
+            if not place.resolve().is_relative_to(folder.resolve()):
+                raise GraphError("graph.external-outside", where=where, name=tensor.name, location=location)
+            size = place.stat().st_size
+            files[location] = np.memmap(place, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        data = files[location]
+        try:
+            offset = int(entries.get("offset") or 0)
+            wanted = _size(tensor)
+            length = int(entries.get("length") or (len(data) - offset if wanted is None else wanted))
+        except ValueError:
+            raise GraphError("graph.external-short", where=where, name=tensor.name, location=location) from None
+        inside = 0 <= offset <= offset + length <= len(data)
+        if length < 0 or not inside or (wanted is not None and length != wanted):
+            raise GraphError("graph.external-short", where=where, name=tensor.name, location=location)
+        return memoryview(data[offset : offset + length])
+
+    def _detach(self, tensor: TensorProto) -> None:
+        wanted = _size(tensor)
+        if wanted is None or wanted < _DETACHED_BYTES or tensor.data_location == 1:
+            return
+        if not tensor.HasField("raw_data"):
+            from onnx import numpy_helper
+
+            try:
+                dense = numpy_helper.from_array(np.asarray(numpy_helper.to_array(tensor)), tensor.name)
+            except (ValueError, TypeError, RuntimeError):
+                return  # a damaged tensor: pre-flight and ONNX Runtime name it
+            if dense.data_type != tensor.data_type:
+                return
+            tensor.CopyFrom(dense)
+        if len(tensor.raw_data) == wanted:
+            self.hold(tensor, tensor.raw_data)
+
+    def hold(self, tensor: TensorProto, data: Bytes) -> None:
+        """Keep a tensor's little-endian bytes apart."""
+        token = f"{_TOKEN}{len(self.weights)}"
+        self.weights[token] = data
+        name, kind, dims = tensor.name, tensor.data_type, list(tensor.dims)
+        tensor.Clear()
+        tensor.name, tensor.data_type = name, kind
+        tensor.data_location = type(tensor).EXTERNAL
+        tensor.dims.extend(dims)
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", token
+
+
+def _inline(tensor: TensorProto, data: memoryview, holder: Document | None) -> None:
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    if holder is not None and _size(tensor) is not None and len(data) >= _DETACHED_BYTES:
+        holder.hold(tensor, data)
+    else:
+        tensor.raw_data = bytes(data)
+
+
+def _token(tensor: TensorProto) -> str:
+    """The token of a detached tensor, or an empty string."""
+    if tensor.data_location != 1 or len(tensor.external_data) != 1:
+        return ""
+    value = tensor.external_data[0].value
+    return value if value.startswith(_TOKEN) else ""
+
+
+def _size(tensor: TensorProto) -> int | None:
+    """Bytes of the tensor's data; None for packed, text and impossible ones."""
+    if tensor.data_type not in _ITEM_BYTES:
+        return None
+    size = _ITEM_BYTES[tensor.data_type]
+    for dim in tensor.dims:
+        if dim < 0:
+            return None
+        size *= int(dim)
+    return int(size)
+
+
+def _copy(tensor: TensorProto) -> TensorProto:
+    copied = type(tensor)()
+    copied.CopyFrom(tensor)
+    return copied
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.absolute() == other.absolute()
+
+
+@contextlib.contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what is left of it goes."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield scratch
+    finally:
+        scratch.unlink(missing_ok=True)

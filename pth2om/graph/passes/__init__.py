@@ -1,0 +1,44 @@
+"""The passes, one module each; their names, order and default sets. Importing this imports none of them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from pth2om.graph.contract import Pass
+
+ORDER = (
+    "ir-version",
+    "constant-value",
+    "domains",
+    "opset-imports",
+    "unique-names",
+    "inline-functions",
+    "cut",
+    "static-shapes",
+    "decompose",
+    "downconvert",
+    "split-clip-pad",
+    "transpose-perm",
+    "simplify",
+    "conv1d",
+    "clamp",
+    "int32",
+)
+"""All passes in the order in which they run: what makes a file readable first, what profits from folding last."""
+
+CLEAN = ("constant-value", "domains", "opset-imports", "unique-names", "decompose", "split-clip-pad", "transpose-perm")
+"""What is right for every file that ATC is to take, and changes nothing else."""
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Pass names in running order, each once."""
+    wanted = set(names)
+    return [name for name in ORDER if name in wanted]
+
+
+def load(name: str) -> Pass:
+    """The module of a pass."""
+    return cast("Pass", importlib.import_module(f"pth2om.graph.passes.{name.replace('-', '_')}"))

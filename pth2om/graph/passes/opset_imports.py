@@ -1,0 +1,43 @@
+"""Imports that nothing uses: ATC of CANN 7 and older takes exactly one (E16005)."""
+
+from __future__ import annotations
+
+from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.document import Document
+from pth2om.graph.surgery import STANDARD, all_graphs
+
+NAME = "opset-imports"
+BOUND = EQUAL
+STRUCTURAL = True
+
+
+def apply(document: Document, _settings: Settings) -> Applied:
+    """Drop the imports of domains without nodes, and repeated ones (the last counts for ATC)."""
+    model = document.model
+    used = {_short(node.domain) for graph in all_graphs(model) for node in graph.node}
+    for function in model.functions:
+        used.add(_short(function.domain))
+        used.update(_short(node.domain) for node in function.node)
+    kept: dict[str, int] = {}
+    dropped = []
+    for item in model.opset_import:
+        domain = _short(item.domain)
+        # A graph without any node keeps what it says of the standard domain.
+        if domain in used or (domain == "" and not used):
+            if domain in kept and kept[domain] != item.version:
+                return Applied()  # two versions of one domain: which was meant cannot be told
+            kept[domain] = item.version
+        else:
+            dropped.append(f"{item.domain or 'ai.onnx'} {item.version}")
+    if len(kept) == len(model.opset_import) or not kept:
+        return Applied()
+    count = len(model.opset_import) - len(kept)
+    del model.opset_import[:]
+    for domain, version in kept.items():
+        entry = model.opset_import.add()
+        entry.domain, entry.version = domain, version
+    return Applied(count, dropped)
+
+
+def _short(domain: str) -> str:
+    return "" if domain in STANDARD else domain

@@ -1,0 +1,157 @@
+"""Constants folded, idle nodes removed, by onnxslim or onnxsim in a child process with a time limit."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from pth2om.errors import GraphError
+from pth2om.graph.contract import ROUNDING, Applied, Settings
+from pth2om.graph.document import Document
+from pth2om.graph.surgery import is_sorted, node_count, sort_nodes
+from pth2om.language import Message, say
+from pth2om.preflight import lookup
+
+NAME = "simplify"
+BOUND = ROUNDING
+STRUCTURAL = False
+
+TOOLS = ("onnxslim", "onnxsim")
+
+_MANY_NODES = 900
+"""Above this onnxsim is the faster of the two (benchmarks/graph_simplify.py): onnxslim's time grows with the nodes,
+onnxsim takes about two seconds to start."""
+_GROWTH = 1.25
+_GROWTH_BYTES = 8 * 2**20
+
+
+def apply(document: Document, settings: Settings) -> Applied:
+    """Replace the graph by what the simplifier makes of it.
+
+    ``auto`` takes onnxslim up to 900 nodes and onnxsim above (where it is installed), and the other one where the
+    first crashes, runs out of time, brings operators ATC does not know, or makes the file a quarter larger.
+    """
+    refusals: list[Message] = []
+    moved = not is_sorted(document.graph) and sort_nodes(document.graph)
+    for tool in order(document, settings):
+        refusal = _try(document, tool, settings)
+        if refusal is None:
+            return Applied(1, values={"tool": tool}, notes=refusals)
+        if refusal is not _SAME:
+            refusals.append(refusal)
+        else:
+            return Applied(int(moved), values={"tool": "pth2om"}, notes=refusals)
+    return Applied(int(moved), values={"tool": "pth2om"}, left=refusals)
+
+
+def order(document: Document, settings: Settings) -> list[str]:
+    """The tools to try, best first; those that are not installed are left out unless asked for by name."""
+    if settings.simplifier != "auto":
+        return [settings.simplifier]
+    many = node_count(document.model) > _MANY_NODES
+    tools = reversed(TOOLS) if many else TOOLS
+    found = [tool for tool in tools if importlib.util.find_spec(tool) is not None]
+    return found or [TOOLS[0]]
+
+
+def another(document: Document, settings: Settings, used: str) -> Settings | None:
+    """Settings for a second try after a result that did not prove itself; None where there is no other tool."""
+    if settings.simplifier != "auto":
+        return None
+    rest = [tool for tool in order(document, settings) if tool != used]
+    return replace(settings, simplifier=rest[0]) if rest else None
+
+
+_SAME = say("graph.simplify-same")
+
+
+def _try(document: Document, tool: str, settings: Settings) -> Message | None:
+    """Simplify in place; a reason why not, or `_SAME` where there was nothing to do."""
+    before, size = node_count(document.model), document.bytes_needed()
+    unknown = {item.key for item in lookup.missing_operators(document.model, settings.cann)}
+    with tempfile.TemporaryDirectory(prefix="pth2om-simplify-", ignore_cleanup_errors=True) as folder:
+        source, made = Path(folder) / "source.onnx", Path(folder) / "simplified.onnx"
+        document.save(source)
+        reason = _run(tool, source, made, settings.time_limit)
+        if reason is not None:
+            return reason
+        try:
+            simplified = Document.open(made)
+        except GraphError as error:
+            return say("graph.simplify-crashed", tool=tool, reason=str(error).splitlines()[0])
+        if not simplified.graph.output or (document.graph.input and not simplified.graph.input):
+            return say("graph.simplify-emptied", tool=tool)
+        new = {item.key for item in lookup.missing_operators(simplified.model, settings.cann)} - unknown
+        if new:
+            return say("graph.simplify-unknown", tool=tool, operators=", ".join(sorted(new)))
+        if simplified.bytes_needed() > _GROWTH * size + _GROWTH_BYTES:
+            return say("graph.simplify-grown", tool=tool, before=size, after=simplified.bytes_needed())
+        same = node_count(simplified.model) == before and _types(simplified) == _types(document)
+        if same:
+            return _SAME
+        _take(document, simplified)
+    return None
+
+
+def _types(document: Document) -> list[str]:
+    return sorted(node.op_type for node in document.graph.node)
+
+
+def _take(document: Document, simplified: Document) -> None:
+    """The simplified graph with its weights under this document's tokens."""
+    for tensor in simplified.graph.initializer:
+        if simplified.held(tensor):
+            document.hold(tensor, bytes(simplified.array(tensor).tobytes()))
+    metadata = [(item.key, item.value) for item in document.model.metadata_props]
+    document.model.CopyFrom(simplified.model)
+    if not document.model.metadata_props:
+        for key, value in metadata:
+            item = document.model.metadata_props.add()
+            item.key, item.value = key, value
+
+
+def _run(tool: str, source: Path, made: Path, time_limit: float) -> Message | None:
+    """The child; None when it wrote its file, else why not."""
+    command = [sys.executable, "-m", "pth2om.graph.simplify_child", tool, str(source), str(made)]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        _, errors = process.communicate(timeout=time_limit)
+    except subprocess.TimeoutExpired:
+        return say("graph.simplify-slow", tool=tool, seconds=f"{time_limit:g}")
+    finally:
+        if process.poll() is None:
+            _kill(process)
+    if process.returncode == 0 and made.is_file():
+        return None
+    if process.returncode == 3:
+        return say("graph.simplify-absent", tool=tool)
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name if -process.returncode in list(signal.Signals) else "signal"
+        return say("graph.simplify-crashed", tool=tool, reason=f"{name} ({process.returncode})")
+    lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
+    return say("graph.simplify-crashed", tool=tool, reason=lines[-1][:300] if lines else f"status {process.returncode}")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """The child and what it started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.communicate()
