@@ -116,7 +116,8 @@ class Score:
     def add(self, feeds, wanted, label):
         values = self.session.run(None, feeds)
         powers = np.asarray([float(np.sum(w.astype(np.float64) ** 2)) for w in wanted])
-        noises = np.asarray([float(np.sum((w.astype(np.float64) - v) ** 2)) for w, v in zip(wanted, values, strict=True)])
+        pairs = zip(wanted, values, strict=True)
+        noises = np.asarray([float(np.sum((w.astype(np.float64) - v) ** 2)) for w, v in pairs])
         self.signal = powers if self.signal is None else self.signal + powers
         self.noise = noises if self.noise is None else self.noise + noises
         if label is not None:

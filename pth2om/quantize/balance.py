@@ -29,8 +29,8 @@ from pth2om.quantize.network import (
     attributes,
     open_session,
     run_session,
-    scale_rows,
 )
+from pth2om.quantize.prepare import scale_rows
 
 THRESHOLD_BITS = 2.0
 """Bits that the channels of a tensor must lose on average before it is balanced."""

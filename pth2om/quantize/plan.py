@@ -20,7 +20,8 @@ from pth2om.quantize.balance import Balance, balance, channel_magnitudes, depthw
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress, calibrate
 from pth2om.quantize.deploy import build_deploy
 from pth2om.quantize.layers import KINDS, Layer, Selection, select
-from pth2om.quantize.network import Network, prepare
+from pth2om.quantize.network import Network
+from pth2om.quantize.prepare import prepare
 from pth2om.quantize.settings import Settings
 from pth2om.quantize.weights import Quantized, bias_shift, quantize_layer
 

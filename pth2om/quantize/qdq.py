@@ -16,7 +16,8 @@ from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.quantize.deploy import build_deploy
 from pth2om.quantize.layers import Layer, select
-from pth2om.quantize.network import Array, Network, attributes, opset_of, prepare
+from pth2om.quantize.network import Array, Network, attributes, opset_of
+from pth2om.quantize.prepare import prepare
 from pth2om.quantize.ranges import Range
 from pth2om.quantize.weights import Quantized, integers, set_bias
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
+from typing import NamedTuple, Union
 
 import numpy as np
 
@@ -36,8 +36,7 @@ class Word(str):
     __slots__ = ()
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     text: str
     line: int
@@ -78,9 +77,10 @@ def _tokens(text: str, where: str) -> list[_Token]:
                 "quantize.not-text-proto", where=f"{where}:{line}", found=text[position : position + 20]
             )
         kind = match.lastgroup or ""
-        if kind != "space":
+        if kind == "space":
+            line += match.group().count("\n")
+        else:
             tokens.append(_Token(kind, match.group(), line))
-        line += match.group().count("\n")
         position = match.end()
     return tokens
 

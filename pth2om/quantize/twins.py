@@ -10,6 +10,7 @@ put together again:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,7 +31,8 @@ Level = Literal["math", "npu"]
 scale kept as the SoC's registers keep it, and layers that ATC rolls back compiled in floating point."""
 
 _S19_MASK = np.uint32(0xFFFFE000)
-_FIXPIPE = ("ascend310b", "ascend910b", "ascend910_93", "ascend910c")
+_FIXPIPE = re.compile(r"ascend(310b|910b\d|910_93|950|910_95)", re.IGNORECASE)
+"""SoCs whose fixpipe dequantizes with 19 bits. Ascend910B without a digit is an old name of the first generation."""
 
 
 @dataclass
@@ -252,10 +254,9 @@ def emulation_rewrite(
 
 def chip_scale(deq_scale: npt.NDArray[np.float32], soc: str) -> npt.NDArray[np.float32]:
     """``deq_scale`` as a SoC holds it: 19 bits (truncated) on fixpipe chips, FP16 on 310, FP32 elsewhere."""
-    name = soc.lower()
-    if name.startswith(_FIXPIPE):
+    if _FIXPIPE.match(soc):
         return (deq_scale.view(np.uint32) & _S19_MASK).view(np.float32)
-    if name == "ascend310":
+    if soc.lower() == "ascend310":
         return deq_scale.astype(np.float16).astype(np.float32)
     return deq_scale
 

@@ -26,7 +26,7 @@ def model(nodes, initializers, inputs, outputs, opset=13):
 
 
 def every_kind(seed=0, channels=24):
-    """Conv+BN, depth-wise, grouped and strided convolutions, ConvTranspose (grouped too), AveragePool, Gemm, MatMul+Add."""
+    """Conv+BN, depth-wise, grouped, strided; ConvTranspose (grouped too), AveragePool, Gemm, MatMul+Add."""
     g = np.random.default_rng(seed)
 
     def w(*shape, fan=None):

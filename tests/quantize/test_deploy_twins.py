@@ -30,7 +30,7 @@ def attributes(node):
 def conv_integer(x, w, group, strides, pads):
     """int64 convolution by plain loops over the kernel; x is q - offset, so padding is zero."""
     x = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
-    n, c, h, wd = x.shape
+    n, _, h, wd = x.shape
     co, cg, kh, kw = w.shape
     oh, ow = (h - kh) // strides[0] + 1, (wd - kw) // strides[1] + 1
     out = np.zeros((n, co, oh, ow), np.int64)
@@ -355,3 +355,51 @@ def test_amct_puts_the_quant_before_a_pad(level):
     padded = np.pad(q, ((0, 0), (0, 0), (1, 1), (1, 1)))
     wanted = padded.reshape(1, 24, 3, 2, 3, 2).mean(axis=(3, 5)) * 0.1
     assert np.allclose(got, wanted, atol=1e-6 if level != "npu" else 0.06)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 18, 22])
+def test_every_opset_gives_a_deploy_model_of_a_registered_one(opset):
+    g = np.random.default_rng(0)
+    net = model(
+        [
+            onnx.helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+            onnx.helper.make_node("Flatten", ["a"], ["b"], name="flat"),
+            onnx.helper.make_node("MatMul", ["b", "v"], ["y"], name="matmul"),
+        ],
+        [
+            tensor("w", g.standard_normal((20, 24, 3, 3)).astype(np.float32)),
+            tensor("v", g.standard_normal((80, 7)).astype(np.float32)),
+        ],
+        [("x", [1, 24, 4, 4])],
+        [("y", [1, 7])],
+        opset=opset,
+    )
+    data = feeds(3, batch=1, size=4)
+    plan = make_plan(net, data, Settings())
+    deploy = plan.deploy()
+    assert 11 <= max(entry.version for entry in deploy.opset_import) <= 22
+    assert set(plan.quantized) == {"conv", "matmul"}
+    got = run_session(open_session(fake_quant(deploy)), data[0])["y"]
+    wanted = run_session(open_session(net), data[0])["y"]
+    assert np.linalg.norm(got - wanted) < 0.1 * np.linalg.norm(wanted)
+    assert any(finding.rule == "quantize.opset-converted" for finding in plan.findings) == (opset == 9)
+
+
+def test_tiny_activations_use_the_square_root_twice():
+    """A scale beyond FP16 is applied as its root, twice, as ATC's sqrt_mode does."""
+    g = np.random.default_rng(0)
+    net = model(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="conv")],
+        [tensor("w", g.standard_normal((8, 24, 1, 1)).astype(np.float32))],
+        [("x", [1, 24, 4, 4])],
+        [("y", [1, 8, 4, 4])],
+    )
+    data = [{"x": batch["x"] * 1e-4} for batch in feeds(3, batch=1, size=4)]
+    deploy = make_plan(net, data, Settings()).deploy()
+    quant = attributes(deploy.graph.node[0])
+    assert quant["sqrt_mode"] == 1
+    assert 2.0**-14 <= quant["scale"] <= 65504
+    wanted = run_session(open_session(net), data[0])["y"]
+    for made in (fake_quant(deploy), integer(deploy)):
+        got = run_session(open_session(made, exact=True), data[0])["y"]
+        assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)

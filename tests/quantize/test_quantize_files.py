@@ -383,7 +383,8 @@ def read_config_text(text, path):
 
 
 def test_our_records_and_configurations_are_amcts(tmp_path):
-    text = 'record { key: "a/b" value { scale_d: 0.5 offset_d: -128 scale_w: [1e-3, 0x1, 2.f] offset_w: 0 offset_w:0;offset_w : 0 } } # end'
+    text = 'record { key: "a/b" value { scale_d: 0.5 offset_d: -128 scale_w: [1e-3, 0x1, 2.f] '
+    text += "offset_w: 0 offset_w:0;offset_w : 0 } } # end"
     path = tmp_path / "r.txt"
     path.write_text(text)
     records = read_records(path)

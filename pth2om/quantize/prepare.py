@@ -1,0 +1,220 @@
+"""The float model as quantization starts from it: a supported opset, folded BatchNorm, plain Gemm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.shape_inference
+import onnx.version_converter
+
+from pth2om.errors import QuantizeError
+from pth2om.evidence import Finding
+from pth2om.language import say
+from pth2om.quantize.network import PROTO_LIMIT, FloatArray, Network, attributes, opset_of
+
+LOWEST_OPSET = 11
+"""Round and a Clip with inputs, which the fake-quant twin is made of, exist from opset 11 on."""
+HIGHEST_OPSET = 22
+"""ATC registers AscendQuant and AscendDequant for opset 8 to 22 (CANN ops-nn ONNX plugins)."""
+QUANTIZED_OPERATORS = frozenset(
+    {
+        "AscendQuant",
+        "AscendDequant",
+        "AscendAntiQuant",
+        "AscendRequant",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+        "DynamicQuantizeLinear",
+        "QGemm",
+        "QLinearAdd",
+    }
+)
+
+
+def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]:
+    """The float model as quantization wants it: supported opset, known shapes, folded BatchNorm, plain Gemm.
+
+    Args:
+        model: a float ONNX model.
+        where: the file's name, for errors.
+
+    Raises:
+        QuantizeError: it is quantized already, or its opset cannot be brought into 11..22.
+    """
+    kinds = {node.op_type for node in model.graph.node}
+    quantized = sorted(kinds & QUANTIZED_OPERATORS)
+    if quantized:
+        key = "quantize.already-qdq" if "DequantizeLinear" in quantized else "quantize.already-quantized"
+        raise QuantizeError(key, where=where, operators=", ".join(quantized))
+    findings: list[Finding] = []
+    opset = opset_of(model)
+    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
+        model = _convert_opset(model, opset, where)
+        message = say("quantize.opset-converted", old=opset, new=opset_of(model))
+        findings.append(Finding("quantize.opset-converted", "warning", message))
+    network = Network(_inferred(model))
+    folded = _fold(network)
+    network = Network(network.finish(), own=True)
+    if folded:
+        findings.append(Finding("quantize.folded", "info", say("quantize.folded", count=folded)))
+    return network, findings
+
+
+def _convert_opset(model: onnx.ModelProto, opset: int, where: str) -> onnx.ModelProto:
+    target = 13 if opset < LOWEST_OPSET else HIGHEST_OPSET
+    try:
+        converted = onnx.version_converter.convert_version(model, target)
+    except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise QuantizeError("quantize.opset", where=where, opset=opset, reason=reason) from None
+    return converted
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its tensors' shapes; without them when inference fails, as it is only used for reporting."""
+    if model.ByteSize() > PROTO_LIMIT:
+        return model
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # noqa: BLE001 - a model with operators onnx does not know is still quantizable
+        return model
+
+
+# ----------------------------------------------------------------------------------------------------- float rewrites
+
+
+def _fold(network: Network) -> int:
+    """Fold what follows a convolution per channel into it, and make every Gemm plain; how many nodes went."""
+    before = len(network.nodes)
+    _fold_identities(network)
+    for node in list(network.nodes):
+        if node.op_type == "Gemm":
+            _plain_gemm(network, node)
+    changed = True
+    while changed:
+        changed = False
+        for node in list(network.nodes):
+            if node.op_type in ("Conv", "ConvTranspose") and _fold_follower(network, node):
+                changed = True
+        network.index()
+    return before - len(network.nodes)
+
+
+def _fold_identities(network: Network) -> None:
+    """Identity of a constant: the torch exporter writes one for shared parameters."""
+    for node in list(network.nodes):
+        if node.op_type == "Identity" and node.input[0] in network.constants:
+            name = node.output[0]
+            if name in network.outputs or name in network.captured:
+                continue
+            for reader in network.consumers.get(name, []):
+                for position, read in enumerate(reader.input):
+                    if read == name:
+                        reader.input[position] = node.input[0]
+            network.nodes.remove(node)
+    network.index()
+
+
+def _float_constant(network: Network, name: str) -> FloatArray | None:
+    value = network.array(name)
+    return np.asarray(value, np.float32) if value is not None and value.dtype == np.float32 else None
+
+
+def _plain_gemm(network: Network, node: onnx.NodeProto) -> None:
+    """transB=0 and alpha=beta=1, by changing the constants."""
+    values = attributes(node)
+    weight = _float_constant(network, node.input[1])
+    if weight is None or values.get("transA", 0) or weight.ndim != 2:
+        return
+    bias = _float_constant(network, node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if len(node.input) > 2 and node.input[2] and bias is None:
+        return
+    alpha, beta = np.float32(values.get("alpha", 1.0)), np.float32(values.get("beta", 1.0))
+    changed = weight.T if values.get("transB", 0) else weight
+    if values.get("transB", 0) or alpha != 1:
+        node.input[1] = network.add_constant(node.input[1], np.ascontiguousarray(changed * alpha))
+    if bias is not None and beta != 1:
+        node.input[2] = network.add_constant(node.input[2], np.asarray(bias * beta))
+    kept = [entry for entry in node.attribute if entry.name not in ("transB", "alpha", "beta")]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _fold_follower(network: Network, node: onnx.NodeProto) -> bool:
+    """Fold the BatchNormalization, or the constant Mul or Add, that alone reads a convolution's output."""
+    weight = _float_constant(network, node.input[1])
+    follower = network.only_consumer(node.output[0])
+    if weight is None or follower is None or len(network.consumers.get(node.input[1], [])) != 1:
+        return False
+    group = int(attributes(node).get("group", 1))
+    channels = weight.shape[0] if node.op_type == "Conv" else weight.shape[1] * group
+    bias: FloatArray | None = np.zeros(channels, np.float32)
+    if len(node.input) > 2 and node.input[2]:
+        bias = _float_constant(network, node.input[2])
+    if bias is None:
+        return False
+    affine = _affine(network, follower, node.output[0], channels, weight.ndim)
+    if affine is None:
+        return False
+    factor, shift = affine
+    node.input[1] = network.add_constant(node.input[1], scale_rows(weight, factor, node.op_type, group))
+    moved = (bias.astype(np.float64) * factor + shift).astype(np.float32)
+    base = node.input[2] if len(node.input) > 2 and node.input[2] else f"{node.name}.bias"
+    name = network.add_constant(base, moved)
+    if len(node.input) > 2:
+        node.input[2] = name
+    else:
+        node.input.append(name)
+    node.output[0] = follower.output[0]
+    network.nodes.remove(follower)
+    network.index()
+    return True
+
+
+def scale_rows(weight: FloatArray, factor: npt.NDArray[np.floating[Any]], kind: str, group: int) -> FloatArray:
+    """A convolution's weight times one factor per output channel; in double precision, rounded once."""
+    wide = weight.astype(np.float64)
+    tail = (1,) * (weight.ndim - 2)
+    if kind == "Conv":
+        return (wide * factor.reshape(-1, 1, *tail)).astype(np.float32)
+    grouped = wide.reshape(group, weight.shape[0] // group, *weight.shape[1:])
+    return (grouped * factor.reshape(group, 1, -1, *tail)).astype(np.float32).reshape(weight.shape)
+
+
+def _affine(
+    network: Network, follower: onnx.NodeProto, name: str, channels: int, rank: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """The per-channel factor and shift that ``follower`` applies to ``name``, or None."""
+    if follower.op_type == "BatchNormalization":
+        parts = [_float_constant(network, entry) for entry in follower.input[1:5]]
+        values = attributes(follower)
+        if any(part is None for part in parts) or values.get("training_mode", 0) or len(follower.output) > 1:
+            return None
+        gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in parts)
+        factor = gamma / np.sqrt(variance + np.float32(values.get("epsilon", 1e-5)))
+        return factor, beta - mean * factor
+    if follower.op_type not in ("Mul", "Add") or name not in follower.input or len(set(follower.input)) != 2:
+        return None
+    constant = _float_constant(network, next(entry for entry in follower.input if entry != name))
+    if constant is None or not _per_channel(constant.shape, channels, rank):
+        return None
+    value = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
+    if follower.op_type == "Mul":
+        return value, np.zeros(channels)
+    return np.ones(channels), value
+
+
+def _per_channel(shape: tuple[int, ...], channels: int, rank: int) -> bool:
+    """Whether a constant of ``shape`` broadcasts to one value per channel of an NC... tensor of ``rank`` axes."""
+    if math.prod(shape) == 1:
+        return len(shape) <= rank
+    aligned = (1,) * (rank - len(shape)) + tuple(shape)
+    return len(aligned) == rank and aligned[1] == channels and math.prod(aligned) == channels
