@@ -14,6 +14,7 @@ from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from pth2om import showing
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit, Question
 from pth2om.export import example
@@ -226,7 +227,7 @@ class Acceptance:
         if self.pipeline.seeded:
             raise self.pipeline.weights_absent()
         measured, artifact = self._scored(session, labelled, self.pipeline.spec.batches[0])
-        judgements = []
+        judgements: list[Judgement] = []
         if dataset.metric != "agreement":
             judgements.append(accuracy.least(measured, dataset.min_score, metric=dataset.metric))
         whole = dataset.subset is None and self.pipeline.settings.subset is None
@@ -237,6 +238,10 @@ class Acceptance:
                     measured, dataset.expected, dataset.tolerance, metric=dataset.metric, exact_files=exact
                 )
             )
+        if judgements:
+            side = showing.Side("PyTorch", session, measured, self.pipeline.spec.batches[0])
+            pictures = self._pictures([side], labelled, {})
+            judgements[0] = replace(judgements[0], details={**judgements[0].details, "pictures": pictures})
         return self._accuracy_gates(judgements, session, labelled, artifact)
 
     def accuracy(
@@ -259,10 +264,12 @@ class Acceptance:
         before, _ = self._scored(reference, labelled, spec.batches[0])
         role = _role(candidate)
         judged: list[tuple[Judgement, Session, Artifact]] = []
+        measured: dict[str, Any] = {}
         scores: list[Judgement] = []
         figures: dict[str, Any] = {}
         for band, session in _bands(candidate).items():
             after, artifact = self._scored(session, labelled, self.batch or spec.batches[0])
+            measured[session.digest] = after
             if dataset.metric == "agreement":
                 judgement = accuracy.agreement(before, after, gate)
             else:
@@ -272,10 +279,40 @@ class Acceptance:
                     scores.append(_published(after, labelled, dataset))
             judged.append((judgement, session, artifact))
         worst, session, artifact = max(judged, key=lambda each: _badness(each[0]))
-        details = {**worst.details, "dataset": dataset.name, "bands": figures if len(figures) > 1 else None}
+        details = showing.named(worst.details, labelled.names)
+        details |= {"dataset": dataset.name, "bands": figures if len(figures) > 1 else None}
+        if role == "om":
+            batch = self.batch or spec.batches[0]
+            sides = [
+                showing.Side("PyTorch", reference, before, spec.batches[0]),
+                showing.Side("ONNX", self.pipeline.onnx_session(batch), None, batch),
+                showing.Side("OM", session, measured[session.digest], batch),
+            ]
+            details["pictures"] = self._pictures(sides, labelled, worst.details)
         judgement = replace(worst, check=f"{role}/{worst.check}", details=details)
         lowest = [min(scores, key=lambda each: each.measured or 0.0)] if scores else []
         return self._accuracy_gates([judgement, *lowest], session, labelled, artifact)
+
+    def _pictures(
+        self, sides: Sequence[showing.Side], labelled: Labelled, details: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """The pictures of a gate, from the store; none where they cannot be drawn: a verdict does not hang on them."""
+        spec = self.pipeline.spec
+        preprocess, measured = spec.preprocess, sides[0].measured
+        assert preprocess is not None
+        assert measured is not None
+        if not showing.drawable(measured):
+            return []
+        inputs = {side.title: side.session.digest for side in sides} | {"dataset": labelled.digest}
+        options = {**self._scoring(), "batch": [side.batch for side in sides]}
+        key = self.measurement_key("pictures", showing.VERSION, inputs, options, ("numpy", "pillow"))
+        try:
+            artifact = self.pipeline.store.artifact(
+                key, lambda folder: showing.draw(folder, sides, labelled, preprocess, spec.postprocess, details)
+            )
+        except Pth2omError:
+            return []
+        return showing.listed(artifact.path)
 
     def _difference(
         self,

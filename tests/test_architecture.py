@@ -14,10 +14,11 @@ import pth2om
 PACKAGE = Path(pth2om.__file__).parent
 FLOORS = (
     {"language", "errors", "session", "evidence", "store", "spec", "progress"},
-    {"aipp", "checkpoint", "data", "explain", "export", "fetch", "omfile", "onnx_session", "torch_session"},
+    {"aipp", "checkpoint", "data", "drawing", "explain", "export", "fetch", "omfile", "onnx_session", "torch_session"},
     {"graph", "preflight", "roofline", "toolchain"},
     {"accuracy", "compare", "latency", "quantize"},
     {"pipeline"},
+    {"showing"},
     {"acceptance", "starter"},
     {"report"},
     {"cli", "pytest_plugin"},

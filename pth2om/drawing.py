@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ MOST_BYTES = 60_000
 _PANEL = 360
 _TITLE = 22
 _MOST_BOXES = 40
-_PAPER, _INK, _SOFT = (255, 255, 255), (28, 33, 38), (92, 102, 112)
+_PAPER, _INK, _SOFT, _WRONG = (255, 255, 255), (28, 33, 38), (92, 102, 112), (190, 30, 24)
 # Ten colours that differ in lightness as well as in hue, so that they stay apart for most kinds of colour blindness.
 _COLOURS = (
     (230, 97, 0), (0, 114, 178), (0, 158, 115), (204, 60, 120), (240, 200, 0),
@@ -76,7 +76,11 @@ def draw_detections(image: Pixels, panels: Sequence[Panel], most_bytes: int = MO
 
 
 def draw_classification(
-    tiles: Sequence[tuple[Pixels, Sequence[str]]], columns: int = 6, most_bytes: int = MOST_BYTES
+    tiles: Sequence[tuple[Pixels, Sequence[str]]],
+    columns: int = 6,
+    most_bytes: int = MOST_BYTES,
+    *,
+    wrong: Sequence[Collection[int]] = (),
 ) -> bytes:
     """A grid of small pictures with lines of text under each, e.g. ``truth cat``, ``PyTorch cat``, ``OM dog 0.50``.
 
@@ -84,6 +88,7 @@ def draw_classification(
         tiles: (uint8 (height, width, 3) RGB, lines of text) each.
         columns: of the grid.
         most_bytes: upper bound of the result.
+        wrong: per tile the lines that are written in red.
 
     Returns:
         As `draw_detections`.
@@ -111,7 +116,7 @@ def draw_classification(
         kind = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.BILINEAR
         sheet.paste(picture.resize(size, kind), (left, top))
         for row, word in enumerate(words):
-            colour = _INK if row == 0 else _SOFT
+            colour = _WRONG if index < len(wrong) and row in wrong[index] else _INK if row == 0 else _SOFT
             _text(draw, (left, top + side + 3 + row * line), names.of(word), colour, 11, side + 8)
     return encode(sheet, most_bytes)
 

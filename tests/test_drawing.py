@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from pth2om.report import pictures
+from pth2om import drawing as pictures
 
 RNG = np.random.default_rng(7)
 
