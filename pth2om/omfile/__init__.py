@@ -2,8 +2,9 @@
 
 from pth2om.omfile.checks import SourceMatch, check, check_against, match_source, precision_mode
 from pth2om.omfile.container import Header, Partition
+from pth2om.omfile.graph import Operator
 from pth2om.omfile.inout import InOut, OmTensor
-from pth2om.omfile.model import Kernel, OmModel, Operator, read_om, split_flags
+from pth2om.omfile.model import Kernel, OmModel, read_om, split_flags
 from pth2om.omfile.show import model_info_text, model_json, summary
 
 __all__ = [

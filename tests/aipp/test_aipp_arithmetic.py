@@ -330,6 +330,23 @@ def test_derived_configuration_does_what_the_host_does(
     assert bound <= span * 4 * 2**-11 + 2**-11 / (scale * min(std))
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet20", "yolov6lite", "yolov6n"])
+def test_the_models_here_get_the_same_input_from_aipp_as_from_the_host(repository: Path, name: str) -> None:
+    """A resized picture through the derived AIPP and through the host's own preprocessing, all levels of all channels."""
+    from pth2om.data.preprocess import Preprocessor
+    from pth2om.spec import load
+
+    preprocess = load(repository / "models" / name).preprocess
+    assert preprocess is not None
+    config = aipp.derive(preprocess)
+    height, width = preprocess.size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    host = Preprocessor(preprocess).normalize(pixels).astype(np.float64)
+    unit = aipp.apply(config, pixels, preprocess.size)[0].astype(np.float64)
+    # 1e-6: the host computes in float32
+    assert np.abs(host - unit).max() <= aipp.error_bound(config, preprocess) + 1e-6
+
+
 def test_means_are_integers_and_fractions() -> None:
     op = aipp.derive(_preprocess(mean=(0.485, 0.456, 0.5), std=(0.229, 0.224, 0.225))).op()
     assert [op.integer(f"mean_chn_{c}") for c in range(3)] == [123, 116, 127]

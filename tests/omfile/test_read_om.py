@@ -168,7 +168,7 @@ def test_inputs_are_ordered_by_their_index(tmp_path: Path) -> None:
 @given(st.integers(0, 127**3 - 1))
 def test_base_127_names(index: int) -> None:
     """The digits are written here as the format says: least significant first, each plus one."""
-    from pth2om.omfile.model import _Names
+    from pth2om.omfile.graph import AttributeNames
 
     digits, rest = [], index
     while True:
@@ -184,7 +184,7 @@ def test_base_127_names(index: int) -> None:
         def __getitem__(self, place: int) -> bytes:
             return b"attr%d" % place
 
-    names = _Names.__new__(_Names)
+    names = AttributeNames.__new__(AttributeNames)
     names._tables = [(Table(), [], [])]
     assert names.name(b"\0" + bytes(digits), 0) == (f"attr{index}", None)
 
