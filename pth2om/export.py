@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.session import Array
 from pth2om.spec import Export, Input
-from pth2om.torch_session import flat_tensors, output_names
+from pth2om.torch_session import flat_tensors, output_names, reason_of
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +35,6 @@ PROBE_RELATIVE_L2 = 1e-3
 """Above this relative L2 between torch and ORT the exported graph computes something else (float32 noise is < 1e-5)."""
 
 _INLINE_LIMIT = 2_000_000_000
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def export(module: torch.nn.Module, inputs: Sequence[Input], export: Export, bat
         except ExportError:
             raise
         except Exception as error:
-            raise ExportError("export.forward-failed", reason=_first_line(error)) from error
+            raise ExportError("export.forward-failed", reason=reason_of(error)) from error
     names = output_names(export.outputs, len(results))
     # A TorchScript program is exported as it is: called from inside a trace, PyTorch refuses it.
     exported = module if isinstance(module, torch.jit.ScriptModule) else flat
@@ -218,7 +216,7 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[str], list[Fi
     try:
         findings = _run_exporter(job, opset, path)
     except Exception as error:  # noqa: BLE001 - the exporter raises whatever the model's code raises
-        return Attempt(opset, "export-failed", _first_line(error)), [], []
+        return Attempt(opset, "export-failed", reason_of(error)), [], []
     model = onnx.load(path)
     written = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if written != opset:
@@ -282,7 +280,7 @@ def _tracer_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]
         kind = warning.category.__name__
         if kind != "TracerWarning" and not (kind == "UserWarning" and "onnx" in str(warning.message).lower()):
             continue
-        text = _ANSI.sub("", str(warning.message)).split("\n")[0].strip()
+        text = reason_of(warning.message if isinstance(warning.message, Warning) else Warning(warning.message))
         place = f"{Path(warning.filename).name}:{warning.lineno}"
         rule = "export.tracer-warning" if kind == "TracerWarning" else "export.exporter-warning"
         message = say("export.tracer-warning", text=text, place=place)
@@ -310,7 +308,7 @@ def _probe(
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - ORT's exceptions share no public base class
-        findings.append(Finding("export.ort-refuses", "error", say("export.ort-refuses", reason=_first_line(error))))
+        findings.append(Finding("export.ort-refuses", "error", say("export.ort-refuses", reason=reason_of(error))))
         return []
     known = {entry.name for entry in session.get_inputs()}
     findings.extend(
@@ -327,7 +325,7 @@ def _probe(
             got = session.run(list(names), {name: array for name, array in feeds.items() if name in known})
         except Exception as error:  # noqa: BLE001 - as above
             findings.append(
-                Finding("export.ort-fails", "error", say("export.ort-fails", input=number, reason=_first_line(error)))
+                Finding("export.ort-fails", "error", say("export.ort-fails", input=number, reason=reason_of(error)))
             )
             return distances
         distances.append(max((_relative_l2(a, b) for a, b in zip(expected, got, strict=True)), default=0.0))
@@ -373,11 +371,6 @@ def _move(source: Path, target: Path) -> None:
         file.replace(target.parent / file.name)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
-
-
 def take(source: Path, inputs: Sequence[Input], batch: int, destination: Path) -> dict[str, Any]:
     """Take a model that already is an ONNX file: fix its batch, compare it with the spec, look its operators up.
 
@@ -400,7 +393,7 @@ def take(source: Path, inputs: Sequence[Input], batch: int, destination: Path) -
     try:
         model = onnx.load(source)
     except Exception as error:
-        raise ExportError("export.not-onnx", where=str(source), reason=_first_line(error)) from error
+        raise ExportError("export.not-onnx", where=str(source), reason=reason_of(error)) from error
     initializers = {tensor.name for tensor in model.graph.initializer}
     given = {entry.name: entry for entry in model.graph.input if entry.name not in initializers}
     for entry in inputs:

@@ -35,6 +35,7 @@ _EXPLANATIONS = 2
 _QUESTIONS = ("checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness")
 _MOST_CAPTURED = 20_000  # characters of a test's captured output that its log keeps
 _BOARD = pytest.StashKey["Board"]()
+_TOLD = pytest.StashKey[dict[str, str]]()
 _EVIDENCE = pytest.StashKey[list["Record"]]()
 
 
@@ -454,6 +455,10 @@ def _tell(item: pytest.Item, error: Pth2omError) -> None:
         _keep(item, list(acceptance.pipeline.records.values()))
     if isinstance(error, Absent):
         pytest.skip(str(error))
+    # A stage that fails stops every question behind it: said in full once, referred to afterwards.
+    first = item.config.stash.setdefault(_TOLD, {}).setdefault(str(error), item.name)
+    if first != item.name:
+        pytest.fail(say("plugin.same-error", test=first).render(), pytrace=False)
     pytest.fail(_explained(error), pytrace=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from types import TracebackType
@@ -16,6 +17,8 @@ from pth2om.spec import Input
 
 if TYPE_CHECKING:
     import torch
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class TorchSession:
@@ -67,7 +70,11 @@ class TorchSession:
         return Provenance("torch", metadata.version("torch"), "host")
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """See `Session.run`."""
+        """See `Session.run`.
+
+        Raises:
+            ExportError: the net fails on these feeds.
+        """
         import torch
 
         if self._module is None:
@@ -76,7 +83,12 @@ class TorchSession:
                 torch.set_num_threads(self._threads)
         tensors = [torch.from_numpy(np.array(feeds[entry.name], copy=True)) for entry in self._inputs]
         with torch.inference_mode():
-            arrays = [tensor.numpy() for tensor in flat_tensors(self._module(*tensors))]
+            try:
+                arrays = [tensor.numpy() for tensor in flat_tensors(self._module(*tensors))]
+            except ExportError:
+                raise
+            except Exception as error:  # whatever the net's own code raises
+                raise ExportError("export.forward-failed", reason=reason_of(error)) from error
         return dict(zip(output_names(self._output_names, len(arrays)), arrays, strict=True))
 
     def close(self) -> None:
@@ -124,3 +136,14 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:  # noqa: ANN401 - whatever a
     if isinstance(value, list | tuple):
         return [tensor for item in value for tensor in flat_tensors(item)]
     raise ExportError("export.output-kind", kind=type(value).__name__)
+
+
+def reason_of(error: BaseException) -> str:
+    """The line of an exception's text that says what happened, without terminal colours, at most 300 characters.
+
+    TorchScript begins with where it happened and ends with what; other tools begin with what.
+    """
+    lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return (lines[-1] if "TorchScript" in lines[0] else lines[0])[:300]
