@@ -22,8 +22,8 @@ import numpy.typing as npt
 CLASSES = ("circle", "square", "triangle", "star", "cross")
 COUNTS = {"train": 1000, "held-out": 300}
 SHA256 = {
-    "train": "12d76e671f11116334a847328f21d6f53ff4c54bda33b1a2535ee6e3fe2d03c1",
-    "held-out": "7c0ce8034aa0b4bd7359f8e38269199fa37d7d1da52faf21deb45445bda67e0a",
+    "train": "2738afc58f3c42bb05c9cd8e020a78ec12a750d805a799377e3ea295f1e1a874",
+    "held-out": "3f1e992afed918affe6a8d095614802ae2ddb20108e53837c5ee56ae3105be28",
 }
 """Of all pixels and boxes of a set, see `digest`."""
 
@@ -237,10 +237,10 @@ def _distance(kind: int, radius: float, u: Floats, v: Floats) -> Floats:
         upright = np.maximum(across - arm, along - radius)
         lying = np.maximum(across - radius, along - arm)
         return np.minimum(upright, lying)
-    count = {"square": 4, "triangle": 3, "star": 5}[name]
-    # Edge lines face away from the corners; a pentagram's lines are those of the pentagon in its middle.
+    # A triangle's edges lie opposite its corners, a square's between them; a star's are those of the pentagon in its
+    # middle, one across the foot of each tip.
     inner = radius * {"square": math.sqrt(0.5), "triangle": 0.5, "star": 0.30901699}[name]
-    half = [(-cos, -sin) for cos, sin in _turns(count)] if count % 2 else _between_turns()
+    half = {"square": _between_turns(), "triangle": [(-cos, -sin) for cos, sin in _turns(3)], "star": _turns(5)}[name]
     lines = np.stack([u * cos + v * sin - inner for cos, sin in half])
     if name == "star":
         # Inside the pentagon no line is crossed, in a point of the star exactly one: the second largest decides.
