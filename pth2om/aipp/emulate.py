@@ -215,5 +215,7 @@ def _save(proto: onnx.ModelProto, destination: Path) -> None:
     try:
         onnx.save(proto, temporary)
         temporary.replace(destination)
+    except (OSError, ValueError) as error:  # protobuf refuses more than 2 GB with a ValueError
+        raise AippError("aipp.unwritable", where=str(destination), reason=str(error)) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -215,6 +215,18 @@ def test_models_that_do_not_fit(tmp_path: Path, shape: list, kind: int, opset: i
     assert not (tmp_path / "a.onnx").exists()
 
 
+def test_a_destination_that_cannot_be_written(tmp_path: Path) -> None:
+    onnx.save(_identity([1, 3, 2, 2], 1), tmp_path / "m.onnx")
+    with pytest.raises(AippError) as caught:
+        aipp.emulate_graph(tmp_path / "m.onnx", _PLAIN, tmp_path / "none" / "a.onnx")
+    assert caught.value.message.key == "aipp.unwritable"
+    (tmp_path / "bad.onnx").write_bytes(b"hello")
+    with pytest.raises(AippError) as caught:
+        aipp.emulate_graph(tmp_path / "bad.onnx", _PLAIN, tmp_path / "a.onnx")
+    assert caught.value.message.key == "aipp.unreadable-onnx"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.onnx", "m.onnx"]
+
+
 def test_buffers_that_do_not_fit() -> None:
     op = aipp.AippOp.of(aipp_mode="static", input_format="RGB888_U8")
     for size in (0, 11, 13):
@@ -332,7 +344,7 @@ def test_derived_configuration_does_what_the_host_does(
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet20", "yolov6lite", "yolov6n"])
 def test_the_models_here_get_the_same_input_from_aipp_as_from_the_host(repository: Path, name: str) -> None:
-    """A resized picture through the derived AIPP and through the host's own preprocessing, all levels of all channels."""
+    """A picture through the derived AIPP and through the host's own preprocessing: all levels of all channels."""
     from pth2om.data.preprocess import Preprocessor
     from pth2om.spec import load
 
