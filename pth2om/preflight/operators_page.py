@@ -4,7 +4,7 @@
 
     python -m pth2om.preflight.operators_page docs
 
-writes ``docs/operators.md`` and ``docs/zh/operators.md``; a test keeps them up to date.
+writes ``docs/operators.md`` and ``docs/operators.zh.md``; a test keeps them up to date.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="the folder of the documentation")
     folder = parser.parse_args(argv).folder
-    for language, path in (("en", folder / "operators.md"), ("zh", folder / "zh" / "operators.md")):
+    for language, path in (("en", folder / "operators.md"), ("zh", folder / "operators.zh.md")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(language), encoding="utf-8")
     return 0

@@ -79,7 +79,7 @@ def defined(name, opset):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_page_of_operators_is_up_to_date(language, repository):
-    path = repository / "docs" / ("zh" if language == "zh" else "") / "operators.md"
+    path = repository / "docs" / ("operators.zh.md" if language == "zh" else "operators.md")
     wanted = operators_page.render(language)
     assert path.read_text(encoding="utf-8") == wanted, "run python -m pth2om.preflight.operators_page docs"
 

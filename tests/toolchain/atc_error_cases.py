@@ -1,6 +1,6 @@
 """Every error of ATC that the front end can raise, with the command that raises it.
 
-``python tests/toolchain/atc_error_cases.py`` writes ``docs/atc-errors.md`` and ``docs/zh/atc-errors.md`` from this
+``python tests/toolchain/atc_error_cases.py`` writes ``docs/atc-errors.md`` and ``docs/atc-errors.zh.md`` from this
 table; ``test_atc_errors.py`` runs every row and checks that both pages are up to date.
 """
 
@@ -364,7 +364,7 @@ def render(language: str) -> str:
 
 def pages() -> dict[str, Path]:
     docs = Path(__file__).resolve().parents[2] / "docs"
-    return {"en": docs / "atc-errors.md", "zh": docs / "zh" / "atc-errors.md"}
+    return {"en": docs / "atc-errors.md", "zh": docs / "atc-errors.zh.md"}
 
 
 if __name__ == "__main__":
