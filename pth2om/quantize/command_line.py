@@ -257,7 +257,7 @@ def _search(
     bar: Bar,
     outcome: Outcome,
 ) -> None:
-    from pth2om.quantize.accuracy_aware import keep_fewest
+    from pth2om.quantize.accuracy_aware import keep_fewest, leave_floating
     from pth2om.quantize.classifier import ClassifierDrop
 
     assert request.max_drop is not None
@@ -266,9 +266,7 @@ def _search(
     bar.begin(str(say("quantize.ranking")))
     few = list(itertools.islice(iter(feeds), _RANKING_BATCHES))
     found = keep_fewest(plan, few, evaluate, request.max_drop, progress=bar)
-    for name in found.floating:
-        plan.quantized.pop(name)
-    plan.search = found
+    leave_floating(plan, found, request.max_drop)
     drop = found.drop
     numbers = {"drop": round(drop.drop, 3), "low": round(drop.low, 3), "high": round(drop.high, 3)}
     outcome.said.append(str(say("quantize.search-result", count=len(found.floating), **numbers)))

@@ -34,6 +34,10 @@ def quant_json(original: Sequence[onnx.NodeProto], deploy: onnx.ModelProto, name
     """
     known = {node.name for node in original}
     makers = {output: node for node in original for output in node.output}
+    # An input is named by the operator that makes it and the number of that operator's output.
+    origins = {
+        output: f"{node.name}:{number}" for node in deploy.graph.node for number, output in enumerate(node.output)
+    }
     ops = []
     for node in deploy.graph.node:
         sources = _sources(node, known, makers)
@@ -42,7 +46,7 @@ def quant_json(original: Sequence[onnx.NodeProto], deploy: onnx.ModelProto, name
             "name": node.name,
             "type": node.op_type,
             "attr": [{"key": "_datadump_original_op_names", "value": {"list": {"val_type": 1, "s": sources}}}],
-            "input": [f"{entry}:0" for entry in node.input if entry],
+            "input": [origins.get(entry, f"{entry}:0") for entry in node.input if entry],
         }
         if origin:
             op["output_desc"] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BALANCE_BATCHES = 8
 """Batches looked at beforehand, to see whether channels differ much; their number does not grow with the data."""
+_BALANCE_BYTES = 64 << 20
 
 
 @dataclass
@@ -106,7 +107,7 @@ def make_plan(
     selection = chosen()
     total = operator.length_hint(feeds) or None
     stream = iter(feeds)
-    first = list(itertools.islice(stream, _BALANCE_BATCHES))
+    first = _head(stream)
     balances = _balance(network, selection, first, settings, findings)
     if balances:
         selection = chosen()
@@ -130,6 +131,19 @@ def make_plan(
     choose_parameters(plan)
     plan.findings += selection.findings
     return plan
+
+
+def _head(stream: Iterator[Feeds]) -> list[Feeds]:
+    """The first few batches: at most `_BALANCE_BATCHES`, and no more than `_BALANCE_BYTES` unless one alone is larger."""
+    first: list[Feeds] = []
+    size = 0
+    while len(first) < _BALANCE_BATCHES and size < _BALANCE_BYTES:
+        batch = next(stream, None)
+        if batch is None:
+            break
+        first.append(batch)
+        size += sum(array.nbytes for array in batch.values())
+    return first
 
 
 def _balance(
