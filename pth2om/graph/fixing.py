@@ -1,0 +1,200 @@
+"""Mending an ONNX file: pre-flight says what is wrong, the passes it names are run, pre-flight looks again."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pth2om.errors import GraphError
+from pth2om.evidence import Finding
+from pth2om.graph import Cleaned, passes, write
+from pth2om.graph.contract import Settings
+from pth2om.graph.document import Document
+from pth2om.graph.runner import Outcome, run
+from pth2om.graph.surgery import node_count, opset
+from pth2om.preflight import check
+
+if TYPE_CHECKING:
+    from pth2om.toolchain.atc_options import AtcOptions
+
+ROUNDS = 3
+"""What a pass uncovers may need another: at a too new opset ATC knows no operator, and nothing else shows."""
+
+_NAMED = re.compile(r"--pass ([a-z0-9,-]+)")
+_WORTH_MENDING = ("error", "warning")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What `fix` did.
+
+    Attributes:
+        path: the file that was written.
+        names: the passes that were run.
+        cleaned: what they did.
+        before: pre-flight's findings before.
+        after: and after.
+        nodes: number of nodes before and after.
+        opset: of the standard domain before and after.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    cleaned: Cleaned
+    before: tuple[Finding, ...]
+    after: tuple[Finding, ...]
+    nodes: tuple[int, int]
+    opset: tuple[int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values of all of it."""
+        return {
+            "path": str(self.path),
+            "passes": list(self.names),
+            **self.cleaned.to_json(),
+            "findings": [finding.to_json() for finding in self.cleaned.findings],
+            "before": [finding.to_json() for finding in self.before],
+            "after": [finding.to_json() for finding in self.after],
+            "nodes": list(self.nodes),
+            "opset": list(self.opset),
+        }
+
+
+def fix(
+    source: Path,
+    destination: Path,
+    *,
+    settings: Settings,
+    soc: str | None = None,
+    names: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    force: bool = False,
+) -> Fixed:
+    """Mend an ONNX file.
+
+    Args:
+        source: the file; it is never changed.
+        destination: the file to write, by a temporary name.
+        settings: for the passes; ``input_shapes`` and ``outputs`` bring their passes along.
+        soc: the chip pre-flight judges for.
+        names: the passes to run; default those that pre-flight's errors and warnings name, and `passes.CLEAN`.
+        skip: passes to leave out.
+        force: whether `destination` may be replaced.
+
+    Raises:
+        GraphError: `source` cannot be read, `destination` not be written, or a setting does not fit the model.
+    """
+    skipped = frozenset(_known(skip))
+    asked = frozenset(_known(names)) - skipped if names is not None else frozenset()
+    _check_place(source, destination, force=force)
+    document = Document.open(source)
+    options = _options(source, soc, settings.input_shapes)
+    before = check(source, soc=soc, options=options, cann=settings.cann)
+    wanted = set(asked) if names is not None else _named_by(before) | set(passes.CLEAN)
+    wanted |= {name for name, given in (("static-shapes", settings.input_shapes), ("cut", settings.outputs)) if given}
+    rounds = 1 if names is not None else ROUNDS
+    scratch = destination.with_name(f".{destination.name}.checked.onnx")
+    try:
+        for _ in range(rounds):
+            wanted -= skipped
+            outcome = run(document, sorted(wanted), _settings(settings, asked, before))
+            after = _look_again(outcome, scratch, source, options, soc, settings.cann)
+            more = _named_by(after) - wanted - skipped
+            if not more:
+                break
+            wanted |= more
+        cleaned = write(outcome, source, destination)
+    finally:
+        scratch.unlink(missing_ok=True)
+        scratch.with_name(scratch.name + ".data").unlink(missing_ok=True)
+    return Fixed(
+        destination,
+        tuple(passes.ordered(wanted)),
+        cleaned,
+        tuple(before),
+        tuple(after),
+        (node_count(document.model), node_count(outcome.document.model)),
+        (opset(document.model), opset(outcome.document.model)),
+    )
+
+
+def shapes(text: str) -> dict[str, tuple[int, ...]]:
+    """``images:1,3,640,640;mask:1,8`` to sizes by name.
+
+    Raises:
+        GraphError: an entry is no shape of positive sizes.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for entry in text.split(";"):
+        if not entry.strip():
+            continue
+        name, colon, sizes = entry.rpartition(":")
+        numbers = [number.strip() for number in sizes.split(",")]
+        if (
+            not colon
+            or not name.strip()
+            or not all(number.isdecimal() and 0 < int(number) < 2**31 for number in numbers)
+        ):
+            raise GraphError("graph.bad-shape", text=entry.strip())
+        found[name.strip()] = tuple(int(number) for number in numbers)
+    return found
+
+
+def _known(names: Iterable[str]) -> list[str]:
+    wanted = list(names)
+    for name in wanted:
+        if name not in passes.ORDER:
+            close = difflib.get_close_matches(name, passes.ORDER, 3, cutoff=0.4)
+            raise GraphError("graph.no-such-pass", name=name, close=", ".join(close) or "-")
+    return wanted
+
+
+def _check_place(source: Path, destination: Path, *, force: bool) -> None:
+    if not destination.parent.is_dir():
+        raise GraphError("graph.no-folder", where=str(destination.parent))
+    if destination.exists():
+        if source.exists() and destination.samefile(source):
+            raise GraphError("graph.in-place", where=str(destination))
+        if not force or destination.is_dir():
+            raise GraphError("graph.exists", where=str(destination))
+
+
+def _named_by(findings: Iterable[Finding]) -> set[str]:
+    """The passes that the remedies of errors and warnings name; those that need to be told more come with that."""
+    found: set[str] = set()
+    for finding in findings:
+        remedy = finding.message.fix("en") if finding.severity in _WORTH_MENDING else None
+        for match in _NAMED.finditer(remedy or ""):
+            found.update(name for name in match[1].strip(",").split(",") if name in passes.ORDER)
+    return found - {"cut"}
+
+
+def _settings(settings: Settings, asked: frozenset[str], findings: Iterable[Finding]) -> Settings:
+    """What the findings ask of single passes: foreign domains to be moved, an operator to be decomposed."""
+    rules = {finding.rule for finding in findings}
+    if "preflight.foreign-domain-known" in rules:
+        asked |= {"domains"}
+    extra = {"Einsum"} if "preflight.einsum" in rules else set()
+    return replace(settings, asked=settings.asked | asked, decompose=settings.decompose | frozenset(extra))
+
+
+def _look_again(
+    outcome: Outcome, scratch: Path, source: Path, options: AtcOptions | None, soc: str | None, cann: str
+) -> list[Finding]:
+    if not outcome.steps:
+        return check(source, soc=soc, options=options, cann=cann)
+    outcome.document.save(scratch)
+    return check(scratch, soc=soc, options=options, cann=cann)
+
+
+def _options(source: Path, soc: str | None, given: Mapping[str, tuple[int, ...]]) -> AtcOptions | None:
+    from pth2om.toolchain.atc_options import AtcOptions
+
+    if not given:
+        return None
+    written = ";".join(f"{name}:{','.join(map(str, sizes))}" for name, sizes in given.items())
+    return AtcOptions(model=str(source), soc_version=soc, input_shape=written)
