@@ -134,7 +134,7 @@ def make_plan(
 
 
 def _head(stream: Iterator[Feeds]) -> list[Feeds]:
-    """The first few batches: at most `_BALANCE_BATCHES`, and no more than `_BALANCE_BYTES` unless one alone is larger."""
+    """The first few batches: at most `_BALANCE_BATCHES`; fewer when they exceed `_BALANCE_BYTES`."""
     first: list[Feeds] = []
     size = 0
     while len(first) < _BALANCE_BATCHES and size < _BALANCE_BYTES:

@@ -241,6 +241,10 @@ def _constant(network: Network, node: onnx.NodeProto, where: str) -> _Constant |
             return None
         shape = _along(factors, source.ndim, axis)
         data = np.clip(np.rint(np.asarray(source, np.float32) / shape), -128, 127).astype(np.int8)
+    if data.dtype == np.uint8:
+        # Unsigned with zero point 128 are the same numbers, symmetric.
+        data = (data.astype(np.int16) - 128).astype(np.int8)
+        zero = np.zeros(1) - 128 if zero is None else zero.astype(np.int16) - 128
     if zero is not None and np.any(zero):
         raise QuantizeError("quantize.qdq-weight-offset", where=where or None, node=node.name)
     value = data.astype(np.float32) * _along(factors, data.ndim, axis)
