@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pth2om import __version__
-from pth2om.evidence import Finding, GateRecord
+from pth2om.evidence import Finding, GateRecord, StageRecord
 from pth2om.language import Language, Message
-from pth2om.report import figures, plots, tables, wording
+from pth2om.report import figures, int8, plots, tables, wording
 from pth2om.report.collect import (
     GROUNDS,
     QUESTIONS,
@@ -90,6 +90,7 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
         needed=tables.needed_images,
         f=figures,
         tables=tables,
+        int8_of=int8.section,
         plots=plots,
         QUESTIONS=QUESTIONS,
         VERDICTS=VERDICTS,
@@ -328,22 +329,35 @@ class _Page:
             lines.append(plots.Span(label + batch, speed.p50, speed.p90, speed.p99, speed.roofline))
         return plots.latencies(list(dict.fromkeys(lines)))
 
+    def noise(self, layers: Iterable[int8.Layer]) -> Markup:
+        """Signal to noise of the INT8 layers."""
+        shown = [(number, layer) for number, layer in enumerate(layers, 1) if layer.int8]
+        return plots.noises([plots.Noise(n, one.name, one.output_db, one.input_db, one.weight_db) for n, one in shown])
+
     # ---- stages, findings, pictures
+
+    def stage_facts(self, stage: StageRecord) -> list[tuple[str, str]]:
+        """What a stage recorded, without what the card shows in its own way."""
+        apart = int8.DRAWN_APART if stage.stage == "quantized" else ()
+        return figures.flat({name: value for name, value in stage.details.items() if name not in apart})[:60]
 
     def stages(self, card: Card) -> list[Any]:
         """The card's own stages in order."""
         return ordered_stages(card.stages)
 
-    def findings(self, card: Card) -> tuple[list[tuple[str, Finding, int]], int]:
-        """(stage, finding, how often), errors first, equal ones once; and how many more there are."""
-        groups: dict[tuple[str, str, str, str | None], tuple[str, Finding, int]] = {}
+    def findings(self, card: Card) -> tuple[list[tuple[str, Finding, list[str], int]], int]:
+        """(stage, finding, nodes, how often), errors first, equal ones once; and how many more there are."""
+        groups: dict[tuple[str, str, str], tuple[str, Finding, list[str], list[Finding]]] = {}
         for stage in ordered_stages(card.stages):
             for one in stage.findings:
-                key = (stage.stage, one.rule, repr(one.message.to_json()), one.node)
-                known = groups.get(key)
-                groups[key] = (stage.stage, one, known[2] + 1 if known else 1)
+                key = (stage.stage, one.rule, repr(one.message.to_json()))
+                group = groups.setdefault(key, (stage.stage, one, [], []))
+                group[3].append(one)
+                if one.node and one.node not in group[2]:
+                    group[2].append(one.node)
         order = ("error", "warning", "info")
-        found = sorted(groups.values(), key=lambda row: order.index(row[1].severity) if row[1].severity in order else 3)
+        found = [(stage, one, nodes, len(all_)) for stage, one, nodes, all_ in groups.values()]
+        found.sort(key=lambda row: order.index(row[1].severity) if row[1].severity in order else 3)
         return found[:_MOST_FINDINGS], max(0, len(found) - _MOST_FINDINGS)
 
     def join(self, command: Sequence[str]) -> str:

@@ -36,7 +36,13 @@ class Whisker:
     kind: str
 
 
-def histogram(edges: Sequence[float], counts: Sequence[float], width: int = 220, height: int = 66) -> Markup:
+def histogram(
+    edges: Sequence[float],
+    counts: Sequence[float],
+    width: int = 220,
+    height: int = 66,
+    span: tuple[float, float] | None = None,
+) -> Markup:
     """Bars of a histogram; the bars' heights are logarithmic, so that a single bad element stays visible.
 
     Args:
@@ -45,6 +51,7 @@ def histogram(edges: Sequence[float], counts: Sequence[float], width: int = 220,
         counts: n counts.
         width: of the drawing in pixels.
         height: of the drawing in pixels.
+        span: a range to mark; what lies outside is shaded, and the axis is linear.
 
     Returns:
         The ``<svg>``, or nothing where the data is no histogram.
@@ -53,11 +60,15 @@ def histogram(edges: Sequence[float], counts: Sequence[float], width: int = 220,
     if bars is None:
         return Markup("")
     places, tops = bars
-    scale = _axis(places, width)
+    scale = _axis(places, width) if span is None else _axis_with(places, span, width)
     if scale is None:
         return Markup("")
     base, most = height - 16, math.log1p(max(tops))
     parts = [f'<svg class=h viewBox="0 0 {width} {height}" width={width} height={height} role=img>']
+    if span is not None:
+        start, end, scale = scale[-2], scale[-1], scale[:-2]
+        parts.append(f'<path class=x d="M0 0H{start:.1f}V{base}H0zM{end:.1f} 0H{width}V{base}H{end:.1f}z"/>')
+        parts.append(f'<path class=l d="M{start:.1f} 0V{base}M{end:.1f} 0V{base}"/>')
     path = []
     for (left, right), count in zip(itertools.pairwise(scale), tops, strict=True):
         tall = (base - 4) * math.log1p(count) / most if most and count > 0 else 0.0
@@ -96,6 +107,14 @@ def _axis(edges: list[float], width: int) -> list[float] | None:
             logs.insert(0, logs[0] - (logs[-1] - logs[0]) / max(1, len(logs) - 1))
         return [(place - logs[0]) / (logs[-1] - logs[0]) * width for place in logs]
     return [(edge - low) / (high - low) * width for edge in edges] if high > low else None
+
+
+def _axis_with(edges: list[float], span: tuple[float, float], width: int) -> list[float] | None:
+    """Where each edge and both ends of `span` lie, in pixels, on a linear axis that holds them all."""
+    if not all(map(_sane, span)) or span[1] < span[0]:
+        return None
+    low, high = min(edges[0], span[0]), max(edges[-1], span[1])
+    return [(value - low) / (high - low) * width for value in (*edges, *span)] if high > low else None
 
 
 def _ticks(scale: Sequence[float]) -> list[int]:
@@ -172,6 +191,68 @@ def _nice(low: float, high: float, most: int = 7) -> list[float]:
             break
     first = math.ceil(low / step)
     return [round(index * step, 12) for index in range(first, math.floor(high / step) + 1)]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """One layer of a noise plot, in decibels; None leaves that mark out.
+
+    Attributes:
+        number: under its bar.
+        label: told where the pointer rests on the layer.
+        output: of its output: the bar.
+        input: of its input alone: the circle.
+        weight: of its weight alone: the tick.
+    """
+
+    number: int
+    label: str
+    output: float | None
+    input: float | None
+    weight: float | None
+
+
+def noises(layers: Sequence[Noise], width: int = 620, height: int = 150) -> Markup:
+    """Signal to quantization noise of the layers in graph order: lower is worse; the axis starts at zero.
+
+    Args:
+        layers: from the input to the output of the model.
+        width: of the drawing in pixels.
+        height: of the drawing in pixels.
+    """
+    values = [
+        value for one in layers for value in (one.output, one.input, one.weight) if value is not None and _sane(value)
+    ]
+    top = max(values, default=0.0) * 1.05
+    if top <= 1:
+        return Markup("")
+    left, foot = 40, height - 16
+    pitch = (width - left) / len(layers)
+
+    def place(value: float) -> float:
+        return foot - max(0.0, min(value, top)) / top * (foot - 4)
+
+    out = [f'<svg class=w viewBox="0 0 {width} {height}" width={width} height={height} role=img>']
+    for tick in _nice(0.0, top, 5):
+        out.append(f'<path class="g{" z" if tick == 0 else ""}" d="M{left} {place(tick):.1f}H{width}"/>')
+        out.append(f"<text x={left - 6} y={place(tick) + 4:.0f} text-anchor=end>{escape(text(tick, 3))}</text>")
+    step = max(1, math.ceil(len(layers) / 16))
+    wide = max(0.8, min(18.0, pitch * 0.7))
+    for index, one in enumerate(layers):
+        middle = left + (index + 0.5) * pitch
+        out.append(f"<g><title>{one.number}: {escape(one.label[:120])}</title>")
+        if one.output is not None and _sane(one.output):
+            high = place(one.output)
+            out.append(f'<path class=b d="M{middle - wide / 2:.1f} {foot}V{high:.1f}h{wide:.1f}V{foot}z"/>')
+        if one.weight is not None and _sane(one.weight):
+            out.append(f'<path class="v n" d="M{middle - wide / 2:.1f} {place(one.weight):.1f}h{wide:.1f}"/>')
+        if one.input is not None and _sane(one.input):
+            out.append(f"<circle class=u cx={middle:.1f} cy={place(one.input):.1f} r=3 />")
+        out.append("</g>")
+        if index % step == 0:
+            out.append(f"<text x={middle:.1f} y={height - 3} text-anchor=middle>{one.number}</text>")
+    out.append("</svg>")
+    return Markup("".join(out))  # noqa: S704 - numbers, and text that was escaped
 
 
 @dataclass(frozen=True)

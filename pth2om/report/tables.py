@@ -10,7 +10,7 @@ from pth2om.evidence import GateRecord
 from pth2om.report.collect import VERDICTS, Card
 from pth2om.report.figures import number, text
 
-PAIRS = ("torch~onnx", "onnx~om", "torch~om")
+PAIRS = ("torch~onnx", "onnx~fake-quant", "onnx~om", "torch~om")
 METRICS = (
     "cosine",
     "relative_l2",
@@ -28,6 +28,7 @@ METRICS = (
 )
 _MOST_DISAGREEMENTS = 200
 _COLUMNS = ("file", "image", "label", "reference", "candidate", "lost", "false_alarms")
+_NO_METRIC = ("torch", "onnx", "om", "fake-quant", "drop", "expected", "score")
 _MOSTLY_ZERO = ("equal", "lost_nonfinite")
 _WORST_FIRST = ("failed", "inconclusive", "not_measured", "passed")
 
@@ -275,7 +276,7 @@ def _score(gate: GateRecord) -> Score:
         columns.remove("image")
     counted = [_whole(details.get(name)) for name in ("lost_count", "gained_count")]
     total = sum(many for many in counted if many is not None) if "lost_count" in details else len(rows)
-    parts = [part for part in gate.check.split("/") if part not in ("torch", "onnx", "om", "drop", "expected", "score")]
+    parts = [part for part in gate.check.split("/") if part not in _NO_METRIC]
     return Score(
         gate,
         dataset=_word(details.get("dataset")),
