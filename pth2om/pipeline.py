@@ -26,6 +26,7 @@ from pth2om.store import Artifact, Key, Store
 if TYPE_CHECKING:
     import torch
 
+    from pth2om.aipp import AippConfig
     from pth2om.data import Labelled, Samples
     from pth2om.onnx_session import OnnxSession
     from pth2om.toolchain import Toolchain
@@ -371,12 +372,18 @@ class Pipeline:
 
         def build(folder: Path) -> None:
             compiled = toolchain.compile(source.file, options, folder)
+            findings = list(compiled.details.get("findings", ()))
+            if options.insert_op_conf:
+                from pth2om.aipp import read_config
+
+                noticed = self._preprocess_findings(source.file, read_config(Path(options.insert_op_conf)))
+                findings += [finding.to_json() for finding in noticed]
             description = {
                 # Relative: the folder is renamed when the artifact is finished.
                 "path": compiled.path.relative_to(folder).as_posix(),
                 "digest": compiled.digest,
                 "bands": list(toolchain.bands(compiled)),
-                "details": dict(compiled.details),
+                "details": {**compiled.details, "findings": findings},
             }
             (folder / "om.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
 
@@ -553,7 +560,8 @@ class Pipeline:
         else:
             details = export.take(self._given_onnx(), self.spec.inputs, batch, raw)
         cleaned = graph.clean(raw, folder / "model.onnx", simplify=self.spec.export.simplify)
-        details["findings"] = [*details["findings"], *(finding.to_json() for finding in cleaned.findings)]
+        noticed = [*cleaned.findings, *self._preprocess_findings(folder / "model.onnx")]
+        details["findings"] = [*details["findings"], *(finding.to_json() for finding in noticed)]
         details["passes"] = cleaned.to_json()
         details["sha256"] = file_digest(folder / "model.onnx")
         details["bytes"] = (folder / "model.onnx").stat().st_size
@@ -613,6 +621,18 @@ class Pipeline:
         report["findings"] = [finding.to_json() for finding in findings]
         report["sha256"] = file_digest(folder / "deploy.onnx")
         (folder / "quantize.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+
+    def _preprocess_findings(self, model: Path, config: AippConfig | None = None) -> list[Finding]:
+        """Whether the spec's numbers look right, and whether host, AIPP and graph together normalize once."""
+        preprocess = self.spec.preprocess
+        if preprocess is None:
+            return []
+        from pth2om.aipp import diagnose
+        from pth2om.data.preprocess import plausibility
+
+        fed = preprocess.input or self.spec.inputs[0].name
+        findings = [] if config else plausibility(preprocess)
+        return [*findings, *diagnose(model, config, preprocess=preprocess, input_name=fed)]
 
     def _given_onnx(self) -> Path:
         if self.weights is None:
