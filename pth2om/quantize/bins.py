@@ -409,12 +409,28 @@ def open_bins(folders: Sequence[Path], inputs: Sequence[InputShape], limit: int 
             batches.findings.append(Finding("bins.text-order", "warning", message))
         shapes.append(_checked(folder, ordered, entry))
         files[entry.name] = ordered[:limit]
+    _check_record(folders[0], shapes)
     counts = {name: len(paths) for name, paths in files.items()}
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise QuantizeError("bins.uneven-counts", where=str(folders[0]), counts=text)
     batches.inputs, batches.files = tuple(shapes), files
     return batches
+
+
+def _check_record(folder: Path, inputs: Sequence[InputShape]) -> None:
+    """Refuse bins whose record, where one lies beside them, names another dtype: sizes alone cannot tell."""
+    record = folder.with_name(f"{folder.name}.json")
+    if not record.is_file():
+        return
+    data = read_json_with_comments(record)
+    entries = data.get("inputs", []) if isinstance(data, dict) else []
+    said = [entry.get("dtype") for entry in entries if isinstance(entry, dict)]
+    for entry, dtype in zip(inputs, said, strict=False):
+        if dtype != entry.dtype:
+            raise QuantizeError(
+                "bins.record-differs", where=str(record), input=entry.name, dtype=str(dtype), wanted=entry.dtype
+            )
 
 
 def _disorder(ordered: Sequence[Path]) -> tuple[str, str]:

@@ -27,7 +27,7 @@ Progress = Callable[[int, "int | None"], None]
 MEMORY = 256 << 20
 """Bytes of activations that one inference may hand back; more are fetched in several inferences per batch."""
 _SAVE_EVERY = 16
-_STATE_FORMAT = 1
+_STATE_FORMAT = 2
 
 
 @dataclass

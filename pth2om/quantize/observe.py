@@ -35,7 +35,8 @@ class Histogram:
         counts: (65536,) int64, by FP16 code.
         lowest, highest: exact extremes of the finite values, in FP32.
         images: batches seen.
-        not_finite: first batch number that held a NaN or infinity, or None.
+        rows: images seen: their first axes, summed.
+        not_finite: number of the first image that held a NaN or infinity, or None.
         overflow: how many finite values FP16 cannot hold.
         channel_sum: (channels,) float64 sum of the values per channel (axis 1, or the last of a matrix).
         channel_count: values per channel.
@@ -44,7 +45,7 @@ class Histogram:
     def __init__(self) -> None:
         self.counts = np.zeros(CODES, np.int64)
         self.lowest, self.highest = np.inf, -np.inf
-        self.images = 0
+        self.images = self.rows = 0
         self.not_finite: int | None = None
         self.overflow = 0
         self.channel_sum: npt.NDArray[np.float64] = np.zeros(0)
@@ -57,14 +58,17 @@ class Histogram:
             values: FP32 of any shape.
             channel_axis: axis whose channels' means are kept; None for none.
         """
-        number, self.images = self.images, self.images + 1
+        first = self.rows
+        self.images += 1
+        self.rows += values.shape[0] if values.ndim else 1
         if values.size == 0:
             return
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         low, high = float(flat.min()), float(flat.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             if self.not_finite is None:
-                self.not_finite = number
+                bad = ~np.isfinite(values.reshape(values.shape[0] if values.ndim else 1, -1)).all(axis=1)
+                self.not_finite = first + int(np.argmax(bad))
             finite = flat[np.isfinite(flat)]
             if finite.size == 0:
                 return
@@ -110,10 +114,11 @@ class Histogram:
     def merge(self, other: Histogram) -> None:
         """Add another's counts, as if its images had come after this one's."""
         if self.not_finite is None and other.not_finite is not None:
-            self.not_finite = self.images + other.not_finite
+            self.not_finite = self.rows + other.not_finite
         self.counts += other.counts
         self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
         self.images += other.images
+        self.rows += other.rows
         self.overflow += other.overflow
         if other.channel_count:
             same = self.channel_sum.size == 0
@@ -129,7 +134,7 @@ class Histogram:
             "codes": present.astype(np.uint16),
             "counts": self.counts[present],
             "range": np.asarray(numbers, np.float64),
-            "seen": np.asarray([self.images, missing, self.overflow, self.channel_count], np.int64),
+            "seen": np.asarray([self.images, self.rows, missing, self.overflow, self.channel_count], np.int64),
             "channel_sum": self.channel_sum,
         }
 
@@ -139,7 +144,8 @@ class Histogram:
         histogram = cls()
         histogram.counts[np.asarray(state["codes"], np.int64)] = state["counts"]
         histogram.lowest, histogram.highest = (float(value) for value in state["range"])
-        images, missing, overflow, channel_count = (int(value) for value in state["seen"])
+        images, rows, missing, overflow, channel_count = (int(value) for value in state["seen"])
+        histogram.rows = rows
         histogram.images, histogram.overflow, histogram.channel_count = images, overflow, channel_count
         histogram.not_finite = None if missing < 0 else missing
         histogram.channel_sum = np.asarray(state["channel_sum"], np.float64)

@@ -172,7 +172,7 @@ def _examine_activations(plan: Plan) -> None:
     for layer in plan.selection.chosen:
         histogram = plan.calibration.histograms[layer.input]
         if histogram.not_finite is not None:
-            message = say("quantize.not-finite", tensor=layer.input, batch=histogram.not_finite)
+            message = say("quantize.not-finite", tensor=layer.input, image=histogram.not_finite)
             _leave(plan, layer, message, "error")
         elif histogram.total == 0 or histogram.lowest == histogram.highest == 0:
             _leave(plan, layer, say("quantize.dead", tensor=layer.input), "warning")

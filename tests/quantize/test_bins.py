@@ -147,6 +147,14 @@ def test_uneven_inputs_and_used_folders_are_refused(tmp_path):
     assert not list(tmp_path.glob(".c*"))
 
 
+def test_the_record_beside_bins_is_held_against_the_model(tmp_path):
+    bins.write_bins([{"x": np.zeros((1, 2), np.int32)}], tmp_path / "b")
+    with pytest.raises(QuantizeError) as caught:
+        bins.open_bins([tmp_path / "b"], [bins.InputShape("x", (1, 2))])
+    assert caught.value.message.key == "bins.record-differs"
+    assert len(bins.open_bins([tmp_path / "b"], [bins.InputShape("x", (1, 2), "int32")])) == 1
+
+
 def test_writing_streams():
     """A thousand batches pass through without being held: each is gone before the next is made."""
     alive, most = set(), 0

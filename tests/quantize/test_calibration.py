@@ -210,10 +210,12 @@ def test_bad_activations_are_named_and_stay_in_floating_point():
     good = feeds(3)
     bad = [dict(batch) for batch in good]
     bad[1] = {"x": bad[1]["x"].copy()}
-    bad[1]["x"][0, 0, 0, 0] = np.nan
+    bad[1]["x"][1, 0, 0, 0] = np.nan
     with pytest.raises(QuantizeError) as caught:
         plan_of(bad)
     assert caught.value.message.key == "quantize.nothing-left"
+    found = calibrate(conv(), {"x": 1}, bad).histograms["x"]
+    assert found.not_finite == 3, "the second image of the second batch of two"
     two = model(
         [
             onnx.helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
@@ -230,7 +232,7 @@ def test_bad_activations_are_named_and_stay_in_floating_point():
     plan = plan_of([{"x": np.abs(batch["x"])} for batch in good], two)
     assert list(plan.quantized) == ["first"]
     finding = next(one for one in plan.findings if one.rule == "quantize.not-finite")
-    assert (finding.node, finding.message.values["batch"]) == ("second", 0)
+    assert (finding.node, finding.message.values["image"]) == ("second", 0)
 
 
 def test_dead_constant_and_overflowing_activations_are_told():
