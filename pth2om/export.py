@@ -281,10 +281,13 @@ def _tracer_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]
         if kind != "TracerWarning" and not (kind == "UserWarning" and "onnx" in str(warning.message).lower()):
             continue
         text = reason_of(warning.message if isinstance(warning.message, Warning) else Warning(warning.message))
+        text = text.partition(" (Triggered internally at")[0]
         place = f"{Path(warning.filename).name}:{warning.lineno}"
         rule = "export.tracer-warning" if kind == "TracerWarning" else "export.exporter-warning"
         message = say("export.tracer-warning", text=text, place=place)
-        findings.setdefault(f"{text}{place}", Finding(rule, "warning", message, node=place))
+        # The exporter repeats itself from several of its own lines; a tracer warning belongs to the net's line.
+        name = text + (place if kind == "TracerWarning" else "")
+        findings.setdefault(name, Finding(rule, "warning" if kind == "TracerWarning" else "info", message, node=place))
     return list(findings.values())
 
 

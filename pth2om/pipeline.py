@@ -612,6 +612,9 @@ class Pipeline:
         ):
             result = api.write_files(plan, folder, self.spec.name, proof=first)
             findings = list(result.findings)
+            if dataset.name in [entry.name for entry in self.spec.datasets]:
+                message = say("pipeline.calibrated-on-scored", dataset=dataset.name, images=images)
+                findings.append(Finding("pipeline.calibrated-on-scored", "info", message))
             checkpoint = self.weights
             if checkpoint is not None and self.checkpoint().record.details.get("read_by") == "weights_only":
                 findings += write_checkpoint(plan, checkpoint, folder / "int8_as_fp32.pth")[1]
