@@ -8,7 +8,7 @@ All quantize the same layers of the same float graph to INT8, weights per channe
   fusion.
 
 Reported per model: SQNR of the outputs in decibels (the least over the outputs; and mean), top-1 and the paired
-disagreement with the float model where the output is a classification. Usage::
+drop of top-1 against the float model, or of the detector's mAP. Usage::
 
     python benchmarks/quantize_accuracy.py --data ../shared/data --models resnet20 mobilenet_v2 yolov6lite
 """
@@ -69,7 +69,12 @@ def load(name, repo, roots):
     dataset = open_dataset(read.datasets[0].name, calib_root=repo / "calib", data_roots=roots)
     preprocess = Preprocessor(read.preprocess)
     labels = [dataset.label(i) for i in range(len(dataset))] if read.task == "classification" else None
-    return model, read.inputs[0].name, lambda i: preprocess(dataset.image(i))[0][None], len(dataset), labels
+    scored = None
+    if read.task == "detection":
+        from pth2om.quantize.scored import ScoredDrop
+
+        scored = ScoredDrop(model, dataset, preprocess, read.postprocess, optimize="none")
+    return model, read.inputs[0].name, lambda i: preprocess(dataset.image(i))[0][None], len(dataset), labels, scored
 
 
 def ort_quantized(model, nodes, feeds, method, folder):
@@ -136,19 +141,20 @@ class Score:
 
 
 def compare(name, repo, roots, calibration, evaluation, ort):
-    model, input_name, image, count, labels = load(name, repo, roots)
+    model, input_name, image, count, labels, scored = load(name, repo, roots)
     indices = range(min(count, calibration))
     feeds = [{input_name: image(i)} for i in indices]
     plans = {"ours": make_plan(model, feeds, Settings()), "ifmr+arq": make_plan(model, feeds, AMCT)}
     base = plans["ifmr+arq"].model
-    scores = {label: Score(fake_quant(plan.deploy())) for label, plan in plans.items()}
+    made = {label: fake_quant(plan.deploy()) for label, plan in plans.items()}
+    scores = {label: Score(one) for label, one in made.items()}
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
         for label, method in ORT.items() if ort else ():
             started = time.perf_counter()
-            made = ort_quantized(base, list(plans["ifmr+arq"].quantized), feeds, method, Path(folder))
+            made[label] = ort_quantized(base, list(plans["ifmr+arq"].quantized), feeds, method, Path(folder))
             seconds[label] = time.perf_counter() - started
-            scores[label] = Score(made, exact=True)
+            scores[label] = Score(made[label], exact=True)
     session = open_session(model)
     reference = []
     for index in range(min(count, evaluation)):
@@ -159,7 +165,11 @@ def compare(name, repo, roots, calibration, evaluation, ort):
             reference.append(int(np.argmax(wanted[0])) == label)
         for score in scores.values():
             score.add(one, wanted, label)
-    return {label: score.table(reference) for label, score in scores.items()}
+    rows = {label: score.table(reference) for label, score in scores.items()}
+    for label, one in made.items() if scored is not None else ():
+        drop = scored(one)
+        rows[label] |= {"drop": drop.drop, "interval": [drop.low, drop.high]}
+    return rows
 
 
 def main():
@@ -178,8 +188,11 @@ def main():
             name, repo, arguments.data, arguments.calibration, arguments.evaluation, not arguments.no_ort
         )
         for label, row in results[name].items():
-            top1 = f"top1 {row['top1']:6.2f}  drop {row['drop']:+5.2f} {row['interval']}" if "top1" in row else ""
-            print(f"{name:16} {label:16} SQNR mean {row['sqnr_db']:6.2f} least {row['least_sqnr_db']:6.2f} dB  {top1}")
+            figures = f"SQNR mean {row['sqnr_db']:6.2f} least {row['least_sqnr_db']:6.2f} dB"
+            if "drop" in row:
+                low, high = row["interval"]
+                figures += f"  drop {row['drop']:+6.2f} points ({low:+.2f} to {high:+.2f})"
+            print(f"{name:16} {label:16} {figures}")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 
@@ -29,6 +29,7 @@ class ScoredDrop:
         output: which output; default the first.
         feed: which input takes the images; default the first.
         metric: what is compared; default the first of the dataset's kind.
+        optimize: ``none`` runs node by node; ONNX Runtime would fuse a QDQ model into other arithmetic.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class ScoredDrop:
         output: str | None = None,
         feed: str | None = None,
         metric: str | None = None,
+        optimize: Literal["all", "none"] = "all",
     ) -> None:
         self._dataset, self._preprocessor, self._postprocess = dataset, preprocessor, postprocess
         self._options: dict[str, Any] = {"batch": batch, "output": output, "feed": feed}
-        self._metric = metric
+        self._metric, self._optimize = metric, optimize
         self._reference = self._measured(model)
 
     def __call__(self, model: onnx.ModelProto) -> Drop:
@@ -63,5 +65,5 @@ class ScoredDrop:
         with tempfile.TemporaryDirectory(prefix="pth2om-") as folder:
             path = Path(folder) / "model.onnx"
             write_model(model, path)
-            with OnnxSession(path) as session:
+            with OnnxSession(path, optimize=self._optimize) as session:
                 return measure(session, self._dataset, self._preprocessor, self._postprocess, **self._options)
