@@ -16,6 +16,9 @@ EQUAL = 0.0
 ROUNDING = 1e-5
 """Relative L2 for a pass that computes the same in another order: float32 carries 6e-8, deep nets add up to 1e-6."""
 
+HALF_ROUNDING = 5e-3
+"""The same for outputs in float16 or bfloat16, which carry 5e-4 and 4e-3."""
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pth2om.graph.contract import ROUNDING, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.passes import decompose, ir_version, split_clip_pad
+from pth2om.graph.passes import constant_value, decompose, ir_version, split_clip_pad
 from pth2om.graph.surgery import (
     STANDARD,
     Names,
@@ -41,8 +42,6 @@ STRUCTURAL = False
 
 _LOWEST = 11
 """Opset for files below 11: registrations there have holes, and opset 11 is the best covered one."""
-_OWN = 17
-"""The own adapters go down to here; below it ONNX's version converter takes over."""
 
 _REDUCING = frozenset(
     {
@@ -69,33 +68,50 @@ def apply(document: Document, settings: Settings) -> Applied:
     wanted = settings.opset if had > settings.opset else _LOWEST if 0 < had < _LOWEST else had
     if wanted == had:
         return Applied()
-    if had > _OWN:
-        blocked = _to_own(document, settings)
-        if blocked:
-            nodes = ", ".join(blocked[:3]) + (", ..." if len(blocked) > 3 else "")
-            return Applied(left=[say("graph.downconvert-left", nodes=nodes, count=len(blocked), opset=wanted)])
-    if wanted != opset(document.model):
-        import onnx.version_converter
+    values = {"had": had, "now": wanted}
+    blocked: list[str] = []
+    if wanted < had:
+        backup = document.clone()
+        blocked = _lower(document, settings, wanted)
+        if not blocked:
+            return Applied(had - wanted, values=values)
+        document.model.CopyFrom(backup.model)
+    reason = _by_onnx(document, wanted)
+    if not reason:
+        return Applied(abs(had - wanted), values=values)
+    if blocked:
+        nodes = ", ".join(blocked[:3]) + (", ..." if len(blocked) > 3 else "")
+        return Applied(left=[say("graph.downconvert-left", nodes=nodes, count=len(blocked), opset=wanted)])
+    return Applied(left=[say("graph.downconvert-refused", opset=wanted, reason=reason)])
 
-        document.raise_ir(4)
-        document.model.CopyFrom(onnx.version_converter.convert_version(document.model, wanted))
-    return Applied(had - wanted if had > wanted else wanted - had, values={"had": had, "now": wanted})
+
+def _by_onnx(document: Document, wanted: int) -> str:
+    """ONNX's own version converter; why it refuses, or an empty string."""
+    import onnx.version_converter
+
+    if any(item.domain not in STANDARD for item in document.model.opset_import):
+        return "the model imports other domains"
+    document.raise_ir(4)
+    try:
+        converted = onnx.version_converter.convert_version(document.model, wanted)
+    except (RuntimeError, ValueError, TypeError, onnx.shape_inference.InferenceError) as error:
+        return str(error).splitlines()[0][:200]
+    document.model.CopyFrom(converted)
+    return ""
 
 
-def _to_own(document: Document, settings: Settings) -> list[str]:
-    """Convert from above to opset 17; labels of the nodes that stand in the way."""
-    import onnx
-
+def _lower(document: Document, settings: Settings, wanted: int) -> list[str]:
+    """Convert to a lower opset; labels of the nodes that stand in the way."""
+    constant_value.apply(document, settings)
     split_clip_pad.apply(document, settings)
     decompose.apply(document, settings)
     lacking = {
         node.op_type
         for graph in all_graphs(document.model)
         for node in graph.node
-        if node.domain in STANDARD and _schema(node.op_type, _OWN) is None and decompose.decomposable(node.op_type)
+        if node.domain in STANDARD and _schema(node.op_type, wanted) is None and decompose.decomposable(node.op_type)
     }
-    if lacking:
-        decompose.replace(document, lacking)
+    decompose.replace(document, lacking)
     blocked: list[str] = []
     version = opset(document.model)
     known, names = types(document), Names(document.model)
@@ -103,17 +119,15 @@ def _to_own(document: Document, settings: Settings) -> list[str]:
         for node in scope.graph.node:
             if node.domain not in STANDARD:
                 continue
-            adapt = _ADAPTERS.get(node.op_type) or (_reduce if node.op_type in _REDUCING else None)
-            if adapt is not None and not adapt(document, scope, node, known, names):
+            steps, adapt = _ADAPTERS.get(node.op_type, ((), None))
+            place = _Place(document, scope, node, known, names, wanted)
+            crossed = any(wanted < step <= version for step in steps)
+            adapted = adapt is None or not crossed or adapt(place)
+            if not adapted or not _fits(node, _schema(node.op_type, wanted), _schema(node.op_type, version)):
                 blocked.append(f"{node_label(node)} ({node.op_type})")
-                continue
-            now = _schema(node.op_type, version)
-            if not _fits(node, _schema(node.op_type, _OWN), now):
-                blocked.append(f"{node_label(node)} ({node.op_type})")
-    assert isinstance(onnx.__version__, str)
     if not blocked:
         drop_unused(document)
-        set_opset(document.model, _OWN)
+        set_opset(document.model, wanted)
         if document.model.ir_version > ir_version.KNOWN:
             ir_version.apply(document, settings)
     return blocked
@@ -156,67 +170,116 @@ def _is_default(item: AttributeProto, schema: object | None) -> bool:
     return bool(helper.get_attribute_value(declared.default_value) == helper.get_attribute_value(item))
 
 
-# --- adapters: False where the node cannot be said in opset 17 ------------------------------------------------------
+# --- adapters: False where the node cannot be said in the lower opset -----------------------------------------------
 
 
-def _reduce(_document: Document, scope: Scope, node: NodeProto, _known: Types, _names: Names) -> bool:
-    """The axes from an input to an attribute."""
-    if attribute(node, "axes") is not None:
+@dataclass(frozen=True)
+class _Place:
+    """A node to be adapted, and what is known around it."""
+
+    document: Document
+    scope: Scope
+    node: NodeProto
+    known: Types
+    names: Names
+    wanted: int
+
+    def rank(self) -> int | None:
+        sizes = self.sizes()
+        return None if sizes is None else len(sizes)
+
+    def sizes(self) -> tuple[int, ...] | None:
+        return self.known.get(input_of(self.node, 0), (0, None))[1]
+
+
+def _axes(place: _Place) -> bool:
+    """The axes (of a Split: the sizes) from an input to an attribute."""
+    node, name = place.node, "split" if place.node.op_type == "Split" else "axes"
+    if attribute(node, name) is not None:
         return True
-    axes = scope.integers(input_of(node, 1)) if input_of(node, 1) else []
-    if axes is None or (not axes and integer(node, "noop_with_empty_axes", 0)):
+    values = place.scope.integers(input_of(node, 1)) if input_of(node, 1) else []
+    if values is None or (not values and integer(node, "noop_with_empty_axes", 0)):
         return False
     drop_attribute(node, "noop_with_empty_axes")
     del node.input[1:]
-    if axes:
-        set_attribute(node, "axes", axes)
+    if values:
+        set_attribute(node, name, values)
     return True
 
 
-def _grid_sample(_document: Document, _scope: Scope, node: NodeProto, known: Types, _names: Names) -> bool:
+def _softmax(place: _Place) -> bool:
+    """Below 13 everything from the axis on is one: the same only for the last axis."""
+    rank, axis = place.rank(), integer(place.node, "axis", -1)
+    if axis != -1 and (rank is None or axis != rank - 1):
+        return False
+    set_attribute(place.node, "axis", -1)
+    return True
+
+
+def _grid_sample(place: _Place) -> bool:
     renamed = {"linear": "bilinear", "cubic": "bicubic"}
-    mode = text(node, "mode", "linear")
-    set_attribute(node, "mode", renamed.get(mode, mode))
-    sizes = known.get(input_of(node, 0), (0, None))[1]
-    return sizes is None or len(sizes) == 4
+    mode = text(place.node, "mode", "linear")
+    set_attribute(place.node, "mode", renamed.get(mode, mode))
+    return place.rank() in (None, 4)
 
 
-def _resize(document: Document, scope: Scope, node: NodeProto, known: Types, names: Names) -> bool:
-    """Scales or sizes of some axes become those of all."""
+def _resize(place: _Place) -> bool:
+    """Scales or sizes of some axes become those of all; opset 11 wants roi and scales even where they say nothing."""
+    node, names = place.node, place.names
     if text(node, "coordinate_transformation_mode", "half_pixel") == "half_pixel_symmetric":
         return False
-    item = attribute(node, "axes")
-    if item is None:
-        return True
-    sizes = known.get(input_of(node, 0), (0, None))[1]
-    policy = text(node, "keep_aspect_ratio_policy", "stretch")
-    if sizes is None or policy != "stretch" or input_of(node, 1):
+    if attribute(node, "axes") is not None and not _all_axes(place):
+        return False
+    if place.wanted < 13 and len(node.input) > 2:
+        for index in (1, 2):
+            if not input_of(node, index):
+                empty = place.document.add_initializer(names.fresh(f"{node.output[0]}_none"), np.zeros(0, np.float32))
+                node.input[index] = empty
+    return True
+
+
+def _all_axes(place: _Place) -> bool:
+    node, sizes, item = place.node, place.sizes(), attribute(place.node, "axes")
+    stretched = text(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+    if item is None or sizes is None or not stretched or input_of(node, 1):
         return False
     axes = [int(axis) % len(sizes) for axis in item.ints]
-    for place, default in ((2, np.ones(len(sizes), np.float32)), (3, np.array(sizes, np.int64))):
-        if not input_of(node, place):
+    for index, every in ((2, np.ones(len(sizes), np.float32)), (3, np.array(sizes, np.int64))):
+        if not input_of(node, index):
             continue
-        given = scope.values(input_of(node, place))
-        if given is None or len(given) != len(axes) or (place == 3 and min(sizes) < 0):
+        given = place.scope.values(input_of(node, index))
+        if given is None or len(given) != len(axes) or (index == 3 and min(sizes) < 0):
             return False
-        default[axes] = given
-        node.input[place] = document.add_initializer(names.fresh(f"{node.output[0]}_resize"), default)
+        every[axes] = given
+        node.input[index] = place.document.add_initializer(place.names.fresh(f"{node.output[0]}_resize"), every)
     drop_attribute(node, "axes")
     return True
 
 
-def _scatter(_document: Document, _scope: Scope, node: NodeProto, _known: Types, _names: Names) -> bool:
-    return text(node, "reduction", "none") in ("none", "add", "mul")
+def _scatter(place: _Place) -> bool:
+    return text(place.node, "reduction", "none") in (("none", "add", "mul") if place.wanted >= 16 else ("none",))
 
 
-def _pad(_document: Document, _scope: Scope, node: NodeProto, _known: Types, _names: Names) -> bool:
-    return text(node, "mode", "constant") != "wrap" and not input_of(node, 3)
+def _pad(place: _Place) -> bool:
+    return text(place.node, "mode", "constant") != "wrap" and not input_of(place.node, 3)
 
 
-_ADAPTERS: dict[str, Callable[[Document, Scope, NodeProto, Types, Names], bool]] = {
-    "GridSample": _grid_sample,
-    "Pad": _pad,
-    "Resize": _resize,
-    "ScatterElements": _scatter,
-    "ScatterND": _scatter,
+def _roi_align(place: _Place) -> bool:
+    """Before 16 there was no shift by half a pixel."""
+    if text(place.node, "coordinate_transformation_mode", "half_pixel") != "output_half_pixel":
+        return False
+    drop_attribute(place.node, "coordinate_transformation_mode")
+    return True
+
+
+_ADAPTERS: dict[str, tuple[tuple[int, ...], Callable[[_Place], bool]]] = {
+    **dict.fromkeys(_REDUCING, ((18,), _axes)),
+    **dict.fromkeys(("ReduceSum", "Split", "Squeeze", "Unsqueeze"), ((13,), _axes)),
+    **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), ((13,), _softmax)),
+    **dict.fromkeys(("ScatterElements", "ScatterND"), ((16, 18), _scatter)),
+    "GridSample": ((20,), _grid_sample),
+    "Pad": ((18, 19), _pad),
+    "Resize": ((13, 18, 19), _resize),
+    "RoiAlign": ((16,), _roi_align),
 }
+"""Operator to the opsets that changed it, and what goes back behind them."""

@@ -167,8 +167,11 @@ def _widen(
             build = Builder(document, names, node)
             build.add("Cast", [small[name]], name, to=_INT64)
             result.extend(build.nodes)
+    narrow = set(small.values())
     for node in result:
-        _take_small(node, small)
+        # The Casts that make INT32 keep reading INT64.
+        if not (node.op_type == "Cast" and narrow.intersection(node.output)):
+            _take_small(node, small)
     set_nodes(graph, result)
 
 
