@@ -476,7 +476,8 @@ def _explained(error: Pth2omError) -> str:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Hang the evidence on the report, so that it travels through xdist."""
     report = yield
-    report.sections = [(title, _bounded(text)) for title, text in report.sections]
+    if _BOARD in item.config.stash:
+        report.sections = [(title, _bounded(text)) for title, text in report.sections]
     records = item.stash.get(_EVIDENCE, [])
     if records:
         from pth2om.evidence import to_json

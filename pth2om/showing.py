@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pth2om.data import Labelled
     from pth2om.drawing import Panel
 
-VERSION = 1
+VERSION = 2
 
 CLEAR_SCORE = 0.25
 """Boxes below are not drawn: what a person would be shown, as in the lists of differing images."""
@@ -265,7 +265,9 @@ def _grid(sides: Sequence[Side], labelled: Labelled, preprocess: Preprocess) -> 
         key += "-alike"
     shown = min(many, len(chosen))
     rest = len(chosen) - shown
-    caption = say(f"showing.{key}", count=many, shown=shown, rest=rest, title=sides[-1].title, images=len(judged))
+    emulated = sides[-1].session.provenance.ground == "emulated"
+    titles = {"title": sides[-1].words, "title_zh": sides[-1].title + ("（模拟）" if emulated else "")}
+    caption = say(f"showing.{key}", count=many, shown=shown, rest=rest, images=len(judged), **titles)
     return [(draw_classification(tiles, wrong=wrong), caption)]
 
 

@@ -178,6 +178,36 @@ def test_the_whole_run(repo: pytest.Pytester) -> None:
     assert (folder / "log.html").exists()
 
 
+def pictures(repo: pytest.Pytester) -> set[str]:
+    """The pictures that the evidence names; each lies in the run's folder."""
+    (folder,) = (repo.path / "reports").iterdir()
+    gates = [record for record in records(repo) if isinstance(record, evidence.GateRecord)]
+    named = {entry["file"] for gate in gates for entry in gate.details.get("pictures", ())}
+    assert named == {f"pictures/{file.name}" for file in (folder / "pictures").iterdir()}
+    return named
+
+
+def test_pictures_lie_beside_the_report(repo: pytest.Pytester) -> None:
+    assert repo.runpytest_subprocess("--soc", "Ascend310B1", "-k", "score", "-n", "2").ret == 0
+    variants = ("fp16-bs1", "origin-bs1")
+    wanted = {f"pictures/tiny-{variant}-om-top1-drop-dots-1.webp" for variant in variants}
+    assert wanted <= pictures(repo)
+    (folder,) = (repo.path / "reports").iterdir()
+    assert (folder / "index.html").read_text(encoding="utf-8").count("data:image/webp") >= len(wanted)
+
+
+def test_a_log_keeps_the_ends_of_what_was_printed(repo: pytest.Pytester) -> None:
+    (repo.path / "test_cases" / "test_loud.py").write_text(
+        "def test_loud(checkpoint):\n    print('first', 'x' * 3_000_000, 'last')\n    assert False\n"
+    )
+    result = repo.runpytest_subprocess("-k", "loud")
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    assert len(text) < 60_000
+    assert "first xx" in text
+    assert "xx last" in text
+
+
 def test_two_workers_give_the_same(repo: pytest.Pytester) -> None:
     assert repo.runpytest_subprocess("--soc", "Ascend310B1").ret == 0
     alone = outcome_of_gates(repo)

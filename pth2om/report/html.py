@@ -314,7 +314,7 @@ class _Page:
             if not is_drop or gate.measured is None or gate.limit is None or gate.limit.relation not in ("<=", "<"):
                 continue
             low, high = gate.interval or (gate.measured, gate.measured)
-            label = " ".join(part for part in (score.dataset, gate.check) if part)
+            label = " ".join(part for part in (score.dataset, gate.check.removesuffix("/drop")) if part)
             if not self.small and gate.verdict == "passed":
                 continue
             lines.append(plots.Whisker(label, gate.measured, low, high, gate.limit.value, self.kind(gate)))

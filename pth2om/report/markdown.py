@@ -103,8 +103,10 @@ def _model(write: _Writer, model: str, cards: Sequence[Card]) -> None:
 
 
 def _newer_rows(write: _Writer, card: Card) -> list[tuple[str, Sequence[str]]]:
-    precision, _, _ = card.variant.partition("-bs")
+    precision, _, rest = card.variant.partition("-bs")
     match = _BATCH.search(card.variant)
+    # What comes after the batch size (aipp) is another build of the same precision, with a table of its own.
+    precision += "".join(f" {word}" for word in rest.split("-")[1:])
     batch = match[1] if match else figures.MISSING
     chip = _escaped(card.soc) if card.soc else figures.MISSING
     speed = _performance(write, card)

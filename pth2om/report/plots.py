@@ -124,7 +124,7 @@ def _ticks(scale: Sequence[float]) -> list[int]:
     chosen: list[int] = []
     for place in wanted:
         index = min(range(len(scale)), key=lambda one: abs(scale[one] - place))
-        if index not in chosen and all(abs(scale[index] - scale[other]) > 44 for other in chosen):
+        if index not in chosen and all(abs(scale[index] - scale[other]) > 60 for other in chosen):
             chosen.append(index)
     return chosen
 

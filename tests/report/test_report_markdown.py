@@ -47,6 +47,13 @@ def test_device_columns_hold_device_figures_only(small):
             assert row[4] == "not measured"
 
 
+def test_builds_of_one_precision_have_tables_of_their_own(factory):
+    names = ("fp16-bs1", "fp16-bs4", "fp16-bs1-aipp")
+    gates = [factory.gate("m", name, "preflight", "preflight/errors", 0.0, None, "passed") for name in names]
+    heads = [line for line in render_markdown(collect(gates), "en").splitlines() if line.startswith("### ")]
+    assert heads == ["### fp16", "### fp16 aipp"]
+
+
 def test_the_older_table_has_both_sides(small):
     text = render_markdown(collect(small), "zh")
     table = next(table for table in tables(text) if table[0][0] == "模型" and "离线" in table[0][2])

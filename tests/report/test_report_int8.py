@@ -1,0 +1,166 @@
+"""What the page says of INT8: from a quantized stage and the gates of both levels."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pth2om.evidence import Limit
+from pth2om.report import collect, int8, plots
+from pth2om.report.html import Links, render_html
+
+LAYERS = [
+    {
+        "name": "/conv1/Conv",
+        "kind": "Conv",
+        "int8": False,
+        "reason": "quantize.left-float",
+        "values": {"channels": 3},
+        "rolls_back": True,
+    },
+    {
+        "name": "/conv2/Conv",
+        "kind": "Conv",
+        "int8": True,
+        "reason": "",
+        "values": {},
+        "scale": 0.0185,
+        "offset": -128,
+        "low": 0.0,
+        "high": 4.7,
+        "clipped": 0.0005,
+        "weight_sqnr_db": 41.8,
+        "input_sqnr_db": 45.1,
+        "exact": True,
+        "rolls_back": False,
+    },
+]
+DETAILS = {
+    "layers": LAYERS,
+    "errors": [{"layer": "/conv2/Conv", "tensor": "t", "sqnr_db": 37.25, "cosine": 1.0, "largest": 0.1}],
+    "pictures": {"/conv2/Conv": {"edges": [0, 1, 2, 3, 4.7], "counts": [90, 9, 1, 1], "low": 0.0, "high": 4.0}},
+    "settings": {"activations": "mse", "weights": "arq"},
+    "dataset": "cifar10_249",
+    "images": 32,
+    "proof": [],
+}
+
+
+@pytest.fixture
+def records(factory):
+    close = [
+        factory.gate(
+            "net", "int8-bs1", "closeness", f"onnx~{side}/scores/cosine", value, Limit(">=", 0.99), "passed", made
+        )
+        for side, value, made in (("fake-quant", 0.9985, factory.HOST), ("om", 0.9971, factory.EMULATOR))
+    ]
+    path = "/store/quantized/abc/int8_as_fp32.pth"
+    way_back = factory.gate(
+        "net",
+        "int8-bs1",
+        "quantization",
+        "fp32-checkpoint/tensors",
+        97.0,
+        Limit(">", 0),
+        "passed",
+        details={"path": path},
+    )
+    return [factory.stage("net", "int8-bs1", "quantized", details=DETAILS), *close, way_back]
+
+
+def card_of(records):
+    return next(card for card in collect(records).cards if card.variant == "int8-bs1")
+
+
+def test_layers_levels_and_the_way_back(records) -> None:
+    found = int8.section(card_of(records))
+    assert found is not None
+    assert [(layer.name, layer.int8, layer.output_db) for layer in found.layers] == [
+        ("/conv1/Conv", False, None),
+        ("/conv2/Conv", True, 37.25),
+    ]
+    assert found.layers[0].reason is not None
+    assert found.layers[0].reason.key == "quantize.left-float"
+    assert found.count == 1
+    (level,) = found.levels
+    assert (level.name, level.metric) == ("scores", "cosine")
+    assert (level.twin.measured, level.om.measured) == (0.9985, 0.9971)
+    assert found.pictures[0].span == (0.0, 4.0)
+    assert found.facts == {"dataset": "cifar10_249", "images": "32", "activations": "mse", "weights": "arq"}
+
+
+def test_the_page_shows_them(records) -> None:
+    page = render_html(collect(records), "en", Links())
+    for text in (
+        "INT8, layer by layer",
+        "1 of 2 candidate layers are INT8",
+        "Calibrated on 32 images of cifar10_249.",
+        "with 3 input channels",
+        "37.2",
+        "0.0185",
+        "-128",
+        "0.9985",
+        "0.9971",
+        "/store/quantized/abc/int8_as_fp32.pth",
+        "the loss of the activations is not in its score",
+        "激活仍为 FP32",
+    ):
+        assert text in page, text
+    # The raw dump of the stage's details does not repeat what the section draws.
+    assert "errors" not in re.findall(r"<td class=soft>([^<]*)", page)
+    assert "sqnr_db" not in page
+
+
+def test_a_card_without_int8_has_no_section(small) -> None:
+    for card in collect(small).cards:
+        if not card.variant.startswith("int8"):
+            assert int8.section(card) is None
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"layers": "x", "errors": 5, "pictures": []},
+        {"layers": [None, {"name": 3}, {"name": "a", "scale": "NaN", "clipped": "x", "reason": {}, "values": []}]},
+        {"layers": LAYERS, "errors": [{"layer": "/conv2/Conv", "sqnr_db": "Infinity"}]},
+        {"pictures": {"a": {"edges": [0, 0], "counts": [1], "low": 1, "high": 0}, "b": {"edges": 1}}},
+        {"pictures": {"a": {"edges": [0, 1], "counts": [1], "low": "NaN", "high": "Infinity"}}},
+        {"settings": 1, "dataset": ["x"], "images": None},
+    ],
+)
+def test_damaged_details_never_stop_the_page(factory, details) -> None:
+    records = [
+        factory.stage("net", "int8-bs1", "quantized", details=details),
+        factory.gate("net", "int8-bs1", "accuracy", "om/top1/drop", 0.0, Limit("<=", 1), "passed"),
+    ]
+    assert "INT8" in render_html(collect(records), "en", Links())
+
+
+def test_many_layers_are_cut(factory) -> None:
+    layers = [{**LAYERS[1], "name": f"layer{number}"} for number in range(1000)]
+    stage = factory.stage("net", "int8-bs1", "quantized", details={"layers": layers})
+    page = render_html(collect([stage]), "en", Links())
+    assert page.count("<td>INT8") == int8.MOST_LAYERS
+    assert "600 more are in evidence.jsonl" in page
+
+
+def test_what_a_range_clips_is_shaded() -> None:
+    svg = str(plots.histogram([0, 1, 2, 3, 4], [5, 4, 3, 2], 200, 70, (0.0, 3.0)))
+    shaded, lines = re.search(r'class=x d="([^"]*)"', svg), re.search(r'class=l d="([^"]*)"', svg)
+    assert shaded[1] == "M0 0H0.0V54H0zM150.0 0H200V54H150.0z"
+    assert lines[1] == "M0.0 0V54M150.0 0V54"
+    # A range wider than the data widens the axis.
+    wide = str(plots.histogram([0, 1], [1], 200, 70, (-1.0, 3.0)))
+    assert re.search(r'class=b d="M50\.0 ', wide)
+    assert plots.histogram([0, 1], [1], 200, 70, (0.0, float("inf"))) == ""
+
+
+def test_noise_is_drawn_from_zero() -> None:
+    svg = str(plots.noises([plots.Noise(1, "a<b", 40.0, 42.0, 44.0), plots.Noise(5, "c", 20.0, None, None)]))
+    heights = [float(up) for up in re.findall(r"class=b d=\"M[\d.]+ 134V([\d.]+)", svg)]
+    assert (134 - heights[1]) / (134 - heights[0]) == pytest.approx(0.5, abs=0.01)
+    assert "a&lt;b" in svg
+    assert ">5</text>" in svg
+    assert plots.noises([]) == ""
+    assert plots.noises([plots.Noise(1, "a", None, float("nan"), None)]) == ""
