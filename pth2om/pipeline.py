@@ -497,7 +497,11 @@ class Pipeline:
         return self._datasets[name]
 
     def samples(self, batch: int, variant: Variant | None = None) -> Samples:
-        """Inputs for closeness: real where a dataset is here, random, zeros; all of pixels where AIPP takes them."""
+        """Inputs for closeness: real where a dataset is here, random, zeros.
+
+        With AIPP all are made of pixels. INT8 is compared on real images only, where there are some: its ranges are
+        calibrated for images, and noise or a black picture say nothing about them.
+        """
         from pth2om.data import samples
 
         dataset = None
@@ -507,8 +511,13 @@ class Pipeline:
             except Absent:
                 continue
             break
+        seed = self.settings.seed
+        if variant is not None and variant.precision == "int8" and dataset is not None:
+            # Each batch is filled with images, so that no random row is needed.
+            real = batch * max(1, 8 // batch)
+            return samples(self.spec, dataset, batch=batch, seed=seed, real=real, random=0, zeros=0)
         pixels = variant is not None and variant.aipp
-        return samples(self.spec, dataset, batch=batch, seed=self.settings.seed, from_pixels=pixels)
+        return samples(self.spec, dataset, batch=batch, seed=seed, from_pixels=pixels)
 
     def close(self) -> None:
         """Close the sessions and drop the module."""

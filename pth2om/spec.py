@@ -277,6 +277,7 @@ class Gates(_Table):
 
     Attributes:
         torch_onnx, onnx_om, torch_om: closeness per pair, for all slices.
+        int8: closeness of int8 variants, for all slices.
         slices: closeness per slice name, for the pairs that include an OM.
         drop: largest accepted loss of the metric against PyTorch, in percent points.
         int8_drop: the same for int8 variants.
@@ -288,6 +289,7 @@ class Gates(_Table):
     torch_onnx: Closeness = Closeness()
     onnx_om: Closeness = Closeness()
     torch_om: Closeness = Closeness()
+    int8: Closeness = Closeness()
     slices: dict[str, Closeness] = Field(default_factory=dict)
     drop: Annotated[float, Field(ge=0)] = 1.0
     int8_drop: Annotated[float, Field(ge=0)] = 1.0
