@@ -32,16 +32,18 @@ class Answer:
         verdict: the worst one: failed, inconclusive, passed, not measured.
         ground: the weakest ground among the gates that decided it.
         counts: gates per verdict.
+        judged: whether there was anything to judge; figures that are only shown pass nothing.
     """
 
     verdict: Verdict
     ground: Ground
     counts: Mapping[Verdict, int]
+    judged: bool = True
 
     @property
     def unproven(self) -> bool:
         """Passed, but not on ground that proves anything about an NPU."""
-        return self.verdict == "passed" and unproven_ground(self.ground)
+        return self.verdict == "passed" and self.judged and unproven_ground(self.ground)
 
 
 @dataclass
@@ -314,11 +316,12 @@ def _in_order(socs: Mapping[tuple[str, str], Mapping[str | None, Card]]) -> list
 
 def _answer(gates: Sequence[GateRecord]) -> Answer:
     # A figure without a limit is shown, not judged: PyTorch's latency does not answer for an OM that nobody timed.
-    gates = [gate for gate in gates if gate.limit is not None or gate.verdict != "passed"] or gates
+    judged = [gate for gate in gates if gate.limit is not None or gate.verdict != "passed"]
+    gates = judged or gates
     counts = Counter(gate.verdict for gate in gates)
     worst = next(verdict for verdict in VERDICTS if counts[verdict])
     grounds = {gate.ground for gate in gates if gate.verdict == worst}
-    return Answer(worst, next(ground for ground in _WEAKEST_FIRST if ground in grounds), counts)
+    return Answer(worst, next(ground for ground in _WEAKEST_FIRST if ground in grounds), counts, bool(judged))
 
 
 def _trouble(card: Card) -> int:

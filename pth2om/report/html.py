@@ -47,6 +47,8 @@ _MOST_IN_CARD = 20
 _MOST_FINDINGS = 50
 _OPEN_CARDS = 6
 _BAD = ("failed", "inconclusive")
+# What the top of the page says instead, so that one reason is said once; the figures are in the cards.
+_IN_SHORT = {"latency.estimated": "latency.no-device"}
 _LANGUAGES: tuple[Language, ...] = ("en", "zh")
 _MAGIC = {b"RIFF": "image/webp", b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png"}
 
@@ -196,7 +198,10 @@ class _Page:
         for card in self.report.cards:
             for gate in card.gates:
                 if gate.verdict == "not_measured":
-                    reason = wording.said(gate.message) or wording.both("no-reason")
+                    message = gate.message
+                    if message is not None and message.key in _IN_SHORT:
+                        message = Message(_IN_SHORT[message.key])
+                    reason = wording.said(message) or wording.both("no-reason")
                     groups.setdefault((reason, wording.advice(gate.message)), []).append(card)
         rows = [(reason, fix, cards) for (reason, fix), cards in groups.items()]
         rows.sort(key=lambda row: -len(row[2]))
@@ -266,7 +271,10 @@ class _Page:
 
     def kind(self, gate: GateRecord | Answer | None) -> str:
         """Style class of a gate or an answer."""
-        if gate is None or (isinstance(gate, GateRecord) and gate.verdict == "passed" and gate.limit is None):
+        if gate is None:
+            return "s"
+        judged = gate.judged if isinstance(gate, Answer) else gate.limit is not None
+        if gate.verdict == "passed" and not judged:
             return "s"
         if gate.verdict == "passed":
             return "u" if unproven_ground(gate.ground) else "p"
@@ -274,7 +282,7 @@ class _Page:
 
     def sign(self, gate: GateRecord | Answer) -> str:
         """One sign per verdict, for cells."""
-        return {"p": "✓", "u": "(✓)", "f": "✗", "q": "?", "n": "–", "s": ""}[self.kind(gate)]
+        return {"p": "✓", "u": "(✓)", "f": "✗", "q": "?", "n": "–", "s": "○"}[self.kind(gate)]
 
     def word(self, gate: GateRecord | Answer) -> Markup:
         """The verdict in words."""
