@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pth2om.data import Labelled
     from pth2om.drawing import Panel
 
-VERSION = 3
+VERSION = 5
 
 CLEAR_SCORE = 0.25
 """Boxes below are not drawn: what a person would be shown, as in the lists of differing images."""
@@ -193,8 +193,12 @@ def _sheets(
 def _sheet_caption(file: str, row: Mapping[str, Any] | None, differs: bool) -> Message:
     values: dict[str, Any] = {"file": file, "score": CLEAR_SCORE}
     if row is not None:
-        return say("showing.changed", **values, lost=row["lost"], alarms=row["false_alarms"])
+        return say("showing.changed", **values, found=_signed(-row["lost"]), alarms=_signed(row["false_alarms"]))
     return say("showing.differing" if differs else "showing.detections", **values)
+
+
+def _signed(count: int) -> str:
+    return f"{count:+d}" if count else "±0"
 
 
 def _truth(labelled: Labelled, index: int) -> Panel:

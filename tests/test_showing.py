@@ -179,7 +179,7 @@ def test_changed_images_are_drawn_with_the_boxes_of_every_side(
     listed = showing.listed(tmp_path)
     assert [entry["caption"]["values"]["file"] for entry in listed] == ["5.png", "8.png", "0.png", "1.png"]
     assert listed[0]["caption"]["key"] == "showing.changed"
-    assert listed[0]["caption"]["values"]["lost"] == 1
+    assert listed[0]["caption"]["values"]["found"] == "-1"
     assert listed[2]["caption"]["key"] == "showing.detections"
     assert onnx.asked[:2] == [5, 8]
     titles = [title for title, *_ in spied.panels[0]]
