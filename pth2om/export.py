@@ -8,6 +8,7 @@ exports, whose file says the opset that was asked, and whose every operator ATC 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import sys
@@ -136,6 +137,8 @@ def export(module: torch.nn.Module, inputs: Sequence[Input], export: Export, bat
     """
     import torch
 
+    if export.exporter == "dynamo" and importlib.util.find_spec("onnxscript") is None:
+        raise ExportError("export.needs-onnxscript")
     traced = example(inputs, batch, seed=0)
     arguments = tuple(torch.from_numpy(traced[entry.name]) for entry in inputs)
     flat = _flat_module(module)
