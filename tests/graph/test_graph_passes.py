@@ -1,6 +1,6 @@
 """Each pass on a hand-made model: what it changes, and that ONNX Runtime gives the same."""
 
-# ruff: noqa: E501 - a graph in ONNX's text form reads best on one line
+# ruff: noqa: E501, UP031 - a graph in ONNX's text form reads best on one line
 from __future__ import annotations
 
 import numpy as np

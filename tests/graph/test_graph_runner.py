@@ -1,6 +1,6 @@
 """Proof, undoing, files: what holds whatever the pass."""
 
-# ruff: noqa: E501 - a graph in ONNX's text form reads best on one line
+# ruff: noqa: E501, UP031 - a graph in ONNX's text form reads best on one line
 from __future__ import annotations
 
 import os
