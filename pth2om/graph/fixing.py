@@ -99,12 +99,12 @@ def fix(
     rounds = 1 if names is not None else ROUNDS
     scratch = destination.with_name(f".{destination.name}.checked.onnx")
     try:
-        for _ in range(rounds):
+        for left in reversed(range(rounds)):
             wanted -= skipped
             outcome = run(document, sorted(wanted), _settings(settings, asked, before))
             after = _look_again(outcome, scratch, source, options, soc, settings.cann)
             more = _named_by(after) - wanted - skipped
-            if not more:
+            if not more or not left:
                 break
             wanted |= more
         cleaned = write(outcome, source, destination)
