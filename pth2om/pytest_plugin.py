@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _RECORDS = "pth2om_records"
 _EXPLANATIONS = 2
+_PATH_OPTIONS = ("--models", "--data-dir", "--reports-dir")
 _QUESTIONS = ("checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness")
 _MOST_CAPTURED = 20_000  # characters of a test's captured output that its log keeps
 _BOARD = pytest.StashKey["Board"]()
@@ -71,6 +72,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--ort-providers", metavar="LIST", default="CPUExecutionProvider", help="ONNX Runtime providers, no fallback")
     add("--threads", metavar="N", type=int, default=None, help="threads of PyTorch and ONNX Runtime")
     add("--remeasure", action="store_true", default=False, help="time again instead of showing the stored latency")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
+    """Keep pytest's root where the command was typed, also when it reads ``--data-dir /data``.
+
+    Before it knows a plugin's options, pytest takes every word that exists as a path for the place of the tests, and
+    looks for its configuration there. Where that led it away, it is started again with the words joined.
+    """
+    typed = early_config.invocation_params
+    joined = _joined([str(word) for word in typed.args], typed.dir)
+    if len(joined) < len(typed.args) and early_config.rootpath != typed.dir:
+        raise SystemExit(int(pytest.main(joined, plugins=typed.plugins)))
+    yield
+
+
+def _joined(words: Sequence[str], folder: Path) -> list[str]:
+    """``--data-dir /data`` as ``--data-dir=/data`` wherever that path exists."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] in _PATH_OPTIONS and (folder / word).exists():
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -196,6 +196,16 @@ def test_pictures_lie_beside_the_report(repo: pytest.Pytester) -> None:
     assert (folder / "index.html").read_text(encoding="utf-8").count("data:image/webp") >= len(wanted)
 
 
+def test_folders_of_options_are_no_folders_of_tests(repo: pytest.Pytester, tmp_path_factory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "pytest.ini").write_text("[pytest]\ntestpaths = nowhere\n")
+    for option in ("--data-dir", "--reports-dir"):
+        result = repo.runpytest_subprocess("-k", "checkpoint_fits", option, str(elsewhere))
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines([f"rootdir: {repo.path}"])
+    assert list(elsewhere.glob("*/index.html"))
+
+
 def test_a_log_keeps_the_ends_of_what_was_printed(repo: pytest.Pytester) -> None:
     (repo.path / "test_cases" / "test_loud.py").write_text(
         "def test_loud(checkpoint):\n    print('first', 'x' * 3_000_000, 'last')\n    assert False\n"
