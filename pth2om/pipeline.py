@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Absent, ToolchainError
 from pth2om.evidence import Finding, StageRecord
 from pth2om.language import say
-from pth2om.session import Feeds, Provenance, Session
+from pth2om.session import Feeds, Provenance, Remembering, Session
 from pth2om.spec import PRECISION_MODES, Preprocess, Spec, Variant
 from pth2om.store import Artifact, Key, Store
 
@@ -103,6 +103,7 @@ class Pipeline:
         self.records: dict[tuple[str, str], StageRecord] = {}
         self._module: torch.nn.Module | None = None
         self._sessions: dict[str, Session] = {}
+        self._references: dict[str, Remembering] = {}
         self._datasets: dict[str, Labelled] = {}
 
     # --- where it comes from ------------------------------------------------------------------------------------
@@ -475,6 +476,12 @@ class Pipeline:
 
         return {band: self._session(f"om-{variant.name}-{band}", functools.partial(opened, band)) for band in bands}
 
+    def remembering(self, session: Session) -> Session:
+        """``session`` with a memory of its answers, for a reference that is compared with many candidates."""
+        if session.digest not in self._references:
+            self._references[session.digest] = Remembering(session)
+        return self._references[session.digest]
+
     # --- data ---------------------------------------------------------------------------------------------------
 
     def dataset(self, name: str, subset: int | None = None) -> Labelled:
@@ -524,6 +531,7 @@ class Pipeline:
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
+        self._references.clear()
         self._module = None
 
     # ------------------------------------------------------------------------------------------------------------
