@@ -47,6 +47,10 @@ _MOST_IN_CARD = 20
 _MOST_FINDINGS = 50
 _OPEN_CARDS = 6
 _BAD = ("failed", "inconclusive")
+_TELLING = {
+    *(f"compare.too-{side}" for side in ("low", "high")),
+    *(f"accuracy.{what}" for what in ("lost", "unsettled", "unsettleable")),
+}
 # What the top of the page says instead, so that one reason is said once; the figures are in the cards.
 _IN_SHORT = {"latency.estimated": "latency.no-device"}
 _LANGUAGES: tuple[Language, ...] = ("en", "zh")
@@ -291,7 +295,11 @@ class _Page:
 
     def advice(self, gate: GateRecord) -> Markup:
         """What to do next about a gate."""
-        return wording.advice(gate.message) or wording.name_of("next", gate.question)
+        return wording.advice(gate.message) or wording.name_of("next", wording.next_of(gate))
+
+    def told(self, gate: GateRecord) -> bool:
+        """Whether the gate's sentence holds the measured value and the limit, so that they need not stand beside it."""
+        return gate.message is not None and gate.message.key in _TELLING
 
     def troubles(self, card: Card) -> tuple[list[tuple[list[Card], Markup, list[GateRecord]]], int]:
         """The card's failed and inconclusive gates, grouped by what to do next, and how many more there are."""

@@ -227,7 +227,7 @@ def _failures(write: _Writer, report: Report) -> None:
         if gate.message is not None:
             words += f" {_escaped(wording.in_language(gate.message, write.language))}"
         advice = wording.fix_in_language(gate.message, write.language)
-        advice = advice or wording.name_in("next", gate.question, write.language)
+        advice = advice or wording.name_in("next", wording.next_of(gate), write.language)
         write.lines.append(f"{words} → {_escaped(advice)}")
     if len(failures) > _MOST_FAILURES:
         write.lines.append(f"- {write.say('more-in-evidence', count=len(failures) - _MOST_FAILURES)}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup, escape
 
+from pth2om.evidence import GateRecord
 from pth2om.language import Language, Message, Value, catalogue
 from pth2om.report.figures import short
 
@@ -64,6 +65,12 @@ def fix_in_language(message: Message | None, to: Language) -> str | None:
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, OSError):
         return None
     return None if fix is None else short(fix, _LONGEST)
+
+
+def next_of(gate: GateRecord) -> str:
+    """Which question's advice fits a gate: what INT8 moved is a matter of quantization, not of conversion."""
+    moved = gate.question == "closeness" and gate.variant.startswith("int8") and not gate.check.startswith("torch~onnx")
+    return "quantization" if moved else gate.question
 
 
 def caption(of: object) -> Markup:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from pth2om.evidence import Limit
+from pth2om.language import Message
 from pth2om.report import collect, int8, plots
 from pth2om.report.html import Links, render_html
 
@@ -164,3 +165,34 @@ def test_noise_is_drawn_from_zero() -> None:
     assert ">5</text>" in svg
     assert plots.noises([]) == ""
     assert plots.noises([plots.Noise(1, "a", None, float("nan"), None)]) == ""
+
+
+def test_advice_for_int8_is_about_quantization(factory) -> None:
+    limit = Limit(">=", 0.99)
+    moved = factory.gate(
+        "net", "int8-bs1", "closeness", "onnx~om/scores/cosine", 0.9, limit, "failed", factory.EMULATOR
+    )
+    float_moved = factory.gate(
+        "net", "fp16-bs1", "closeness", "onnx~om/scores/cosine", 0.9, limit, "failed", factory.EMULATOR
+    )
+    assert "quantize.skip" in render_html(collect([moved]), "en", Links())
+    assert "quantize.skip" not in render_html(collect([float_moved]), "en", Links())
+
+
+def test_a_sentence_that_tells_all_stands_alone(factory) -> None:
+    values = {"name": "scores", "metric": "cosine", "measured": 0.9, "limit": 0.99, "sample": "zeros"}
+    gate = factory.gate(
+        "net",
+        "fp16-bs1",
+        "closeness",
+        "onnx~om/scores/cosine",
+        0.9,
+        Limit(">=", 0.99),
+        "failed",
+        message=Message("compare.too-low", values),
+    )
+    page = render_html(collect([gate]), "en", Links())
+    assert "cosine of scores is 0.9, below 0.99; worst on zeros." in page
+    assert "measured 0.9" not in page
+    silent = factory.gate("net", "fp16-bs1", "closeness", "a~b/c/cosine", 0.9, Limit(">=", 0.99), "failed")
+    assert "measured 0.9" in render_html(collect([silent]), "en", Links())
