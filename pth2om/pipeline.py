@@ -206,10 +206,11 @@ class Pipeline:
 
     def onnx_key(self, batch: int) -> Key:
         """What the exported ONNX of this batch size depends on."""
-        from pth2om import export
+        from pth2om import export, graph
 
         options = {
             **self._source_options(),
+            "graph": graph.VERSION,
             "inputs": [entry.model_dump(mode="json") for entry in self.spec.inputs],
             "export": self.spec.export.model_dump(mode="json"),
             "batch": batch,

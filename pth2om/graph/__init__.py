@@ -18,6 +18,9 @@ from pth2om.evidence import Finding
 if TYPE_CHECKING:
     from pth2om.graph.runner import Outcome
 
+VERSION = 1
+"""Of what `clean` does; part of what a kept export depends on."""
+
 
 @dataclass(frozen=True)
 class Cleaned:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +78,14 @@ class Reference:
         self._settings = settings
         self._answers: list[tuple[Feeds, Outputs]] | None = None
         self._refusal = ""
+        self._running: Future[list[tuple[Feeds, Outputs]]] | None = None
+
+    def begin(self) -> None:
+        """Start running the unchanged model beside what the caller does next; `answers` waits for it."""
+        if self._answers is None and self._running is None and not self._refusal:
+            executor = ThreadPoolExecutor(1)
+            self._running = executor.submit(self._run)
+            executor.shutdown(wait=False)
 
     def answers(self) -> list[tuple[Feeds, Outputs]]:
         """Inputs and outputs of the unchanged model.
@@ -88,7 +97,7 @@ class Reference:
             raise CannotRunError(self._refusal)
         if self._answers is None:
             try:
-                self._answers = self._run()
+                self._answers = self._running.result() if self._running is not None else self._run()
             except CannotRunError as error:
                 self._refusal = str(error)
                 raise

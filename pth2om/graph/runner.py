@@ -91,10 +91,12 @@ def run(document: Document, names: Sequence[str], settings: Settings) -> Outcome
 
 def run_passes(document: Document, wanted: Sequence[Pass], settings: Settings) -> Outcome:
     """As `run`, for the passes themselves."""
+    reference = Reference(document, settings)
+    if any(what.NAME == simplify.NAME for what in wanted):
+        reference.begin()  # the simplifier is a process of its own: both cores have something to do
     outcome = _apply(document, wanted, settings)
     if not outcome.steps:
         return outcome
-    reference = Reference(document, settings)
     verdict = _judge(document, outcome, reference)
     if verdict.state == "failed":
         return _one_by_one(document, wanted, settings, reference)
