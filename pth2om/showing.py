@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pth2om.data import Labelled
     from pth2om.drawing import Panel
 
-VERSION = 5
+VERSION = 6
 
 CLEAR_SCORE = 0.25
 """Boxes below are not drawn: what a person would be shown, as in the lists of differing images."""
@@ -268,9 +268,7 @@ def _grid(sides: Sequence[Side], labelled: Labelled, preprocess: Preprocess) -> 
     shown = min(many, len(chosen))
     rest = len(chosen) - shown
     key += "-alike" if many == 0 else "" if rest else "-full"
-    emulated = sides[-1].session.provenance.ground == "emulated"
-    titles = {"title": sides[-1].words, "title_zh": sides[-1].title + ("（模拟）" if emulated else "")}
-    caption = say(f"showing.{key}", count=many, shown=shown, rest=rest, images=len(judged), **titles)
+    caption = say(f"showing.{key}", count=many, shown=shown, rest=rest, title=sides[-1].title, images=len(judged))
     return [(draw_classification(tiles, wrong=wrong), caption)]
 
 

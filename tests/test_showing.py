@@ -137,7 +137,7 @@ def test_disagreements_come_first_then_the_closest_calls(
     assert len(data) <= drawing.MOST_BYTES
     Image.open(io.BytesIO(data)).verify()
     values = only["caption"]["values"]
-    assert (values["count"], values["shown"], values["rest"], values["title"]) == (2, 2, 10, "OM (emulated)")
+    assert (values["count"], values["shown"], values["rest"], values["title"]) == (2, 2, 10, "OM")
 
 
 def test_a_session_alone_is_held_against_the_labels(

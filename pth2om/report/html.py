@@ -382,18 +382,19 @@ class _Page:
 
     def pictures(self, card: Card) -> tuple[list[tuple[str, Markup]], int]:
         """(data URI, caption) of the card's pictures, and how many were left out."""
-        named: dict[str, object] = {}
+        named: dict[str, tuple[object, str]] = {}
         for gate in card.gates:
             listed = gate.details.get("pictures")
             for entry in listed if isinstance(listed, list | tuple) else ():
                 if isinstance(entry, Mapping) and isinstance(entry.get("file"), str):
-                    named.setdefault(entry["file"], entry.get("caption"))
+                    named.setdefault(entry["file"], (entry.get("caption"), gate.ground))
         shown: list[tuple[str, Markup]] = []
-        for name, words in named.items():
+        for name, (words, ground) in named.items():
             uri = picture_uri(self.report.folder, name) if len(shown) < MOST_PICTURES else None
             if uri:
                 self.picture_bytes += len(uri)
-                shown.append((uri, wording.caption(words)))
+                tag = Markup("") if ground == "host" else self.tag(ground) + Markup(" ")
+                shown.append((uri, tag + wording.caption(words)))
         return shown, len(named) - len(shown)
 
 
