@@ -583,7 +583,8 @@ class Pipeline:
         details["passes"] = cleaned.to_json()
         details["sha256"] = file_digest(folder / "model.onnx")
         details["bytes"] = (folder / "model.onnx").stat().st_size
-        raw.unlink(missing_ok=True)
+        for file in folder.glob(f"{raw.name}*"):  # with its external data
+            file.unlink()
         (folder / "export.json").write_text(json.dumps(details, ensure_ascii=False), encoding="utf-8")
 
     def _preprocess(self) -> Preprocess:
