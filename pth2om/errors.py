@@ -102,5 +102,5 @@ class QuantizeError(Pth2omError):
     """Calibration or quantization is not possible as asked."""
 
 
-class Absent(Pth2omError):
+class Absent(Pth2omError):  # noqa: N818 - absence is no mistake
     """Something the user has to provide is not here (weights, data, a SoC): what needs it is *not measured*."""
