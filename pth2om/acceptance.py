@@ -8,6 +8,7 @@ and says so (``cached``, ``measured_at``).
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from pth2om.store import Artifact, Key
 if TYPE_CHECKING:
     from pth2om.data import Labelled, Samples
 
+_OPERATOR_PACKAGES = ("ASCEND_OPP_PATH", "ASCEND_CUSTOM_OPP_PATH", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 _LATENCY_SECONDS = 3.0
 """How long a session is timed at most; within it the median of most models is known to 2 %."""
 
@@ -88,7 +90,9 @@ class Acceptance:
         if self.variant.precision == "int8":
             built = self.pipeline.quantized(self.variant.batch)  # what atc is given
         options = self.pipeline.atc_options(self.variant, built.file)
-        asked = {name: value for name, value in options.to_json().items() if name != "model"}
+        asked = {name: value for name, value in options.to_json().items() if name not in ("model", "insert_op_conf")}
+        # Whose operators are installed on this machine is part of the answer.
+        packages = {name: os.environ[name] for name in _OPERATOR_PACKAGES if name in os.environ}
         latency_ms = spec.gates.latency_ms.get(self.variant.name)
 
         def measure() -> Any:  # noqa: ANN401 - JSON
@@ -99,8 +103,8 @@ class Acceptance:
             "preflight",
             preflight.VERSION,
             {"onnx": built.record.digest},
-            {"atc": asked, "cann": settings.cann, "latency_ms": latency_ms, "pth2om": metadata.version("pth2om")},
-            ("onnx",),
+            {"atc": asked, "cann": settings.cann, "latency_ms": latency_ms, "packages": packages},
+            ("onnx", "pth2om"),
             measure,
         )
         findings = [Finding.from_json(entry) for entry in found]
@@ -581,15 +585,12 @@ def _badness(judgement: Judgement) -> tuple[int, float]:
 
 def host_fingerprint() -> str:
     """12 hex digits that tell machines apart: processor, core count, operating system; no names, no addresses."""
-    import os
-
     text = "|".join([platform.machine(), _processor(), str(os.cpu_count()), platform.system()])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def environment() -> dict[str, Any]:
     """What a reader needs to repeat a run: versions, processor, cores, memory, operating system."""
-    import os
     import sys
 
     packages = ("torch", "onnx", "onnxruntime", "onnxslim", "numpy", "pytest", "faster-coco-eval", "pillow")
@@ -625,8 +626,6 @@ def _processor() -> str:
 
 
 def _memory_bytes() -> int | None:
-    import os
-
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
