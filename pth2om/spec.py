@@ -474,6 +474,8 @@ def _spec_error(path: Path, text: str, table: type[BaseModel], error: pydantic.V
         return _with_nearest("spec.unknown-key", where, str(location[-1]), words, name=name)
     if first["type"] == "missing":
         return SpecError("spec.missing-key", where=where, name=name)
+    if first["type"] == "string_pattern_mismatch" and location == ("name",):
+        return SpecError("spec.folder-name", where=str(path.parent), name=str(first["input"]))
     if first["type"] == "literal_error":
         words = re.findall(r"'([^']*)'", str(first["ctx"]["expected"]))
         return _with_nearest("spec.not-a-choice", where, str(first["input"]), words, name=name)

@@ -2,7 +2,7 @@
 
 An artifact is a folder ``<root>/<stage>/<key>/`` with the stage's files and an ``artifact.json`` that says what the key
 was made of. It appears by one rename, so it is whole or absent; builders of the same key wait for one another on a lock
-file; an interrupted or failed build leaves nothing.
+file; an interrupted or failed build leaves nothing. One that lost a file, or part of one, is built anew.
 """
 
 from __future__ import annotations
@@ -245,16 +245,23 @@ class Store:
     # ------------------------------------------------------------------------------------------------------------
 
     def _found(self, place: Path) -> Artifact | None:
+        """The artifact at ``place``; None where there is none, or a damaged one, which is then built anew."""
         record = place / _RECORD
         try:
             data = json.loads(record.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            sizes = data.get("files", {})
+            if any((place / name).stat().st_size != size for name, size in sizes.items()):
+                return None
+            artifact = Artifact(place, place.name, True, float(data["seconds"]), str(data["created"]))
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
-            raise StoreError("store.unreadable", where=str(record), reason=str(error)) from None
+        except OSError as error:
+            raise StoreError("store.unreadable", where=str(record), reason=_reason(error)) from None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
         with contextlib.suppress(OSError):
             os.utime(record)  # the time of last use, for collect_garbage
-        return Artifact(place, place.name, True, float(data["seconds"]), data["created"])
+        return artifact
 
     def _build(self, key: Key, place: Path, build: Callable[[Path], None]) -> Artifact:
         folder = self.root / "building" / uuid.uuid4().hex
@@ -264,14 +271,21 @@ class Store:
             build(folder)
             seconds = time.perf_counter() - started
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            record = {"parts": key.parts(), "label": key.label, "seconds": seconds, "created": created}
+            sizes = {
+                file.relative_to(folder).as_posix(): file.stat().st_size
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            }
+            parts = key.parts()
+            record = {"parts": parts, "label": key.label, "seconds": seconds, "created": created, "files": sizes}
             _write_atomic(folder / _RECORD, json.dumps(record, ensure_ascii=False, indent=1))
             place.parent.mkdir(parents=True, exist_ok=True)
+            self._remove(place)  # a damaged one
             folder.replace(place)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError("store.no-space", where=str(self.root), stage=key.stage) from None
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
                 raise StoreError("store.not-writable", where=str(self.root), reason=_reason(error)) from None
             raise
         finally:

@@ -167,14 +167,6 @@ def test_garbage_collection_keeps_what_was_used_last(tmp_path: Path) -> None:
     assert store.collect_garbage(keep_bytes=10**9) == []
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    artifact = store.artifact(KEY, _writer("one"))
-    artifact.file("artifact.json").write_text("{")
-    with pytest.raises(StoreError, match=r"artifact\.json"):
-        store.artifact(KEY, _writer("one"))
-
-
 def test_entries_say_what_they_are(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.artifact(KEY, _writer("12345"))
@@ -182,3 +174,28 @@ def test_entries_say_what_they_are(tmp_path: Path) -> None:
     assert (entry.stage, entry.label) == ("onnx", "net-bs1")
     assert entry.bytes > 5
     assert json.dumps(dict(entry.parts))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "record cut", "record of nothing"])
+def test_a_damaged_artifact_is_built_anew(tmp_path: Path, damage: str) -> None:
+    store = Store(tmp_path)
+    place = store.artifact(KEY, _writer("whole")).path
+    if damage == "gone":
+        (place / "model.onnx").unlink()
+    elif damage == "cut":
+        (place / "model.onnx").write_text("who")
+    else:
+        (place / "artifact.json").write_text("" if damage == "record cut" else "{}")
+    again = store.artifact(KEY, _writer("whole"))
+    assert not again.cached
+    assert again.file("model.onnx").read_text() == "whole"
+    assert store.artifact(KEY, _writer("another")).cached
+    assert not list((tmp_path / "building").iterdir())
+
+
+def test_a_store_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_text("")
+    with pytest.raises(StoreError) as met:
+        Store(place).artifact(KEY, _writer("x"))
+    assert "PTH2OM_STORE" in str(met.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -40,20 +41,26 @@ def find_weights(spec: Spec, *, overrides: Mapping[str, Path], data_roots: Seque
         if not candidate.is_file():
             continue
         if spec.source.sha256 is None:
-            return candidate.absolute()
+            return _plain(candidate)
         digest = Store().digest(candidate)
         if digest == spec.source.sha256:
-            return candidate.absolute()
+            return _plain(candidate)
         other = other or (candidate, digest)
     if other is not None:
         raise CheckpointError(
             "checkpoint.other-file",
-            where=str(other[0]),
+            where=str(_plain(other[0])),
             model=spec.name,
             expected=str(spec.source.sha256),
             found=other[1],
         )
     return None
+
+
+def _plain(path: Path) -> Path:
+    """Absolute and without ``..``, as a person would write it, where that is the same file."""
+    short = Path(os.path.normpath(path.absolute()))
+    return short if short.is_file() and short.samefile(path) else path.absolute()
 
 
 def candidates(folder: Path, name: str, model: str, data_roots: Sequence[Path]) -> Iterator[Path]:
