@@ -13,6 +13,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om import showing
@@ -91,6 +92,9 @@ class Acceptance:
             built = self.pipeline.quantized(self.variant.batch)  # what atc is given
         options = self.pipeline.atc_options(self.variant, built.file)
         asked = {name: value for name, value in options.to_json().items() if name not in ("model", "insert_op_conf")}
+        inputs = {"onnx": built.record.digest}
+        if options.insert_op_conf:
+            inputs["aipp"] = self.pipeline.store.digest(Path(options.insert_op_conf))
         # Whose operators are installed on this machine is part of the answer.
         packages = {name: os.environ[name] for name in _OPERATOR_PACKAGES if name in os.environ}
         latency_ms = spec.gates.latency_ms.get(self.variant.name)
@@ -102,7 +106,7 @@ class Acceptance:
         found, artifact = self.measured(
             "preflight",
             preflight.VERSION,
-            {"onnx": built.record.digest},
+            inputs,
             {"atc": asked, "cann": settings.cann, "latency_ms": latency_ms, "packages": packages},
             ("onnx", "pth2om"),
             measure,
