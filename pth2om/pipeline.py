@@ -249,11 +249,21 @@ class Pipeline:
         source = self.onnx(batch)
         table = self.spec.quantize
         dataset = self._calibration()
+        inputs = {"onnx": source.record.digest, "dataset": dataset.digest, **self.source_digests}
+        options: dict[str, Any] = {
+            "quantize": table.model_dump(mode="json"),
+            "preprocess": self._preprocess().model_dump(mode="json"),
+        }
+        if table.max_drop is not None:
+            # The search decides by the metric: by its images and by how outputs become predictions.
+            scored, metric = self._searched(dataset)
+            inputs["scored"] = scored.digest
+            options |= {"metric": metric, "postprocess": self.spec.postprocess.model_dump(mode="json")}
         key = self._key(
             "quantized",
             quantize.VERSION,
-            {"onnx": source.record.digest, "dataset": dataset.digest, **self.source_digests},
-            {"quantize": table.model_dump(mode="json"), "preprocess": self._preprocess().model_dump(mode="json")},
+            inputs,
+            options,
             ("onnx", "onnxruntime", "numpy"),
             f"{self.spec.name}-int8-bs{batch}",
         )
@@ -605,6 +615,7 @@ class Pipeline:
         from pth2om.quantize import Settings as QuantizeSettings
         from pth2om.quantize import api
         from pth2om.quantize.checkpoint_fp32 import write_checkpoint
+        from pth2om.quantize.scored import search
         from pth2om.store import file_digest
 
         preprocess = self._preprocess()
@@ -629,6 +640,9 @@ class Pipeline:
                 model, feeds(), settings, folder, self.spec.name, state=state, progress=seen and (lambda n, _: seen(n))
             ) as plan,
         ):
+            limit = self.spec.quantize.max_drop
+            if limit is not None:
+                search(plan, *self._searched(dataset), preprocess, self.spec.postprocess, first, limit, batch, fed)
             result = api.write_files(plan, folder, self.spec.name, proof=first)
             findings = list(result.findings)
             if dataset.name in [entry.name for entry in self.spec.datasets]:
@@ -643,6 +657,16 @@ class Pipeline:
         report["findings"] = [finding.to_json() for finding in findings]
         report["sha256"] = file_digest(folder / "deploy.onnx")
         (folder / "quantize.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+
+    def _searched(self, calibration: Labelled) -> tuple[Labelled, str | None]:
+        """The images and metric an accuracy-aware search judges by: those of the spec's first dataset that is here."""
+        for entry in self.spec.datasets:
+            try:
+                found = self.dataset(entry.name, entry.subset)
+            except Absent:
+                continue
+            return found, None if entry.metric == "agreement" else entry.metric
+        return calibration, None
 
     def _preprocess_findings(self, model: Path, config: AippConfig | None = None) -> list[Finding]:
         """Whether the spec's numbers look right, and whether host, AIPP and graph together normalize once."""

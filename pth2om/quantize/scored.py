@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 
-from pth2om.quantize.accuracy_aware import Drop
+from pth2om.quantize.accuracy_aware import Drop, keep_fewest, leave_floating
+from pth2om.quantize.calibrate import Feeds
 from pth2om.quantize.network import write_model
+from pth2om.quantize.plan import Plan
 
 if TYPE_CHECKING:
     from pth2om.data import Labelled, Preprocessor
-    from pth2om.spec import Postprocess
+    from pth2om.spec import Postprocess, Preprocess
 
 
 class ScoredDrop:
@@ -67,3 +69,38 @@ class ScoredDrop:
             write_model(model, path)
             with OnnxSession(path, optimize=self._optimize) as session:
                 return measure(session, self._dataset, self._preprocessor, self._postprocess, **self._options)
+
+
+def search(
+    plan: Plan,
+    dataset: Labelled,
+    metric: str | None,
+    preprocess: Preprocess,
+    postprocess: Postprocess,
+    feeds: Sequence[Feeds],
+    max_drop: float,
+    batch: int,
+    feed: str,
+) -> None:
+    """Leave the fewest layers of a spec's model in floating point that keep its metric's drop within ``max_drop``.
+
+    Args:
+        plan: a calibrated network; the search's result is written into it.
+        dataset: the images and labels.
+        metric: what is compared; None: the first of the dataset's kind.
+        preprocess: image -> input.
+        postprocess: output -> predictions.
+        feeds: a few batches, for the ranking of the layers.
+        max_drop: percent points.
+        batch: images per inference.
+        feed: which input takes the images.
+
+    Raises:
+        QuantizeError: no number of INT8 layers keeps it.
+    """
+    from pth2om.data import Preprocessor
+
+    evaluate = ScoredDrop(
+        plan.model, dataset, Preprocessor(preprocess), postprocess, batch=batch, feed=feed, metric=metric
+    )
+    leave_floating(plan, keep_fewest(plan, feeds, evaluate, max_drop), max_drop)

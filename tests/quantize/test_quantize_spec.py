@@ -1,0 +1,174 @@
+"""INT8 as a spec asks for it: which layers, how much drop, and what the evidence says of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from pth2om import spec as specs
+from pth2om.errors import QuantizeError
+from pth2om.pipeline import Pipeline, Settings
+from pth2om.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent))
+from quantize_nets import model, tensor
+
+SPEC = """\
+task = "classification"
+variants = ["int8-bs1", "int8-bs1-aipp"]
+
+[source]
+onnx = "net.onnx"
+
+[[inputs]]
+name = "x"
+shape = [3, 16, 16]
+
+[preprocess]
+size = [16, 16]
+
+[[datasets]]
+name = "dots"
+metric = "top1"
+
+[quantize]
+images = 8
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A classifier of three convolutions, the second of which INT8 ruins, and images it labels itself."""
+    import onnxruntime
+
+    g = np.random.default_rng(0)
+
+    def w(*shape):
+        return (g.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+    # Channels that differ by a factor of 3000 share one range: the small ones, which decide, are rounded off.
+    spread = np.where(np.arange(32) % 2, 1.0, 1 / 3000.0).astype(np.float32)
+    body = w(32, 32, 3, 3)
+    body[:, 1::2] = 0
+    body[:, ::2] *= 3000
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "stem"], ["a"], name="stem", strides=[2, 2]),
+        onnx.helper.make_node("Tanh", ["a"], ["b"], name="tanh"),
+        onnx.helper.make_node("Mul", ["b", "spread"], ["c"], name="spread_out"),
+        onnx.helper.make_node("Conv", ["c", "body"], ["d"], name="body"),
+        onnx.helper.make_node("Tanh", ["d"], ["e"], name="tanh2"),
+        onnx.helper.make_node("Conv", ["e", "head"], ["f"], name="head"),
+        onnx.helper.make_node("GlobalAveragePool", ["f"], ["h"], name="gap"),
+        onnx.helper.make_node("Flatten", ["h"], ["y"], name="flat"),
+    ]
+    weights = [
+        tensor("stem", w(32, 3, 3, 3)),
+        tensor("spread", spread.reshape(1, 32, 1, 1)),
+        tensor("body", body),
+        tensor("head", w(10, 32, 1, 1)),
+    ]
+    net = model(nodes, weights, [("x", [1, 3, 16, 16])], [("y", [1, 10])])
+    folder, dots = tmp_path / "models" / "tiny", tmp_path / "calib" / "dots"
+    folder.mkdir(parents=True)
+    dots.mkdir(parents=True)
+    (folder / "model.toml").write_text(SPEC)
+    onnx.save(net, folder / "net.onnx")
+    # Each picture a colour of its own: of mere noise the means are alike, and so would be all labels.
+    pixels = np.clip(g.integers(0, 256, (300, 1, 1, 3)) + g.integers(-40, 40, (300, 16, 16, 3)), 0, 255).astype(
+        np.uint8
+    )
+    session = onnxruntime.InferenceSession(net.SerializeToString(), providers=["CPUExecutionProvider"])
+    labels = [
+        int(session.run(None, {"x": picture.transpose(2, 0, 1)[None].astype(np.float32) / 255})[0].argmax())
+        for picture in pixels
+    ]
+    assert len(set(labels)) > 3
+    (dots / "dataset.toml").write_text('kind = "npz"\nnames = ["0","1","2","3","4","5","6","7","8","9"]\n')
+    np.savez(dots / "dots.npz", x=pixels, y=np.asarray(labels))
+    return tmp_path
+
+
+def pipeline(root: Path, **quantize):
+    spec = specs.load(root / "models" / "tiny")
+    table = spec.quantize.model_copy(update=quantize)
+    settings = Settings(root / "models", root / "calib", soc="Ascend310P3")
+    return Pipeline(spec.model_copy(update={"quantize": table}), settings, Store(root / "store"))
+
+
+def layers(built):
+    return {layer["name"]: layer for layer in built.record.details["layers"]}
+
+
+def test_max_drop_keeps_the_fewest_layers_in_floating_point(root):
+    plain = pipeline(root).quantized(1)
+    assert [name for name, layer in layers(plain).items() if layer["int8"]] == ["body", "head"]
+
+    built = pipeline(root, max_drop=3.0).quantized(1)
+    search = built.record.details["search"]
+    assert search["floating"] == ["body"]
+    assert [name for name, layer in layers(built).items() if layer["int8"]] == ["head"]
+    assert search["trials"][0]["drop"]["drop"] > 3, "all INT8 is beyond the limit, so there is something to search"
+    assert search["proven"]
+    assert search["drop"]["high"] <= 3
+    floated = [finding for finding in built.record.findings if finding.rule == "quantize.floated"]
+    assert [finding.node for finding in floated] == ["body"]
+    deploy = onnx.load(built.file)
+    assert sum(node.op_type == "AscendQuant" for node in deploy.graph.node) == 1
+
+    again = pipeline(root, max_drop=3.0).quantized(1)
+    assert again.record.cached
+    assert again.record.key == built.record.key
+    assert plain.record.key != built.record.key
+
+
+def test_what_the_search_judges_by_is_in_the_key(root):
+    built = pipeline(root, max_drop=3.0).quantized(1)
+    labels = np.load(root / "calib" / "dots" / "dots.npz")
+    np.savez(root / "calib" / "dots" / "dots.npz", x=labels["x"], y=(labels["y"] + 1) % 10)
+    other = pipeline(root, max_drop=100.0).quantized(1)
+    assert other.record.key != built.record.key
+    assert not other.record.details["search"]["floating"]
+
+
+def test_a_limit_nothing_keeps_is_said_and_leaves_no_file(root):
+    with pytest.raises(QuantizeError, match=r"No number of INT8 layers"):
+        pipeline(root, max_drop=0.0, only=("body",)).quantized(1)
+    assert not list((root / "store").rglob("deploy.onnx"))
+
+
+def test_only_and_skip_of_a_spec(root):
+    built = pipeline(root, only=("b*", "head"), skip=("he*",)).quantized(1)
+    found = layers(built)
+    assert [name for name, layer in found.items() if layer["int8"]] == ["body"]
+    assert {name: layer["reason"] for name, layer in found.items() if not layer["int8"]} == {
+        "stem": "quantize.outside-only",
+        "head": "quantize.skipped",
+    }
+    deploy = onnx.load(built.file)
+    floats = {tensor.name for tensor in deploy.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    assert {"stem", "head"} <= floats
+    assert "body" not in floats
+
+
+def test_the_command_of_int8_with_aipp_names_its_configuration(root):
+    run = pipeline(root)
+    plain, pixels = run.spec.variants
+    command = run.om(pixels).record.command
+    (option,) = [word for word in command if word.startswith("--insert_op_conf=")]
+    assert "input_format" in Path(option.split("=", 1)[1]).read_text()
+    assert any(word.startswith("--model=") and word.endswith("deploy.onnx") for word in command)
+    assert not [word for word in run.om(plain).record.command if "insert_op_conf" in word]
+
+
+def test_layers_that_atc_would_roll_back_are_reported(root):
+    built = pipeline(root).quantized(1)
+    stem = layers(built)["stem"]
+    assert stem["rolls_back"], "three input channels: ATC runs it in FP16 even when quantized"
+    assert not stem["int8"]
+    (found,) = [finding for finding in built.record.findings if finding.node == "stem"]
+    assert found.rule == "quantize.left-float"
+    assert "3" in str(found.message)
