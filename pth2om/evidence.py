@@ -274,6 +274,16 @@ def from_json(data: Mapping[str, Any]) -> Record:
     raise DataError("evidence.unknown-kind", kind=str(kind))
 
 
+def properties(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
+    """The gates among `records` as JUnit shows them: ``gate.<check>``, ``passed emulated 0.99998 >= 0.999``."""
+    for record in records:
+        if isinstance(record, GateRecord):
+            words: list[str] = [record.verdict, record.ground]
+            words += [] if record.measured is None else [f"{record.measured:.9g}", record.unit]
+            words += [] if record.limit is None else [str(record.limit)]
+            yield f"gate.{record.check}", " ".join(word for word in words if word)
+
+
 class EvidenceFile:
     """Appends records to a run's ``evidence.jsonl``, each line flushed, so that an interrupted run keeps what it had.
 

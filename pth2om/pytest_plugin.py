@@ -6,7 +6,7 @@ options. Nothing here imports torch, onnx or onnxruntime.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pth2om import progress
+from pth2om import progress, run_options
 from pth2om.errors import Absent, Pth2omError, SpecError
 from pth2om.language import say
 
 if TYPE_CHECKING:
     from pth2om.acceptance import Acceptance
     from pth2om.evidence import GateRecord, Question, Record
-    from pth2om.pipeline import Built, Pipeline, Settings
+    from pth2om.pipeline import Built, Pipeline
     from pth2om.session import Session
     from pth2om.spec import Dataset, Spec, Variant
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _RECORDS = "pth2om_records"
 _EXPLANATIONS = 2
-_PATH_OPTIONS = ("--models", "--data-dir", "--reports-dir")
 _QUESTIONS = ("checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness")
 _MOST_CAPTURED = 20_000  # characters of a test's captured output that its log keeps
 _BOARD = pytest.StashKey["Board"]()
@@ -54,24 +53,7 @@ class UndecidableWarning(UserWarning):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of an acceptance run."""
     progress.keep_terminal()
-    group = parser.getgroup("pth2om", "pth2om: PyTorch -> ONNX -> OM acceptance")
-    add = group.addoption
-    add("--models", metavar="DIR", default=None, help="folder of specs (default: models)")
-    add("--soc", metavar="NAME", default=None, help="SoC to compile for, e.g. Ascend310B1; without it OM rows skip")
-    add("--toolchain", choices=("emulator", "cann"), default="emulator", help="who compiles and runs the OM")
-    add("--cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
-    add("--precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")
-    add("--batch", metavar="LIST", default=None, help="only these batch sizes, e.g. 1,4")
-    add("--subset", metavar="N", type=int, default=None, help="at most N labelled images per dataset")
-    add("--weights", metavar="NAME=FILE", action="append", default=[], help="checkpoint of a model (repeatable)")
-    add("--dataset", metavar="NAME=DIR", action="append", default=[], help="folder of a dataset (repeatable)")
-    add("--data-dir", metavar="DIR", action="append", default=[], help="look here for weights and data (repeatable)")
-    add("--trust", metavar="NAME", action="append", default=[], help="run the pickled architecture of this model")
-    add("--dry-run", action="store_true", default=False, help="print what would run and the atc commands; run nothing")
-    add("--reports-dir", metavar="DIR", default="reports", help="where a run's report goes (default: reports)")
-    add("--ort-providers", metavar="LIST", default="CPUExecutionProvider", help="ONNX Runtime providers, no fallback")
-    add("--threads", metavar="N", type=int, default=None, help="threads of PyTorch and ONNX Runtime")
-    add("--remeasure", action="store_true", default=False, help="time again instead of showing the stored latency")
+    run_options.add(parser)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -82,21 +64,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     looks for its configuration there. Where that led it away, it is started again with the words joined.
     """
     typed = early_config.invocation_params
-    joined = _joined([str(word) for word in typed.args], typed.dir)
+    joined = run_options.joined([str(word) for word in typed.args], typed.dir)
     if len(joined) < len(typed.args) and early_config.rootpath != typed.dir:
         raise SystemExit(int(pytest.main(joined, plugins=typed.plugins)))
     yield
-
-
-def _joined(words: Sequence[str], folder: Path) -> list[str]:
-    """``--data-dir /data`` as ``--data-dir=/data`` wherever that path exists."""
-    found: list[str] = []
-    for word in words:
-        if found and found[-1] in _PATH_OPTIONS and (folder / word).exists():
-            found[-1] += f"={word}"
-        else:
-            found.append(word)
-    return found
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -153,15 +124,24 @@ class Board:
         self.config = config
         self.models = models
         self.is_worker = hasattr(config, "workerinput")
-        self.settings = _settings(config, models)
+        self.settings = run_options.settings(config, models)
         self._cases: list[Case] | None = None
         self._pipeline: Pipeline | None = None
         self._run_folder: Path | None = None
         self._seen: set[tuple[str, str, str]] = set()
         self.verdicts: dict[tuple[str, str], int] = {}
-        self._precisions = _list(config.getoption("--precision"))
-        self._batches = {int(size) for size in _list(config.getoption("--batch"), digits=True)}
+        self._precisions = run_options.words(config.getoption("--precision"))
+        self._batches = {int(size) for size in run_options.words(config.getoption("--batch"), digits=True)}
+        self._unwritten: OSError | None = None
+        self._interrupted = False
+        if not self.is_worker:
+            run_options.check(config, self.settings, [case.folder.name for case in self.cases], self._datasets())
         if not self.is_worker and self._is_acceptance() and getattr(config.option, "htmlpath", "absent") is None:
+            try:
+                self.run_folder.mkdir(parents=True)
+            except OSError as error:
+                where, reason = str(self.run_folder.parent), error.strerror or str(error)
+                raise pytest.UsageError(say("plugin.reports-unwritable", path=where, reason=reason).render()) from None
             config.option.htmlpath = str(self.run_folder / "log.html")
             config.option.self_contained_html = True
 
@@ -215,6 +195,14 @@ class Board:
             not self._batches or batch in self._batches
         )
 
+    def _datasets(self) -> list[str]:
+        """Names of datasets, of the specs and of ``calib/``; a wrong spec may name any, so then none is unknown."""
+        found = {folder.parent.name for folder in self.settings.calib.glob("*/dataset.toml")}
+        for case in self.cases:
+            names = self.settings.datasets if case.spec is None else [each.name for each in case.spec.datasets]
+            found.update(names)
+        return sorted(found)
+
     def pipeline(self, spec: Spec) -> Pipeline:
         """The pipeline of a model; only the current model's is kept open."""
         from pth2om.pipeline import Pipeline
@@ -242,7 +230,16 @@ class Board:
         return self._run_folder
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append records to the run's evidence; a stage that several tests used is written once."""
+        """Append records to the run's evidence; a stage that several tests used is written once.
+
+        A report that cannot be written does not end the run: what is measured stays in the store.
+        """
+        try:
+            self._append(rows)
+        except OSError as error:
+            self._unwritten = self._unwritten or error
+
+    def _append(self, rows: Sequence[dict[str, Any]]) -> None:
         from pth2om import acceptance, evidence, showing
 
         file = evidence.EvidenceFile(self.run_folder / "evidence.jsonl")
@@ -286,6 +283,11 @@ class Board:
         else:
             key = "plugin.header-emulator" if self.settings.toolchain == "emulator" else "plugin.header-cann"
             lines = [say(key, soc=soc, cann=self.settings.cann).render()]
+        variants = [variant for case in self.cases if case.spec is not None for variant in case.spec.variants]
+        if variants and not any(self._selected(variant.precision, variant.batch) for variant in variants):
+            asked = {name: self.config.getoption(name) for name in ("--precision", "--batch")}
+            options = " ".join(f"{name} {value}" for name, value in asked.items() if value)
+            lines.append(f"pth2om: {say('plugin.no-variant', options=options)}")
         return lines
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -359,84 +361,74 @@ class Board:
         if rows and not self.is_worker:
             self.write(rows)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """For the summary."""
+        self._interrupted = True
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self) -> Generator[None, None, None]:
-        """Close what is open; on the controller render the report, after pytest-html wrote the log it links to."""
-        yield
+        """Close what is open; on the controller render the report, after pytest-html wrote the log it links to.
+
+        The innermost wrapper: what goes wrong here is still told in the terminal's summary.
+        """
+        try:
+            yield
+        except OSError as error:
+            if self.is_worker or self._run_folder is None:
+                raise
+            self._unwritten = self._unwritten or error
         if self._pipeline is not None:
             self._pipeline.close()
         if self.is_worker or self._run_folder is None:
             return
         path = self._run_folder / "evidence.jsonl"
-        if path.exists():
-            from pth2om.report import render
+        if not path.exists():
+            self._drop_empty_log()
+            return
+        from pth2om.report import render
 
+        try:
             render(path, self._run_folder)
+        except OSError as error:
+            self._unwritten = self._unwritten or error
+
+    def _drop_empty_log(self) -> None:
+        """A run that asked nothing leaves no folder among the reports, and pytest-html names no log."""
+        assert self._run_folder is not None
+        log = self._run_folder / "log.html"
+        if str(log) != getattr(self.config.option, "htmlpath", None):
+            return
+        with contextlib.suppress(OSError):
+            log.unlink(missing_ok=True)
+            self._run_folder.rmdir()
+            self._run_folder.parent.rmdir()  # reports/ itself, when there is nothing else in it
+        for plugin in self.config.pluginmanager.get_plugins():
+            if type(plugin).__module__.startswith("pytest_html.") and hasattr(plugin, "pytest_terminal_summary"):
+                self.config.pluginmanager.unregister(plugin)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Verdicts by ground, and where the report is."""
-        if self.is_worker or not self.verdicts:
+        if self.is_worker or not (self.verdicts or self._unwritten or self._interrupted):
             return
         terminalreporter.section("pth2om")
+        if self._interrupted:
+            _tell_line(terminalreporter, "plugin.interrupted")
+        if self._unwritten is not None:
+            reason = self._unwritten.strerror or str(self._unwritten)
+            _tell_line(terminalreporter, "plugin.report-unwritten", path=str(self._run_folder), reason=reason)
         for (verdict, ground), count in sorted(self.verdicts.items()):
             name = "unproven" if (verdict, ground) == ("passed", "emulated") else verdict
             line = say(f"plugin.count-{name}", count=count, ground=say(f"plugin.ground-{ground}").render())
             terminalreporter.line(line.render())
-        if self._run_folder is not None:
+        if self._run_folder is not None and (self._run_folder / "index.html").exists():
             terminalreporter.line(say("plugin.report", path=str(self._run_folder / "index.html")).render())
 
 
-def _settings(config: pytest.Config, models: Path) -> Settings:
-    from pth2om.pipeline import Settings
-
-    roots = [config.invocation_params.dir / folder for folder in config.getoption("--data-dir")]
-    if os.environ.get("PTH2OM_DATA"):
-        roots.append(Path(os.environ["PTH2OM_DATA"]))
-    return Settings(
-        models=models,
-        calib=models.parent / "calib",
-        data_roots=tuple(roots),
-        soc=config.getoption("--soc"),
-        toolchain=config.getoption("--toolchain"),
-        cann=config.getoption("--cann"),
-        weights=_named_paths(config, "--weights"),
-        datasets=_named_paths(config, "--dataset"),
-        trust=frozenset(config.getoption("--trust")),
-        subset=config.getoption("--subset"),
-        threads=config.getoption("--threads"),
-        providers=tuple(_list(config.getoption("--ort-providers"))),
-    )
-
-
-def _named_paths(config: pytest.Config, option: str) -> dict[str, Path]:
-    named = {}
-    for text in config.getoption(option):
-        name, equals, path = text.partition("=")
-        full = config.invocation_params.dir / Path(path).expanduser()
-        if not equals or not name or not path:
-            raise pytest.UsageError(say("plugin.not-named", option=option, text=text).render())
-        if not full.exists():
-            raise pytest.UsageError(say("plugin.no-such-path", option=option, path=str(full)).render())
-        named[name] = full
-    return named
-
-
-def _list(text: str | None, *, digits: bool = False) -> list[str]:
-    words = [word.strip() for word in (text or "").split(",") if word.strip()]
-    for word in words:
-        if digits and not (word.isdigit() and int(word) > 0):
-            raise pytest.UsageError(say("plugin.not-a-number", text=word).render())
-    return words
-
-
-def _is_strict(config: pytest.Config) -> bool:
-    """``--strict`` (pytest's own switch, an ini setting since pytest 9) also means: inconclusive is a failure."""
-    if getattr(config.option, "strict", False):
-        return True
-    try:
-        return bool(config.getini("strict"))
-    except (KeyError, ValueError):
-        return False
+def _tell_line(reporter: pytest.TerminalReporter, key: str, **values: str) -> None:
+    message = say(key, **values)
+    reporter.line(message.render())
+    if fix := message.fix():
+        reporter.line(f"  → {fix}")
 
 
 def _case_of(item: pytest.Item) -> Case | None:
@@ -505,9 +497,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if _BOARD in item.config.stash:
         report.sections = [(title, _bounded(text)) for title, text in report.sections]
     records = item.stash.get(_EVIDENCE, [])
+    if _BOARD in item.config.stash and report.skipped and isinstance(report.longrepr, tuple):
+        # Not this file's line, which says nothing, but the spec of the model that was not measured.
+        case = _case_of(item)
+        path, _, reason = report.longrepr
+        if case is not None and Path(path).resolve() == Path(__file__).resolve():
+            report.longrepr = (str(case.folder / "model.toml"), 1, reason)
     if records:
-        from pth2om.evidence import to_json
+        from pth2om.evidence import properties, to_json
 
+        # Also in JUnit's XML, for those who read nothing else.
+        item.user_properties.extend(properties(records))
         setattr(report, _RECORDS, [to_json(record) for record in records])
         item.stash[_EVIDENCE] = []
     return report
@@ -664,7 +664,7 @@ class Accept:
     def __init__(self, item: pytest.Item, board: Board, case: Case) -> None:
         self._item = item
         self._case = case
-        self._strict = _is_strict(board.config)
+        self._strict = run_options.is_strict(board.config)
         self._remeasure = bool(board.config.getoption("--remeasure"))
         self.acceptance = _acceptance(board, case)
 
@@ -741,7 +741,5 @@ def _line(gate: GateRecord, subject: str | None = None) -> str:
 
 
 if sys.platform == "win32":  # pragma: no cover - the arrow needs UTF-8 on an old console
-    import contextlib
-
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]

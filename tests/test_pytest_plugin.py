@@ -366,3 +366,79 @@ def test_an_onnx_is_the_reference_where_there_is_no_torch(repo: pytest.Pytester)
     assert result.ret == 0, result.stdout.str()
     result.stdout.fnmatch_lines(["*SKIPPED*no PyTorch side*"])
     assert any(check[2].startswith("onnx~om/") and check[3] == "passed" for check in outcome_of_gates(repo))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--soc", "Ascned310B1"), "Ascend310B1"),
+        (("--precision", "fp61"), "fp16"),
+        (("--weights", "tinny=models/tiny/net.py"), "tiny"),
+        (("--trust", "tinny"), "tiny"),
+        (("--dataset", "dost=calib/dots"), "dots"),
+        (("--cann", "five"), "9.x"),
+        (("--data-dir", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_misspelt_word_is_refused_with_the_nearest(repo: pytest.Pytester, words: tuple, said: str) -> None:
+    result = repo.runpytest_subprocess(*words)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert said in result.stderr.str()
+    assert words[0] in result.stderr.str()
+    assert "Traceback" not in result.stderr.str()
+    assert not (repo.path / "reports").exists()
+
+
+def test_filters_that_no_variant_has_are_said(repo: pytest.Pytester) -> None:
+    result = repo.runpytest_subprocess("--collect-only", "-q", "--batch", "7", "-v")
+    result.stdout.fnmatch_lines(["*No model has a variant of --batch 7*"])
+
+
+def test_a_run_that_asks_nothing_leaves_no_report(repo: pytest.Pytester) -> None:
+    result = repo.runpytest_subprocess("-k", "nosuch")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.stdout.no_fnmatch_line("*html report*")
+    assert not (repo.path / "reports").exists()
+
+
+def test_a_reports_folder_that_is_a_file_is_refused_at_once(repo: pytest.Pytester) -> None:
+    (repo.path / "taken").write_text("")
+    result = repo.runpytest_subprocess("--reports-dir", "taken")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "taken" in result.stderr.str()
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+
+
+def test_a_disk_that_fills_up_under_the_report_is_said(repo: pytest.Pytester) -> None:
+    (repo.path / "conftest.py").write_text(
+        "import errno\nfrom pathlib import Path\nfrom pth2om.evidence import EvidenceFile\n\n"
+        "def full(self, records):\n    raise OSError(errno.ENOSPC, 'No space left on device')\n\n"
+        "EvidenceFile.append = full\n"
+    )
+    result = repo.runpytest_subprocess("-k", "checkpoint")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*not complete: No space left on device*", "*→*same command again*"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+def test_junit_has_the_gates(repo: pytest.Pytester) -> None:
+    from xml.etree import ElementTree
+
+    options = ("-k", "om_matches_onnx and fp16-bs1", "--soc", "Ascend310B1", "--junitxml", "j.xml")
+    assert repo.runpytest_subprocess(*options).ret == 0
+    properties = {each.get("name"): each.get("value") for each in ElementTree.parse("j.xml").iter("property")}
+    assert properties["gate.onnx~om/scores/cosine"].startswith("passed emulated 0.99")
+    assert properties["gate.onnx~om/scores/cosine"].endswith(">= 0.999")
+
+
+def test_a_skip_names_the_models_spec(repo: pytest.Pytester) -> None:
+    result = repo.runpytest_subprocess("-k", "om_matches_onnx")
+    result.stdout.fnmatch_lines(["SKIPPED * models/tiny/model.toml:1: *"])
+    result.stdout.no_fnmatch_line("*pytest_plugin.py*")
+
+
+def test_an_interrupted_run_says_how_to_go_on(repo: pytest.Pytester) -> None:
+    (repo.path / "conftest.py").write_text("def pytest_runtest_call(item):\n    raise KeyboardInterrupt\n")
+    result = repo.runpytest_subprocess("-k", "checkpoint")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["Interrupted. *", "*→ Run the same command again*"])
