@@ -106,14 +106,21 @@ def digest(drawn: Iterator[tuple[Pixels, list[Box]]]) -> str:
     return total.hexdigest()
 
 
-def make(folder: Path) -> None:
-    """Write the held-out set into ``folder`` in COCO form: ``images/`` and ``instances.json``."""
+def make(folder: Path, split: str = "held-out", count: int | None = None) -> None:
+    """Write a set into ``folder`` in COCO form: ``images/`` and ``instances.json``.
+
+    Args:
+        folder: an empty folder.
+        split: ``train`` or ``held-out``.
+        count: its first pictures; default all.
+    """
     from PIL import Image
 
     (folder / "images").mkdir()
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
-    for index, (pixels, boxes) in enumerate(pictures("held-out")):
+    for index in range(COUNTS[split] if count is None else count):
+        pixels, boxes = draw(split, index)
         name = f"{index:04d}.png"
         Image.fromarray(pixels).save(folder / "images" / name)
         images.append({"id": index, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
