@@ -76,8 +76,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "question(name): which question of the report a test answers")
     asked = config.getoption("--models")
     models = (config.invocation_params.dir / asked) if asked else config.rootpath / "models"
-    if asked and not models.is_dir():
-        raise pytest.UsageError(say("plugin.no-models", folder=str(models)).render())
+    if asked and not any(models.glob("*/model.toml")):
+        key = "plugin.no-specs" if models.is_dir() else "plugin.no-models"
+        raise pytest.UsageError(say(key, folder=str(models), parent=str(models.parent)).render())
     if not asked and not any(models.glob("*/model.toml")):
         return
     board = Board(config, models)
@@ -132,13 +133,13 @@ class Board:
         self.verdicts: dict[tuple[str, str], int] = {}
         self._precisions = run_options.words(config.getoption("--precision"))
         self._batches = {int(size) for size in run_options.words(config.getoption("--batch"), digits=True)}
-        self._unwritten: OSError | None = None
+        self._unwritten: OSError | Pth2omError | None = None
         self._interrupted = False
         if not self.is_worker:
             run_options.check(config, self.settings, [case.folder.name for case in self.cases], self._datasets())
         if not self.is_worker and self._is_acceptance() and getattr(config.option, "htmlpath", "absent") is None:
             try:
-                self.run_folder.mkdir(parents=True)
+                self.run_folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 where, reason = str(self.run_folder.parent), error.strerror or str(error)
                 raise pytest.UsageError(say("plugin.reports-unwritable", path=where, reason=reason).render()) from None
@@ -389,7 +390,7 @@ class Board:
 
         try:
             render(path, self._run_folder)
-        except OSError as error:
+        except (OSError, Pth2omError) as error:
             self._unwritten = self._unwritten or error
 
     def _drop_empty_log(self) -> None:
@@ -414,8 +415,11 @@ class Board:
         if self._interrupted:
             _tell_line(terminalreporter, "plugin.interrupted")
         if self._unwritten is not None:
-            reason = self._unwritten.strerror or str(self._unwritten)
-            _tell_line(terminalreporter, "plugin.report-unwritten", path=str(self._run_folder), reason=reason)
+            error = self._unwritten
+            reason = error.message.values.get("reason") if isinstance(error, Pth2omError) else error.strerror
+            _tell_line(
+                terminalreporter, "plugin.report-unwritten", path=str(self._run_folder), reason=str(reason or error)
+            )
         for (verdict, ground), count in sorted(self.verdicts.items()):
             name = "unproven" if (verdict, ground) == ("passed", "emulated") else verdict
             line = say(f"plugin.count-{name}", count=count, ground=say(f"plugin.ground-{ground}").render())

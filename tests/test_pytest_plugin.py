@@ -378,6 +378,7 @@ def test_an_onnx_is_the_reference_where_there_is_no_torch(repo: pytest.Pytester)
         (("--dataset", "dost=calib/dots"), "dots"),
         (("--cann", "five"), "9.x"),
         (("--data-dir", "nowhere"), "nowhere"),
+        (("--models", "models/tiny"), "models."),
     ],
 )
 def test_a_misspelt_word_is_refused_with_the_nearest(repo: pytest.Pytester, words: tuple, said: str) -> None:
@@ -409,11 +410,15 @@ def test_a_reports_folder_that_is_a_file_is_refused_at_once(repo: pytest.Pyteste
     assert "Traceback" not in result.stderr.str() + result.stdout.str()
 
 
-def test_a_disk_that_fills_up_under_the_report_is_said(repo: pytest.Pytester) -> None:
+@pytest.mark.parametrize("what", ["EvidenceFile.append", "Path.replace"])
+def test_a_disk_that_fills_up_under_the_report_is_said(repo: pytest.Pytester, what: str) -> None:
+    assert repo.runpytest_subprocess("-k", "checkpoint").ret == 0  # its artifacts are in the store
+    shutil.rmtree(repo.path / "reports")
     (repo.path / "conftest.py").write_text(
         "import errno\nfrom pathlib import Path\nfrom pth2om.evidence import EvidenceFile\n\n"
-        "def full(self, records):\n    raise OSError(errno.ENOSPC, 'No space left on device')\n\n"
-        "EvidenceFile.append = full\n"
+        "import pth2om.report.html\n\ndef full(*arguments):\n"
+        "    raise OSError(errno.ENOSPC, 'No space left on device')\n\n"
+        f"{what} = full\n"
     )
     result = repo.runpytest_subprocess("-k", "checkpoint")
     result.assert_outcomes(passed=1)
