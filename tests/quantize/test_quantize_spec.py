@@ -172,3 +172,72 @@ def test_layers_that_atc_would_roll_back_are_reported(root):
     (found,) = [finding for finding in built.record.findings if finding.node == "stem"]
     assert found.rule == "quantize.left-float"
     assert "3" in str(found.message)
+
+
+def test_the_bundled_detector_calibrates_on_pictures_that_are_not_scored(repository, tmp_path):
+    import runpy
+
+    from pth2om.data import open_dataset
+
+    spec = specs.load(repository / "models" / "yolov6-shapes")
+    assert spec.quantize.dataset not in [entry.name for entry in spec.datasets]
+    store = Store(tmp_path)
+    calibration = open_dataset(spec.quantize.dataset, calib_root=repository / "calib", store=store)
+    assert len(calibration) == spec.quantize.images == 64
+    shapes = runpy.run_path(str(repository / "calib" / "shapes" / "make.py"))
+    for index in (0, 63):
+        assert np.array_equal(calibration.image(index), shapes["draw"]("train", index)[0])
+        assert not np.array_equal(calibration.image(index), shapes["draw"]("held-out", index)[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_checkpoint_of_re_parameterized_blocks_carries_int8_weights(repository, tmp_path):
+    import torch
+
+    from pth2om import checkpoint
+    from pth2om.quantize import Settings as QuantizeSettings
+    from pth2om.quantize.checkpoint_fp32 import write_checkpoint
+    from pth2om.quantize.network import open_session, run_session
+    from pth2om.quantize.plan import make_plan
+
+    spec = specs.load(repository / "models" / "yolov6-shapes")
+    run = Pipeline(spec, Settings(repository / "models", repository / "calib"), Store(tmp_path / "store"))
+    g = np.random.default_rng(0)
+    images = [{"image": g.uniform(0, 1, (1, 3, 224, 224)).astype(np.float32)} for _ in range(3)]
+    original = torch.load(run.weights, weights_only=True)
+    before = original.get("state_dict", original.get("model", original))
+    template = checkpoint.load_net(run.net)
+    net = template.build(spec.source.num_classes, **spec.source.arguments).float().eval()
+    net.load_state_dict(before, strict=True)
+    example = torch.from_numpy(images[0]["image"])
+    names = {"input_names": ["image"], "output_names": ["output"]}
+    torch.onnx.export(template.deployed(net), example, tmp_path / "net.onnx", opset_version=13, dynamo=False, **names)
+    plan = make_plan(onnx.load(tmp_path / "net.onnx"), images[:2], QuantizeSettings())
+    written, findings = write_checkpoint(plan, run.weights, tmp_path / "int8.pth")
+    kinds = {entry.kind for entry in written}
+    assert {entry.layer for entry in written} == set(plan.quantized)
+    assert "rep" in kinds
+    assert "none" not in kinds
+    assert max(entry.error for entry in written) < 2e-6
+    assert "quantize.weights-only" in {finding.rule for finding in findings}
+
+    content = torch.load(tmp_path / "int8.pth", weights_only=True)
+    state = content.get("state_dict", content.get("model", content))
+    assert list(state) == list(before)
+    net.load_state_dict(state, strict=True)
+
+    wanted_model = onnx.ModelProto()
+    wanted_model.CopyFrom(plan.model)
+    values = {}
+    for layer in plan.quantized.values():
+        values[layer.layer.weight] = layer.dequantized
+        values[layer.layer.bias] = (layer.bias.astype(np.float64) * layer.deq_scale).astype(np.float32)
+    for entry in wanted_model.graph.initializer:
+        if entry.name in values:
+            entry.CopyFrom(onnx.numpy_helper.from_array(values[entry.name], entry.name))
+    (wanted,) = run_session(open_session(wanted_model), images[2]).values()
+    (plain,) = run_session(open_session(plan.model), images[2]).values()
+    with torch.no_grad():
+        got = net(torch.from_numpy(images[2]["image"])).numpy()
+    assert np.linalg.norm(got - wanted) <= 2e-6 * np.linalg.norm(wanted)
+    assert np.linalg.norm(plain - wanted) > 1e-4 * np.linalg.norm(wanted), "the weights did change"
