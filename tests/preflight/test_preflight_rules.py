@@ -136,6 +136,20 @@ GRAPHS = {
     "data-dependent": ([node("NonZero", "x")], {"outputs": (("y", 7),)}),
     "einsum": ([node("Einsum", "xx", equation="nchw,nchw->n")], {}),
     "softmax-axis": ([node("LogSoftmax", "x")], {"opset": 11}),
+    "recurrent-ignored": (
+        [node("LSTM", "xwr", ("y",), hidden_size=2, clip=3.0)],
+        {
+            "inputs": (("x", F, (4, 1, 3)),),
+            "initializers": [const("w", np.ones((1, 8, 3))), const("r", np.ones((1, 8, 2)))],
+        },
+    ),
+    "gru-reset": (
+        [node("GRU", "xwr", ("y",), hidden_size=2)],
+        {
+            "inputs": (("x", F, (4, 1, 3)),),
+            "initializers": [const("w", np.ones((1, 6, 3))), const("r", np.ones((1, 6, 2)))],
+        },
+    ),
     "same-lower": ([node("MaxPool", "x", kernel_shape=[2, 2], auto_pad="SAME_LOWER")], {}),
     "pool-dilations": ([node("MaxPool", "x", kernel_shape=[2, 2], dilations=[2, 2])], {}),
     "pool-large": ([node("AveragePool", "x", kernel_shape=[32, 32])], {"inputs": (("x", F, (1, 3, 64, 64)),)}),
@@ -211,6 +225,24 @@ def test_a_plain_network_is_clean(tmp_path):
     nodes = [node("Conv", "xw", "c", "conv", kernel_shape=[3, 3]), node("Relu", "c", "y", "relu")]
     findings = check(write(tmp_path / "m.onnx", nodes, initializers=[weight]), soc="Ascend310B1")
     assert [finding.rule for finding in findings if finding.severity != "info"] == []
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("GRU", {"linear_before_reset": 1}),
+        ("GRU", {"linear_before_reset": 1, "activations": ["Sigmoid", "Tanh"], "clip": 0.0, "layout": 0}),
+        ("LSTM", {"activations": ["Sigmoid", "Tanh", "Tanh"]}),
+    ],
+    ids=["torch", "written-out", "lstm"],
+)
+def test_a_recurrent_cell_in_the_form_of_the_kernel_is_clean(op, attributes, tmp_path):
+    """torch.nn.GRU exports linear_before_reset=1, which is what DynamicGRUV2 computes; defaults may be spelled out."""
+    gates = 3 if op == "GRU" else 4
+    weights = [const("w", np.ones((1, gates * 2, 3))), const("r", np.ones((1, gates * 2, 2)))]
+    model = {"inputs": (("x", F, (4, 1, 3)),), "initializers": weights}
+    path = write(tmp_path / "cell.onnx", [node(op, "xwr", hidden_size=2, **attributes)], opset=14, **model)
+    assert not {"recurrent-ignored", "gru-reset"} & rules(path, soc="Ascend310P3").keys()
 
 
 def test_every_sentence_is_in_both_languages():

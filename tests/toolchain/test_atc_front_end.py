@@ -111,6 +111,14 @@ def test_errors_after_the_verdict_name_the_remedy(folder):
     assert "Ascend310B1" in text
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "statik"])
+def test_an_aipp_refusal_names_its_line_in_a_sentence(folder, mode):
+    (folder / "a.cfg").write_text(f"# camera\naipp_op {{\n  aipp_mode: {mode}\n}}\n")
+    text = run_atc([*BASE, "--insert_op_conf=a.cfg"], cwd=folder).text
+    assert not [line for line in text.splitlines() if line.startswith("pth2om: a.cfg:") and " " not in line[8:].strip()]
+    assert "a.cfg:2" in text or "a.cfg:3" in text
+
+
 # -------------------------------------------------------------------------------------------------------- lexing
 
 

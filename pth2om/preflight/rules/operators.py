@@ -118,13 +118,31 @@ def _axis_attribute(name: str) -> Callable[[Context, NamedNode], bool]:
     return lambda _context, item: attribute(item.node, name) is not None
 
 
-def _lstm_ignored(_context: Context, item: NamedNode) -> bool:
-    names = ("activations", "clip", "layout", "input_forget", "linear_before_reset")
-    for name in names:
-        value = attribute(item.node, name)
-        if value is not None and (value.i or value.f or value.strings):
-            return True
-    return False
+_RECURRENT_ACTIVATIONS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
+
+
+def _recurrent_ignored(_context: Context, item: NamedNode) -> bool:
+    """An attribute the plugins pass over that asks for other than its default; defaults written out do no harm."""
+    if any(integer(item.node, name, 0) for name in ("layout", "input_forget")):
+        return True
+    clip = attribute(item.node, "clip")
+    if clip is not None and clip.f:
+        return True
+    asked = attribute(item.node, "activations")
+    if asked is None or not asked.strings:
+        return False
+    names = [name.decode("utf-8", "replace").lower() for name in asked.strings]
+    default = _RECURRENT_ACTIVATIONS[item.node.op_type]
+    return names != [default[place % len(default)] for place in range(len(names))]
+
+
+def _reset_before(_context: Context, item: NamedNode) -> bool:
+    """The plugin passes linear_before_reset over, and DynamicGRUV2's reset_after is true unless it is told otherwise.
+
+    That is the form torch.nn.GRU exports (linear_before_reset=1); ONNX's own default is the other one.
+    Source: ops-nn's ONNX plugin of GRU, and DynamicGRUV2 of CANN's rnn.h.
+    """
+    return integer(item.node, "linear_before_reset", 0) == 0
 
 
 def _auto_pad(_context: Context, item: NamedNode) -> bool:
@@ -203,8 +221,9 @@ RULES: tuple[Rule, ...] = (
     _rule("Einsum", "einsum", "warning", _always),
     _rule("LogSoftmax", "softmax-axis", "error", _old_softmax_axis),
     _rule("Hardmax", "softmax-axis", "error", _old_softmax_axis),
-    _rule("LSTM", "recurrent-ignored", "error", _lstm_ignored),
-    _rule("GRU", "recurrent-ignored", "error", _lstm_ignored),
+    _rule("LSTM", "recurrent-ignored", "error", _recurrent_ignored),
+    _rule("GRU", "recurrent-ignored", "error", _recurrent_ignored),
+    _rule("GRU", "gru-reset", "warning", _reset_before),
     _rule("AveragePool", "same-lower", "warning", _auto_pad),
     _rule("MaxPool", "same-lower", "warning", _auto_pad),
     _rule("MaxPool", "pool-dilations", "error", _dilated),

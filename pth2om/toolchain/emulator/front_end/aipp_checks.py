@@ -46,8 +46,11 @@ def check_configuration(flags: Flags, path: Path, parsed: ParsedModel, shapes: I
     for item in refusals:
         advice = item.advice
         if item.line:
-            reason = f"{path.name}:{item.line}" if advice is None else f"{path.name}:{item.line}: {advice.render()}"
-            advice = say("atc.aipp-line", reason=reason)
+            place = f"{path.name}:{item.line}"
+            if advice is None:  # ATC's own Reason says it all but the place
+                advice = say("atc.aipp-place", place=place)
+            else:
+                advice = say("atc.aipp-line", reason=f"{place}: {advice.render()}")
         raise RefusedError(failure(item.code, *item.arguments, cann=cann, advice=advice))
     return [finding.message for finding in aipp.findings(config, soc=flags["soc_version"])]
 
