@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-VERSION = 1
+VERSION = 2
 PROBE_RELATIVE_L2 = 1e-3
 """Above this relative L2 between torch and ORT the exported graph computes something else (float32 noise is < 1e-5)."""
 

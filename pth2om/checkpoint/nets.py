@@ -111,8 +111,13 @@ class Net:
             return function(*arguments, **keywords)
 
 
+_LOADED: dict[Path, tuple[str, Net]] = {}
+"""Path -> digest of the net's files, net. Run twice, a file makes two sets of classes, and a module that was built by
+one is no instance of the other's: ``deploy`` would find nothing to merge."""
+
+
 def load_net(path: Path) -> Net:
-    """Run a net's file and take its ``TEMPLATE_NAME`` and ``build``.
+    """Run a net's file, once for the same content, and take its ``TEMPLATE_NAME`` and ``build``.
 
     Args:
         path: a Python file; modules beside it may be imported by it.
@@ -124,6 +129,10 @@ def load_net(path: Path) -> Net:
         nearby = ", ".join(sorted(entry.name for entry in path.glob("*.py"))) if path.is_dir() else ""
         raise CheckpointError("checkpoint.net-missing", where=str(path), found=nearby or "-")
     path = path.absolute()
+    content = hashlib.sha256(b"\0".join(file.read_bytes() for file in net_files(path))).hexdigest()
+    known = _LOADED.get(path)
+    if known is not None and known[0] == content:
+        return known[1]
     name = f"pth2om_net_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
@@ -136,7 +145,9 @@ def load_net(path: Path) -> Net:
     if not isinstance(title, str) or not title or not callable(build):
         absent = "build(num_classes, pretrained=False)" if isinstance(title, str) and title else "TEMPLATE_NAME"
         raise CheckpointError("checkpoint.net-incomplete", where=str(path), absent=absent)
-    return Net(title, path, module)
+    net = Net(title, path, module)
+    _LOADED[path] = (content, net)
+    return net
 
 
 def net_files(path: Path) -> tuple[Path, ...]:

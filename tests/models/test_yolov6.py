@@ -181,3 +181,20 @@ def test_spec_has_the_promised_variants(repository: Path) -> None:
     assert spec.source.seeded
     assert spec.preprocess is not None
     assert (spec.preprocess.size, spec.preprocess.resize, spec.preprocess.fill) == ((640, 640), "letterbox", 114)
+
+
+def test_what_is_exported_is_re_parameterized(repository: Path, tmp_path: Path) -> None:
+    """The net is loaded for the weights and again for the export: both have to mean the same classes."""
+    import onnx
+
+    from pth2om.pipeline import Pipeline, Settings
+    from pth2om.store import Store
+
+    spec = load(repository / "models" / "yolov6-shapes")
+    pipeline = Pipeline(spec, Settings(repository / "models", repository / "calib"), Store(tmp_path))
+    graph = onnx.load(pipeline.onnx(1).file).graph
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    module = load_net(repository / "models" / "yolov6n" / "net.py").deployed(pipeline.module())
+    layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert 0 < len(convolutions) <= len(layers)  # proj_conv is stored and not used
+    assert not any("rbr_1x1" in node.name for node in graph.node)
