@@ -286,8 +286,7 @@ class Board:
             lines = [say(key, soc=soc, cann=self.settings.cann).render()]
         variants = [variant for case in self.cases if case.spec is not None for variant in case.spec.variants]
         if variants and not any(self._selected(variant.precision, variant.batch) for variant in variants):
-            asked = {name: self.config.getoption(name) for name in ("--precision", "--batch")}
-            options = " ".join(f"{name} {value}" for name, value in asked.items() if value)
+            options = run_options.filters(self.config)
             lines.append(f"pth2om: {say('plugin.no-variant', options=options)}")
         return lines
 
@@ -489,7 +488,9 @@ def _explained(error: Pth2omError) -> str:
     from pth2om.explain import explain_error
 
     lines = [str(error)]
-    known = [each for each in explain_error(error) if each.stage][:_EXPLANATIONS]
+    # A user's own net.py speaks for itself: what is known of PyTorch's loader would only mislead.
+    found = [] if error.message.key == "checkpoint.net-broken" else explain_error(error)
+    known = [each for each in found if each.stage][:_EXPLANATIONS]
     lines += [f"  [{each.id}] {each.cause()}\n  → {each.fix()}" for each in known]
     return "\n".join(lines)
 

@@ -77,6 +77,9 @@ def check(config: pytest.Config, asked: Settings, models: Sequence[str], dataset
         for word in given:
             if word not in known:
                 raise pytest.UsageError(_unknown(option, word, known))
+    for option, number in (("--subset", asked.subset), ("--threads", asked.threads)):
+        if number is not None and number < 1:
+            raise pytest.UsageError(say("plugin.not-positive", option=option, number=number).render())
     if asked.cann.partition(".")[0] not in _CANN_GENERATIONS:
         raise pytest.UsageError(_unknown("--cann", asked.cann, ["7.0", "8.0", "9.x"]))
     if asked.soc is not None:
@@ -127,6 +130,12 @@ def words(text: str | None, *, digits: bool = False) -> list[str]:
         if digits and not (word.isdigit() and int(word) > 0):
             raise pytest.UsageError(say("plugin.not-a-number", text=word).render())
     return found
+
+
+def filters(config: pytest.Config) -> str:
+    """``--precision fp16 --batch 4`` as asked."""
+    asked = {name: config.getoption(name) for name in ("--precision", "--batch")}
+    return " ".join(f"{name} {value}" for name, value in asked.items() if value)
 
 
 def is_strict(config: pytest.Config) -> bool:

@@ -377,6 +377,8 @@ def test_an_onnx_is_the_reference_where_there_is_no_torch(repo: pytest.Pytester)
         (("--trust", "tinny"), "tiny"),
         (("--dataset", "dost=calib/dots"), "dots"),
         (("--cann", "five"), "9.x"),
+        (("--threads", "0"), "positive"),
+        (("--subset", "-3"), "positive"),
         (("--data-dir", "nowhere"), "nowhere"),
         (("--models", "models/tiny"), "models."),
     ],
@@ -447,3 +449,11 @@ def test_an_interrupted_run_says_how_to_go_on(repo: pytest.Pytester) -> None:
     result = repo.runpytest_subprocess("-k", "checkpoint")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(["Interrupted. *", "*→ Run the same command again*"])
+
+
+def test_a_net_that_cannot_be_imported_is_not_taken_for_a_pickle(repo: pytest.Pytester) -> None:
+    (repo.path / "models" / "tiny" / "net.py").write_text("import nosuchpackage\n")
+    result = repo.runpytest_subprocess("-k", "checkpoint")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*net.py:1:*nosuchpackage*"])
+    result.stdout.no_fnmatch_line("*pickled*")
