@@ -245,6 +245,16 @@ def test_a_recurrent_cell_in_the_form_of_the_kernel_is_clean(op, attributes, tmp
     assert not {"recurrent-ignored", "gru-reset"} & rules(path, soc="Ascend310P3").keys()
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_slice_with_constant_indices_is_not_left_to_the_cpu(fixed, tmp_path):
+    """The compiler has StridedSliceD for it; indices known only when the model runs stay with StridedSliceV2."""
+    ends = {"initializers": [const("e", [2], np.int64)]} if fixed else {"inputs": (("x", F, (1, 8)), ("e", 7, (1,)))}
+    rest = {"inputs": (("x", F, (1, 8)),), **ends}
+    rest["initializers"] = [const("s", [0], np.int64), const("a", [1], np.int64), *rest.get("initializers", [])]
+    path = write(tmp_path / "slice.onnx", [node("Slice", "xsea")], **rest)
+    assert ("cpu-kernel" in rules(path, soc="Ascend910B3")) is not fixed
+
+
 def test_every_sentence_is_in_both_languages():
     for room in ("preflight", "atc"):
         for name, entry in catalogue(room).items():

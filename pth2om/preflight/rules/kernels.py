@@ -82,14 +82,29 @@ def ge_types(node: NamedNode, opset: int) -> tuple[str, ...]:
     return tuple(row.get("ge", ()))
 
 
+def _fixed_slice(context: Context, item: NamedNode) -> bool:
+    """With constant indices the compiler takes StridedSliceD, not the AI CPU kernel of StridedSliceV2.
+
+    Source: atc logs of CANN 8.1 name ``StridedSliceD`` for the Slice nodes of ONNX files (Tlntin/qwen-ascend-llm#11).
+    """
+    return all(not name or name in context.constants for name in item.node.input[1:])
+
+
 def kernels(context: Context) -> Iterator[Finding]:
     """GE operators that no public source lists for the chip, and those that only AI CPU has."""
     if context.soc is None:
         return
     unknown: dict[str, list[str]] = {}
     for op_type, items in _by_made(context).items():
-        nodes = [item.name for item in items]
         verdicts = [context.kernels.look_up(name) for name in op_type]
+        if op_type == ("StridedSliceV2",) and verdicts[0].verdict == "cpu":
+            fixed = [item for item in items if _fixed_slice(context, item)]
+            if fixed and context.kernels.look_up("StridedSliceD").verdict == "unknown":
+                unknown.setdefault("StridedSliceD", []).extend(item.name for item in fixed)
+            items = [item for item in items if not _fixed_slice(context, item)]
+            if not items:
+                continue
+        nodes = [item.name for item in items]
         listed = ", ".join(op_type)
         if len(op_type) == 1 and verdicts[0].verdict == "none":
             yield found(
