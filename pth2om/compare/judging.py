@@ -52,6 +52,8 @@ def limits(
     """
     table = "torch~onnx" if pair == "torch~onnx" else "int8" if int8 else "float"
     chosen = {**DEFAULTS[table], "equal": LABELS[table]} | _given(getattr(gates, pair.replace("~", "_"), Closeness()))
+    if table == "int8":
+        chosen |= _given(gates.int8)
     # A limit for all slices only holds for those it means something to; a slice's own is taken as it is.
     chosen = {name: value for name, value in chosen.items() if (kind == "labels") == (name == "equal")}
     for name, only in (("shift_pixels", "boxes"), ("top1_agreement", "scores")):
@@ -103,7 +105,7 @@ def _judge_slice(
     name: str, part: Mapping[str, Any], measured: Mapping[str, Any], pair: str, gates: Gates, *, int8: bool
 ) -> list[Judgement]:
     chosen = limits(pair, gates, slice_name=name, kind=part["kind"], int8=int8)
-    if "shift_pixels" in chosen and "shift_pixels" not in _own(gates, pair, name):
+    if "shift_pixels" in chosen and "shift_pixels" not in _own(gates, pair, name, int8=int8):
         chosen["shift_pixels"] *= (measured.get("pixels") or 640) / 640
     tiny = _tiny(part) if pair != "torch~onnx" else frozenset()
     bands = measured.get("bands") or ()
@@ -118,9 +120,11 @@ def _judge_slice(
     return judgements
 
 
-def _own(gates: Gates, pair: str, name: str) -> set[str]:
+def _own(gates: Gates, pair: str, name: str, *, int8: bool) -> set[str]:
     """The limits that the spec itself gives for a slice."""
     tables = [getattr(gates, pair.replace("~", "_"), Closeness())]
+    if int8:
+        tables.append(gates.int8)
     if pair != "torch~onnx" and name in gates.slices:
         tables.append(gates.slices[name])
     return {entry for table in tables for entry in _given(table)}

@@ -247,6 +247,16 @@ class TestJudge:
         loose = {each.check: each.verdict for each in judge(measured, pair="onnx~om", gates=Gates(), int8=True)}
         assert set(loose.values()) == {"passed"}
 
+    def test_limits_of_int8_are_for_int8_alone(self) -> None:
+        measured = pair(lambda x: {"out": x}, lambda x: {"out": x * 1.04})
+        gates = Gates(int8=Closeness(relative_l2=0.01))
+        for int8, expected in ((True, "failed"), (False, "passed")):
+            verdicts = {each.check: each.verdict for each in judge(measured, pair="onnx~om", gates=gates, int8=int8)}
+            assert verdicts["onnx~om/out/relative_l2"] == expected
+        # A shift that the spec gives is in pixels of its own input; the default one is for 640.
+        boxes = limits("onnx~om", Gates(int8=Closeness(shift_pixels=8.0)), kind="boxes", int8=True)
+        assert boxes["shift_pixels"] == 8.0
+
     def test_rows_below_fp16_normals_do_not_fail_the_others(self) -> None:
         samples = rows(4)
         samples[0].feeds["x"][0] = 1e-7
