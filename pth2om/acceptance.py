@@ -24,7 +24,7 @@ from pth2om.language import Message, say
 from pth2om.pipeline import Built, Pipeline
 from pth2om.session import Ground, Provenance, Session
 from pth2om.spec import Dataset, Variant
-from pth2om.store import Artifact, Key
+from pth2om.store import Artifact, Key, version_of
 
 if TYPE_CHECKING:
     from pth2om.data import Labelled, Samples
@@ -493,7 +493,7 @@ class Acceptance:
     ) -> Key:
         """The store's key of a measurement; arguments as `measured`."""
         label = f"{self.pipeline.spec.name}-{self.case}" if self.case else self.pipeline.spec.name
-        return Key(kind, version, inputs, options, {name: metadata.version(name) for name in libraries}, label)
+        return Key(kind, version, inputs, options, {name: version_of(name) for name in libraries}, label)
 
     def gates(
         self,
@@ -601,11 +601,11 @@ def environment() -> dict[str, Any]:
     versions: dict[str, str] = {}
     for name in packages:
         try:
-            versions[name] = metadata.version(name)
+            versions[name] = version_of(name)
         except metadata.PackageNotFoundError:
             continue
     return {
-        "pth2om": metadata.version("pth2om"),
+        "pth2om": version_of("pth2om"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),

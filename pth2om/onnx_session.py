@@ -14,7 +14,7 @@ import numpy as np
 
 from pth2om.errors import ToolchainError
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
-from pth2om.store import file_digest
+from pth2om.store import file_digest, version_of
 
 _CPU = "CPUExecutionProvider"
 _DTYPES: dict[str, type[np.generic]] = {
@@ -231,7 +231,7 @@ def _version() -> str:
     """ONNX Runtime's version without importing it: a run that finds its measurements in the store opens no session."""
     for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann", "onnxruntime-directml"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            return metadata.version(name)
+            return version_of(name)
     import onnxruntime
 
     return str(onnxruntime.__version__)

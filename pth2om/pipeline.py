@@ -12,7 +12,6 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from pth2om.evidence import Finding, StageRecord
 from pth2om.language import say
 from pth2om.session import Feeds, Provenance, Remembering, Session
 from pth2om.spec import PRECISION_MODES, Preprocess, Spec, Variant
-from pth2om.store import Artifact, Key, Store
+from pth2om.store import Artifact, Key, Store, version_of
 
 if TYPE_CHECKING:
     import torch
@@ -191,7 +190,7 @@ class Pipeline:
             "",
             "checkpoint",
             digest=next(iter(self.source_digests.values())),
-            provenance=Provenance("torch", metadata.version("torch"), "host"),
+            provenance=Provenance("torch", version_of("torch"), "host"),
             findings=report["findings"],
             details={**report["details"], "file": file.name, "bytes": file.stat().st_size, "seeded": self.seeded}
             | ({"fetch": source.fetch} if source.fetch else {}),
@@ -275,7 +274,7 @@ class Pipeline:
             f"int8-bs{batch}",
             "quantized",
             digest=report["sha256"],
-            provenance=Provenance("pth2om", metadata.version("pth2om"), "host"),
+            provenance=Provenance("pth2om", version_of("pth2om"), "host"),
             findings=report["findings"],
             details={**report["details"], "layers": report["layers"], "dataset": dataset.name},
         )
@@ -287,7 +286,7 @@ class Pipeline:
             from pth2om.onnx_session import OnnxSession
 
             built = self.quantized(batch)
-            provenance = Provenance("fake-quant", metadata.version("onnxruntime"), "host")
+            provenance = Provenance("fake-quant", version_of("onnxruntime"), "host")
             return OnnxSession(
                 built.artifact.file("fake_quant.onnx"),
                 digest=f"{built.record.digest}-fake-quant",
@@ -438,7 +437,7 @@ class Pipeline:
             raise Absent("pipeline.no-torch", where=self.spec.name)
         from pth2om.torch_session import TorchSession
 
-        parts = [self.source_digests, self._source_options(), metadata.version("torch")]
+        parts = [self.source_digests, self._source_options(), version_of("torch")]
         return self._session(
             "torch",
             lambda: TorchSession(
@@ -584,7 +583,7 @@ class Pipeline:
             if self.net is not None:
                 module = checkpoint.load_net(self.net).deployed(module)
             made = export.export(module, self.spec.inputs, self.spec.export, batch, raw)
-            details = made.to_json() | {"version": metadata.version("torch")}
+            details = made.to_json() | {"version": version_of("torch")}
         else:
             details = export.take(self._given_onnx(), self.spec.inputs, batch, raw)
         cleaned = graph.clean(raw, folder / "model.onnx", simplify=self.spec.export.simplify)
@@ -707,7 +706,7 @@ class Pipeline:
             version,
             inputs,
             options,
-            {"pth2om": metadata.version("pth2om")} | {name: metadata.version(name) for name in libraries},
+            {"pth2om": version_of("pth2om")} | {name: version_of(name) for name in libraries},
             label,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +326,16 @@ def differences(had: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     ]
+
+
+@functools.cache
+def version_of(library: str) -> str:
+    """The installed version of a distribution, looked up once: keys name the same few again and again.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: it is not installed.
+    """
+    return metadata.version(library)
 
 
 def file_digest(path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from pth2om.errors import ExportError
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
 from pth2om.spec import Input
+from pth2om.store import version_of
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ class TorchSession:
     @property
     def provenance(self) -> Provenance:
         """PyTorch and its version."""
-        return Provenance("torch", metadata.version("torch"), "host")
+        return Provenance("torch", version_of("torch"), "host")
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """See `Session.run`.
