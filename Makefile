@@ -37,7 +37,7 @@ unit: $(INSTALLED)
 
 # One whole acceptance run on a bundled model: it needs nothing that is not in the repository.
 small-accept: $(INSTALLED)
-	env -u PTH2OM_DATA $(BIN)/python -m pytest -k "convmixer-digits" --soc Ascend310B1 -q
+	env -u PTH2OM_DATA PTH2OM_STORE="$(CURDIR)/.pth2om-store" $(BIN)/python -m pytest -k "convmixer-digits" --soc Ascend310B1 -q
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,4 +46,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .pth2om-store build dist *.egg-info
