@@ -330,7 +330,7 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def _number(value: object) -> float | None:
-    return None if value is None else float(value)  # type: ignore[arg-type]
+    return None if value is None else float(value)  # type: ignore[arg-type]  # JSON: a number, or "NaN" and "Infinity"
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values of any depth

@@ -147,7 +147,7 @@ def export(module: torch.nn.Module, inputs: Sequence[Input], export: Export, bat
             results = flat(*arguments)
         except ExportError:
             raise
-        except Exception as error:
+        except Exception as error:  # the net's own code raises what it likes
             raise ExportError("export.forward-failed", reason=reason_of(error)) from error
     names = output_names(export.outputs, len(results))
     # A TorchScript program is exported as it is: called from inside a trace, PyTorch refuses it.
@@ -398,7 +398,7 @@ def take(source: Path, inputs: Sequence[Input], batch: int, destination: Path) -
 
     try:
         model = onnx.load(source)
-    except Exception as error:
+    except Exception as error:  # onnx and protobuf raise unrelated classes for hostile bytes
         raise ExportError("export.not-onnx", where=str(source), reason=reason_of(error)) from error
     initializers = {tensor.name for tensor in model.graph.initializer}
     given = {entry.name: entry for entry in model.graph.input if entry.name not in initializers}

@@ -141,6 +141,7 @@ def settings(op: AippOp, model_hw: tuple[int, int]) -> Settings:
         csc=matrix,
         input_bias=input_bias,
         output_bias=output_bias,
+        # Tuples of a fixed length, which mypy does not see in a comprehension (here and below).
         padding=padding,  # type: ignore[arg-type]
         padding_value=op.number("padding_value"),
         mean=tuple(op.integer(f"mean_chn_{channel}") for channel in range(4)),  # type: ignore[arg-type]

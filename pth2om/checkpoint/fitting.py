@@ -100,15 +100,15 @@ def _renamings(names: list[str], expected: list[str]) -> Iterator[tuple[str, Cal
     yield "", lambda name: name
     wrapped = any(part in _WRAPPERS for name in names for part in name.split("."))
     for prefix in _common_prefixes(names):
-        yield f"-{prefix}", lambda name, prefix=prefix: name.removeprefix(prefix)  # type: ignore[misc]
+        yield f"-{prefix}", lambda name, prefix=prefix: name.removeprefix(prefix)  # type: ignore[misc]  # mypy: a default
     if wrapped:
         yield "~module", _unwrapped
         for prefix in _common_prefixes([_unwrapped(name) for name in names]):
-            yield f"~module -{prefix}", lambda name, prefix=prefix: _unwrapped(name).removeprefix(prefix)  # type: ignore[misc]
+            yield f"~module -{prefix}", lambda name, prefix=prefix: _unwrapped(name).removeprefix(prefix)  # type: ignore[misc]  # mypy: a default
     for prefix in _common_prefixes(expected):
-        yield f"+{prefix}", lambda name, prefix=prefix: prefix + name  # type: ignore[misc]
+        yield f"+{prefix}", lambda name, prefix=prefix: prefix + name  # type: ignore[misc]  # mypy: a default
         if wrapped:
-            yield f"~module +{prefix}", lambda name, prefix=prefix: prefix + _unwrapped(name)  # type: ignore[misc]
+            yield f"~module +{prefix}", lambda name, prefix=prefix: prefix + _unwrapped(name)  # type: ignore[misc]  # mypy: a default
 
 
 def _common_prefixes(names: list[str]) -> list[str]:

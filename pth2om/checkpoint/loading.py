@@ -231,7 +231,7 @@ def _script(weights: Path, *, trust: bool) -> LoadedModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module: torch.nn.Module = torch.jit.load(str(weights), map_location="cpu")  # type: ignore[no-untyped-call]
+            module: torch.nn.Module = torch.jit.load(str(weights), map_location="cpu")  # type: ignore[no-untyped-call]  # torch
         module = module.float().eval()
     except Exception as error:  # PyTorch raises RuntimeError for most, not for all
         raise CheckpointError(

@@ -254,5 +254,5 @@ def _run_recipe(recipe: Path, folder: Path) -> None:
         make(folder)
     except (DataError, OSError, KeyboardInterrupt):
         raise  # the store turns a full disk into its own error
-    except Exception as error:
+    except Exception as error:  # a recipe is the repository's own code and raises what it likes
         raise DataError("data.recipe-failed", where=str(recipe), reason=f"{type(error).__name__}: {error}") from error

@@ -40,7 +40,7 @@ def decompose_einsum(build: Builder, node: NodeProto, sizes: Sequence[Sizes | No
         _ordered(build, tensor, letters, result, node.output[0])
         return build.nodes
     broadcast = any(
-        sizes[0][terms[0].index(letter)] != sizes[1][terms[1].index(letter)]  # type: ignore[index]
+        sizes[0][terms[0].index(letter)] != sizes[1][terms[1].index(letter)]  # type: ignore[index]  # known by now
         for letter in set(terms[0]) & set(terms[1])
     )
     if broadcast:

@@ -61,7 +61,7 @@ def _tensor(document: Document, item: AttributeProto) -> TensorProto | None:
     if item.name == "value_ints":
         return helper.make_tensor("", 7, [len(item.ints)], list(item.ints))
     if item.name == "value_string":
-        return helper.make_tensor("", 8, [], [item.s])  # type: ignore[list-item]
+        return helper.make_tensor("", 8, [], [item.s])  # type: ignore[list-item]  # bytes are what a string tensor holds
     if item.name == "value_strings":
         return helper.make_tensor("", 8, [len(item.strings)], list(item.strings))
     if item.name == "sparse_value":

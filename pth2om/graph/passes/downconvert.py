@@ -150,20 +150,20 @@ def _fits(node: NodeProto, old: object | None, new: object | None) -> bool:
     if old is new or getattr(old, "since_version", 0) == getattr(new, "since_version", -1):
         return True
     for item in list(node.attribute):
-        if item.name in old.attributes:  # type: ignore[attr-defined]
+        if item.name in old.attributes:  # type: ignore[attr-defined]  # onnx's C++
             continue
         if not _is_default(item, new):
             return False
         drop_attribute(node, item.name)
     trim_inputs(node)
-    least, most = int(old.min_input), int(old.max_input)  # type: ignore[attr-defined]
-    return least <= len(node.input) <= most and len(node.output) <= int(old.max_output)  # type: ignore[attr-defined]
+    least, most = int(old.min_input), int(old.max_input)  # type: ignore[attr-defined]  # onnx's C++
+    return least <= len(node.input) <= most and len(node.output) <= int(old.max_output)  # type: ignore[attr-defined]  # onnx's C++
 
 
 def _is_default(item: AttributeProto, schema: object | None) -> bool:
     from onnx import helper
 
-    declared = schema.attributes.get(item.name) if schema is not None else None  # type: ignore[attr-defined]
+    declared = schema.attributes.get(item.name) if schema is not None else None  # type: ignore[attr-defined]  # onnx's C++
     if declared is None or not declared.default_value.name:
         # AveragePool's dilations have no default value in the schema; ones mean none.
         return item.name == "dilations" and all(value == 1 for value in item.ints)
