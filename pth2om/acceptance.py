@@ -7,12 +7,9 @@ and says so (``cached``, ``measured_at``).
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +18,7 @@ from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit, Question
 from pth2om.export import example
 from pth2om.language import Message, say
+from pth2om.machine import host_fingerprint
 from pth2om.pipeline import Built, Pipeline
 from pth2om.session import Ground, Provenance, Session
 from pth2om.spec import Dataset, Variant
@@ -585,52 +583,3 @@ def _badness(judgement: Judgement) -> tuple[int, float]:
     order = {"passed": 0, "not_measured": 1, "inconclusive": 2, "failed": 3}
     sign = -1.0 if judgement.limit is not None and judgement.limit.relation in (">=", ">") else 1.0
     return order[judgement.verdict], sign * (judgement.measured or 0.0)
-
-
-def host_fingerprint() -> str:
-    """12 hex digits that tell machines apart: processor, core count, operating system; no names, no addresses."""
-    text = "|".join([platform.machine(), _processor(), str(os.cpu_count()), platform.system()])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def environment() -> dict[str, Any]:
-    """What a reader needs to repeat a run: versions, processor, cores, memory, operating system."""
-    import sys
-
-    packages = ("torch", "onnx", "onnxruntime", "onnxslim", "numpy", "pytest", "faster-coco-eval", "pillow")
-    versions: dict[str, str] = {}
-    for name in packages:
-        try:
-            versions[name] = version_of(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "pth2om": version_of("pth2om"),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_bytes": _memory_bytes(),
-        "byteorder": sys.byteorder,
-        "host": host_fingerprint(),
-        "packages": versions,
-    }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no Path for /proc
-            for line in file:
-                if line.lower().startswith(("model name", "hardware", "cpu model")):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None  # Windows

@@ -241,13 +241,13 @@ class Board:
             self._unwritten = self._unwritten or error
 
     def _append(self, rows: Sequence[dict[str, Any]]) -> None:
-        from pth2om import acceptance, evidence, showing
+        from pth2om import evidence, machine, showing
 
         file = evidence.EvidenceFile(self.run_folder / "evidence.jsonl")
         if not file.path.exists():
             command = ("pytest", *(str(argument) for argument in self.config.invocation_params.args))
             started = datetime.now().astimezone().isoformat(timespec="seconds")
-            file.append([evidence.RunRecord(self.run_folder.name, started, command, acceptance.environment())])
+            file.append([evidence.RunRecord(self.run_folder.name, started, command, machine.environment())])
         records = []
         for row in rows:
             record = evidence.from_json(showing.carry(row, self.run_folder))

@@ -13,7 +13,7 @@ import pth2om
 
 PACKAGE = Path(pth2om.__file__).parent
 FLOORS = (
-    {"language", "errors", "session", "evidence", "store", "spec", "progress"},
+    {"language", "errors", "session", "evidence", "store", "spec", "progress", "machine"},
     {"aipp", "checkpoint", "data", "drawing", "explain", "export", "fetch", "omfile", "onnx_session", "torch_session"},
     {"graph", "preflight", "roofline", "toolchain"},
     {"accuracy", "compare", "latency", "quantize"},

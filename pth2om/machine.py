@@ -1,0 +1,60 @@
+"""The machine a run happens on: what a reader needs to repeat it, and a name for it that gives nothing away."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+from pth2om.store import version_of
+
+
+def host_fingerprint() -> str:
+    """12 hex digits that tell machines apart: processor, core count, operating system; no names, no addresses."""
+    text = "|".join([platform.machine(), _processor(), str(os.cpu_count()), platform.system()])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to repeat a run: versions, processor, cores, memory, operating system."""
+    import sys
+
+    packages = ("torch", "onnx", "onnxruntime", "onnxslim", "numpy", "pytest", "faster-coco-eval", "pillow")
+    versions: dict[str, str] = {}
+    for name in packages:
+        try:
+            versions[name] = version_of(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "pth2om": version_of("pth2om"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "byteorder": sys.byteorder,
+        "host": host_fingerprint(),
+        "packages": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no Path for /proc
+            for line in file:
+                if line.lower().startswith(("model name", "hardware", "cpu model")):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None  # Windows
