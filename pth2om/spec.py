@@ -318,7 +318,7 @@ class Quantize(_Table):
 
     dataset: Name | None = None
     images: Annotated[int, Field(ge=1)] = 32
-    activations: Literal["minmax", "percentile", "entropy", "mse", "ifmr"] = "mse"
+    activations: Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"] = "mse"
     weights: Literal["arq", "mse"] = "mse"
     asymmetric: bool = True
     skip: tuple[str, ...] = ()
