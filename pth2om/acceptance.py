@@ -544,7 +544,7 @@ def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Messa
     if dataset.metric == "agreement" or pipeline.seeded:
         return None
     try:
-        labelled = pipeline.dataset(dataset.name, dataset.subset)
+        labelled = pipeline.data.dataset(dataset.name, dataset.subset)
     except Pth2omError:
         return None  # absent or wrong: said where it is used
     gates = pipeline.spec.gates

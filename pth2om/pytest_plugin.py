@@ -645,14 +645,14 @@ def om_session(pipeline: Pipeline, variant: Variant) -> dict[str, Session]:
 @pytest.fixture
 def samples(pipeline: Pipeline, batch: int, acceptance_case: Case) -> Any:  # noqa: ANN401 - data.Samples, not imported
     """Inputs for closeness: real, random, zeros."""
-    return pipeline.samples(batch, acceptance_case.variant)
+    return pipeline.data.samples(batch, acceptance_case.variant)
 
 
 @pytest.fixture
 def labelled(acceptance_case: Case, pipeline: Pipeline) -> Any:  # noqa: ANN401 - data.Labelled, not imported here
     """The labelled images of this test."""
     assert acceptance_case.dataset is not None
-    return pipeline.dataset(acceptance_case.dataset.name, acceptance_case.dataset.subset)
+    return pipeline.data.dataset(acceptance_case.dataset.name, acceptance_case.dataset.subset)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ FLOORS = (
     {"aipp", "checkpoint", "data", "drawing", "explain", "export", "fetch", "omfile", "onnx_session", "torch_session"},
     {"graph", "preflight", "roofline", "toolchain"},
     {"accuracy", "compare", "latency", "quantize"},
+    {"model_data"},
     {"pipeline"},
     {"showing"},
     {"acceptance", "starter"},

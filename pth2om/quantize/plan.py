@@ -46,6 +46,9 @@ class Plan:
         balances: layer name -> how its input was scaled against its weight.
         findings: what was noticed on the way.
         search: of an accuracy-aware search, what it found.
+        given: a deploy model that another tool made; its layers are then those of `quantized` and `untraced`.
+        untraced: INT8 layers of ``given`` that have no counterpart in the float network.
+        renamed: layer -> its output in ``given``, where it is not the float network's.
     """
 
     network: Network
@@ -56,6 +59,9 @@ class Plan:
     balances: dict[str, list[Balance]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     search: Search | None = None
+    given: onnx.ModelProto | None = field(default=None, repr=False)
+    untraced: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -64,6 +70,8 @@ class Plan:
 
     def deploy(self, names: Iterable[str] | None = None) -> onnx.ModelProto:
         """The deploy model with INT8 in ``names`` (default: in every layer that can be)."""
+        if self.given is not None and names is None:
+            return self.given
         wanted = set(self.quantized if names is None else names)
         return build_deploy(self.network, [layer for name, layer in self.quantized.items() if name in wanted])
 

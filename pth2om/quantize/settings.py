@@ -102,18 +102,26 @@ class Settings:
     memory: int = 256 << 20
 
     @classmethod
-    def from_spec(cls, table: spec.Quantize) -> Settings:
-        """The settings of a spec's ``[quantize]``."""
-        return cls(
-            activations=table.activations,
-            weights=table.weights,
-            asymmetric=table.asymmetric,
-            skip=table.skip,
-            only=table.only,
-            bias_correction=table.bias_correction,
-            equalize=table.equalize,
-            balance=table.balance,
+    def from_spec(cls, table: spec.Quantize, start: Settings | None = None) -> Settings:
+        """The settings of a spec's ``[quantize]``.
+
+        Args:
+            table: the spec's.
+            start: an AMCT configuration's wishes; they hold where the spec says nothing itself.
+        """
+        names = (
+            "activations",
+            "weights",
+            "asymmetric",
+            "skip",
+            "only",
+            "bias_correction",
+            "equalize",
+            "balance",
+            "small_channels",
         )
+        given = {name: getattr(table, name) for name in names if start is None or name in table.model_fields_set}
+        return replace(start or cls(), **given)
 
     def of(self, name: str, kind: str) -> Settings:
         """The settings of one layer: these, with the overrides that concern it."""
