@@ -190,6 +190,18 @@ def test_the_bundled_detector_calibrates_on_pictures_that_are_not_scored(reposit
         assert not np.array_equal(calibration.image(index), shapes["draw"]("held-out", index)[0])
 
 
+def test_the_bundled_digits_calibrate_on_digits_that_are_not_scored(repository):
+    from pth2om.data import open_dataset
+
+    spec = specs.load(repository / "models" / "convmixer-digits")
+    assert spec.quantize.dataset not in [entry.name for entry in spec.datasets]
+    calibration = open_dataset(spec.quantize.dataset, calib_root=repository / "calib")
+    scored = open_dataset("digits", calib_root=repository / "calib")
+    assert len(calibration) == spec.quantize.images == 64
+    held_out = {scored.image(index).tobytes() for index in range(len(scored))}
+    assert not any(calibration.image(index).tobytes() in held_out for index in range(64))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_real_checkpoint_of_re_parameterized_blocks_carries_int8_weights(repository, tmp_path):
     import torch
