@@ -21,6 +21,7 @@ from pth2om.errors import Pth2omError
 from pth2om.language import say
 
 if TYPE_CHECKING:
+    from pth2om.evidence import GateRecord
     from pth2om.pipeline import Pipeline
     from pth2om.spec import Spec
 
@@ -44,6 +45,7 @@ class Board:
         self._run_folder: Path | None = None
         self._seen: set[tuple[str, str, str]] = set()
         self.verdicts: dict[tuple[str, str], int] = {}
+        self._int8: list[GateRecord] = []
         self._selection = Selection(
             frozenset(run_options.words(config.getoption("--precision"))),
             frozenset(int(size) for size in run_options.words(config.getoption("--batch"), digits=True)),
@@ -131,6 +133,8 @@ class Board:
             elif isinstance(record, evidence.GateRecord):
                 pair = (record.verdict, record.ground)
                 self.verdicts[pair] = self.verdicts.get(pair, 0) + 1
+                if record.question == "accuracy" and record.variant.startswith("int8-"):
+                    self._int8.append(record)
             records.append(record)
         file.append(records)
 
@@ -295,8 +299,18 @@ class Board:
             name = "unproven" if (verdict, ground) == ("passed", "emulated") else verdict
             line = say(f"plugin.count-{name}", count=count, ground=say(f"plugin.ground-{ground}").render())
             terminalreporter.line(line.render())
+        self._tell_costs(terminalreporter)
         if self._run_folder is not None and (self._run_folder / "index.html").exists():
             terminalreporter.line(say("plugin.report", path=str(self._run_folder / "index.html")).render())
+
+    def _tell_costs(self, reporter: pytest.TerminalReporter) -> None:
+        """What INT8 costs, in one line per variant and dataset."""
+        if not self._int8:
+            return
+        from pth2om.report.cost import costs
+
+        for one in costs(self._int8):
+            reporter.line(one.line().render())
 
 
 def _tell_line(reporter: pytest.TerminalReporter, key: str, **values: str) -> None:
