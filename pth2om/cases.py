@@ -84,7 +84,8 @@ def expand(cases: Sequence[Case], fixtures: Sequence[str], selection: Selection)
 
     Args:
         cases: one per spec, of `read_cases`.
-        fixtures: names; ``variant``, ``batch`` and ``labelled`` decide what a case is about.
+        fixtures: names; ``variant``, ``batch`` and ``labelled`` decide what a case is about, and what only some
+            variants have which of them.
         selection: which variants and batch sizes the run asks for.
     """
     found: list[Case] = []
@@ -113,6 +114,14 @@ def expand(cases: Sequence[Case], fixtures: Sequence[str], selection: Selection)
             else:
                 found.append(Case(case.folder, spec, dataset=dataset))
     return found
+
+
+def _has_plain(spec: Spec, variant: Variant) -> bool:
+    """Whether a variant with AIPP is in the spec without it too."""
+    return variant.aipp and any(
+        not other.aipp and (other.precision, other.batch) == (variant.precision, variant.batch)
+        for other in spec.variants
+    )
 
 
 def case_of(item: pytest.Item) -> Case | None:

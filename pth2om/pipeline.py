@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _CHECKPOINT_VERSION = 1
 _OM_VERSION = 1
 _AIPP_VERSION = 1
+INT8_WEIGHTS = "int8-weights"
+"""What evidence calls PyTorch with INT8 weights and FP32 activations."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +299,44 @@ class Pipeline:
 
         return self._session(f"fake-quant-bs{batch}", make)
 
+    def fp32_checkpoint(self, batch: int) -> Path:
+        """The INT8 weights as an FP32 checkpoint with the original's keys.
+
+        Raises:
+            Absent: the weights are not here, or are no state dict, so none was written.
+        """
+        path = self.quantized(batch).artifact.file("int8_as_fp32.pth")
+        if path.exists():
+            return path
+        if not self.has_torch:
+            raise Absent("pipeline.no-torch", where=self.spec.name)
+        if self.weights is None:
+            raise self.weights_absent()
+        raise Absent("pipeline.no-fp32-checkpoint", where=self.spec.name)
+
+    def int8_weights_session(self, batch: int) -> Session:
+        """PyTorch with the INT8 weights and FP32 activations: what `fp32_checkpoint` scores in the user's own script.
+
+        Raises:
+            Absent: as `fp32_checkpoint`.
+        """
+        path = self.fp32_checkpoint(batch)
+
+        def make() -> Session:
+            from pth2om import checkpoint
+            from pth2om.torch_session import TorchSession
+
+            return TorchSession(
+                lambda: checkpoint.load_module(self.spec, path, net=self.net).module,
+                self.spec.inputs,
+                self.spec.export.outputs,
+                digest=f"{self.torch_session().digest}-{self.store.digest(path)}",
+                threads=self.settings.threads,
+                provenance=Provenance(INT8_WEIGHTS, version_of("torch"), "host"),
+            )
+
+        return self._session(f"int8-weights-bs{batch}", make)
+
     def compiled_from(self, variant: Variant) -> Built:
         """What a variant is compiled from: the ONNX, or for int8 the deploy model."""
         return self.quantized(variant.batch) if variant.precision == "int8" else self.onnx(variant.batch)
@@ -423,6 +463,10 @@ class Pipeline:
         ]
         if self.settings.soc is None:
             return [*lines, say("pipeline.no-soc").render()]
+        if variant.precision == "int8":
+            # Its place in the store follows from the ONNX, which a dry run does not export.
+            model = Path("deploy.onnx")
+            lines.append(say("pipeline.plan-int8", images=self.spec.quantize.images, model=model.name).render())
         return [*lines, shlex.join(self.atc_options(variant, model).command_line())]
 
     # --- sessions -----------------------------------------------------------------------------------------------

@@ -266,6 +266,12 @@ def fake_quant_session(pipeline: Pipeline, variant: Variant) -> Session:
 
 
 @pytest.fixture
+def int8_weights_session(pipeline: Pipeline, variant: Variant) -> Session:
+    """PyTorch with the INT8 weights and FP32 activations."""
+    return pipeline.int8_weights_session(variant.batch)
+
+
+@pytest.fixture
 def om_model(pipeline: Pipeline, variant: Variant) -> Built:
     """The compiled variant."""
     return pipeline.om(variant)
@@ -275,6 +281,12 @@ def om_model(pipeline: Pipeline, variant: Variant) -> Built:
 def om_session(pipeline: Pipeline, variant: Variant) -> dict[str, Session]:
     """The compiled variant, by band: ``fused`` and ``unfused`` when emulated, ``device`` on an NPU."""
     return pipeline.om_sessions(variant)
+
+
+@pytest.fixture
+def plain_om_session(pipeline: Pipeline, variant: Variant) -> dict[str, Session]:
+    """The variant compiled without AIPP, of a variant with; by band as `om_session`."""
+    return pipeline.om_sessions(variant.model_copy(update={"aipp": False}))
 
 
 @pytest.fixture
@@ -316,13 +328,17 @@ class Accept:
         """ATC will take the ONNX file on this SoC, as far as the tables know."""
         self._settle(self.acceptance.preflight(built))
 
-    def quantized(self, built: Built) -> None:
+    def quantized(self, built: Built, samples: Any) -> None:  # noqa: ANN401 - data.Samples, not imported
         """The INT8 files are well formed, and FP32 and integer arithmetic agree in them."""
-        self._settle(self.acceptance.quantized(built))
+        from pth2om import int8_questions
 
-    def fp32_checkpoint(self, built: Built) -> None:
-        """The INT8 weights load as an FP32 checkpoint with the same keys."""
-        self._settle(self.acceptance.fp32_checkpoint(built))
+        self._settle(int8_questions.files(self.acceptance, built, samples))
+
+    def fp32_checkpoint(self, built: Built, samples: Any) -> None:  # noqa: ANN401 - as above
+        """The INT8 weights load as an FP32 checkpoint with the same keys, and compute what the INT8 weights do."""
+        from pth2om import int8_questions
+
+        self._settle(int8_questions.fp32_checkpoint(self.acceptance, built, samples))
 
     def closeness(self, reference: Any, candidate: Any, samples: Any) -> None:  # noqa: ANN401 - sessions, or bands
         """The candidate computes what the reference computes, slice by slice."""

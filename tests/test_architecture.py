@@ -19,7 +19,7 @@ FLOORS = (
     {"accuracy", "compare", "latency", "quantize"},
     {"pipeline"},
     {"showing"},
-    {"acceptance", "starter"},
+    {"acceptance", "int8_questions", "starter"},
     {"report"},
     {"board", "cases", "cli", "pytest_plugin", "run_options"},
 )
