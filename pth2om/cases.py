@@ -104,6 +104,7 @@ def expand(cases: Sequence[Case], fixtures: Sequence[str], selection: Selection)
                     for variant in spec.variants
                     if selection.has(variant.precision, variant.batch)
                     and ("quantized_model" not in fixtures or variant.precision == "int8")
+                    and ("plain_om_session" not in fixtures or _has_plain(spec, variant))
                 ]
             elif "batch" in fixtures:
                 found += [
