@@ -310,7 +310,7 @@ class Board:
         from pth2om.report.cost import costs
 
         for one in costs(self._int8):
-            reporter.line(one.line().render())
+            reporter.line(one.line())
 
 
 def _tell_line(reporter: pytest.TerminalReporter, key: str, **values: str) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pth2om.evidence import GateRecord
-from pth2om.language import Message, Value, say
-from pth2om.report.figures import number
+from pth2om.language import Language, Message, Value, say
+from pth2om.report.figures import MISSING, number
 from pth2om.report.tables import needed_images
 
 _LEVELS = {"om": "om", "fake-quant": "twin", "int8-weights": "weights"}
@@ -57,12 +57,17 @@ class Cost:
         """The metric's value of one level; None where it was not scored."""
         return None if gate is None else number(gate.details.get("candidate"))
 
-    def line(self) -> Message:
-        """The cost in one sentence, for a terminal."""
+    def line(self, to: Language | None = None) -> str:
+        """The cost in one sentence.
+
+        Args:
+            to: its language; default the reader's.
+        """
         gate = self.judged
         if gate is None or gate.measured is None:
-            return say("report.cost-unknown", name=self.name, reason=self.reason.render() if self.reason else "–")
-        by = say(f"report.cost-by-{'twin' if gate is not self.om else gate.ground}").render()
+            reason = self.reason.render(to) if self.reason is not None else MISSING
+            return say("report.cost-unknown", name=self.name, reason=reason).render(to)
+        by = say(f"report.cost-by-{gate.ground if gate is self.om else 'twin'}").render(to)
         values: dict[str, Value] = {
             "name": self.name,
             "metric": self.metric,
@@ -73,11 +78,12 @@ class Cost:
         }
         reference, candidate = self.reference, self.score(gate)
         if gate.interval is None or reference is None or candidate is None:
-            return say("report.cost-agreement", **values)
+            return say("report.cost-agreement", **values).render(to)
         values |= {"reference": reference, "candidate": candidate, "low": gate.interval[0], "high": gate.interval[1]}
         needed = needed_images(gate)
-        more = {} if needed is None else {"needed": needed}
-        return say("report.cost-line" if needed is None else "report.cost-line-unsettled", **values, **more)
+        if needed is None:
+            return say("report.cost-line", **values).render(to)
+        return say("report.cost-line-unsettled", **values, needed=needed).render(to)
 
 
 def costs(gates: Iterable[GateRecord]) -> list[Cost]:

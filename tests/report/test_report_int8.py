@@ -11,6 +11,7 @@ from pth2om.evidence import Finding, Limit
 from pth2om.language import Message
 from pth2om.report import collect, cost, int8, plots
 from pth2om.report.html import Links, render_html
+from pth2om.report.markdown import render_markdown
 
 LAYERS = [
     {
@@ -176,14 +177,21 @@ def test_what_int8_costs_comes_first(factory) -> None:
         89.75,
         89.5,
     )
-    line = first.line().render("en")
+    line = first.line("en")
     for words in ("net-int8-bs1 +0.75 points of top1", "-0.50 to +1.50", "about 300 images", "unproven"):
         assert words in line
-    assert "other.pth" in second.line().render("en")
+    assert "other.pth" in second.line("en")
     (alone,) = cost.costs(gates[:1])
-    assert "no OM" in alone.line().render("en")
+    assert "no OM" in alone.line("en")
     assert cost.costs([gate("om", 89.5, variant="fp16-bs1")]) == []
-    page = render_html(collect([*gates, unknown]), "en", Links())
+    # As prose in results.md, in its own language throughout.
+    report = collect([*gates, unknown])
+    assert "## What INT8 costs" in render_markdown(report, "en")
+    chinese = render_markdown(report, "zh")
+    assert "约需 300 张图片" in chinese
+    assert "未经证实）" in chinese
+    assert "emulated" not in chinese
+    page = render_html(report, "en", Links())
     assert page.index("What INT8 costs") < page.index("Models and questions")
     assert "about 300 images would settle it" in page
 
