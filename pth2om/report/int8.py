@@ -115,6 +115,7 @@ class Int8:
         checkpoint: the gate of the FP32 checkpoint, or None.
         calibration: what the ranges come from, or None.
         floating: why layers stay in floating point -> their names, in graph order.
+        integers: how far the fake-quant model and integer arithmetic are apart, counted; empty when not measured.
     """
 
     layers: tuple[Layer, ...]
@@ -124,6 +125,7 @@ class Int8:
     checkpoint: GateRecord | None
     calibration: Calibration | None
     floating: tuple[tuple[Message | None, tuple[str, ...]], ...]
+    integers: Mapping[str, int]
     origin: Card | None = None
 
     @property
@@ -152,6 +154,7 @@ def section(card: Card) -> Int8 | None:
         checkpoint,
         calibration(card),
         _floating(every),
+        _integers(card.gates),
         origin,
     )
 
@@ -184,6 +187,15 @@ def calibration(card: Card) -> Calibration | None:
 
 def _stage(card: Card) -> StageRecord | None:
     return next((one for one in card.stages if one.stage == "quantized"), None)
+
+
+def _integers(gates: Sequence[GateRecord]) -> dict[str, int]:
+    gate = next((one for one in gates if one.check.startswith("quantized/twin-")), None)
+    if gate is None:
+        return {}
+    counts = {name: number(gate.details.get(name)) for name in ("differing", "values", "exact", "layers")}
+    found = {name: int(value) for name, value in counts.items() if value is not None and math.isfinite(value)}
+    return found if len(found) == len(counts) else {}
 
 
 def _floating(layers: Sequence[Layer]) -> tuple[tuple[Message | None, tuple[str, ...]], ...]:

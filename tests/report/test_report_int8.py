@@ -71,7 +71,11 @@ def records(factory):
         "passed",
         details={"path": path},
     )
-    return [factory.stage("net", "int8-bs1", "quantized", details=DETAILS), *close, way_back]
+    counts = {"differing": 0, "values": 10, "exact": 1, "layers": 1}
+    equal = factory.gate(
+        "net", "int8-bs1", "quantization", "quantized/twin-differing", 0.0, Limit("==", 0), "passed", details=counts
+    )
+    return [factory.stage("net", "int8-bs1", "quantized", details=DETAILS), *close, equal, way_back]
 
 
 def card_of(records):
@@ -111,6 +115,8 @@ def test_the_page_shows_them(records) -> None:
         "/store/quantized/abc/int8_as_fp32.pth",
         "the loss of the activations is not in its score",
         "激活仍为 FP32",
+        "the same 10 output values, bit for bit",
+        "In 1 of 1 INT8 layers",
     ):
         assert text in page, text
     # The raw dump of the stage's details does not repeat what the section draws.
