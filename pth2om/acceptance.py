@@ -17,9 +17,10 @@ from pth2om import showing
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit, Question
 from pth2om.export import example
+from pth2om.int8_questions import INT8_WEIGHTS
 from pth2om.language import Message, say
 from pth2om.machine import host_fingerprint
-from pth2om.pipeline import INT8_WEIGHTS, Built, Pipeline
+from pth2om.pipeline import Built, Pipeline
 from pth2om.session import Ground, Provenance, Session
 from pth2om.spec import Dataset, Variant
 from pth2om.store import Artifact, Key, version_of

@@ -6,14 +6,21 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pth2om.errors import Absent
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit
 from pth2om.language import Message, say
+from pth2om.session import Provenance
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pth2om.acceptance import Acceptance
     from pth2om.data import Samples
-    from pth2om.pipeline import Built
-    from pth2om.session import Feeds
+    from pth2om.pipeline import Built, Pipeline
+    from pth2om.session import Feeds, Session
+
+INT8_WEIGHTS = "int8-weights"
+"""What evidence calls PyTorch with INT8 weights and FP32 activations."""
 
 VERSION = 1
 """Of what is measured here."""
@@ -146,6 +153,42 @@ def _layers(int8: list[str] | None, built: Built) -> Iterator[Judgement]:
     )
 
 
+def _checkpoint_file(pipeline: Pipeline, built: Built) -> Path:
+    path = built.artifact.file("int8_as_fp32.pth")
+    if path.exists():
+        return path
+    if not pipeline.has_torch:
+        raise Absent("pipeline.no-torch", where=pipeline.spec.name)
+    if pipeline.weights is None:
+        raise pipeline.weights_absent()
+    raise Absent("pipeline.no-fp32-checkpoint", where=pipeline.spec.name)
+
+
+def weights_session(pipeline: Pipeline, built: Built) -> Session:
+    """PyTorch with the INT8 weights and FP32 activations: what the FP32 checkpoint computes in the user's own script.
+
+    Args:
+        pipeline: of the model.
+        built: the quantized artifact.
+
+    Raises:
+        Absent: the weights are not here, or are no state dict, so no such checkpoint was written.
+    """
+    from pth2om import checkpoint
+    from pth2om.store import version_of
+    from pth2om.torch_session import TorchSession
+
+    path = _checkpoint_file(pipeline, built)
+    return TorchSession(
+        lambda: checkpoint.load_module(pipeline.spec, path, net=pipeline.net).module,
+        pipeline.spec.inputs,
+        pipeline.spec.export.outputs,
+        digest=f"{pipeline.torch_session().digest}-{pipeline.store.digest(path)}",
+        threads=pipeline.settings.threads,
+        provenance=Provenance(INT8_WEIGHTS, version_of("torch"), "host"),
+    )
+
+
 def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> list[GateRecord]:
     """Whether the INT8 weights, written back as an FP32 checkpoint, load as the original does and compute the same.
 
@@ -159,9 +202,7 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
         CheckpointError: it does not load into the net.
     """
     pipeline = acceptance.pipeline
-    assert acceptance.variant is not None
-    batch = acceptance.variant.batch
-    path = pipeline.fp32_checkpoint(batch)
+    path = _checkpoint_file(pipeline, built)
     original, deploy = pipeline.weights, built.file
     assert original is not None
 
@@ -173,7 +214,7 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
         if any(changed.values()):
             return {"changed": changed}
         loaded = checkpoint.load_module(pipeline.spec, path, net=pipeline.net)
-        gap = audit.relative_gap(deploy, pipeline.int8_weights_session(batch), _first(samples))
+        gap = audit.relative_gap(deploy, weights_session(pipeline, built), _first(samples))
         counts = {name: loaded.details[name] for name in ("tensors", "parameters")}
         return {"changed": changed, "relative_l2": gap, **counts}
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _CHECKPOINT_VERSION = 1
 _OM_VERSION = 1
 _AIPP_VERSION = 1
-INT8_WEIGHTS = "int8-weights"
-"""What evidence calls PyTorch with INT8 weights and FP32 activations."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +230,7 @@ class Pipeline:
             "onnx",
             digest=details["sha256"],
             provenance=Provenance("torch" if self.has_torch else "onnx", details["version"], "host"),
-            findings=details["findings"],
+            findings=[*self._stand_ins(), *details["findings"]],
             details={name: value for name, value in details.items() if name != "findings"},
         )
 
@@ -298,44 +296,6 @@ class Pipeline:
             )
 
         return self._session(f"fake-quant-bs{batch}", make)
-
-    def fp32_checkpoint(self, batch: int) -> Path:
-        """The INT8 weights as an FP32 checkpoint with the original's keys.
-
-        Raises:
-            Absent: the weights are not here, or are no state dict, so none was written.
-        """
-        path = self.quantized(batch).artifact.file("int8_as_fp32.pth")
-        if path.exists():
-            return path
-        if not self.has_torch:
-            raise Absent("pipeline.no-torch", where=self.spec.name)
-        if self.weights is None:
-            raise self.weights_absent()
-        raise Absent("pipeline.no-fp32-checkpoint", where=self.spec.name)
-
-    def int8_weights_session(self, batch: int) -> Session:
-        """PyTorch with the INT8 weights and FP32 activations: what `fp32_checkpoint` scores in the user's own script.
-
-        Raises:
-            Absent: as `fp32_checkpoint`.
-        """
-        path = self.fp32_checkpoint(batch)
-
-        def make() -> Session:
-            from pth2om import checkpoint
-            from pth2om.torch_session import TorchSession
-
-            return TorchSession(
-                lambda: checkpoint.load_module(self.spec, path, net=self.net).module,
-                self.spec.inputs,
-                self.spec.export.outputs,
-                digest=f"{self.torch_session().digest}-{self.store.digest(path)}",
-                threads=self.settings.threads,
-                provenance=Provenance(INT8_WEIGHTS, version_of("torch"), "host"),
-            )
-
-        return self._session(f"int8-weights-bs{batch}", make)
 
     def compiled_from(self, variant: Variant) -> Built:
         """What a variant is compiled from: the ONNX, or for int8 the deploy model."""
@@ -464,8 +424,7 @@ class Pipeline:
         if self.settings.soc is None:
             return [*lines, say("pipeline.no-soc").render()]
         if variant.precision == "int8":
-            # Its place in the store follows from the ONNX, which a dry run does not export.
-            model = Path("deploy.onnx")
+            model = Path("deploy.onnx")  # its place follows from the ONNX, which a dry run does not export
             lines.append(say("pipeline.plan-int8", images=self.spec.quantize.images, model=model.name).render())
         return [*lines, shlex.join(self.atc_options(variant, model).command_line())]
 
@@ -611,9 +570,12 @@ class Pipeline:
         examples = [torch.from_numpy(feeds[entry.name]) for entry in self.spec.inputs]
         checkpoint.seed_module(module, examples, seed=self.settings.seed)
         self._module = module.float().eval()
+        return {"findings": self._stand_ins(), "details": {"kind": "seeded", "template": net.name}}
+
+    def _stand_ins(self) -> list[dict[str, Any]]:
+        """The finding that weights are random; of the ONNX too: its figures are not those of the trained model."""
         message = say("pipeline.seeded", file=self.spec.source.checkpoint, model=self.spec.name)
-        finding = Finding("checkpoint.seeded", "warning", message)
-        return {"findings": [finding.to_json()], "details": {"kind": "seeded", "template": net.name}}
+        return [Finding("checkpoint.seeded", "warning", message).to_json()] if self.seeded else []
 
     def _export(self, batch: int, folder: Path) -> None:
         from pth2om import export, graph

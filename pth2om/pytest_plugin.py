@@ -266,9 +266,11 @@ def fake_quant_session(pipeline: Pipeline, variant: Variant) -> Session:
 
 
 @pytest.fixture
-def int8_weights_session(pipeline: Pipeline, variant: Variant) -> Session:
+def int8_weights_session(pipeline: Pipeline, quantized_model: Built) -> Session:
     """PyTorch with the INT8 weights and FP32 activations."""
-    return pipeline.int8_weights_session(variant.batch)
+    from pth2om import int8_questions
+
+    return int8_questions.weights_session(pipeline, quantized_model)
 
 
 @pytest.fixture

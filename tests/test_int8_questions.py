@@ -357,7 +357,7 @@ def test_a_checkpoint_with_an_unquantized_weight_fails(files):
 def test_the_score_of_int8_weights_alone_is_shown_not_judged(files):
     pipeline = files.pipeline
     labelled, (dataset,) = pipeline.dataset("dots"), pipeline.spec.datasets
-    session = pipeline.int8_weights_session(1)
+    session = int8_questions.weights_session(pipeline, files.built)
     (gate,) = files.acceptance.accuracy(pipeline.torch_session(), session, labelled, dataset)
     assert (gate.check, gate.limit, gate.verdict, gate.ground) == ("int8-weights/top1/drop", None, "passed", "host")
     assert gate.interval is not None

@@ -317,6 +317,16 @@ def test_absent_weights_skip_and_say_how_to_get_them(repo: pytest.Pytester) -> N
     result.stdout.fnmatch_lines(["*tiny.pth* are not here*", "*--weights tiny=FILE*"])
 
 
+def test_random_weights_are_said_also_where_nobody_asks_for_the_checkpoint(repo: pytest.Pytester) -> None:
+    (repo.path / "models" / "tiny" / "weights" / "tiny.pth").unlink()
+    spec_with(repo, "num_classes = 3", "num_classes = 3\nseeded = true")
+    assert repo.runpytest_subprocess("-k", "onnx_matches and bs1").ret == 0
+    stages = [record for record in records(repo) if isinstance(record, evidence.StageRecord)]
+    assert [(one.stage, [finding.rule for finding in one.findings][:1]) for one in stages] == [
+        ("onnx", ["checkpoint.seeded"])
+    ]
+
+
 def test_weights_may_be_given(repo: pytest.Pytester) -> None:
     weights = repo.path / "models" / "tiny" / "weights" / "tiny.pth"
     weights.rename(repo.path / "elsewhere.pt")

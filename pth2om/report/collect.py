@@ -13,6 +13,7 @@ from typing import get_args
 from pth2om import evidence
 from pth2om.errors import DataError
 from pth2om.evidence import GateRecord, Question, Record, RunRecord, StageRecord, Verdict
+from pth2om.language import Message
 from pth2om.session import Ground, Provenance
 
 QUESTIONS: tuple[Question, ...] = get_args(Question)
@@ -122,6 +123,15 @@ class Card:
     def grounds(self) -> set[Ground]:
         """All grounds its figures stand on."""
         return {gate.ground for gate in self.gates} | {stage.provenance.ground for stage in self.stages}
+
+    @property
+    def stand_in(self) -> Message | None:
+        """That random weights stand in for the model's, so that no figure of the card is the trained model's."""
+        for stage in (*self.shared_stages, *self.stages):
+            for finding in stage.findings:
+                if finding.rule == "checkpoint.seeded":
+                    return finding.message
+        return None
 
     @property
     def digests(self) -> dict[str, str]:
