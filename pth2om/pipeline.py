@@ -417,10 +417,8 @@ class Pipeline:
         """What a dry run says of a variant: the files it starts from and the exact atc command."""
         weights = str(self.weights) if self.weights else say("pipeline.plan-absent").render()
         model = self.store.place(self.onnx_key(variant.batch)) / "model.onnx"
-        lines = [
-            say("pipeline.plan-weights", path=weights).render(),
-            say("pipeline.plan-onnx", path=str(model)).render(),
-        ]
+        files = {"weights": weights, "onnx": str(model)}
+        lines = [say(f"pipeline.plan-{name}", path=path).render() for name, path in files.items()]
         if self.settings.soc is None:
             return [*lines, say("pipeline.no-soc").render()]
         if variant.precision == "int8":
