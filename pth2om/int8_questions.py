@@ -91,7 +91,7 @@ def _form(measured: dict[str, Any]) -> Iterator[Judgement]:
             "errors",
             Limit("==", 0),
             "failed" if messages else "passed",
-            message=messages[0] if messages else None,
+            message=messages[0] if messages else say(f"quantize.passed-{name}"),
             details={"errors": [message.to_json() for message in messages[:20]]},
         )
 
@@ -110,7 +110,7 @@ def _twins(twins: dict[str, Any] | None) -> Iterator[Judgement]:
         "values" if whole else "",
         limit,
         "passed" if holds else "failed",
-        message=None if holds else told,
+        message=say("quantize.passed-twin", values=twins["values"], differing=twins["differing"]) if holds else told,
         details=twins,
     )
     yield Judgement(
@@ -119,6 +119,7 @@ def _twins(twins: dict[str, Any] | None) -> Iterator[Judgement]:
         "values",
         Limit("==", 0),
         "passed" if twins["layer_differing"] == 0 else "failed",
+        message=say("quantize.exact-layers", **{name: twins[name] for name in ("exact", "layers", "layer_values")}),
         details=twins,
     )
 
@@ -131,7 +132,7 @@ def _layers(int8: list[str] | None, built: Built) -> Iterator[Judgement]:
     told = {name for name, row in table.items() if row["int8"]}
     wrong = sorted(told.symmetric_difference(int8))
     wrong += sorted(name for name, row in table.items() if not row["int8"] and not row["reason"])
-    message = None
+    message = say("quantize.passed-layers", int8=len(int8), count=len(table), floating=len(table) - len(int8))
     if wrong:
         message = say("quantize.layers-unexplained", count=len(wrong), layers=", ".join(wrong[:5]))
     yield Judgement(
@@ -247,6 +248,7 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
     if "relative_l2" in measured:
         gap, limit = float(measured["relative_l2"]), Limit("<=", WEIGHTS_LIMIT)
         holds = limit.holds(gap)
+        values = {"relative_l2": gap, "limit": WEIGHTS_LIMIT}
         judgements.append(
             Judgement(
                 "fp32-checkpoint/relative_l2",
@@ -254,7 +256,7 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
                 "",
                 limit,
                 "passed" if holds else "failed",
-                message=None if holds else say("quantize.weights-differ", relative_l2=gap, limit=WEIGHTS_LIMIT),
+                message=say("quantize.passed-weights" if holds else "quantize.weights-differ", **values),
             )
         )
     provenance = built.record.provenance
