@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ INT8_WEIGHTS = "int8-weights"
 VERSION = 1
 """Of what is measured here."""
 
+_RUN = 4
+"""Batches that are run through both models: what is to be equal bit for bit shows in the first, or in none."""
+
 TWIN_LIMIT = 1e-3
 """Relative L2 between the fake-quant model and the integers where a sum may exceed 2**24, so that FP32 may round it."""
 
@@ -39,7 +43,7 @@ def files(acceptance: Acceptance, built: Built, samples: Samples) -> list[GateRe
     Args:
         acceptance: of the variant.
         built: its quantized artifact.
-        samples: the first of them is run through both models.
+        samples: the first few are run through both models.
     """
     from pth2om import preflight
     from pth2om.store import version_of
@@ -62,7 +66,7 @@ def files(acceptance: Acceptance, built: Built, samples: Samples) -> list[GateRe
         # What is malformed is not run: its numbers would mean nothing, or it would not open.
         if wrong:
             return found
-        return {**found, "int8": audit.int8_layers(model), "twins": audit.twins_agree(deploy, twin, _first(samples))}
+        return {**found, "int8": audit.int8_layers(model), "twins": audit.twins_agree(deploy, twin, _few(samples))}
 
     store = acceptance.pipeline.store
     inputs = {"deploy": store.digest(deploy), "twin": store.digest(twin), "samples": samples.digest}
@@ -77,8 +81,8 @@ def files(acceptance: Acceptance, built: Built, samples: Samples) -> list[GateRe
     ]
 
 
-def _first(samples: Samples) -> list[Feeds]:
-    return [next(iter(samples)).feeds]
+def _few(samples: Samples) -> list[Feeds]:
+    return [sample.feeds for sample in itertools.islice(samples, _RUN)]
 
 
 def _form(measured: dict[str, Any]) -> Iterator[Judgement]:
@@ -196,7 +200,7 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
     Args:
         acceptance: of the variant.
         built: its quantized artifact.
-        samples: the first of them is run through both.
+        samples: the first few are run through both.
 
     Raises:
         Absent: the weights are not here, or are no state dict, so none was written.
@@ -215,7 +219,7 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
         if any(changed.values()):
             return {"changed": changed}
         loaded = checkpoint.load_module(pipeline.spec, path, net=pipeline.net)
-        gap = audit.relative_gap(deploy, weights_session(pipeline, built), _first(samples))
+        gap = audit.relative_gap(deploy, weights_session(pipeline, built), _few(samples))
         counts = {name: loaded.details[name] for name in ("tensors", "parameters")}
         return {"changed": changed, "relative_l2": gap, **counts}
 
