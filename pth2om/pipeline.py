@@ -234,7 +234,7 @@ class Pipeline:
             "onnx",
             digest=details["sha256"],
             provenance=Provenance("torch" if self.has_torch else "onnx", details["version"], "host"),
-            findings=details["findings"],
+            findings=[*self._stand_ins(), *details["findings"]],
             details={name: value for name, value in details.items() if name != "findings"},
         )
 
@@ -421,12 +421,13 @@ class Pipeline:
         """What a dry run says of a variant: the files it starts from and the exact atc command."""
         weights = str(self.weights) if self.weights else say("pipeline.plan-absent").render()
         model = self.store.place(self.onnx_key(variant.batch)) / "model.onnx"
-        lines = [
-            say("pipeline.plan-weights", path=weights).render(),
-            say("pipeline.plan-onnx", path=str(model)).render(),
-        ]
+        files = {"weights": weights, "onnx": str(model)}
+        lines = [say(f"pipeline.plan-{name}", path=path).render() for name, path in files.items()]
         if self.settings.soc is None:
             return [*lines, say("pipeline.no-soc").render()]
+        if variant.precision == "int8":
+            model = Path("deploy.onnx")  # its place follows from the ONNX, which a dry run does not export
+            lines.append(say("pipeline.plan-int8", images=self.spec.quantize.images, model=model.name).render())
         return [*lines, shlex.join(self.atc_options(variant, model).command_line())]
 
     # --- sessions -----------------------------------------------------------------------------------------------
@@ -527,9 +528,12 @@ class Pipeline:
         examples = [torch.from_numpy(feeds[entry.name]) for entry in self.spec.inputs]
         checkpoint.seed_module(module, examples, seed=self.settings.seed)
         self._module = module.float().eval()
+        return {"findings": self._stand_ins(), "details": {"kind": "seeded", "template": net.name}}
+
+    def _stand_ins(self) -> list[dict[str, Any]]:
+        """The finding that weights are random; of the ONNX too: its figures are not those of the trained model."""
         message = say("pipeline.seeded", file=self.spec.source.checkpoint, model=self.spec.name)
-        finding = Finding("checkpoint.seeded", "warning", message)
-        return {"findings": [finding.to_json()], "details": {"kind": "seeded", "template": net.name}}
+        return [Finding("checkpoint.seeded", "warning", message).to_json()] if self.seeded else []
 
     def _export(self, batch: int, folder: Path) -> None:
         from pth2om import export, graph
