@@ -1,6 +1,8 @@
 """Accuracy at equal bits: our default against ONNX Runtime's calibrators and AMCT's algorithm (IFMR + ARQ).
 
-All quantize the same layers of the same float graph to INT8, weights per channel, on the same calibration images:
+All quantize the same layers of the same float graph to INT8, weights per channel, on the same calibration images,
+none of which is scored: a spec's own calibration dataset, or the first images of the scored one, which are then left
+out of the score.
 
 * ``ours``: the default `Settings`;
 * ``ifmr+arq``: AMCT's algorithm as described, through our deploy model;
@@ -10,7 +12,7 @@ All quantize the same layers of the same float graph to INT8, weights per channe
 Reported per model: SQNR of the outputs in decibels (the least over the outputs; and mean), top-1 and the paired
 drop of top-1 against the float model, or of the detector's mAP. Usage::
 
-    python benchmarks/quantize_accuracy.py --data ../shared/data --models resnet20 mobilenet_v2 yolov6lite
+    python benchmarks/quantize_accuracy.py --data DATA --models resnet20 mobilenet_v2 yolov6lite
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import json
 import logging
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +35,33 @@ from pth2om.quantize.settings import Settings
 from pth2om.quantize.twins import fake_quant
 
 AMCT = Settings(activations="ifmr", weights="arq", bias_correction=False, balance="off")
+MODELS = ("resnet20", "resnet56", "mobilenet_v2", "convmixer-digits", "yolov6lite", "yolov6-shapes")
 ORT = {"ort-minmax": "MinMax", "ort-entropy": "Entropy", "ort-percentile": "Percentile"}
 
 
-def load(name, repo, roots):
-    """(float ONNX, images, labels) of a model under ``models/``."""
+def without_first(dataset, count):
+    """The dataset but for its first images."""
+    from pth2om.data import Labelled
+
+    source = dataset._source
+    kept = {
+        name: value[count:]
+        for name in ("files", "paths", "labels", "boxes", "masks")
+        if (value := getattr(source, name)) is not None
+    }
+    if source.arrays is not None:
+        arrays = source.arrays
+        kept["arrays"] = lambda: tuple(None if part is None else part[count:] for part in arrays())
+    return Labelled(dataset.manifest, dataset.folder, replace(source, **kept))
+
+
+def load(name, repo, roots, calibration):
+    """(float ONNX, calibration feeds, image -> feed, count, labels, detector's score) of a model under ``models/``.
+
+    ``resnet56`` is the deeper sibling that the net of resnet20 fits.
+    """
+    weights = {"resnet56": "resnet56-4bfd9763.th"}.get(name)
+    name = "resnet20" if name == "resnet56" else name
     import importlib.util
 
     import torch
@@ -50,14 +75,17 @@ def load(name, repo, roots):
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     candidates = [
-        folder / read.source.checkpoint
+        folder / (weights or read.source.checkpoint)
         for folder in (read.folder, read.folder / "weights", *roots, *(root / "weights" for root in roots))
     ]
     file = next(path for path in candidates if path.is_file())
     content = torch.load(file, map_location="cpu", weights_only=True)
     state = content.get("state_dict", content.get("model", content))
     state = {key.removeprefix("module."): value.float() for key, value in state.items()}
-    net = module.build(read.source.num_classes or 1000, **read.source.arguments).eval()
+    arguments = dict(read.source.arguments)
+    if hasattr(module, "infer"):
+        arguments |= {key: value for key, value in module.infer(state).items() if key != "num_classes"}
+    net = module.build(read.source.num_classes or 1000, **arguments).eval()
     net.load_state_dict(state)
     shape = (1, *read.inputs[0].shape)
     with tempfile.TemporaryDirectory() as folder:
@@ -66,15 +94,22 @@ def load(name, repo, roots):
             net, torch.rand(shape), target, opset_version=13, dynamo=False, input_names=[read.inputs[0].name]
         )
         model = onnx.load(target)
-    dataset = open_dataset(read.datasets[0].name, calib_root=repo / "calib", data_roots=roots)
     preprocess = Preprocessor(read.preprocess)
+    scored_name = read.datasets[0].name
+    dataset = open_dataset(scored_name, calib_root=repo / "calib", data_roots=roots)
+    source = open_dataset(read.quantize.dataset or scored_name, calib_root=repo / "calib", data_roots=roots)
+    calibration = min(calibration, len(source))
+    feeds = [{read.inputs[0].name: preprocess(source.image(i))[0][None]} for i in range(calibration)]
+    if source.name == dataset.name:
+        dataset = without_first(dataset, calibration)
     labels = [dataset.label(i) for i in range(len(dataset))] if read.task == "classification" else None
     scored = None
     if read.task == "detection":
         from pth2om.quantize.scored import ScoredDrop
 
         scored = ScoredDrop(model, dataset, preprocess, read.postprocess, optimize="none")
-    return model, read.inputs[0].name, lambda i: preprocess(dataset.image(i))[0][None], len(dataset), labels, scored
+    feed = lambda i: {read.inputs[0].name: preprocess(dataset.image(i))[0][None]}  # noqa: E731 - one line, used once
+    return model, feeds, feed, len(dataset), labels, scored
 
 
 def ort_quantized(model, nodes, feeds, method, folder):
@@ -141,9 +176,7 @@ class Score:
 
 
 def compare(name, repo, roots, calibration, evaluation, ort):
-    model, input_name, image, count, labels, scored = load(name, repo, roots)
-    indices = range(min(count, calibration))
-    feeds = [{input_name: image(i)} for i in indices]
+    model, feeds, feed, count, labels, scored = load(name, repo, roots, calibration)
     plans = {"ours": make_plan(model, feeds, Settings()), "ifmr+arq": make_plan(model, feeds, AMCT)}
     base = plans["ifmr+arq"].model
     made = {label: fake_quant(plan.deploy()) for label, plan in plans.items()}
@@ -158,7 +191,7 @@ def compare(name, repo, roots, calibration, evaluation, ort):
     session = open_session(model)
     reference = []
     for index in range(min(count, evaluation)):
-        one = {input_name: image(index)}
+        one = feed(index)
         wanted = session.run(None, one)
         label = None if labels is None else labels[index]
         if label is not None:
@@ -175,8 +208,8 @@ def compare(name, repo, roots, calibration, evaluation, ort):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, action="append", default=[])
-    parser.add_argument("--models", nargs="+", default=["resnet20", "mobilenet_v2", "yolov6lite"])
-    parser.add_argument("--calibration", type=int, default=64)
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--calibration", type=int, default=32)
     parser.add_argument("--evaluation", type=int, default=10_000)
     parser.add_argument("--no-ort", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -193,6 +226,10 @@ def main():
                 low, high = row["interval"]
                 figures += f"  drop {row['drop']:+6.2f} points ({low:+.2f} to {high:+.2f})"
             print(f"{name:16} {label:16} {figures}")
+    for label in next(iter(results.values())):
+        drops = [rows[label]["drop"] for rows in results.values() if "drop" in rows[label]]
+        sqnr = np.mean([rows[label]["sqnr_db"] for rows in results.values()])
+        print(f"{'mean':16} {label:16} SQNR mean {sqnr:6.2f} dB  drop {np.mean(drops):+6.3f} points")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
 

@@ -116,7 +116,7 @@ class Copy:
         (variant,) = pipeline.spec.variants
         self.pipeline = pipeline
         self.acceptance = Acceptance(pipeline, variant)
-        self.samples = pipeline.samples(1, variant)
+        self.samples = pipeline.data.samples(1, variant)
 
     def failed(self) -> set[str]:
         gates = int8_questions.files(self.acceptance, self.built, self.samples)
@@ -298,7 +298,7 @@ def test_wrong_weights_fail_the_metric(files):
     files.edit(swapped_weights)
     files.twin_again()
     pipeline, acceptance = files.pipeline, files.acceptance
-    labelled, (dataset,) = pipeline.dataset("dots"), pipeline.spec.datasets
+    labelled, (dataset,) = pipeline.data.dataset("dots"), pipeline.spec.datasets
     gates = acceptance.accuracy(pipeline.torch_session(), pipeline.fake_quant_session(1), labelled, dataset)
     assert [(gate.check, gate.verdict) for gate in gates] == [("fake-quant/top1/drop", "failed")]
 
@@ -356,7 +356,7 @@ def test_a_checkpoint_with_an_unquantized_weight_fails(files):
 
 def test_the_score_of_int8_weights_alone_is_shown_not_judged(files):
     pipeline = files.pipeline
-    labelled, (dataset,) = pipeline.dataset("dots"), pipeline.spec.datasets
+    labelled, (dataset,) = pipeline.data.dataset("dots"), pipeline.spec.datasets
     session = int8_questions.weights_session(pipeline, files.built)
     (gate,) = files.acceptance.accuracy(pipeline.torch_session(), session, labelled, dataset)
     assert (gate.check, gate.limit, gate.verdict, gate.ground) == ("int8-weights/top1/drop", None, "passed", "host")
