@@ -156,7 +156,7 @@ def _changes(plan: Plan, state: Mapping[str, Any]) -> tuple[list[_Change], list[
             continue
         change = _rewritten(entry, source, arrays)
         values = {twin: value for key, value in change.values.items() for twin in tied.get(key, (key,))}
-        changes.append(replace(change, values=values))
+        changes.append(_Change(replace(change.written, keys=tuple(values)), values))
         if change.written.lost_bias:
             findings.append(_finding("quantize.bias-not-in-checkpoint", name))
     return changes, findings

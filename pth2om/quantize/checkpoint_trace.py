@@ -146,6 +146,8 @@ class Tracer:
         return key in self._claimed, not named, self._order[key]
 
     def _explained(self, key: str, layout: str, factor: Doubles, constants: Constants) -> Source | None:
+        if key.rpartition(".")[2] in _WEIGHT_DEPENDENT or "parametrizations." in key:
+            return None
         plain = constants.plain
         own = self._own_bias(key, factor.size)
         told = ~np.isnan(factor)
@@ -160,8 +162,6 @@ class Tracer:
         if unit < 1e-5:
             other = own if matches else self._equal_bias(key, plain)
             return Source("plain", key, layout, ones, bias=other)
-        if key.rpartition(".")[2] in _WEIGHT_DEPENDENT or ".parametrizations." in key:
-            return None
         for scale in self._near(key, [name for name, value in self.state.items() if value.size == factor.size]):
             value = self.state[scale].astype(np.float64).reshape(-1)
             if scale != key and _agree(value, factor):
