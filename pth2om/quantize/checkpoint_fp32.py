@@ -120,6 +120,16 @@ def write_checkpoint(plan: Plan, checkpoint: Path, destination: Path) -> tuple[l
     return results[0][0], findings
 
 
+def check(checkpoint: Path) -> None:
+    """Refuse what weights cannot be written back to, without a plan.
+
+    Raises: as `write_checkpoint`.
+    """
+    content, _ = _content(checkpoint, kind_of(checkpoint))
+    if not branches.find(content, numbers.is_tensor):
+        raise QuantizeError("quantize.checkpoint", where=str(checkpoint))
+
+
 def name_for(checkpoint: Path) -> str:
     """The file name of a checkpoint's INT8 counterpart; its ending says the format.
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pth2om.errors import QuantizeError
 from pth2om.quantize import bins
+from pth2om.quantize import recipe as recipes
 
 RECIPE = """{
   # the workflow's own comments, with "quotes" and a # sign
@@ -37,7 +38,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize(("rgb", "order"), [("true", [0, 1, 2]), ("false", [2, 1, 0])])
 def test_recipe_with_comments_makes_the_batches_it_says(folder, rgb, order):
     (folder / "pre.json").write_text(RECIPE % rgb)
-    recipe = bins.read_recipe(folder / "pre.json")
+    recipe = recipes.read_recipe(folder / "pre.json")
     assert recipe.batch == 2
     batches = bins.ImageBatches(recipe.images, recipe.preprocess, recipe.batch)
     assert [path.name for path in batches.files] == ["im1.png", "im2.png", "im10.png"]
@@ -52,7 +53,7 @@ def test_recipe_with_comments_makes_the_batches_it_says(folder, rgb, order):
 def test_gray_and_unit_pixels(folder):
     table = {"des_channels": 1, "des_height": 4, "des_width": 4, "means": [0.5], "stds": [0.5], "fixed_scale": True}
     (folder / "pre.json").write_text(json.dumps({"x": {"det_pre_params": table}}))
-    recipe = bins.read_recipe(folder / "pre.json")
+    recipe = recipes.read_recipe(folder / "pre.json")
     assert [finding.rule for finding in recipe.findings] == ["bins.unit-pixels"]
     batch = next(iter(bins.ImageBatches(folder / "images", recipe.preprocess, 1)))["input"]
     assert batch.shape == (1, 1, 4, 4)
@@ -74,14 +75,14 @@ def test_wrong_values_are_named(tmp_path, change):
     table = {"des_height": 4, "des_width": 4, "means": [1, 2, 3], "stds": [1, 2, 3], **change}
     (tmp_path / "pre.json").write_text(json.dumps({"det_pre_params": table}))
     with pytest.raises(QuantizeError, match=next(iter(change))):
-        bins.read_recipe(tmp_path / "pre.json")
+        recipes.read_recipe(tmp_path / "pre.json")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '{"det_pre_params": 3}', "\x00"])
 def test_what_is_no_recipe_is_refused(tmp_path, text):
     (tmp_path / "pre.json").write_text(text)
     with pytest.raises(QuantizeError):
-        bins.read_recipe(tmp_path / "pre.json")
+        recipes.read_recipe(tmp_path / "pre.json")
 
 
 def test_written_bins_sort_as_text_and_come_back(tmp_path):
