@@ -143,6 +143,8 @@ def write_bins(batches: Iterable[Mapping[str, Array]], destination: Path) -> Bin
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise QuantizeError("bins.not-empty", where=str(destination))
+    if not destination.name or destination.name == "..":
+        destination = destination.resolve()
     record = destination.with_name(f"{destination.name}.json")
     if record.exists() and _record_of(record) is None:
         raise QuantizeError("bins.record-in-the-way", where=str(record), folder=str(destination))
@@ -301,12 +303,15 @@ def open_bins(folders: Sequence[Path], inputs: Sequence[InputShape], limit: int 
 
 def _bins_in(folder: Path, findings: list[Finding]) -> list[Path]:
     """The bins of a folder in number order; what else lies there is named."""
+    from pth2om.data.sources import is_image
+
     everything = sorted((path for path in folder.iterdir() if path.is_file()), key=_natural)
     found = [path for path in everything if path.suffix == ".bin"]
     others = [path for path in everything if path.suffix != ".bin"]
     if not found:
         arrays = sum(path.suffix in (".npy", ".npz") for path in others)
-        key = "bins.only-arrays" if arrays else "bins.no-bins"
+        pictures = any(is_image(path) for path in others)
+        key = "bins.only-arrays" if arrays else "bins.only-images" if pictures else "bins.no-bins"
         raise QuantizeError(key, where=str(folder), count=arrays, first=others[0].name if others else "")
     if others:
         message = say("bins.other-files", folder=str(folder), count=len(others), first=others[0].name)
@@ -320,7 +325,10 @@ def _bins_in(folder: Path, findings: list[Finding]) -> list[Path]:
 
 def _recorded(folder: Path, single: bool) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The record that lies beside a folder, or beside the folder around it, and its entry for this folder."""
+    folder = folder.resolve()
     for place in (folder, folder.parent):
+        if not place.name:
+            break  # the root of the disk
         record = _record_of(place.with_name(f"{place.name}.json"))
         if record is None:
             continue

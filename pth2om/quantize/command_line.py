@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from pth2om.quantize.request import Request, check, percent_points
 from pth2om.quantize.settings import QuantizeResult, Settings
 
 if TYPE_CHECKING:
+    import onnx
+
     from pth2om.data import Labelled
     from pth2om.quantize.amct import Command
     from pth2om.quantize.plan import Plan
@@ -109,6 +112,10 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
 
+    def note(self, text: str) -> None:
+        """A line that is read before the work begins."""
+        print(text, file=sys.stderr, flush=True)
+
     def begin(self, label: str) -> None:
         """A new bar."""
         if self._progress is not None:
@@ -132,7 +139,7 @@ def execute(request: Request, bar: Bar) -> Outcome:
     if not request.model.is_file():
         raise QuantizeError("quantize.no-model", where=str(request.model))
     if request.amct or request.command is not None:
-        return _external(request)
+        return _external(request, bar)
     if request.convert:
         from pth2om.quantize.api import convert
 
@@ -210,11 +217,8 @@ def data_of(request: Request) -> Data | None:
 
 
 def _bins(request: Request) -> Data:
-    from pth2om.data.sources import is_image
     from pth2om.quantize import bins
 
-    if any(is_image(path) for path in request.calib[0].iterdir()):
-        raise QuantizeError("quantize.needs-preprocess", where=str(request.calib[0]))
     opened = bins.open_bins(request.calib, bins.model_inputs(request.model), request.images)
     first = opened.inputs[0].shape
     return Data(opened, opened.images, first[0] if first else None, findings=opened.findings)
@@ -234,6 +238,7 @@ def _own(request: Request, bar: Bar) -> Outcome:
         data = Data(api.random_feeds(model, str(request.model)))
     elif request.random_calibration:
         raise QuantizeError("quantize.flags-contradict", flags="--preprocess (img_root), --random-calibration")
+    _check_only(request, model)
     del model  # `planned` reads it again; two copies are not needed at once
     outcome = Outcome(findings=[*findings, *data.findings])
     search = None if request.max_drop is None else _judge(request, data, percent_points(request.max_drop))
@@ -260,10 +265,23 @@ def _own(request: Request, bar: Bar) -> Outcome:
     return outcome
 
 
+def _check_only(request: Request, model: onnx.ModelProto) -> None:
+    """Refuse an ``--only`` that names nodes none of which could be quantized; one that names none is told later."""
+    from pth2om.quantize.layers import KINDS
+
+    for pattern in request.only:
+        kinds = {node.op_type for node in model.graph.node if fnmatchcase(node.name, pattern) or node.name == pattern}
+        if kinds and not kinds & set(KINDS):
+            names = {"pattern": pattern, "found": ", ".join(sorted(kinds)), "kinds": ", ".join(KINDS)}
+            raise QuantizeError("quantize.only-others", where=str(request.model), **names)
+
+
 def _checkpoint_name(checkpoint: Path) -> str:
     """The name of its counterpart; what cannot be written back to is refused before the calibration."""
     from pth2om.quantize import checkpoint_fp32
 
+    if not checkpoint.exists():
+        raise QuantizeError("quantize.no-file", where=str(checkpoint))
     checkpoint_fp32.check(checkpoint)
     return checkpoint_fp32.name_for(checkpoint)
 
@@ -275,6 +293,7 @@ def _checkpoint(request: Request, plan: Plan, path: Path, outcome: Outcome) -> N
     assert outcome.result is not None
     _, findings = write_checkpoint(plan, request.checkpoint, path)
     outcome.findings += findings
+    outcome.said.append(str(say("quantize.weights-only")))
     outcome.result = replace(outcome.result, files={**outcome.result.files, "checkpoint": path})
 
 
@@ -372,7 +391,7 @@ def _labels(path: Path, data: Data) -> list[int]:
 # ------------------------------------------------------------------------------------------------------ other tools
 
 
-def _external(request: Request) -> Outcome:
+def _external(request: Request, bar: Bar) -> Outcome:
     from pth2om.quantize import amct
 
     destination, prefix = request.destination, request.destination / request.name
@@ -393,10 +412,13 @@ def _external(request: Request) -> Outcome:
         command = amct.convert_command(request.model, prefix)
     else:
         command = _amct_calibration(request, prefix, outcome)
-    outcome.said.append(str(say("quantize.command-preview", command=command.preview())))
-    if not request.preview:
-        with _made(destination):
-            outcome.result = amct.run_command(command)
+    shown = str(say("quantize.command-preview", command=command.preview()))
+    if request.preview:
+        outcome.said.append(shown)
+        return outcome
+    bar.note(shown)
+    with _made(destination):
+        outcome.result = amct.run_command(command)
     return outcome
 
 

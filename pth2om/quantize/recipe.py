@@ -49,7 +49,9 @@ def read_json_with_comments(path: Path) -> Any:  # noqa: ANN401 - JSON
             raise QuantizeError("quantize.text-too-large", where=str(path))
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise QuantizeError("quantize.unreadable-text", where=str(path), reason=str(error)) from None
+        raise QuantizeError(
+            "quantize.unreadable-text", where=str(path), reason=getattr(error, "strerror", None) or str(error)
+        ) from None
     try:
         return json.loads(_without_comments(text))
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -18,9 +18,10 @@ _WAYS: dict[str, frozenset[str]] = {
     "--command": frozenset({"command", "calib", "preview"}),
 }
 """What each way of quantizing other than our own reads, besides `_EVERYWHERE`."""
+_EITHER = (frozenset({"calib", "evaluator"}), frozenset({"calib", "random_calibration"}))
 _NEEDS = {
     "labels": ("max_drop", "--max-drop"),
-    "preview": ("-", "--amct, --command"),
+    "preview": ("-", "--amct / --command"),
     "evaluator": ("-", "--amct"),
     "batch": ("preprocess", "--preprocess"),
 }
@@ -85,11 +86,6 @@ def check(request: Request) -> None:
             that cannot be written.
     """
     given = request.given
-    for one, other in (("amct", "command"), ("command", "convert"), ("calib", "evaluator")):
-        if {one, other} <= given:
-            raise QuantizeError("quantize.flags-contradict", flags=f"{_flag(one)}, {_flag(other)}")
-    if {"calib", "random_calibration"} <= given:
-        raise QuantizeError("quantize.flags-contradict", flags="--calib, --random-calibration")
     way = next((name for name in _WAYS if {word.strip("-") for word in name.split()} <= given), None)
     if way is not None:
         unused = given - _EVERYWHERE - _WAYS[way]
@@ -101,6 +97,9 @@ def check(request: Request) -> None:
         for flag, (other, name) in _NEEDS.items():
             if flag in given and other not in given:
                 raise QuantizeError("quantize.flag-needs", flag=_flag(flag), other=name)
+    for pair in _EITHER:
+        if pair <= given:
+            raise QuantizeError("quantize.flags-contradict", flags=", ".join(sorted(map(_flag, pair))))
     for flag in ("images", "batch"):
         number = getattr(request, flag)
         if number is not None and number < 1:
@@ -135,8 +134,11 @@ def _check_writable(destination: Path) -> None:
         place = place.parent
     if not place.is_dir():
         raise QuantizeError("quantize.not-a-folder", where=str(place))
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise QuantizeError("quantize.not-writable", where=str(destination), reason=os.strerror(13))
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell of a disk mounted read-only
+            pass
+    except OSError as error:
+        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
 
 
 def _flag(name: str) -> str:
