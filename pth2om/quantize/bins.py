@@ -167,8 +167,11 @@ def write_bins(batches: Iterable[Mapping[str, Array]], destination: Path) -> Bin
         if count == 0:
             raise QuantizeError("quantize.no-data")
         if destination.exists():
-            destination.rmdir()
-        temporary.replace(destination)
+            # Filled, not replaced: it may be somebody's current folder.
+            for path in sorted(temporary.iterdir()):
+                path.replace(destination / path.name)
+        else:
+            temporary.replace(destination)
         _write_record(record, entries, count, getattr(batches, "images", None))
     except OSError as error:
         # A short write of tofile carries its reason in the text only.
@@ -392,8 +395,9 @@ def _places(folders: Sequence[Path], inputs: Sequence[InputShape]) -> list[Path]
         return [named[names[entry.name]] for entry in inputs]
     for entry, folder in zip(inputs, folders, strict=True):
         _, recorded = _recorded(folder, len(inputs) == 1)
-        if len(inputs) > 1 and recorded is not None and recorded.get("name") not in (None, "input", entry.name):
-            raise QuantizeError("bins.other-input", where=str(folder), held=str(recorded["name"]), input=entry.name)
+        held = None if recorded is None else recorded.get("name")
+        if held != entry.name and held in names:
+            raise QuantizeError("bins.other-input", where=str(folder), held=str(held), input=entry.name)
     return list(folders)
 
 
