@@ -51,7 +51,7 @@ class Written:
         kind: ``plain``, ``batch_norm``, ``scaled``, ``rep``, or ``none`` (left as it was).
         keys: parameters changed.
         error: largest difference of the weight that the changed parameters fold to from the INT8 weight, relative to
-            the largest weight of its channel; rounding to the checkpoint's own dtype not included.
+            the largest weight of its channel.
         lost_bias: whether the checkpoint has no place for the layer's bias.
     """
 
@@ -85,8 +85,9 @@ def int8_as_fp32(plan: Plan, state: Mapping[str, Any]) -> tuple[dict[str, Double
 
 
 def write_checkpoint(plan: Plan, checkpoint: Path, destination: Path) -> tuple[list[Written], list[Finding]]:
-    """`int8_as_fp32` from file to file: same nesting, keys, shapes and dtypes, ready for the user's own loading code.
+    """`int8_as_fp32` from file to file: same nesting, keys and shapes, ready for the user's own loading code.
 
+    Dtypes stay too, but for changed parameters of 16 bits, which become FP32; a finding says so.
     Of a checkpoint with several sets of weights (``model``, ``ema``) the one the model was exported from is changed.
 
     Args:
@@ -340,11 +341,11 @@ def _save(content: Any, metadata: dict[str, str] | None, kind: Kind, destination
 
 
 def _apply(state: dict[str, Any], changes: list[_Change]) -> tuple[list[Written], list[Finding]]:
-    """Put changed parameters in place, each in the dtype it had; layers that do not fit it stay as they were."""
+    """Put changed parameters in place; layers whose numbers FP32 cannot hold stay as they were."""
     import torch
 
     written, findings = [], []
-    coarse: dict[str, list[float]] = {}
+    widened: dict[str, int] = {}
     made: dict[int, torch.Tensor] = {}
     for change in changes:
         tensors = {}
@@ -355,29 +356,31 @@ def _apply(state: dict[str, Any], changes: list[_Change]) -> tuple[list[Written]
             tensors[key] = made[id(value)]
         full = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
         if full:
-            dtype = str(state[full[0]].dtype).removeprefix("torch.")
-            findings.append(_finding("quantize.checkpoint-range", change.written.layer, parameter=full[0], dtype=dtype))
+            findings.append(_finding("quantize.checkpoint-range", change.written.layer, parameter=full[0]))
             written.append(Written(change.written.layer, "none"))
             continue
         for key, tensor in tensors.items():
-            if tensor.element_size() < 4:
-                gap = np.abs(tensor.detach().double().numpy() - change.values[key]).max()
-                size = max(float(np.abs(change.values[key]).max()), 1e-30)
-                coarse.setdefault(str(tensor.dtype).removeprefix("torch."), []).append(float(gap) / size)
+            if tensor.dtype != state[key].dtype:
+                dtype = str(state[key].dtype).removeprefix("torch.")
+                widened[dtype] = widened.get(dtype, 0) + 1
             state[key] = tensor
         written.append(change.written)
-    for dtype, errors in coarse.items():
-        message = say("quantize.checkpoint-rounded", count=len(errors), dtype=dtype, error=f"{max(errors):.1e}")
-        findings.append(Finding("quantize.checkpoint-rounded", "warning", message))
+    for dtype, count in widened.items():
+        message = say("quantize.checkpoint-widened", count=count, dtype=dtype)
+        findings.append(Finding("quantize.checkpoint-widened", "info", message))
     return written, findings
 
 
 def _like(old: torch.Tensor, value: Doubles) -> torch.Tensor:
-    """``value`` with the dtype, strides and kind (parameter or tensor) of ``old``."""
+    """``value`` with the dtype, strides and kind (parameter or tensor) of ``old``; 16 bits become FP32.
+
+    Eleven bits of FP16 cannot hold an INT8 weight times its scale, and ``load_state_dict`` takes either.
+    """
     import torch
 
     with torch.no_grad():
-        new = torch.empty_like(old).copy_(torch.from_numpy(np.ascontiguousarray(value)).reshape(old.shape))
+        dtype = torch.float32 if old.element_size() < 4 else old.dtype
+        new = torch.empty_like(old, dtype=dtype).copy_(torch.from_numpy(np.ascontiguousarray(value)).reshape(old.shape))
     return torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new.detach()
 
 

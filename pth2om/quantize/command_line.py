@@ -293,7 +293,8 @@ def _checkpoint(request: Request, plan: Plan, path: Path, outcome: Outcome) -> N
     assert outcome.result is not None
     _, findings = write_checkpoint(plan, request.checkpoint, path)
     outcome.findings += findings
-    outcome.said.append(str(say("quantize.weights-only")))
+    # What else than the file's name has to be known of it is said even where it is no warning.
+    outcome.said += [str(finding.message) for finding in findings if finding.severity == "info"]
     outcome.result = replace(outcome.result, files={**outcome.result.files, "checkpoint": path})
 
 
