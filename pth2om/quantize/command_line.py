@@ -251,9 +251,10 @@ def _own(request: Request, bar: Bar) -> Outcome:
         if search is not None:
             bar.begin(str(say("quantize.ranking")))
             outcome.said += search(plan, bar)
-        outcome.result = api.write_files(plan, destination, prefix, list(itertools.islice(iter(data.feeds), 1)))
-        if checkpoint is not None:
-            _checkpoint(request, plan, destination / checkpoint, outcome)
+        # First, because it can turn out to be another model's.
+        extra = {} if checkpoint is None else _checkpoint(request, plan, destination / checkpoint, outcome)
+        result = api.write_files(plan, destination, prefix, list(itertools.islice(iter(data.feeds), 1)))
+        outcome.result = replace(result, files={**result.files, **extra})
         if request.sensitivity:
             from pth2om.quantize.sensitivity import layer_errors
 
@@ -286,16 +287,16 @@ def _checkpoint_name(checkpoint: Path) -> str:
     return checkpoint_fp32.name_for(checkpoint)
 
 
-def _checkpoint(request: Request, plan: Plan, path: Path, outcome: Outcome) -> None:
+def _checkpoint(request: Request, plan: Plan, path: Path, outcome: Outcome) -> dict[str, Path]:
+    """Write the INT8 counterpart of the checkpoint; its role and path."""
     from pth2om.quantize.checkpoint_fp32 import write_checkpoint
 
     assert request.checkpoint is not None
-    assert outcome.result is not None
     _, findings = write_checkpoint(plan, request.checkpoint, path)
     outcome.findings += findings
     # What else than the file's name has to be known of it is said even where it is no warning.
     outcome.said += [str(finding.message) for finding in findings if finding.severity == "info"]
-    outcome.result = replace(outcome.result, files={**outcome.result.files, "checkpoint": path})
+    return {"checkpoint": path}
 
 
 # ------------------------------------------------------------------------------------------------------ --max-drop
