@@ -333,9 +333,12 @@ def _save(content: Any, metadata: dict[str, str] | None, kind: Kind, destination
         else:
             torch.save(content, temporary)
         temporary.replace(destination)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=reason) from None
+    except Exception as error:  # noqa: BLE001 - a full disk is a RuntimeError of torch, a SafetensorError of safetensors
+        reason = str(error).splitlines()[0]
+        raise QuantizeError("quantize.checkpoint-unwritten", where=str(destination), reason=reason) from None
     finally:
         temporary.unlink(missing_ok=True)
 

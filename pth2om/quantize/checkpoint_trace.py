@@ -156,7 +156,8 @@ class Tracer:
         matches = plain is None or (own != "" and _close(self.state[own].reshape(-1), plain))
         if unit < 1e-6 and matches:
             return Source("plain", key, layout, ones, bias=own)
-        norm = None if plain is None else self._norm(key, own, factor, plain)
+        # Exporters leave a bias of zeros out, so none may stand for the shift of a BatchNorm that has none.
+        norm = self._norm(key, own, factor, np.zeros(factor.size) if plain is None else plain)
         if norm is not None:
             return Source("batch_norm", key, layout, norm[1], norm=norm[0], bias=own)
         if unit < 1e-5:

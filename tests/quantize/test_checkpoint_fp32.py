@@ -203,6 +203,22 @@ def test_layers_left_in_floating_point_stay_bit_for_bit(tmp_path):
     assert differ(fresh, plan, batch) <= 2e-6
 
 
+def test_a_batch_norm_without_shift_is_found_though_the_exporter_left_its_zeros_out(tmp_path):
+    torch.manual_seed(0)
+    net = chain(conv(), nn.BatchNorm2d(C), nn.ReLU(), conv(bias=True)).eval()
+    planned(net, tmp_path)
+    exported = onnx.load(tmp_path / "net.onnx")
+    (first,) = [node for node in exported.graph.node if node.name == "/0/Conv"]
+    del first.input[2]
+    onnx.save(exported, tmp_path / "bare.onnx")
+    batch = {"x": np.random.default_rng(0).standard_normal((2, C, 6, 6)).astype(np.float32)}
+    plan = make_plan(onnx.load(tmp_path / "bare.onnx"), [batch], Settings())
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    written, findings = write_checkpoint(plan, tmp_path / "net.pth", tmp_path / "out.pth")
+    assert [entry.kind for entry in written] == ["batch_norm", "plain"]
+    assert not rules(findings)
+
+
 def test_a_weight_that_cannot_serve_two_layers_stays_and_is_named(tmp_path):
     torch.manual_seed(0)
     net = seeded(SharedConv())
