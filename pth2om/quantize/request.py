@@ -104,7 +104,7 @@ def check(request: Request) -> None:
         number = getattr(request, flag)
         if number is not None and number < 1:
             raise QuantizeError("quantize.flag-value", flag=_flag(flag), value=str(number))
-    if request.prefix is not None and (Path(request.prefix).name != request.prefix):
+    if request.prefix is not None and (not request.prefix or Path(request.prefix).name != request.prefix):
         raise QuantizeError("quantize.flag-value", flag="--prefix", value=request.prefix)
     if request.max_drop is not None:
         percent_points(request.max_drop)
