@@ -28,6 +28,8 @@ from pth2om.spec import Preprocess
 
 Array = npt.NDArray[np.generic]
 _FORMAT = 1
+_LARGEST_BATCH = 4 << 30
+"""Bytes of one batch of images."""
 _NUMBERS = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
 )
@@ -51,7 +53,7 @@ class ImageBatches:
         limit: at most so many images.
 
     Raises:
-        QuantizeError: no folder, or no image in it.
+        QuantizeError: no folder, no image in it, or a batch beyond any memory.
     """
 
     def __init__(
@@ -76,6 +78,10 @@ class ImageBatches:
             self.findings.append(Finding("bins.sub-folders-unread", "warning", message))
         if not found:
             raise QuantizeError("bins.no-images", where=str(folder))
+        size = 4 * batch * math.prod(image_shape(preprocess))
+        if size > _LARGEST_BATCH:
+            shape = _shape((batch, *image_shape(preprocess)))
+            raise QuantizeError("bins.batch-too-large", shape=shape, size=size >> 20, limit=_LARGEST_BATCH >> 20)
         self.files, self.folder = found[:limit], folder
         self.preprocess, self.batch, self.name = preprocess, batch, name
 
@@ -143,8 +149,7 @@ def write_bins(batches: Iterable[Mapping[str, Array]], destination: Path) -> Bin
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise QuantizeError("bins.not-empty", where=str(destination))
-    if not destination.name or destination.name == "..":
-        destination = destination.resolve()
+    destination = _named(destination)
     record = destination.with_name(f"{destination.name}.json")
     if record.exists() and _record_of(record) is None:
         raise QuantizeError("bins.record-in-the-way", where=str(record), folder=str(destination))
@@ -217,9 +222,20 @@ def _record_of(path: Path) -> dict[str, Any] | None:
     except QuantizeError:
         return None
     plain = isinstance(data, dict) and isinstance(data.get("batches"), int) and isinstance(data.get("inputs"), list)
-    if not plain or not all(isinstance(one, dict) and isinstance(one.get("shape"), list) for one in data["inputs"]):
-        return None
-    return cast("dict[str, Any]", data)
+    return data if plain and all(_is_entry(one) for one in data["inputs"]) else None
+
+
+def _is_entry(one: Any) -> bool:  # noqa: ANN401 - JSON
+    if not isinstance(one, dict) or not isinstance(one.get("shape"), list):
+        return False
+    texts = [one.get("dtype"), one.get("name", ""), one.get("folder", "")]
+    sizes = all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in one["shape"])
+    return sizes and all(isinstance(text, str) for text in texts)
+
+
+def _named(folder: Path) -> Path:
+    """The folder by a path that ends in its name; a link keeps its own, because the record lies beside the link."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
 
 
 @dataclass(frozen=True)
@@ -328,8 +344,8 @@ def _bins_in(folder: Path, findings: list[Finding]) -> list[Path]:
 
 def _recorded(folder: Path, single: bool) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The record that lies beside a folder, or beside the folder around it, and its entry for this folder."""
-    folder = folder.resolve()
-    for place in (folder, folder.parent):
+    folder = _named(folder)
+    for place in (folder, _named(folder.parent)):
         if not place.name:
             break  # the root of the disk
         record = _record_of(place.with_name(f"{place.name}.json"))
@@ -357,7 +373,7 @@ def _as_recorded(entry: InputShape, recorded: Mapping[str, Any] | None, folder: 
     )
     # A batch of another size is told by the files themselves, in words of its own.
     fits = fits or (len(shape) == len(entry.shape) and shape[1:] == entry.shape[1:])
-    if recorded.get("dtype") != entry.dtype or not fits:
+    if recorded["dtype"] != entry.dtype or not fits:
         raise QuantizeError(
             "bins.record-differs",
             where=str(folder),
@@ -431,7 +447,7 @@ def _checked(folder: Path, files: Sequence[Path], entry: InputShape) -> InputSha
 
 def _guess(size: int, expected: int, shape: Sequence[int | None]) -> str:
     """What a file of the wrong size seems to hold."""
-    batch = shape[0] or 1
+    batch = (shape[0] if shape else 1) or 1
     image = expected // batch
     if size == 0:
         return say("bins.guess-empty").render()

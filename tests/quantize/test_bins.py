@@ -7,6 +7,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pth2om.errors import QuantizeError
@@ -353,3 +355,55 @@ def test_the_command_writes_beside_the_current_folder(folder, monkeypatch, capsy
     assert len(bins.open_bins([bins.Path("b")], shape)) == 3
     monkeypatch.chdir("b")
     assert len(bins.open_bins([bins.Path()], shape)) == 3
+
+
+def test_a_batch_beyond_memory_and_a_scalar_of_the_wrong_size_are_refused(folder):
+    preprocess = Preprocess(size=(65536, 65536))
+    assert key_of(bins.ImageBatches, folder / "images", preprocess, 1) == "bins.batch-too-large"
+    (folder / "b").mkdir()
+    np.zeros(3, np.float32).tofile(folder / "b" / "0.bin")
+    assert key_of(bins.open_bins, [folder / "b"], [bins.InputShape("x", ())]) == "bins.wrong-size"
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 99999) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+_KEYS = (
+    "img_root",
+    "fixed_scale",
+    "batch_size",
+    "des_channels",
+    "des_height",
+    "des_width",
+    "is_BGR2RGB",
+    "means",
+    "stds",
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.sampled_from(_KEYS), _JSON))
+def test_no_recipe_fails_otherwise_than_in_words(tmp_path, table):
+    (tmp_path / "pre.json").write_text(json.dumps({"det_pre_params": {"des_height": 4, "des_width": 4, **table}}))
+    try:
+        recipe = recipes.read_recipe(tmp_path / "pre.json")
+    except QuantizeError:
+        return
+    assert recipe.batch >= 1
+    assert len(recipe.preprocess.mean) == len(recipe.preprocess.std) == recipes.image_shape(recipe.preprocess)[0]
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(_JSON | st.fixed_dictionaries({"batches": st.just(1), "inputs": st.lists(st.fixed_dictionaries(
+    {"shape": st.lists(_JSON, max_size=3)}, optional={"dtype": _JSON, "name": _JSON, "folder": _JSON}), max_size=2)},
+    optional={"images": _JSON}))  # fmt: skip
+def test_no_record_fails_otherwise_than_in_words(tmp_path, record):
+    (tmp_path / "b").mkdir(exist_ok=True)
+    np.zeros(2, np.float32).tofile(tmp_path / "b" / "0.bin")
+    (tmp_path / "b.json").write_text(json.dumps(record))
+    try:
+        assert len(bins.open_bins([tmp_path / "b"], [bins.InputShape("x", (None, 2))])) == 1
+    except QuantizeError:
+        return
