@@ -238,7 +238,7 @@ def _own(request: Request, bar: Bar) -> Outcome:
         data = Data(api.random_feeds(model, str(request.model)))
     elif request.random_calibration:
         raise QuantizeError("quantize.flags-contradict", flags="--preprocess (img_root), --random-calibration")
-    _check_only(request, model)
+    _check_patterns(request, model)
     del model  # `planned` reads it again; two copies are not needed at once
     outcome = Outcome(findings=[*findings, *data.findings])
     search = None if request.max_drop is None else _judge(request, data, percent_points(request.max_drop))
@@ -266,15 +266,18 @@ def _own(request: Request, bar: Bar) -> Outcome:
     return outcome
 
 
-def _check_only(request: Request, model: onnx.ModelProto) -> None:
-    """Refuse an ``--only`` that names nodes none of which could be quantized; one that names none is told later."""
+def _check_patterns(request: Request, model: onnx.ModelProto) -> None:
+    """Refuse patterns that match nodes, but none that could be quantized; one that matches nothing is told later."""
     from pth2om.quantize.layers import KINDS
 
-    for pattern in request.only:
-        kinds = {node.op_type for node in model.graph.node if fnmatchcase(node.name, pattern) or node.name == pattern}
-        if kinds and not kinds & set(KINDS):
-            names = {"pattern": pattern, "found": ", ".join(sorted(kinds)), "kinds": ", ".join(KINDS)}
-            raise QuantizeError("quantize.only-others", where=str(request.model), **names)
+    for flag, patterns in (("--only", request.only), ("--skip", request.skip)):
+        for pattern in patterns:
+            kinds = {
+                node.op_type for node in model.graph.node if pattern == node.name or fnmatchcase(node.name, pattern)
+            }
+            if kinds and not kinds & set(KINDS):
+                names = {"flag": flag, "pattern": pattern, "found": ", ".join(sorted(kinds)), "kinds": ", ".join(KINDS)}
+                raise QuantizeError("quantize.pattern-others", where=str(request.model), **names)
 
 
 def _checkpoint_name(checkpoint: Path) -> str:

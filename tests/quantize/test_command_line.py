@@ -100,6 +100,7 @@ def test_what_could_mean_either_is_asked_about(text):
         ("--calib images", "holds images"),
         ("--calib images --calib images --preprocess pre.json", "2 folders"),
         ("--calib images --preprocess pre.json --only relu", "none of a kind that is quantized"),
+        ("--calib images --preprocess pre.json --skip g*", "--skip g* matches nodes (GlobalAveragePool)"),
         ("--calib images --preprocess pre.json --checkpoint n.pth", "n.pth: There is no such file"),
         ("--preprocess pre.json --random-calibration", "give one of them"),
         ("--command t{onnx_out} --calib images --calib images", "takes one --calib"),
