@@ -17,6 +17,7 @@ from pth2om import showing
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit, Question
 from pth2om.export import example
+from pth2om.int8_questions import INT8_WEIGHTS
 from pth2om.language import Message, say
 from pth2om.machine import host_fingerprint
 from pth2om.pipeline import Built, Pipeline
@@ -72,7 +73,7 @@ class Acceptance:
         )
         ground = built.record.provenance.ground
         return [
-            self._gate(question, judgement, built.record.provenance, {built.record.stage: built.record.digest}, ground)
+            self.gate(question, judgement, built.record.provenance, {built.record.stage: built.record.digest}, ground)
         ]
 
     def preflight(self, built: Built) -> list[GateRecord]:
@@ -123,70 +124,7 @@ class Acceptance:
         )
         provenance = toolchain.provenance
         digests = {"onnx": built.record.digest}
-        return [self._gate("preflight", judgement, provenance, digests, provenance.ground, artifact)]
-
-    def quantized(self, built: Built) -> list[GateRecord]:
-        """Whether the INT8 files are what they should be.
-
-        FP32 arithmetic of the fake-quant twin equals integer arithmetic of the deploy model in every layer whose sums
-        stay below 2**24, and where they do not the difference is shown.
-        """
-        gates = self.stage("quantization", built)
-        details = built.record.details
-        proofs = details.get("proof", [])
-        differing = sum(proof["differing"] for proof in proofs if proof["exact"])
-        judgement = Judgement(
-            check="quantized/exact-layers-differing",
-            measured=float(differing),
-            unit="values",
-            limit=Limit("==", 0),
-            verdict="passed" if differing == 0 and proofs else "failed",
-            details={"layers": len(proofs), "exact": sum(proof["exact"] for proof in proofs)},
-        )
-        layers = Judgement(
-            check="quantized/int8-layers",
-            measured=float(details["int8_layers"]),
-            unit="layers",
-            limit=Limit(">", 0),
-            verdict="passed" if details["int8_layers"] else "failed",
-            details={"candidates": details["candidate_layers"]},
-        )
-        record = built.record
-        digests = {"deploy": record.digest}
-        return gates + [
-            self._gate("quantization", each, record.provenance, digests, "host", built.artifact)
-            for each in (judgement, layers)
-        ]
-
-    def fp32_checkpoint(self, built: Built) -> list[GateRecord]:
-        """Whether the INT8 weights, written back as an FP32 checkpoint, load into the net with all their keys.
-
-        Raises:
-            Absent: the checkpoint is no state dict, so none was written.
-        """
-        path = built.artifact.file("int8_as_fp32.pth")
-        if not path.exists():
-            raise Absent("pipeline.no-fp32-checkpoint", where=self.pipeline.spec.name)
-        from pth2om import checkpoint
-
-        pipeline = self.pipeline
-
-        def measure() -> Any:  # noqa: ANN401 - JSON
-            loaded = checkpoint.load_module(pipeline.spec, path, net=pipeline.net)
-            return {"tensors": loaded.details["tensors"], "parameters": loaded.details["parameters"]}
-
-        inputs = {"checkpoint": pipeline.store.digest(path), **pipeline.source_digests}
-        measured, artifact = self.measured("fp32-checkpoint", 1, inputs, {}, ("torch",), measure)
-        judgement = Judgement(
-            "fp32-checkpoint/tensors",
-            float(measured["tensors"]),
-            "tensors",
-            Limit(">", 0),
-            "passed",
-            message=say("pipeline.fp32-checkpoint", path=str(path)),
-            details={**measured, "path": str(path)},
-        )
-        return [self._gate("quantization", judgement, built.record.provenance, inputs, "host", artifact)]
+        return [self.gate("preflight", judgement, provenance, digests, provenance.ground, artifact)]
 
     # --- closeness ----------------------------------------------------------------------------------------------
 
@@ -194,24 +132,25 @@ class Acceptance:
         """Whether the candidate computes what the reference computes, slice by slice, on the same samples.
 
         Args:
-            reference: PyTorch or ONNX.
+            reference: PyTorch or ONNX; or the bands of the OM without AIPP, each compared with its own.
             candidate: ONNX, or the bands of an OM, of which the worse is judged.
             samples: what both are fed.
         """
         from pth2om import compare
 
         spec = self.pipeline.spec
-        left, right = _only(reference), _bands(candidate)
-        pair = f"{_role(reference)}~{_role(candidate)}"
+        right = _bands(candidate)
+        left = {band: _of_band(reference, band) for band in right}
+        pair = "plain~aipp" if isinstance(reference, Mapping) else f"{_role(reference)}~{_role(candidate)}"
         slices = [part.model_dump(mode="json") for part in spec.slices]
         measured: dict[str, Any] = {}
         artifacts = []
         for band, session in right.items():
 
-            def measure(session: Session = session) -> Any:  # noqa: ANN401 - JSON
-                return compare.measure(self.pipeline.remembering(left), session, samples, spec.slices)
+            def measure(session: Session = session, band: str = band) -> Any:  # noqa: ANN401 - JSON
+                return compare.measure(self.pipeline.remembering(left[band]), session, samples, spec.slices)
 
-            inputs = {"reference": left.digest, "candidate": session.digest, "samples": samples.digest}
+            inputs = {"reference": left[band].digest, "candidate": session.digest, "samples": samples.digest}
             measured[band], artifact = self.measured(
                 "closeness", compare.VERSION, inputs, {"slices": slices}, ("numpy",), measure
             )
@@ -223,7 +162,7 @@ class Acceptance:
             (joined,) = measured.values()
         int8 = self.variant is not None and self.variant.precision == "int8"
         judgements = compare.judge(joined, pair=pair, gates=spec.gates, int8=int8)
-        digests = {"reference": left.digest, "samples": samples.digest}
+        digests = {"reference": next(iter(left.values())).digest, "samples": samples.digest}
         digests |= {band or "candidate": session.digest for band, session in right.items()}
         return self.gates("closeness", judgements, next(iter(right.values())), digests, artifacts[-1])
 
@@ -260,7 +199,8 @@ class Acceptance:
 
         Args:
             reference: PyTorch.
-            candidate: ONNX, or the bands of an OM, of which the worse is judged.
+            candidate: ONNX, or the bands of an OM, of which the worse is judged; what PyTorch scores with INT8
+                weights alone is shown, not judged, because the loss of the activations is not in it.
             labelled: the images.
             dataset: the spec's table: which metric.
         """
@@ -299,6 +239,8 @@ class Acceptance:
             ]
             details["pictures"] = self._pictures(sides, labelled, worst.details)
         judgement = replace(worst, check=f"{role}/{worst.check}", details=details)
+        if role == INT8_WEIGHTS:
+            judgement = replace(judgement, limit=None, verdict="passed", message=None)
         lowest = [min(scores, key=lambda each: each.measured or 0.0)] if scores else []
         return self._accuracy_gates([judgement, *lowest], session, labelled, artifact)
 
@@ -455,7 +397,7 @@ class Acceptance:
         judgement = Judgement(
             check, None, "", None, "not_measured" if absent else "failed", message=error.message, details=details
         )
-        return self._gate(question, judgement, None, {}, "host")
+        return self.gate(question, judgement, None, {}, "host")
 
     # --- measurements -------------------------------------------------------------------------------------------
 
@@ -503,9 +445,9 @@ class Acceptance:
     ) -> list[GateRecord]:
         """Evidence of ``judgements`` about ``session``."""
         provenance = session.provenance
-        return [self._gate(question, each, provenance, digests, provenance.ground, artifact) for each in judgements]
+        return [self.gate(question, each, provenance, digests, provenance.ground, artifact) for each in judgements]
 
-    def _gate(
+    def gate(
         self,
         question: Question,
         judgement: Judgement,
@@ -514,6 +456,7 @@ class Acceptance:
         ground: Ground,
         artifact: Artifact | None = None,
     ) -> GateRecord:
+        """Evidence of one judgement; ``artifact`` is the measurement in the store, where there is one."""
         return GateRecord(
             model=self.pipeline.spec.name,
             variant=self.case,
@@ -544,7 +487,7 @@ def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Messa
     if dataset.metric == "agreement" or pipeline.seeded:
         return None
     try:
-        labelled = pipeline.dataset(dataset.name, dataset.subset)
+        labelled = pipeline.data.dataset(dataset.name, dataset.subset)
     except Pth2omError:
         return None  # absent or wrong: said where it is used
     gates = pipeline.spec.gates
@@ -566,6 +509,11 @@ def _published(measured: Mapping[str, Any], labelled: Labelled, dataset: Dataset
 
 def _bands(candidate: Session | Bands) -> Bands:
     return candidate if isinstance(candidate, Mapping) else {"": candidate}
+
+
+def _of_band(reference: Session | Bands, band: str) -> Session:
+    """The reference of one band: its own where there is one, so that rounding alone is not taken for a difference."""
+    return reference[band] if isinstance(reference, Mapping) and band in reference else _only(reference)
 
 
 def _only(reference: Session | Bands) -> Session:

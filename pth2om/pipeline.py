@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Absent, ToolchainError
 from pth2om.evidence import Finding, StageRecord
 from pth2om.language import say
+from pth2om.model_data import ModelData
 from pth2om.session import Feeds, Provenance, Remembering, Session
-from pth2om.spec import PRECISION_MODES, Preprocess, Spec, Variant
+from pth2om.spec import PRECISION_MODES, Spec, Variant
 from pth2om.store import Artifact, Key, Store, version_of
 
 if TYPE_CHECKING:
     import torch
 
     from pth2om.aipp import AippConfig
-    from pth2om.data import Labelled, Samples
     from pth2om.onnx_session import OnnxSession
+    from pth2om.quantize.calibration_data import CalibrationData
     from pth2om.toolchain import Toolchain
     from pth2om.toolchain.atc_options import AtcOptions
 
@@ -93,6 +94,9 @@ class Pipeline:
         spec: the model.
         settings: the run.
         store: where artifacts are kept.
+
+    Attributes:
+        data: the model's datasets, samples and calibration data.
     """
 
     def __init__(self, spec: Spec, settings: Settings, store: Store) -> None:
@@ -103,7 +107,7 @@ class Pipeline:
         self._module: torch.nn.Module | None = None
         self._sessions: dict[str, Session] = {}
         self._references: dict[str, Remembering] = {}
-        self._datasets: dict[str, Labelled] = {}
+        self.data = ModelData(spec, settings, store)
 
     # --- where it comes from ------------------------------------------------------------------------------------
 
@@ -230,7 +234,7 @@ class Pipeline:
             "onnx",
             digest=details["sha256"],
             provenance=Provenance("torch" if self.has_torch else "onnx", details["version"], "host"),
-            findings=details["findings"],
+            findings=[*self._stand_ins(), *details["findings"]],
             details={name: value for name, value in details.items() if name != "findings"},
         )
 
@@ -247,15 +251,15 @@ class Pipeline:
 
         source = self.onnx(batch)
         table = self.spec.quantize
-        dataset = self._calibration()
-        inputs = {"onnx": source.record.digest, "dataset": dataset.digest, **self.source_digests}
-        options: dict[str, Any] = {
-            "quantize": table.model_dump(mode="json"),
-            "preprocess": self._preprocess().model_dump(mode="json"),
-        }
+        data = None if table.onnx is not None else self.data.calibration(batch)
+        inputs = {"onnx": source.record.digest, **self.source_digests, **self._quantize_files()}
+        options: dict[str, Any] = {"quantize": table.model_dump(mode="json")}
+        if data is not None:
+            inputs["dataset"] = data.digest
+            options["preprocess"] = self.spec.preprocess.model_dump(mode="json") if self.spec.preprocess else None
         if table.max_drop is not None:
             # The search decides by the metric: by its images and by how outputs become predictions.
-            scored, metric = self._searched(dataset)
+            scored, metric = self.data.scored()
             inputs["scored"] = scored.digest
             options |= {"metric": metric, "postprocess": self.spec.postprocess.model_dump(mode="json")}
         key = self._key(
@@ -266,7 +270,7 @@ class Pipeline:
             ("onnx", "onnxruntime", "numpy"),
             f"{self.spec.name}-int8-bs{batch}",
         )
-        artifact = self.store.artifact(key, lambda folder: self._quantize(source.file, dataset, batch, folder, key))
+        artifact = self.store.artifact(key, lambda folder: self._quantize(source.file, data, batch, folder, key))
         report = artifact.json("quantize.json")
         return self._built(
             artifact,
@@ -276,7 +280,7 @@ class Pipeline:
             digest=report["sha256"],
             provenance=Provenance("pth2om", version_of("pth2om"), "host"),
             findings=report["findings"],
-            details={**report["details"], "layers": report["layers"], "dataset": dataset.name},
+            details={**report["details"], "layers": report["layers"], "dataset": data.name if data else ""},
         )
 
     def fake_quant_session(self, batch: int) -> Session:
@@ -309,7 +313,7 @@ class Pipeline:
         """
         from pth2om import aipp
 
-        table, preprocess = self.spec.aipp, self._preprocess()
+        table, preprocess = self.spec.aipp, self.data.preprocess()
         given = (self.spec.folder / table.config) if table.config else None
         inputs = {"config": self.store.digest(given)} if given else {}
         options = {"input_format": table.input_format, "preprocess": preprocess.model_dump(mode="json")}
@@ -417,12 +421,13 @@ class Pipeline:
         """What a dry run says of a variant: the files it starts from and the exact atc command."""
         weights = str(self.weights) if self.weights else say("pipeline.plan-absent").render()
         model = self.store.place(self.onnx_key(variant.batch)) / "model.onnx"
-        lines = [
-            say("pipeline.plan-weights", path=weights).render(),
-            say("pipeline.plan-onnx", path=str(model)).render(),
-        ]
+        files = {"weights": weights, "onnx": str(model)}
+        lines = [say(f"pipeline.plan-{name}", path=path).render() for name, path in files.items()]
         if self.settings.soc is None:
             return [*lines, say("pipeline.no-soc").render()]
+        if variant.precision == "int8":
+            model = Path("deploy.onnx")  # its place follows from the ONNX, which a dry run does not export
+            lines.append(say("pipeline.plan-int8", images=self.spec.quantize.images, model=model.name).render())
         return [*lines, shlex.join(self.atc_options(variant, model).command_line())]
 
     # --- sessions -----------------------------------------------------------------------------------------------
@@ -481,7 +486,7 @@ class Pipeline:
                 return session
             from pth2om.data.pixels import PixelFed
 
-            preprocess = self._preprocess()
+            preprocess = self.data.preprocess()
             return PixelFed(session, preprocess, preprocess.input or self.spec.inputs[0].name)
 
         return {band: self._session(f"om-{variant.name}-{band}", functools.partial(opened, band)) for band in bands}
@@ -491,50 +496,6 @@ class Pipeline:
         if session.digest not in self._references:
             self._references[session.digest] = Remembering(session)
         return self._references[session.digest]
-
-    # --- data ---------------------------------------------------------------------------------------------------
-
-    def dataset(self, name: str, subset: int | None = None) -> Labelled:
-        """The labelled dataset of that name, cut to ``subset`` and to the run's ``--subset``.
-
-        Raises:
-            Absent: it is not here.
-        """
-        if name not in self._datasets:
-            from pth2om.data import open_dataset
-
-            limits = [limit for limit in (subset, self.settings.subset) if limit is not None]
-            self._datasets[name] = open_dataset(
-                name,
-                calib_root=self.settings.calib,
-                data_roots=self.settings.data_roots,
-                overrides=self.settings.datasets,
-                subset=min(limits) if limits else None,
-            )
-        return self._datasets[name]
-
-    def samples(self, batch: int, variant: Variant | None = None) -> Samples:
-        """Inputs for closeness: real where a dataset is here, random, zeros.
-
-        With AIPP all are made of pixels. INT8 is compared on real images only, where there are some: its ranges are
-        calibrated for images, and noise or a black picture say nothing about them.
-        """
-        from pth2om.data import samples
-
-        dataset = None
-        for entry in self.spec.datasets:
-            try:
-                dataset = self.dataset(entry.name, entry.subset)
-            except Absent:
-                continue
-            break
-        seed = self.settings.seed
-        if variant is not None and variant.precision == "int8" and dataset is not None:
-            # Each batch is filled with images, so that no random row is needed.
-            real = batch * max(1, 8 // batch)
-            return samples(self.spec, dataset, batch=batch, seed=seed, real=real, random=0, zeros=0)
-        pixels = variant is not None and variant.aipp
-        return samples(self.spec, dataset, batch=batch, seed=seed, from_pixels=pixels)
 
     def close(self) -> None:
         """Close the sessions and drop the module."""
@@ -567,9 +528,12 @@ class Pipeline:
         examples = [torch.from_numpy(feeds[entry.name]) for entry in self.spec.inputs]
         checkpoint.seed_module(module, examples, seed=self.settings.seed)
         self._module = module.float().eval()
+        return {"findings": self._stand_ins(), "details": {"kind": "seeded", "template": net.name}}
+
+    def _stand_ins(self) -> list[dict[str, Any]]:
+        """The finding that weights are random; of the ONNX too: its figures are not those of the trained model."""
         message = say("pipeline.seeded", file=self.spec.source.checkpoint, model=self.spec.name)
-        finding = Finding("checkpoint.seeded", "warning", message)
-        return {"findings": [finding.to_json()], "details": {"kind": "seeded", "template": net.name}}
+        return [Finding("checkpoint.seeded", "warning", message).to_json()] if self.seeded else []
 
     def _export(self, batch: int, folder: Path) -> None:
         from pth2om import export, graph
@@ -596,76 +560,50 @@ class Pipeline:
             file.unlink()
         (folder / "export.json").write_text(json.dumps(details, ensure_ascii=False), encoding="utf-8")
 
-    def _preprocess(self) -> Preprocess:
-        if self.spec.preprocess is None:
-            raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
-        return self.spec.preprocess
+    def _quantize_files(self) -> dict[str, str]:
+        """Digests of the files that ``[quantize]`` names, and of the tool it wants."""
+        from pth2om.quantize import stage
 
-    def _calibration(self) -> Labelled:
-        """The dataset that calibrates."""
-        name = self.spec.quantize.dataset or next((entry.name for entry in self.spec.datasets), None)
-        if name is None:
-            raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
-        return self.dataset(name)
+        table = self.spec.quantize
+        named = {"config": table.config, "given": table.onnx}
+        digests = {role: self.store.digest(self.data.find(name)) for role, name in named.items() if name is not None}
+        tool = stage.program(table)
+        return digests | ({"tool": self.store.digest(tool)} if tool is not None else {})
 
-    def _quantize(self, model: Path, dataset: Labelled, batch: int, folder: Path, key: Key) -> None:
-        from pth2om.data import Preprocessor, batches
+    def _quantize(self, model: Path, data: CalibrationData | None, batch: int, folder: Path, key: Key) -> None:
         from pth2om.progress import counted
-        from pth2om.quantize import Settings as QuantizeSettings
-        from pth2om.quantize import api
-        from pth2om.quantize.checkpoint_fp32 import write_checkpoint
-        from pth2om.quantize.scored import search
-        from pth2om.store import file_digest
+        from pth2om.quantize import scored, stage
 
-        preprocess = self._preprocess()
-        fed = preprocess.input or self.spec.inputs[0].name
-        images = min(self.spec.quantize.images, len(dataset))
-        first: list[Feeds] = []
-
-        def feeds() -> Iterator[Feeds]:
-            for piece in batches(dataset, Preprocessor(preprocess), batch, indices=range(images)):
-                if len(first) < 2:
-                    first.append({fed: piece.array})
-                yield {fed: piece.array}
-
+        table = self.spec.quantize
         # Outside of the artifact's folder, which goes when the build is interrupted: calibration is resumed from it.
         state = self.store.root / "resume" / f"{key.digest}.npz"
         state.parent.mkdir(parents=True, exist_ok=True)
-        settings = QuantizeSettings.from_spec(self.spec.quantize)
-        count = -(-images // batch)
-        with (
-            counted(f"{self.spec.name} int8", count) as seen,
-            api.planned(
-                model, feeds(), settings, folder, self.spec.name, state=state, progress=seen and (lambda n, _: seen(n))
-            ) as plan,
-        ):
-            limit = self.spec.quantize.max_drop
-            if limit is not None:
-                search(plan, *self._searched(dataset), preprocess, self.spec.postprocess, first, limit, batch, fed)
-            result = api.write_files(plan, folder, self.spec.name, proof=first)
-            findings = list(result.findings)
-            if dataset.name in [entry.name for entry in self.spec.datasets]:
-                message = say("pipeline.calibrated-on-scored", dataset=dataset.name, images=images)
-                findings.append(Finding("pipeline.calibrated-on-scored", "info", message))
-            checkpoint = self.weights
-            if checkpoint is not None and self.checkpoint().record.details.get("read_by") == "weights_only":
-                findings += write_checkpoint(plan, checkpoint, folder / "int8_as_fp32.pth")[1]
-        for role in ("deploy", "fake_quant"):
-            result.files[role].rename(folder / f"{role}.onnx")
-        report = json.loads(result.files["report"].read_text(encoding="utf-8"))
-        report["findings"] = [finding.to_json() for finding in findings]
-        report["sha256"] = file_digest(folder / "deploy.onnx")
-        (folder / "quantize.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+        findings = []
+        if data is not None and data.name in [entry.name for entry in self.spec.datasets]:
+            message = say("pipeline.calibrated-on-scored", dataset=data.name, images=data.images)
+            findings.append(Finding("pipeline.calibrated-on-scored", "info", message))
 
-    def _searched(self, calibration: Labelled) -> tuple[Labelled, str | None]:
-        """The images and metric an accuracy-aware search judges by: those of the spec's first dataset that is here."""
-        for entry in self.spec.datasets:
-            try:
-                found = self.dataset(entry.name, entry.subset)
-            except Absent:
-                continue
-            return found, None if entry.metric == "agreement" else entry.metric
-        return calibration, None
+        def search(plan: Any, first: Sequence[Feeds]) -> None:  # noqa: ANN401 - Plan, whose module imports onnx
+            preprocess = self.data.preprocess()
+            fed = preprocess.input or self.spec.inputs[0].name
+            limit = table.max_drop or 0.0
+            scored.search(plan, *self.data.scored(), preprocess, self.spec.postprocess, first, limit, batch, fed)
+
+        readable = self.checkpoint().record.details.get("read_by") == "weights_only"
+        task = stage.Task(
+            model,
+            table,
+            self.spec.name,
+            data,
+            config=self.data.find(table.config) if table.config else None,
+            given=self.data.find(table.onnx) if table.onnx else None,
+            checkpoint=self.weights if readable else None,
+            state=state,
+            search=search if table.max_drop is not None else None,
+            findings=findings,
+        )
+        with counted(f"{self.spec.name} int8", data.count if data else 1) as seen:
+            stage.build(task, folder, seen and (lambda done, _: seen(done)))
 
     def _preprocess_findings(self, model: Path, config: AippConfig | None = None) -> list[Finding]:
         """Whether the spec's numbers look right, and whether host, AIPP and graph together normalize once."""

@@ -10,41 +10,35 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pth2om import progress, run_options
-from pth2om.errors import Absent, Pth2omError, SpecError
+from pth2om.board import RECORDS, Board
+from pth2om.cases import Case, case_of, question_of
+from pth2om.errors import Absent, Pth2omError
 from pth2om.language import say
 
 if TYPE_CHECKING:
     from pth2om.acceptance import Acceptance
-    from pth2om.evidence import GateRecord, Question, Record
+    from pth2om.evidence import GateRecord, Record
     from pth2om.pipeline import Built, Pipeline
     from pth2om.session import Session
-    from pth2om.spec import Dataset, Spec, Variant
+    from pth2om.spec import Spec, Variant
 
     AnyReport = pytest.CollectReport | pytest.TestReport
 
-_RECORDS = "pth2om_records"
 _EXPLANATIONS = 2
-_QUESTIONS = ("checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness")
 _MOST_CAPTURED = 20_000  # characters of a test's captured output that its log keeps
-_BOARD = pytest.StashKey["Board"]()
+_BOARD = pytest.StashKey[Board]()
 _TOLD = pytest.StashKey[dict[str, str]]()
 _EVIDENCE = pytest.StashKey[list["Record"]]()
 
 
 class InconclusiveWarning(UserWarning):
     """A subset is too small to tell; an error under ``--strict``."""
-
-
-class UndecidableWarning(UserWarning):
-    """A gate that the chosen subset can never decide, whatever the model does."""
 
 
 # --- options -----------------------------------------------------------------------------------------------------
@@ -86,360 +80,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(board, "pth2om-board")
 
 
-# --- one run -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """What one test is about: a model, and maybe one variant, batch size or dataset of it.
-
-    Attributes:
-        folder: the model's folder.
-        spec: None when the spec is wrong; then `error` says why.
-    """
-
-    folder: Path
-    spec: Spec | None
-    error: SpecError | None = None
-    variant: Variant | None = None
-    batch: int | None = None
-    dataset: Dataset | None = None
-
-    @property
-    def id(self) -> str:
-        """``yolov6lite-fp16-bs1``."""
-        parts = [self.folder.name]
-        if self.variant is not None:
-            parts.append(self.variant.name)
-        elif self.batch is not None:
-            parts.append(f"bs{self.batch}")
-        if self.dataset is not None and self.spec is not None and len(self.spec.datasets) > 1:
-            parts.append(self.dataset.name)
-        return "-".join(parts)
-
-
-class Board:
-    """The specs of a run, its pipelines, and its evidence."""
-
-    def __init__(self, config: pytest.Config, models: Path) -> None:
-        self.config = config
-        self.models = models
-        self.is_worker = hasattr(config, "workerinput")
-        self.settings = run_options.settings(config, models)
-        self._cases: list[Case] | None = None
-        self._pipeline: Pipeline | None = None
-        self._run_folder: Path | None = None
-        self._seen: set[tuple[str, str, str]] = set()
-        self.verdicts: dict[tuple[str, str], int] = {}
-        self._precisions = run_options.words(config.getoption("--precision"))
-        self._batches = {int(size) for size in run_options.words(config.getoption("--batch"), digits=True)}
-        self._unwritten: OSError | Pth2omError | None = None
-        self._interrupted = False
-        if not self.is_worker:
-            run_options.check(config, self.settings, [case.folder.name for case in self.cases], self._datasets())
-        if not self.is_worker and self._is_acceptance() and getattr(config.option, "htmlpath", "absent") is None:
-            try:
-                self.run_folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                where, reason = str(self.run_folder.parent), error.strerror or str(error)
-                raise pytest.UsageError(say("plugin.reports-unwritable", path=where, reason=reason).render()) from None
-            config.option.htmlpath = str(self.run_folder / "log.html")
-            config.option.self_contained_html = True
-
-    # --- cases ---
-
-    @property
-    def cases(self) -> list[Case]:
-        """One case per spec, good or bad."""
-        if self._cases is None:
-            from pth2om.spec import load
-
-            self._cases = []
-            for path in sorted(self.models.glob("*/model.toml")):
-                try:
-                    self._cases.append(Case(path.parent, load(path.parent)))
-                except SpecError as error:
-                    self._cases.append(Case(path.parent, None, error))
-        return self._cases
-
-    def expand(self, fixtures: Sequence[str]) -> list[Case]:
-        """The cases of a test that uses ``fixtures``."""
-        found: list[Case] = []
-        for case in self.cases:
-            spec = case.spec
-            if spec is None:
-                # A wrong spec is one error of that model, not one per question.
-                if "checkpoint" in fixtures:
-                    found.append(case)
-                continue
-            datasets: list[Dataset | None] = list(spec.datasets) if "labelled" in fixtures else [None]
-            for dataset in datasets:
-                if "variant" in fixtures:
-                    found += [
-                        Case(case.folder, spec, variant=variant, dataset=dataset)
-                        for variant in spec.variants
-                        if self._selected(variant.precision, variant.batch)
-                        and ("quantized_model" not in fixtures or variant.precision == "int8")
-                    ]
-                elif "batch" in fixtures:
-                    found += [
-                        Case(case.folder, spec, batch=batch, dataset=dataset)
-                        for batch in (spec.batches if dataset is None else spec.batches[:1])
-                        if self._selected(None, batch)
-                    ]
-                else:
-                    found.append(Case(case.folder, spec, dataset=dataset))
-        return found
-
-    def _selected(self, precision: str | None, batch: int) -> bool:
-        return (precision is None or not self._precisions or precision in self._precisions) and (
-            not self._batches or batch in self._batches
-        )
-
-    def _datasets(self) -> list[str]:
-        """Names of datasets, of the specs and of ``calib/``; a wrong spec may name any, so then none is unknown."""
-        found = {folder.parent.name for folder in self.settings.calib.glob("*/dataset.toml")}
-        for case in self.cases:
-            names = self.settings.datasets if case.spec is None else [each.name for each in case.spec.datasets]
-            found.update(names)
-        return sorted(found)
-
-    def pipeline(self, spec: Spec) -> Pipeline:
-        """The pipeline of a model; only the current model's is kept open."""
-        from pth2om.pipeline import Pipeline
-        from pth2om.store import Store
-
-        if self._pipeline is None or self._pipeline.spec is not spec:
-            if self._pipeline is not None:
-                self._pipeline.close()
-            self._pipeline = Pipeline(spec, self.settings, Store())
-        return self._pipeline
-
-    # --- the run's folder and evidence ---
-
-    @property
-    def run_folder(self) -> Path:
-        """``reports/<time>-<soc>``; made when something is written into it."""
-        if self._run_folder is None:
-            root = self.config.rootpath / self.config.getoption("--reports-dir")
-            name = f"{datetime.now():%Y%m%d-%H%M%S}-{self.settings.soc or 'host'}"
-            folder, number = root / name, 1
-            while folder.exists():
-                number += 1
-                folder = root / f"{name}-{number}"
-            self._run_folder = folder
-        return self._run_folder
-
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append records to the run's evidence; a stage that several tests used is written once.
-
-        A report that cannot be written does not end the run: what is measured stays in the store.
-        """
-        try:
-            self._append(rows)
-        except OSError as error:
-            self._unwritten = self._unwritten or error
-
-    def _append(self, rows: Sequence[dict[str, Any]]) -> None:
-        from pth2om import evidence, machine, showing
-
-        file = evidence.EvidenceFile(self.run_folder / "evidence.jsonl")
-        if not file.path.exists():
-            command = ("pytest", *(str(argument) for argument in self.config.invocation_params.args))
-            started = datetime.now().astimezone().isoformat(timespec="seconds")
-            file.append([evidence.RunRecord(self.run_folder.name, started, command, machine.environment())])
-        records = []
-        for row in rows:
-            record = evidence.from_json(showing.carry(row, self.run_folder))
-            if isinstance(record, evidence.StageRecord):
-                name = (record.model, record.variant, record.stage)
-                if name in self._seen:
-                    continue
-                self._seen.add(name)
-            elif isinstance(record, evidence.GateRecord):
-                pair = (record.verdict, record.ground)
-                self.verdicts[pair] = self.verdicts.get(pair, 0) + 1
-            records.append(record)
-        file.append(records)
-
-    def _is_acceptance(self) -> bool:
-        """Whether the run's arguments point at acceptance tests and not, say, at the tests of pth2om itself."""
-        if self.config.getoption("--dry-run") or self.config.option.collectonly:
-            return False
-        root = self.config.rootpath
-        acceptance = [(root / path).resolve() for path in self.config.getini("testpaths") or ["test_cases"]]
-        for argument in self.config.args:
-            path = (self.config.invocation_params.dir / str(argument).partition("::")[0]).resolve()
-            if path == root.resolve() or any(path == place or place in path.parents for place in acceptance):
-                return True
-        return False
-
-    # --- hooks of a run with specs ---
-
-    def pytest_report_header(self) -> list[str]:
-        """Which SoC, which toolchain, and every wrong spec."""
-        soc = self.settings.soc
-        if soc is None:
-            lines = [say("plugin.header-no-soc").render()]
-        else:
-            key = "plugin.header-emulator" if self.settings.toolchain == "emulator" else "plugin.header-cann"
-            lines = [say(key, soc=soc, cann=self.settings.cann).render()]
-        variants = [variant for case in self.cases if case.spec is not None for variant in case.spec.variants]
-        if variants and not any(self._selected(variant.precision, variant.batch) for variant in variants):
-            options = run_options.filters(self.config)
-            lines.append(f"pth2om: {say('plugin.no-variant', options=options)}")
-        return lines
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One case per model, batch, variant or dataset, as the test's fixtures ask."""
-        if "acceptance_case" in metafunc.fixturenames:
-            cases = self.expand(metafunc.fixturenames)
-            metafunc.parametrize(
-                "acceptance_case", cases, indirect=True, ids=[case.id for case in cases], scope="session"
-            )
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Drop empty parameter sets, run model by model, and warn of gates that can never be decided."""
-        kept: list[pytest.Item] = []
-        empty: list[pytest.Item] = []
-        for item in items:
-            callspec = getattr(item, "callspec", None)
-            (empty if callspec is not None and "NOTSET" in callspec.id else kept).append(item)
-        if empty:
-            config.hook.pytest_deselected(items=empty)
-        order = {case.folder.name: number for number, case in enumerate(self.cases)} if kept else {}
-
-        def place(item: pytest.Item) -> tuple[int, int]:
-            case = _case_of(item)
-            return (-1, 0) if case is None else (order[case.folder.name], _QUESTIONS.index(_question(item)))
-
-        items[:] = sorted(kept, key=place)
-        if not config.option.collectonly:
-            self._warn_undecidable(items)
-
-    def _warn_undecidable(self, items: Sequence[pytest.Item]) -> None:
-        told: set[tuple[str, str]] = set()
-        for item in items:
-            case = _case_of(item)
-            if case is None or case.dataset is None or case.spec is None or case.variant is None:
-                continue
-            name = (case.spec.name, case.dataset.name)
-            if name in told:
-                continue
-            told.add(name)
-            from pth2om.acceptance import undecidable
-
-            message = undecidable(self.pipeline(case.spec), case.dataset, case.variant)
-            if message is not None:
-                warnings.warn_explicit(UndecidableWarning(f"{case.spec.name}: {message}"), None, str(item.path), 1)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """``--dry-run``: say what would run and stop."""
-        if not self.config.getoption("--dry-run"):
-            return None
-        writer = self.config.get_terminal_writer()
-        told: set[str] = set()
-        for item in session.items:
-            case = _case_of(item)
-            if case is None or case.spec is None or case.variant is None or case.id in told:
-                continue
-            told.add(case.id)
-            pipeline = self.pipeline(case.spec)
-            writer.line(f"\n{case.id}")
-            try:
-                for line in pipeline.plan(case.variant):
-                    writer.line(f"  {line}")
-            except Pth2omError as error:
-                writer.line(f"  {error}")
-        return True
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Evidence arrives with the reports, from this process or from xdist's workers."""
-        rows = getattr(report, _RECORDS, None)
-        if rows and not self.is_worker:
-            self.write(rows)
-
-    def pytest_keyboard_interrupt(self) -> None:
-        """For the summary."""
-        self._interrupted = True
-
-    @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_sessionfinish(self) -> Generator[None, None, None]:
-        """Close what is open; on the controller render the report, after pytest-html wrote the log it links to.
-
-        The innermost wrapper: what goes wrong here is still told in the terminal's summary.
-        """
-        try:
-            yield
-        except OSError as error:
-            if self.is_worker or self._run_folder is None:
-                raise
-            self._unwritten = self._unwritten or error
-        if self._pipeline is not None:
-            self._pipeline.close()
-        if self.is_worker or self._run_folder is None:
-            return
-        path = self._run_folder / "evidence.jsonl"
-        if not path.exists():
-            self._drop_empty_log()
-            return
-        from pth2om.report import render
-
-        try:
-            render(path, self._run_folder)
-        except (OSError, Pth2omError) as error:
-            self._unwritten = self._unwritten or error
-
-    def _drop_empty_log(self) -> None:
-        """A run that asked nothing leaves no folder among the reports, and pytest-html names no log."""
-        assert self._run_folder is not None
-        log = self._run_folder / "log.html"
-        if str(log) != getattr(self.config.option, "htmlpath", None):
-            return
-        with contextlib.suppress(OSError):
-            log.unlink(missing_ok=True)
-            self._run_folder.rmdir()
-            self._run_folder.parent.rmdir()  # reports/ itself, when there is nothing else in it
-        for plugin in self.config.pluginmanager.get_plugins():
-            if type(plugin).__module__.startswith("pytest_html.") and hasattr(plugin, "pytest_terminal_summary"):
-                self.config.pluginmanager.unregister(plugin)
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Verdicts by ground, and where the report is."""
-        if self.is_worker or not (self.verdicts or self._unwritten or self._interrupted):
-            return
-        terminalreporter.section("pth2om")
-        if self._interrupted:
-            _tell_line(terminalreporter, "plugin.interrupted")
-        if self._unwritten is not None:
-            error = self._unwritten
-            reason = error.message.values.get("reason") if isinstance(error, Pth2omError) else error.strerror
-            _tell_line(
-                terminalreporter, "plugin.report-unwritten", path=str(self._run_folder), reason=str(reason or error)
-            )
-        for (verdict, ground), count in sorted(self.verdicts.items()):
-            name = "unproven" if (verdict, ground) == ("passed", "emulated") else verdict
-            line = say(f"plugin.count-{name}", count=count, ground=say(f"plugin.ground-{ground}").render())
-            terminalreporter.line(line.render())
-        if self._run_folder is not None and (self._run_folder / "index.html").exists():
-            terminalreporter.line(say("plugin.report", path=str(self._run_folder / "index.html")).render())
-
-
-def _tell_line(reporter: pytest.TerminalReporter, key: str, **values: str) -> None:
-    message = say(key, **values)
-    reporter.line(message.render())
-    if fix := message.fix():
-        reporter.line(f"  → {fix}")
-
-
-def _case_of(item: pytest.Item) -> Case | None:
-    callspec = getattr(item, "callspec", None)
-    case = callspec.params.get("acceptance_case") if callspec is not None else None
-    return case if isinstance(case, Case) else None
-
-
 # --- outcomes ----------------------------------------------------------------------------------------------------
 
 
@@ -468,10 +108,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 
 def _tell(item: pytest.Item, error: Pth2omError) -> None:
-    case = _case_of(item)
+    case = case_of(item)
     if case is not None and case.spec is not None and _BOARD in item.config.stash:
         acceptance = _acceptance(item.config.stash[_BOARD], case)
-        record = acceptance.failed(_question(item), f"{_question(item)}/{item.name.partition('[')[0]}", error)
+        record = acceptance.failed(question_of(item), f"{question_of(item)}/{item.name.partition('[')[0]}", error)
         _keep(item, [record])
         _keep(item, list(acceptance.pipeline.records.values()))
     if isinstance(error, Absent):
@@ -504,7 +144,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     records = item.stash.get(_EVIDENCE, [])
     if _BOARD in item.config.stash and report.skipped and isinstance(report.longrepr, tuple):
         # Not this file's line, which says nothing, but the spec of the model that was not measured.
-        case = _case_of(item)
+        case = case_of(item)
         path, _, reason = report.longrepr
         if case is not None and Path(path).resolve() == Path(__file__).resolve():
             report.longrepr = (str(case.folder / "model.toml"), 1, reason)
@@ -513,7 +153,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
         # Also in JUnit's XML, for those who read nothing else.
         item.user_properties.extend(properties(records))
-        setattr(report, _RECORDS, [to_json(record) for record in records])
+        setattr(report, RECORDS, [to_json(record) for record in records])
         item.stash[_EVIDENCE] = []
     return report
 
@@ -528,18 +168,13 @@ def _bounded(text: str) -> str:
 
 def pytest_report_teststatus(report: AnyReport) -> tuple[str, str, str] | None:
     """A pass on emulated ground is a pass, and says that it is unproven."""
-    rows = getattr(report, _RECORDS, None)
+    rows = getattr(report, RECORDS, None)
     if rows and report.when == "call" and report.passed:
         if any(row.get("verdict") == "inconclusive" for row in rows):
             return "passed", "?", say("plugin.word-inconclusive").render()
         if any(row.get("kind") == "gate" and row.get("ground") == "emulated" for row in rows):
             return "passed", ".", say("plugin.word-unproven").render()
     return None
-
-
-def _question(item: pytest.Item) -> Question:
-    marker = item.get_closest_marker("question")
-    return marker.args[0] if marker is not None and marker.args else "export"
 
 
 def _keep(item: pytest.Item, records: Sequence[Record]) -> None:
@@ -631,6 +266,14 @@ def fake_quant_session(pipeline: Pipeline, variant: Variant) -> Session:
 
 
 @pytest.fixture
+def int8_weights_session(pipeline: Pipeline, quantized_model: Built) -> Session:
+    """PyTorch with the INT8 weights and FP32 activations."""
+    from pth2om import int8_questions
+
+    return int8_questions.weights_session(pipeline, quantized_model)
+
+
+@pytest.fixture
 def om_model(pipeline: Pipeline, variant: Variant) -> Built:
     """The compiled variant."""
     return pipeline.om(variant)
@@ -643,16 +286,22 @@ def om_session(pipeline: Pipeline, variant: Variant) -> dict[str, Session]:
 
 
 @pytest.fixture
+def plain_om_session(pipeline: Pipeline, variant: Variant) -> dict[str, Session]:
+    """The variant compiled without AIPP, of a variant with; by band as `om_session`."""
+    return pipeline.om_sessions(variant.model_copy(update={"aipp": False}))
+
+
+@pytest.fixture
 def samples(pipeline: Pipeline, batch: int, acceptance_case: Case) -> Any:  # noqa: ANN401 - data.Samples, not imported
     """Inputs for closeness: real, random, zeros."""
-    return pipeline.samples(batch, acceptance_case.variant)
+    return pipeline.data.samples(batch, acceptance_case.variant)
 
 
 @pytest.fixture
 def labelled(acceptance_case: Case, pipeline: Pipeline) -> Any:  # noqa: ANN401 - data.Labelled, not imported here
     """The labelled images of this test."""
     assert acceptance_case.dataset is not None
-    return pipeline.dataset(acceptance_case.dataset.name, acceptance_case.dataset.subset)
+    return pipeline.data.dataset(acceptance_case.dataset.name, acceptance_case.dataset.subset)
 
 
 @pytest.fixture
@@ -675,19 +324,23 @@ class Accept:
 
     def stage(self, built: Built) -> None:
         """The stage has no finding that is an error."""
-        self._settle(self.acceptance.stage(_question(self._item), built))
+        self._settle(self.acceptance.stage(question_of(self._item), built))
 
     def preflight(self, built: Built) -> None:
         """ATC will take the ONNX file on this SoC, as far as the tables know."""
         self._settle(self.acceptance.preflight(built))
 
-    def quantized(self, built: Built) -> None:
+    def quantized(self, built: Built, samples: Any) -> None:  # noqa: ANN401 - data.Samples, not imported
         """The INT8 files are well formed, and FP32 and integer arithmetic agree in them."""
-        self._settle(self.acceptance.quantized(built))
+        from pth2om import int8_questions
 
-    def fp32_checkpoint(self, built: Built) -> None:
-        """The INT8 weights load as an FP32 checkpoint with the same keys."""
-        self._settle(self.acceptance.fp32_checkpoint(built))
+        self._settle(int8_questions.files(self.acceptance, built, samples))
+
+    def fp32_checkpoint(self, built: Built, samples: Any) -> None:  # noqa: ANN401 - as above
+        """The INT8 weights load as an FP32 checkpoint with the same keys, and compute what the INT8 weights do."""
+        from pth2om import int8_questions
+
+        self._settle(int8_questions.fp32_checkpoint(self.acceptance, built, samples))
 
     def closeness(self, reference: Any, candidate: Any, samples: Any) -> None:  # noqa: ANN401 - sessions, or bands
         """The candidate computes what the reference computes, slice by slice."""

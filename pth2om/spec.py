@@ -301,8 +301,13 @@ class Gates(_Table):
 class Quantize(_Table):
     """``[quantize]``: INT8.
 
+    Files and folders are searched like the checkpoint: in the model's folder, then in the data roots.
+
     Attributes:
         dataset: the dataset under ``calib/`` whose images calibrate; default the first of ``[[datasets]]``.
+        bins: folders of ``.bin`` batches that calibrate instead, one per input.
+        random: without calibration data, calibrate on random numbers; every report then says that accuracy means
+            nothing.
         images: how many calibration images.
         activations: algorithm for activation ranges.
         weights: algorithm for weight scales.
@@ -314,11 +319,20 @@ class Quantize(_Table):
         equalize: cross-layer equalization of weight ranges.
         balance: even out the input channels of depth-wise convolutions: ``fold`` where it costs nothing at run time,
             ``insert`` also where it takes a Mul in the graph.
+        small_channels: quantize layers of at most 16 input channels too, for ``--enable_small_channel=1``.
+        config: an AMCT configuration (``.cfg`` or ``config.json``): obeyed, or handed to amct_onnx; keys given here
+            come before it.
+        tool: who quantizes: this package, or the ``amct_onnx`` that is installed.
+        command: a command of your own instead: ``["mytool", "{onnx_in}", "{onnx_out}", "{calib_dir}"]``.
+        onnx: an ONNX file that is quantized already: a deploy model, which is compiled as it is, or a QDQ model, which
+            is converted.
     """
 
     dataset: Name | None = None
+    bins: tuple[str, ...] = ()
+    random: bool = False
     images: Annotated[int, Field(ge=1)] = 32
-    activations: Literal["minmax", "percentile", "entropy", "mse", "ifmr"] = "mse"
+    activations: Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"] = "mse"
     weights: Literal["arq", "mse"] = "mse"
     asymmetric: bool = True
     skip: tuple[str, ...] = ()
@@ -327,6 +341,27 @@ class Quantize(_Table):
     bias_correction: bool = True
     equalize: bool = False
     balance: Literal["off", "fold", "insert"] = "insert"
+    small_channels: bool = False
+    config: str | None = None
+    tool: Literal["pth2om", "amct_onnx"] = "pth2om"
+    command: tuple[str, ...] = ()
+    onnx: str | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether this package quantizes."""
+        return self.tool == "pth2om" and not self.command and self.onnx is None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Quantize:
+        ways = [self.tool != "pth2om", bool(self.command), self.onnx is not None]
+        if sum(ways) > 1:
+            raise ValueError("give at most one of tool, command and onnx")
+        if self.max_drop is not None and not self.own:
+            raise ValueError("max_drop searches among layers quantized here; it does not go with tool, command or onnx")
+        if self.bins and self.dataset is not None:
+            raise ValueError("give bins or dataset, not both")
+        return self
 
 
 class Spec(_Table):

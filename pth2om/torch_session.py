@@ -30,6 +30,7 @@ class TorchSession:
         output_names: names of the flattened outputs; shorter lists are completed as `output_names` does.
         digest: identifies weights, net and PyTorch version.
         threads: intra-op threads; None leaves PyTorch's choice.
+        provenance: what evidence calls it; default PyTorch and its version.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class TorchSession:
         *,
         digest: str,
         threads: int | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         self._load = load
+        self._provenance = provenance
         self._inputs = tuple(inputs)
         self._output_names = tuple(output_names)
         self._digest = digest
@@ -67,7 +70,7 @@ class TorchSession:
     @property
     def provenance(self) -> Provenance:
         """PyTorch and its version."""
-        return Provenance("torch", version_of("torch"), "host")
+        return self._provenance or Provenance("torch", version_of("torch"), "host")
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """See `Session.run`.

@@ -15,3 +15,7 @@ def test_om_matches_onnx(onnx_session, om_session, samples, accept):
 
 def test_om_matches_pytorch(torch_session, om_session, samples, accept):
     accept.closeness(torch_session, om_session, samples)
+
+
+def test_aipp_matches_plain(plain_om_session, om_session, samples, accept):
+    accept.closeness(plain_om_session, om_session, samples)

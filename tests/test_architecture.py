@@ -17,11 +17,12 @@ FLOORS = (
     {"aipp", "checkpoint", "data", "drawing", "explain", "export", "fetch", "omfile", "onnx_session", "torch_session"},
     {"graph", "preflight", "roofline", "toolchain"},
     {"accuracy", "compare", "latency", "quantize"},
+    {"model_data"},
     {"pipeline"},
     {"showing"},
-    {"acceptance", "starter"},
+    {"acceptance", "int8_questions", "starter"},
     {"report"},
-    {"cli", "pytest_plugin", "run_options"},
+    {"board", "cases", "cli", "pytest_plugin", "run_options"},
 )
 # The opset ladder of export asks the parser table, which is data of the pre-flight: the one arrow that goes up.
 UPWARD = {("export", "preflight")}

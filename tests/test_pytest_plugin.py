@@ -178,6 +178,31 @@ def test_the_whole_run(repo: pytest.Pytester) -> None:
     assert (folder / "log.html").exists()
 
 
+def test_what_int8_costs_is_said_in_one_line(repo: pytest.Pytester) -> None:
+    spec_with(repo, '[variants]\nprecision = ["fp16", "origin"]\nbatch = [1, 2]', "")
+    spec_with(repo, 'task = "classification"', 'task = "classification"\nvariants = ["int8-bs1", "int8-bs1-aipp"]')
+    result = repo.runpytest_subprocess("--soc", "Ascend310P3", "-k", "int8 and not latency")
+    assert result.ret == 0, result.stdout.str()
+    told = [line for line in result.outlines if line.startswith("INT8 costs tiny-int8-bs1")]
+    assert len(told) == 2
+    assert all(re.search(r"points of top1: [\d.]+ against [\d.]+ on 400 images of dots", line) for line in told)
+    assert all("95 % interval" in line and "emulated" in line for line in told)
+    gates = {(check, variant) for _, variant, check, _, _ in outcome_of_gates(repo)}
+    wanted = (
+        "quantized/form",
+        "quantized/twin-differing",
+        "fake-quant~om/scores/cosine",
+        "fp32-checkpoint/relative_l2",
+    )
+    assert {(check, "int8-bs1") for check in (*wanted, "int8-weights/top1/drop", "fake-quant/top1/drop")} <= gates
+    assert ("plain~aipp/scores/cosine", "int8-bs1-aipp") in gates
+    assert ("plain~aipp/scores/cosine", "int8-bs1") not in gates
+    (folder,) = (repo.path / "reports").iterdir()
+    assert "What INT8 costs" in (folder / "index.html").read_text(encoding="utf-8")
+    command = repo.runpytest_subprocess("--dry-run", "--soc", "Ascend310P3", "-k", "aipp").stdout
+    command.fnmatch_lines(["*deploy.onnx is made of this ONNX*", "*atc --model=deploy.onnx *--insert_op_conf=*"])
+
+
 def pictures(repo: pytest.Pytester) -> set[str]:
     """The pictures that the evidence names; each lies in the run's folder."""
     (folder,) = (repo.path / "reports").iterdir()
@@ -290,6 +315,16 @@ def test_absent_weights_skip_and_say_how_to_get_them(repo: pytest.Pytester) -> N
     result = repo.runpytest_subprocess("--soc", "Ascend310B1")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*tiny.pth* are not here*", "*--weights tiny=FILE*"])
+
+
+def test_random_weights_are_said_also_where_nobody_asks_for_the_checkpoint(repo: pytest.Pytester) -> None:
+    (repo.path / "models" / "tiny" / "weights" / "tiny.pth").unlink()
+    spec_with(repo, "num_classes = 3", "num_classes = 3\nseeded = true")
+    assert repo.runpytest_subprocess("-k", "onnx_matches and bs1").ret == 0
+    stages = [record for record in records(repo) if isinstance(record, evidence.StageRecord)]
+    assert [(one.stage, [finding.rule for finding in one.findings][:1]) for one in stages] == [
+        ("onnx", ["checkpoint.seeded"])
+    ]
 
 
 def test_weights_may_be_given(repo: pytest.Pytester) -> None:

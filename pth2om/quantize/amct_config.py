@@ -7,20 +7,44 @@ Both are kept whole (`AmctConfig.data`), so what we do not use survives a round 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
-from pth2om.quantize.record import Message, Word, parse, read_text, render
-from pth2om.quantize.settings import Activations, LayerReport, Settings
+from pth2om.quantize.record import Message, parse, read_text, render
+from pth2om.quantize.settings import Ifmr, Override, Settings, matches
 
+_MOST_STEPS = 10_000
+_HFMG_BINS = (1024, 2048, 4096, 8192)
 _TOP_LEVEL = frozenset(
     {"version", "batch_num", "activation_offset", "joint_quant", "do_fusion", "skip_fusion_layers", "tensor_quantize"}
     | {"group_size", "data_dump", "skip_layers", "skip_layer_types"}
 )
+
+
+_ONNX_TYPES = {
+    **dict.fromkeys(("Conv", "Conv1d", "Conv2d", "Conv3d", "Convolution", "Conv2D"), ("Conv",)),
+    **dict.fromkeys(("ConvTranspose", "ConvTranspose2d", "Deconvolution"), ("ConvTranspose",)),
+    **dict.fromkeys(("Linear", "InnerProduct"), ("Gemm", "MatMul")),
+    **dict.fromkeys(("AveragePool", "AvgPool2d", "AvgPool", "Pooling"), ("AveragePool",)),
+    "DepthwiseConv2dNative": ("Conv",),
+    "Gemm": ("Gemm",),
+    "MatMul": ("MatMul",),
+}
+"""What AMCT's other front ends (torch, Caffe, TensorFlow) call the layers."""
+
+_IFMR_FIELDS = {
+    "search_range_start": "start",
+    "search_range_end": "end",
+    "search_step": "step",
+    "max_percentile": "max_percentile",
+    "min_percentile": "min_percentile",
+}
+_UNSUPPORTED = ("nuq_config", "joint_quant", "tensor_quantize", "fakequant_precision_mode", "skip_fusion_layers")
 
 
 @dataclass(frozen=True)
@@ -33,8 +57,10 @@ class AmctConfig:
         batch_num: calibration batches it asks for.
         asymmetric: ``activation_offset``.
         skip: layers it leaves in floating point.
-        skip_types: operator types it leaves in floating point.
-        algorithm: activation algorithm of its common part: ``ifmr`` or ``hfmg``.
+        skip_types: operator types it leaves in floating point, as it calls them.
+        common: fields of `Settings` that its common part asks for.
+        overrides: the same for some layers only; types before names, as AMCT ranks them.
+        ignored: what it asks for that has no counterpart here.
     """
 
     form: Literal["cfg", "json"]
@@ -43,29 +69,26 @@ class AmctConfig:
     asymmetric: bool = True
     skip: tuple[str, ...] = ()
     skip_types: tuple[str, ...] = ()
-    algorithm: str = "ifmr"
+    common: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def settings(self) -> tuple[Settings, list[Finding]]:
-        """The nearest of our settings, with a finding for every wish that has no counterpart."""
-        findings = []
-        activations: Activations = "ifmr"
-        if self.algorithm != "ifmr":
-            activations = "mse"
-            message = say("quantize.cfg-algorithm", name=self.algorithm)
-            findings.append(Finding("quantize.cfg-algorithm", "warning", message))
-        for name in ("nuq_config", "joint_quant", "tensor_quantize", "fakequant_precision_mode"):
-            present = name in self.data if self.form == "json" else any(label == name for label, _ in self.data)
-            if present:
-                findings.append(Finding("quantize.cfg-ignored", "warning", say("quantize.cfg-ignored", name=name)))
-        settings = Settings(
-            activations=activations,
+        """The same wishes as our settings, with a finding for every one that has no counterpart."""
+        findings = [
+            Finding("quantize.cfg-ignored", "warning", say("quantize.cfg-ignored", name=name)) for name in self.ignored
+        ]
+        plain = Settings(
+            activations="ifmr",
             weights="arq",
             asymmetric=self.asymmetric,
             skip=self.skip,
+            skip_types=tuple(kind for name in self.skip_types for kind in _ONNX_TYPES.get(name, (name,))),
+            overrides=self.overrides,
             bias_correction=False,
             balance="off",
         )
-        return settings, findings
+        return replace(plain, **self.common), findings
 
     def render(self) -> str:
         """The file's text."""
@@ -86,6 +109,68 @@ def read_config(path: Path) -> AmctConfig:
     return _from_text(parse(text, str(path)), str(path))
 
 
+class _Wishes:
+    """Collects what one calibration table asks for, as fields of `Settings`, and what it asks in vain."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.ignored: dict[str, None] = {}
+
+    def number(self, table: Mapping[str, Any], name: str, low: float, high: float) -> float:
+        value = table[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
+            raise QuantizeError("quantize.cfg-value", where=self.where, name=name, value=str(value)[:40])
+        return float(value)
+
+    def truth(self, table: Mapping[str, Any], name: str) -> bool:
+        if not isinstance(table[name], bool):
+            raise QuantizeError("quantize.cfg-value", where=self.where, name=name, value=str(table[name])[:40])
+        return bool(table[name])
+
+    def ifmr(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """``ifmr_quantize``."""
+        ends = {"search_range_start": 10.0, "search_range_end": 10.0, "search_step": 10.0}
+        given = {
+            own: self.number(table, name, 0.0, ends.get(name, 1.0))
+            for name, own in _IFMR_FIELDS.items()
+            if name in table
+        }
+        chosen = Ifmr(**given)
+        if chosen.start >= chosen.end or (chosen.end - chosen.start) / chosen.step > _MOST_STEPS:
+            value = f"{chosen.start}..{chosen.end} / {chosen.step}"
+            raise QuantizeError("quantize.cfg-value", where=self.where, name="search_range", value=value)
+        return {"activations": "ifmr", "ifmr": chosen, **self._common(table)}
+
+    def hfmg(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """``hfmg_quantize``."""
+        found: dict[str, Any] = {"activations": "hfmg", **self._common(table)}
+        if "num_of_bins" in table:
+            found["bins"] = _whole(table["num_of_bins"], "num_of_bins", self.where)
+            if found["bins"] not in _HFMG_BINS:
+                raise QuantizeError(
+                    "quantize.cfg-value", where=self.where, name="num_of_bins", value=str(found["bins"])
+                )
+        return found
+
+    def _common(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        self.only_int8(table)
+        return {"asymmetric": self.truth(table, "asymmetric")} if "asymmetric" in table else {}
+
+    def weights(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """``arq_quantize``."""
+        self.only_int8(table)
+        found: dict[str, Any] = {"weights": "arq"}
+        if "channel_wise" in table:
+            found["per_channel"] = self.truth(table, "channel_wise")
+        return found
+
+    def only_int8(self, table: Mapping[str, Any]) -> None:
+        """INT4 and INT16 are not made; told once."""
+        for name in ("dst_type", "num_bits", "quant_bits"):
+            if table.get(name, 8) not in (8, "INT8"):
+                self.ignored[f"{name}: {table[name]}"] = None
+
+
 def _from_json(text: str, where: str) -> AmctConfig:
     try:
         data = json.loads(text)
@@ -93,39 +178,102 @@ def _from_json(text: str, where: str) -> AmctConfig:
         raise QuantizeError("quantize.not-json", where=where, reason=str(error)) from None
     if not isinstance(data, dict):
         raise QuantizeError("quantize.not-json", where=where, reason="not an object")
-    layers = {name: value for name, value in data.items() if name not in _TOP_LEVEL and isinstance(value, dict)}
-    skip = [name for name, value in layers.items() if value.get("quant_enable") is False]
-    algorithms = {
-        str(value.get("activation_quant_params", {}).get("act_algo", "ifmr"))
-        for value in layers.values()
-        if isinstance(value.get("activation_quant_params", {}), dict)
-    }
+    wishes = _Wishes(where)
+    overrides, skip = [], []
+    for name, value in data.items():
+        if name in _TOP_LEVEL or not isinstance(value, dict) or "quant_enable" not in value:
+            continue
+        if not wishes.truth(value, "quant_enable"):
+            skip.append(name)
+            continue
+        overrides.append(Override(_layer_wishes(value, wishes), layers=(name,)))
+    for name in _UNSUPPORTED:
+        if data.get(name):
+            wishes.ignored[name] = None
+    if data.get("do_fusion") is False:
+        wishes.ignored["do_fusion: false"] = None
     return AmctConfig(
         "json",
         data,
         batch_num=_whole(data.get("batch_num", 1), "batch_num", where),
         asymmetric=bool(data.get("activation_offset", True)),
         skip=tuple(skip),
-        algorithm="hfmg" if algorithms == {"hfmg"} else "ifmr",
+        overrides=tuple(overrides),
+        ignored=tuple(wishes.ignored),
     )
+
+
+def _layer_wishes(layer: Mapping[str, Any], wishes: _Wishes) -> dict[str, Any]:
+    """One layer's table of a ``config.json``."""
+    found: dict[str, Any] = {}
+    activation, weight = layer.get("activation_quant_params", {}), layer.get("weight_quant_params", {})
+    if isinstance(activation, dict):
+        flat = dict(activation)
+        span = flat.get("search_range")
+        if isinstance(span, list) and len(span) == 2:
+            flat["search_range_start"], flat["search_range_end"] = span
+        found |= wishes.hfmg(flat) if flat.get("act_algo") == "hfmg" else wishes.ifmr(flat)
+    if isinstance(weight, dict):
+        if weight.get("wts_algo", "arq_quantize") != "arq_quantize":
+            wishes.ignored[str(weight["wts_algo"])] = None
+        found |= wishes.weights(weight)
+    if "dmq_balancer_param" in layer:
+        wishes.ignored["dmq_balancer"] = None
+    return found
 
 
 def _from_text(message: Message, where: str) -> AmctConfig:
     top = dict(message)
-    common = top.get("common_config")
-    hfmg = isinstance(common, list) and any(name == "hfmg_quantize" for name, _ in common)
     offset = top.get("activation_offset", True)
     if not isinstance(offset, bool):
         raise QuantizeError("quantize.cfg-value", where=where, name="activation_offset", value=str(offset))
+    wishes = _Wishes(where)
+    for name, value in message:
+        if name in _UNSUPPORTED and value is not False:
+            wishes.ignored[name] = None
+    if top.get("do_fusion") is False:
+        wishes.ignored["do_fusion: false"] = None
+    by_type, by_name = [], []
+    for name, value in message:
+        if not isinstance(value, list) or not name.startswith("override_layer"):
+            continue
+        changes = _calibration_wishes(dict(value).get("calibration_config"), wishes)
+        if name == "override_layer_types":
+            types = [str(entry) for label, entry in value if label == "layer_type"]
+            known = tuple(kind for one in types for kind in _ONNX_TYPES.get(one, ()))
+            wishes.ignored |= {f"layer_type: {one}": None for one in types if one not in _ONNX_TYPES}
+            by_type.append(Override(changes, kinds=known))
+        else:
+            by_name.append(Override(changes, layers=tuple(str(one) for label, one in value if label == "layer_name")))
+    skip_types = tuple(str(value) for name, value in message if name == "skip_layer_types")
+    wishes.ignored |= {f"skip_layer_types: {one}": None for one in skip_types if one not in _ONNX_TYPES}
     return AmctConfig(
         "cfg",
         message,
         batch_num=_whole(top.get("batch_num", 1), "batch_num", where),
         asymmetric=offset,
         skip=tuple(str(value) for name, value in message if name == "skip_layers"),
-        skip_types=tuple(str(value) for name, value in message if name == "skip_layer_types"),
-        algorithm="hfmg" if hfmg else "ifmr",
+        skip_types=skip_types,
+        common=_calibration_wishes(top.get("common_config"), wishes),
+        overrides=(*by_type, *by_name),
+        ignored=tuple(wishes.ignored),
     )
+
+
+def _calibration_wishes(message: object, wishes: _Wishes) -> dict[str, Any]:
+    """A ``CalibrationConfig`` of a ``.cfg``."""
+    found: dict[str, Any] = {}
+    for name, value in message if isinstance(message, list) else []:
+        table = {str(label): entry for label, entry in value} if isinstance(value, list) else {}
+        if name == "ifmr_quantize":
+            found |= wishes.ifmr(table)
+        elif name == "hfmg_quantize":
+            found |= wishes.hfmg(table)
+        elif name == "arq_quantize":
+            found |= wishes.weights(table)
+        else:
+            wishes.ignored[str(name)] = None
+    return found
 
 
 def _whole(value: object, name: str, where: str) -> int:
@@ -134,49 +282,26 @@ def _whole(value: object, name: str, where: str) -> int:
     return value
 
 
-def config_text(settings: Settings, batch_num: int) -> str:
-    """A ``.cfg`` that asks amct_onnx for what ``settings`` ask of us, as near as it can."""
-    message: Message = [("batch_num", batch_num), ("activation_offset", settings.asymmetric)]
-    message += [("skip_layers", name) for name in settings.skip]
-    search: Message = [
-        ("search_range_start", 0.7),
-        ("search_range_end", 1.3),
-        ("search_step", 0.01),
-        ("max_percentile", 0.999999),
-        ("min_percentile", 0.999999),
+def config_text(settings: Settings, batch_num: int, layers: Sequence[tuple[str, str]] = ()) -> str:
+    """A ``.cfg`` that asks amct_onnx for what ``settings`` ask of us, as near as it can.
+
+    Args:
+        settings: algorithms that AMCT does not have become its default, IFMR.
+        batch_num: calibration batches.
+        layers: name and operator type of the model's layers, on which patterns are tried: AMCT knows whole names only.
+    """
+    skipped = [name for name in settings.skip if not layers] + [
+        name
+        for name, kind in layers
+        if kind in settings.skip_types
+        or any(matches(name, pattern) for pattern in settings.skip)
+        or (settings.only and not any(matches(name, pattern) for pattern in settings.only))
     ]
-    message.append(("common_config", [("ifmr_quantize", search)]))
+    message: Message = [("batch_num", batch_num), ("activation_offset", settings.asymmetric)]
+    message += [("skip_layers", name) for name in skipped]
+    if settings.activations == "hfmg":
+        message.append(("common_config", [("hfmg_quantize", [("num_of_bins", settings.bins)])]))
+    else:
+        search: Message = [(name, float(getattr(settings.ifmr, own))) for name, own in _IFMR_FIELDS.items()]
+        message.append(("common_config", [("ifmr_quantize", search)]))
     return render(message)
-
-
-def config_json(layers: tuple[LayerReport, ...], settings: Settings, batch_num: int) -> dict[str, Any]:
-    """A full ``config.json`` for the given layers."""
-    data: dict[str, Any] = {
-        "version": 1,
-        "batch_num": batch_num,
-        "activation_offset": settings.asymmetric,
-        "do_fusion": True,
-        "skip_fusion_layers": [],
-    }
-    for layer in layers:
-        data[layer.name] = {
-            "quant_enable": layer.int8,
-            "activation_quant_params": {
-                "num_bits": 8,
-                "max_percentile": 0.999999,
-                "min_percentile": 0.999999,
-                "search_range": [0.7, 1.3],
-                "search_step": 0.01,
-                "act_algo": "ifmr",
-                "asymmetric": settings.asymmetric,
-            },
-            "weight_quant_params": {
-                "num_bits": 8,
-                "channel_wise": layer.kind in ("Conv", "ConvTranspose"),
-                "wts_algo": "arq_quantize",
-            },
-        }
-    return data
-
-
-__all__ = ["AmctConfig", "Word", "config_json", "config_text", "read_config"]

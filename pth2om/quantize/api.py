@@ -6,8 +6,8 @@ import contextlib
 import json
 import operator
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +161,7 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
     """
     layers = list(plan.quantized.values())
     deploy = plan.deploy()
-    proofs = prove(deploy, proof, plan.settings.memory) if proof else []
-    findings = tuple(_findings(plan, proofs))
-    reports = tuple(layer_reports(plan))
-    details = _details(plan, proofs) | (_errors(plan, proof) if proof else {})
+    reports, findings, details = described(plan, deploy, proof or [])
     if plan.calibration.random:
         # The twin is made from the deploy model and inherits the mark.
         entry = deploy.metadata_props.add()
@@ -186,18 +183,39 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
             write_model(build_qdq(plan.network, layers), folder / names["qdq"])
             _write_json(folder / names["quant_json"], quant_json(plan.network.nodes, deploy, prefix))
             (folder / names["record"]).write_text(render_records(records(layers)), encoding="utf-8")
-            table = {
-                "layers": [asdict(report) for report in reports],
-                "findings": [finding.to_json() for finding in findings],
-                "details": details,
-            }
-            _write_json(folder / names["report"], table)
+            _write_json(folder / names["report"], report_table(reports, findings, details))
             for file in folder.iterdir():
                 file.replace(destination / file.name)
     except OSError as error:
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
     files = {role: destination / name for role, name in names.items()}
     return QuantizeResult(files, reports, findings, details)
+
+
+def described(
+    plan: Plan, deploy: onnx.ModelProto, proof: Sequence[Feeds]
+) -> tuple[tuple[LayerReport, ...], tuple[Finding, ...], dict[str, Any]]:
+    """What there is to say of a plan: a line per layer, what was noticed, and JSON values.
+
+    Args:
+        plan: from `make_plan` or `pth2om.quantize.adopt`.
+        deploy: its deploy model.
+        proof: batches on which FP32 and integer arithmetic are compared layer by layer; none: nothing is measured.
+    """
+    proofs = prove(deploy, proof, plan.settings.memory) if proof else []
+    details = _details(plan, proofs) | (_errors(plan, proof) if proof else {})
+    return tuple(layer_reports(plan)), tuple(_findings(plan, proofs)), details
+
+
+def report_table(
+    reports: Sequence[LayerReport], findings: Sequence[Finding], details: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of ``<prefix>_quantize.json``."""
+    return {
+        "layers": [asdict(report) for report in reports],
+        "findings": [finding.to_json() for finding in findings],
+        "details": details,
+    }
 
 
 def _write_json(path: Path, data: Any) -> None:  # noqa: ANN401 - JSON
@@ -248,19 +266,23 @@ def _details(plan: Plan, proofs: list[LayerProof]) -> dict[str, Any]:
         "calibration_digest": plan.calibration.digest,
         "resumed_batches": plan.calibration.resumed,
         "random_calibration": plan.calibration.random,
-        "int8_layers": len(plan.quantized),
-        "candidate_layers": len(plan.selection.layers),
+        "int8_layers": len(plan.quantized) + len(plan.untraced),
+        "candidate_layers": len(plan.selection.layers) + len(plan.untraced),
         "proof": [asdict(proof) for proof in proofs],
         "search": None if plan.search is None else asdict(plan.search),
     }
 
 
-def _errors(plan: Plan, batches: list[Feeds]) -> dict[str, Any]:
+def _errors(plan: Plan, batches: Sequence[Feeds]) -> dict[str, Any]:
     """The error at every INT8 layer's output, and the distributions of the worst with their chosen ranges."""
     errors = sorted(layer_errors(plan, batches, memory=plan.settings.memory), key=lambda error: error.sqnr_db)
     return {
         "errors": [_finite(asdict(error)) for error in errors],
-        "pictures": {error.layer: range_picture(plan, error.layer) for error in errors[:_PICTURES]},
+        "pictures": {
+            error.layer: range_picture(plan, error.layer)
+            for error in errors[:_PICTURES]
+            if plan.quantized[error.layer].layer.input in plan.calibration.histograms
+        },
     }
 
 
@@ -271,6 +293,8 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 def layer_reports(plan: Plan) -> Iterator[LayerReport]:
     """One line per candidate layer."""
+    for name in plan.untraced:
+        yield LayerReport(name, "", True)
     for layer in plan.selection.layers:
         quantized = plan.quantized.get(layer.name)
         if quantized is None:
@@ -288,30 +312,34 @@ def layer_reports(plan: Plan) -> Iterator[LayerReport]:
 
 
 def _report(plan: Plan, layer: Layer, quantized: Quantized) -> LayerReport:
-    histogram = plan.calibration.histograms[layer.input]
-    values, counts = histogram.points()
     chosen = quantized.activation
-    outside = (values < chosen.lowest) | (values > chosen.highest)
-    power = float(np.dot(values**2, counts) / counts.sum())
-    noise = ranges.error(values, counts, chosen)
     weight_sqnr = None
     weight = quantized.float_weight
     if weight is not None:
         gap = quantized.dequantized - weight
         weight_sqnr = _decibel(float(np.mean(weight * weight)), float(np.mean(gap * gap)))
-    return LayerReport(
+    report = LayerReport(
         layer.name,
         layer.kind,
         True,
         scale=float(chosen.scale),
         offset=chosen.offset,
+        weight_sqnr_db=weight_sqnr,
+        exact=quantized.exact_in_float,
+        rolls_back=layer.rolls_back,
+    )
+    histogram = plan.calibration.histograms.get(layer.input)
+    if histogram is None:
+        return report  # another tool calibrated
+    values, counts = histogram.points()
+    outside = (values < chosen.lowest) | (values > chosen.highest)
+    power = float(np.dot(values**2, counts) / counts.sum())
+    return replace(
+        report,
         low=histogram.lowest,
         high=histogram.highest,
         clipped=float(counts[outside].sum() / counts.sum()),
-        weight_sqnr_db=weight_sqnr,
-        input_sqnr_db=_decibel(power, noise),
-        exact=quantized.exact_in_float,
-        rolls_back=layer.rolls_back,
+        input_sqnr_db=_decibel(power, ranges.error(values, counts, chosen)),
     )
 
 

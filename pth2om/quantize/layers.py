@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
 from pth2om.quantize.network import Network, attributes, shapes_of
+from pth2om.quantize.settings import matches
 
 Kind = Literal["Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool"]
 KINDS: tuple[Kind, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool")
@@ -124,7 +124,8 @@ def select(
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
     small_channels: bool = False,
-    kinds: Sequence[str] = KINDS,
+    skip_types: Sequence[str] = (),
+    mentioned: Sequence[str] = (),
     where: str = "",
 ) -> Selection:
     """Find the layers that become INT8.
@@ -134,15 +135,16 @@ def select(
         skip: node names or `fnmatch` patterns that stay in floating point.
         only: patterns; when given, nothing else is quantized.
         small_channels: quantize layers of at most 16 input channels too, for ``--enable_small_channel=1``.
-        kinds: operator types that may be quantized.
+        skip_types: operator types that stay in floating point.
+        mentioned: further names and patterns that somebody wrote, so that a misspelt one is told.
         where: the model's name, for errors.
 
     Raises:
         QuantizeError: no layer is left to quantize, or a pattern matches no node at all.
     """
     names = [node.name for node in network.nodes]
-    for pattern in (*skip, *only):
-        if not any(_matches(name, pattern) for name in names):
+    for pattern in (*skip, *only, *mentioned):
+        if not any(matches(name, pattern) for name in names):
             raise QuantizeError(
                 "quantize.no-such-layer", where=where, pattern=pattern, nearest=_nearest(pattern, names)
             )
@@ -151,7 +153,7 @@ def select(
     for layer in layers:
         layer.rolls_back = layer.channels_in is not None and layer.channels_in <= ROLLBACK_CHANNELS
         if layer.reason is None:
-            layer.reason = _asked(layer, skip, only, kinds, small_channels)
+            layer.reason = _asked(layer, skip, only, skip_types, small_channels)
     selection = Selection(layers)
     for layer in layers:
         if layer.reason is not None:
@@ -167,20 +169,16 @@ def select(
 
 
 def _asked(
-    layer: Layer, skip: Sequence[str], only: Sequence[str], kinds: Sequence[str], small_channels: bool
+    layer: Layer, skip: Sequence[str], only: Sequence[str], skip_types: Sequence[str], small_channels: bool
 ) -> Message | None:
     """The reason for leaving a quantizable layer alone that the settings give, or None."""
-    if layer.kind not in kinds or any(_matches(layer.name, pattern) for pattern in skip):
+    if layer.kind in skip_types or any(matches(layer.name, pattern) for pattern in skip):
         return say("quantize.skipped")
-    if only and not any(_matches(layer.name, pattern) for pattern in only):
+    if only and not any(matches(layer.name, pattern) for pattern in only):
         return say("quantize.outside-only")
     if layer.rolls_back and not small_channels:
         return say("quantize.left-float", channels=layer.channels_in)
     return None
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ import onnx.numpy_helper
 import onnxruntime
 
 from pth2om.errors import QuantizeError
+from pth2om.machine import return_memory
 
 Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]
@@ -298,14 +299,16 @@ def open_session(
     if exact:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        if model.ByteSize() > PROTO_LIMIT:
-            with tempfile.TemporaryDirectory(prefix="pth2om-") as folder:
-                path = Path(folder) / "model.onnx"
-                write_model(model, path)
-                return onnxruntime.InferenceSession(str(path), options, providers=providers)
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        # Through a file: a session opened from bytes keeps them, which are all weights once more.
+        with tempfile.TemporaryDirectory(prefix="pth2om-") as folder:
+            path = Path(folder) / "model.onnx"
+            write_model(model, path)
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # noqa: BLE001 - ORT's exceptions share no base class but Exception
         raise QuantizeError("quantize.not-runnable", reason=_first_line(error)) from None
+    # What building it took, some two times the weights.
+    return_memory()
+    return session
 
 
 def run_session(

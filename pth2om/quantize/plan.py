@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from pth2om.errors import QuantizeError
@@ -19,7 +20,7 @@ from pth2om.quantize import ranges
 from pth2om.quantize.balance import Balance, balance, channel_magnitudes, depthwise, equalize
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress, calibrate
 from pth2om.quantize.deploy import build_deploy
-from pth2om.quantize.layers import KINDS, Layer, Selection, select
+from pth2om.quantize.layers import Layer, Selection, select
 from pth2om.quantize.network import Network
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.settings import Settings
@@ -45,6 +46,9 @@ class Plan:
         balances: layer name -> how its input was scaled against its weight.
         findings: what was noticed on the way.
         search: of an accuracy-aware search, what it found.
+        given: a deploy model that another tool made; its layers are then those of `quantized` and `untraced`.
+        untraced: INT8 layers of ``given`` that have no counterpart in the float network.
+        renamed: layer -> its output in ``given``, where it is not the float network's.
     """
 
     network: Network
@@ -55,6 +59,9 @@ class Plan:
     balances: dict[str, list[Balance]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     search: Search | None = None
+    given: onnx.ModelProto | None = field(default=None, repr=False)
+    untraced: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -63,6 +70,8 @@ class Plan:
 
     def deploy(self, names: Iterable[str] | None = None) -> onnx.ModelProto:
         """The deploy model with INT8 in ``names`` (default: in every layer that can be)."""
+        if self.given is not None and names is None:
+            return self.given
         wanted = set(self.quantized if names is None else names)
         return build_deploy(self.network, [layer for name, layer in self.quantized.items() if name in wanted])
 
@@ -92,7 +101,6 @@ def make_plan(
         QuantizeError: nothing can be quantized, the model is quantized already, or the feeds do not fit.
     """
     network, findings = prepare(model, where)
-    kinds = KINDS if settings.average_pool else tuple(kind for kind in KINDS if kind != "AveragePool")
 
     def chosen() -> Selection:
         return select(
@@ -100,7 +108,8 @@ def make_plan(
             skip=settings.skip,
             only=settings.only,
             small_channels=settings.small_channels,
-            kinds=kinds,
+            skip_types=settings.skip_types,
+            mentioned=[pattern for override in settings.overrides for pattern in override.layers],
             where=where,
         )
 
@@ -191,18 +200,29 @@ def _leave(plan: Plan, layer: Layer, message: Message, severity: str) -> None:
 
 def choose_parameters(plan: Plan) -> None:
     """Ranges, weight integers and corrected biases of all chosen layers; deterministic."""
-    chosen: dict[str, ranges.Range] = {}
+    chosen: dict[tuple[object, ...], ranges.Range] = {}
     for layer in plan.selection.chosen:
-        histogram = plan.calibration.histograms[layer.input]
-        if layer.input not in chosen:
-            chosen[layer.input] = ranges.search(
-                histogram,
-                plan.settings.activations,
-                asymmetric=plan.settings.asymmetric,
-                percentile=plan.settings.percentile,
+        settings = plan.settings.of(layer.name, layer.kind)
+        # Layers that read one tensor share its range, unless they are asked to search it differently.
+        key = (
+            layer.input,
+            settings.activations,
+            settings.asymmetric,
+            settings.percentile,
+            settings.ifmr,
+            settings.bins,
+        )
+        if key not in chosen:
+            chosen[key] = ranges.search(
+                plan.calibration.histograms[layer.input],
+                settings.activations,
+                asymmetric=settings.asymmetric,
+                percentile=settings.percentile,
+                ifmr=settings.ifmr,
+                bins=settings.bins,
             )
         try:
-            plan.quantized[layer.name] = _integers(plan, layer, chosen[layer.input])
+            plan.quantized[layer.name] = _integers(plan, layer, chosen[key], settings)
         except QuantizeError as error:
             _leave(plan, layer, error.message, "warning")
     if not plan.quantized:
@@ -210,16 +230,19 @@ def choose_parameters(plan: Plan) -> None:
     _name_dead_channels(plan)
 
 
-def _integers(plan: Plan, layer: Layer, activation: ranges.Range) -> Quantized:
-    algorithm = plan.settings.weights
-    quantized = quantize_layer(plan.network, layer, activation, algorithm)
-    if not plan.settings.bias_correction or layer.weight is None:
+def _integers(plan: Plan, layer: Layer, activation: ranges.Range, settings: Settings) -> Quantized:
+    per_channel = layer.per_channel and settings.per_channel
+
+    def made(shift: npt.NDArray[np.float64] | None = None) -> Quantized:
+        return quantize_layer(plan.network, layer, activation, settings.weights, shift, per_channel=per_channel)
+
+    quantized = made()
+    if not settings.bias_correction or layer.weight is None:
         return quantized
     mean = plan.calibration.histograms[layer.input].channel_mean
     if mean is None or mean.size != layer.channels_in:
         return quantized
-    shift = bias_shift(plan.network, layer, quantized, mean)
-    return quantize_layer(plan.network, layer, activation, algorithm, shift)
+    return made(bias_shift(plan.network, layer, quantized, mean))
 
 
 def _name_dead_channels(plan: Plan) -> None:

@@ -1,28 +1,28 @@
 """From an activation's distribution to its INT8 scale and offset.
 
 ``q = clip(rint(x / scale) + offset, -128, 127)``, ``x' = (q - offset) * scale``. Asymmetric ranges hold zero, so that
-zero padding is exact. The map from a range to (scale, offset) and the IFMR search are AMCT's (AMCT sources, classic
-flow); minmax, percentile, entropy and mse are the usual ones, evaluated on the exact counts of `Histogram`.
+zero padding is exact. The map from a range to (scale, offset) and the IFMR and HFMG searches are AMCT's (AMCT sources,
+classic flow); minmax, percentile, entropy and mse are the usual ones, evaluated on the exact counts of `Histogram`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from pth2om.quantize.observe import Histogram
+from pth2om.quantize.settings import Activations, Ifmr
 
-Algorithm = Literal["minmax", "percentile", "entropy", "mse", "ifmr"]
-ALGORITHMS: tuple[Algorithm, ...] = ("minmax", "percentile", "entropy", "mse", "ifmr")
+ALGORITHMS: tuple[Activations, ...] = get_args(Activations)
 Doubles = npt.NDArray[np.float64]
 
 SMALLEST_SCALE = 1.19e-7
 """Below this (FLT_EPSILON) AMCT takes scale 1: the tensor is constant zero as far as FP32 can tell."""
 _ENTROPY_BINS = 4096
-_IFMR_RATIOS = np.arange(0.7, 1.3, 0.01)
+_HFMG_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,15 @@ class Range:
         return float((127 - self.offset) * np.float64(self.scale))
 
 
-def search(histogram: Histogram, algorithm: Algorithm, *, asymmetric: bool = True, percentile: float = 0.9999) -> Range:
+def search(
+    histogram: Histogram,
+    algorithm: Activations,
+    *,
+    asymmetric: bool = True,
+    percentile: float = 0.9999,
+    ifmr: Ifmr | None = None,
+    bins: int = 4096,
+) -> Range:
     """The range one algorithm chooses.
 
     Args:
@@ -56,6 +64,8 @@ def search(histogram: Histogram, algorithm: Algorithm, *, asymmetric: bool = Tru
         algorithm: see `ALGORITHMS`.
         asymmetric: whether an offset may be used.
         percentile: share of the values that ``percentile`` keeps.
+        ifmr: how ``ifmr`` searches; default as AMCT does.
+        bins: of the histogram that ``hfmg`` searches on.
     """
     values, counts = histogram.points()
     if values.size == 0 or histogram.lowest == histogram.highest == 0:
@@ -69,7 +79,10 @@ def search(histogram: Histogram, algorithm: Algorithm, *, asymmetric: bool = Tru
         low, high = _entropy(values, counts, histogram, asymmetric)
         return from_limits(low, high, asymmetric)
     if algorithm == "ifmr":
-        return _ifmr(values, counts, histogram, asymmetric)
+        return _ifmr(values, counts, histogram, asymmetric, ifmr or Ifmr())
+    if algorithm == "hfmg":
+        low, high = _hfmg(values, counts, histogram, bins)
+        return from_limits(low, high, asymmetric)
     return _least_squares(values, counts, histogram, asymmetric)
 
 
@@ -111,22 +124,21 @@ def _percentile(values: Doubles, counts: Doubles, share: float) -> tuple[float, 
 # ------------------------------------------------------------------------------------------------------------- IFMR
 
 
-def _ifmr(values: Doubles, counts: Doubles, histogram: Histogram, asymmetric: bool) -> Range:
-    """AMCT's IFMR: the end found by percentile 0.999999 is scaled by 0.7..1.3, the least squared error wins.
+def _ifmr(values: Doubles, counts: Doubles, histogram: Histogram, asymmetric: bool, how: Ifmr) -> Range:
+    """AMCT's IFMR: the end found by percentile is scaled by each ratio in turn, the least squared error wins.
 
     As in AMCT the lower end stays fixed when asymmetric and the loss knows no zero point.
     """
     total = counts.sum()
-    rank = total - int(0.999999 * total)
-    high = _ranked(values[::-1], counts[::-1], rank, histogram.highest)
-    low = _ranked(values, counts, rank, histogram.lowest)
+    high = _ranked(values[::-1], counts[::-1], total - int(how.max_percentile * total), histogram.highest)
+    low = _ranked(values, counts, total - int(how.min_percentile * total), histogram.lowest)
     high, low = max(high, 0.0), min(low, 0.0)
     if max(high, -low) < SMALLEST_SCALE:
         return from_limits(0.0, 0.0, asymmetric)
     losses = []
     scales = []
     limit = 128.0 if -low > high else 127.0
-    for ratio in _IFMR_RATIOS:
+    for ratio in np.arange(how.start, how.end, how.step):
         if asymmetric:
             end = ratio * high
             scale, floor = (end - low) / 255, low
@@ -138,6 +150,8 @@ def _ifmr(values: Doubles, counts: Doubles, histogram: Histogram, asymmetric: bo
         clipped = np.clip(values, floor, end)
         losses.append(np.dot((np.rint(clipped / scale) * scale - values) ** 2, counts))
         scales.append(scale)
+    if not losses:
+        return from_limits(0.0, 0.0, asymmetric)
     scale32 = np.float32(scales[int(np.argmin(losses))])
     if not asymmetric:
         return Range(scale32, 0)
@@ -149,6 +163,71 @@ def _ranked(values: Doubles, counts: Doubles, rank: float, exact: float) -> floa
     if rank <= 1:
         return float(exact)
     return float(values[np.searchsorted(np.cumsum(counts), rank, side="left")])
+
+
+# ------------------------------------------------------------------------------------------------------------- HFMG
+
+
+def _hfmg(values: Doubles, counts: Doubles, histogram: Histogram, bins: int) -> tuple[float, float]:
+    """AMCT's HFMG: bins are cut off at either end, a 100,000th of the values a time; the least squared error wins.
+
+    The error of a range is that of 256 levels at the centres of equal steps over it, every source bin taken as of even
+    density (the norm minimization of Caffe2's histogram observer). Here it is integrated in closed form, and a range
+    is evaluated once, however many cuts leave it.
+    """
+    low, high = histogram.lowest, histogram.highest
+    if low == high:
+        return low, high
+    edges = np.linspace(low, high, bins + 1)
+    mass = np.diff(_cumulative(values, counts, edges))
+    ranges = _hfmg_cuts(mass)
+    losses = _hfmg_losses(mass, edges, ranges)
+    left, right = ranges[int(np.argmin(losses))]
+    return float(edges[left]), float(edges[right + 1])
+
+
+def _hfmg_cuts(mass: Doubles) -> npt.NDArray[np.int64]:
+    """(n, 2) first and last bin of every range that HFMG looks at, the whole first."""
+    bins, total = mass.size, mass.sum()
+    step = max(float(np.ceil(total / 1e5)), 1.0)
+    below, above = np.cumsum(mass), np.cumsum(mass[::-1])
+    left, right = 0, bins - 1
+    cut_low = cut_high = 0.0
+    found = [(left, right)]
+    while right - left > -(-bins // 4):
+        next_left = min(int(np.searchsorted(below, cut_low + step, side="left")), right)
+        next_right = max(bins - 1 - int(np.searchsorted(above, cut_high + step, side="left")), left)
+        if next_left - left > right - next_right:
+            cut_low, left = cut_low + step, max(left, next_left)
+        else:
+            cut_high, right = cut_high + step, min(right, next_right)
+        if (left, right) != found[-1] and right > left:
+            found.append((left, right))
+        if cut_low + cut_high + step > total:
+            break
+    return np.asarray(found, np.int64)
+
+
+def _hfmg_losses(mass: Doubles, edges: Doubles, ranges: npt.NDArray[np.int64]) -> Doubles:
+    """Squared error of each range, by the moments of the density up to every step's edges."""
+    density = mass / np.diff(edges)
+    moments = [
+        np.concatenate([[0.0], np.cumsum(density * np.diff(edges ** (power + 1)) / (power + 1))]) for power in range(3)
+    ]
+    losses = np.empty(len(ranges))
+    for number, (left, right) in enumerate(ranges):
+        width = (edges[right + 1] - edges[left]) / _HFMG_LEVELS
+        inner = edges[left] + width * np.arange(1, _HFMG_LEVELS)
+        # The first and the last level also stand for what lies outside.
+        points = np.concatenate([[edges[0]], inner, [edges[-1]]])
+        place = np.clip(np.searchsorted(edges, points, side="right") - 1, 0, mass.size - 1)
+        m0, m1, m2 = (
+            np.diff(moments[k][place] + density[place] * (points ** (k + 1) - edges[place] ** (k + 1)) / (k + 1))
+            for k in range(3)
+        )
+        centre = edges[left] + width * (np.arange(_HFMG_LEVELS) + 0.5)
+        losses[number] = np.sum(m2 - 2 * centre * m1 + centre * centre * m0)
+    return losses
 
 
 # ---------------------------------------------------------------------------------------------------- least squares
@@ -229,19 +308,27 @@ def _entropy(values: Doubles, counts: Doubles, histogram: Histogram, asymmetric:
 
 
 def _spread(magnitude: Doubles, counts: Doubles, end: float, bins: int) -> Doubles:
-    """Counts in ``bins`` equal bins of (0, end]; an FP16 code's count spreads over the interval that rounds to it."""
+    """Counts in ``bins`` equal bins of (0, end]."""
     order = np.argsort(magnitude, kind="stable")
     points, mass = magnitude[order], counts[order]
     keep = points > 0
-    points, mass = points[keep], mass[keep]
-    half = np.spacing(points.astype(np.float16)).astype(np.float64) / 2
+    return np.diff(_cumulative(points[keep], mass[keep], np.linspace(0, end, bins + 1)))
+
+
+def _cumulative(points: Doubles, mass: Doubles, grid: Doubles) -> Doubles:
+    """How many values lie below each point of ``grid``; an FP16 code's count spreads over what rounds to it.
+
+    Nothing lies outside the grid: counts that would spread over its ends stay inside.
+    """
+    half = np.abs(np.spacing(points.astype(np.float16))).astype(np.float64) / 2
     edges = np.concatenate([points - half, points + half])
     steps = np.concatenate([mass / (2 * half), -mass / (2 * half)])
     order = np.argsort(edges, kind="stable")
     edges, density = edges[order], np.cumsum(steps[order])
-    cumulative = np.concatenate([[0.0], np.cumsum(density[:-1] * np.diff(edges))])
-    grid = np.linspace(0, end, bins + 1)
-    return np.asarray(np.maximum(np.diff(np.interp(grid, edges, cumulative, left=0.0)), 0.0))
+    cumulative = np.concatenate([[0.0], np.cumsum(np.maximum(density[:-1], 0) * np.diff(edges))])
+    found = np.interp(grid, edges, cumulative, left=0.0)
+    found[0], found[-1] = 0.0, cumulative[-1]
+    return np.asarray(found)
 
 
 def _divergence(mass: Doubles, threshold: int, levels: int) -> float:

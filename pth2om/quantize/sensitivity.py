@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,22 +85,41 @@ def layer_errors(
 
     Memory holds one batch's activations of both (at most ``memory`` bytes a time), however many batches there are.
     """
-    twin, model = fake_quant(plan.deploy()), plan.model
     owner = {quantized.layer.output: name for name, quantized in plan.quantized.items()}
+    renamed = {tensor: plan.renamed.get(name, tensor) for tensor, name in owner.items()}
     sums = {tensor: _Sums() for tensor in owner}
     sessions: list[tuple[Any, Any, list[str]]] = []
     for number, batch in enumerate(feeds, 1):
         if not sessions:
-            for group in groups_by_memory(model, list(owner), batch, memory // 2):
-                pair = (open_session(model, outputs=group), open_session(twin, outputs=group))
-                sessions.append((*pair, group))
+            sessions = _side_by_side(plan, renamed, batch, memory)
         for reference, quantized, group in sessions:
-            wanted, got = run_session(reference, batch, group), run_session(quantized, batch, group)
+            wanted = run_session(reference, batch, group)
+            got = run_session(quantized, batch, [renamed[tensor] for tensor in group])
             for tensor in group:
-                sums[tensor].add(np.asarray(wanted.pop(tensor), np.float32), np.asarray(got.pop(tensor), np.float32))
+                other = got.pop(renamed[tensor])
+                sums[tensor].add(np.asarray(wanted.pop(tensor), np.float32), np.asarray(other, np.float32))
         if progress is not None:
             progress(number, None)
     return [LayerError(owner[tensor], tensor, one.sqnr_db, one.cosine, one.largest) for tensor, one in sums.items()]
+
+
+def _side_by_side(
+    plan: Plan, renamed: Mapping[str, str], batch: Feeds, memory: int
+) -> list[tuple[Any, Any, list[str]]]:
+    """Sessions of the float model and of its twin that hand back tensors, by groups that fit ``memory``.
+
+    ``renamed`` holds each tensor's name in the float model and in the twin. One model is let go before the next is
+    made: each holds all weights, and so does each session.
+    """
+    model = plan.model
+    groups = groups_by_memory(model, list(renamed), batch, memory // 2)
+    references = [open_session(model, outputs=group) for group in groups]
+    del model
+    twin = fake_quant(plan.deploy())
+    return [
+        (one, open_session(twin, outputs=[renamed[tensor] for tensor in group]), group)
+        for one, group in zip(references, groups, strict=True)
+    ]
 
 
 def own_effects(plan: Plan, feeds: Sequence[Feeds], progress: Progress | None = None) -> list[Effect]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +16,48 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of what a quantization makes; raised when it makes something else."""
 
-Activations = Literal["minmax", "percentile", "entropy", "mse", "ifmr"]
+Activations = Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"]
 Weights = Literal["arq", "mse"]
+
+
+@dataclass(frozen=True)
+class Ifmr:
+    """AMCT's ``ifmr_quantize``; the defaults are AMCT's.
+
+    Attributes:
+        start, end, step: the upper end of the range is multiplied by ``arange(start, end, step)``.
+        max_percentile, min_percentile: shares of the values that the range starts from, at either end.
+    """
+
+    start: float = 0.7
+    end: float = 1.3
+    step: float = 0.01
+    max_percentile: float = 0.999999
+    min_percentile: float = 0.999999
+
+
+@dataclass(frozen=True)
+class Override:
+    """Settings of some layers only.
+
+    Attributes:
+        changes: fields of `Settings` and their values for these layers.
+        layers: node names or `fnmatch` patterns.
+        kinds: operator types.
+    """
+
+    changes: Mapping[str, Any]
+    layers: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+    def concerns(self, name: str, kind: str) -> bool:
+        """Whether it is about the layer ``name`` of operator ``kind``."""
+        return kind in self.kinds or any(matches(name, pattern) for pattern in self.layers)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a node is meant: by its whole name, which may hold brackets, or by an `fnmatch` pattern."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 @dataclass(frozen=True)
@@ -27,50 +68,72 @@ class Settings:
         activations: algorithm for activation ranges.
         weights: algorithm for weight scales.
         asymmetric: whether activations have an offset.
+        per_channel: whether a convolution's weight has one scale per output channel.
         percentile: share of the values that ``percentile`` keeps.
+        ifmr: how ``ifmr`` searches.
+        bins: of the histogram that ``hfmg`` searches on.
+        overrides: other values for some layers; later ones win.
         skip: node names or `fnmatch` patterns that stay in floating point.
+        skip_types: operator types that stay in floating point.
         only: patterns; when given, nothing else is quantized.
         bias_correction: add to each bias the mean output that quantizing its layer takes away.
         equalize: cross-layer equalization of weight ranges before calibration.
         balance: even out the input channels of depth-wise convolutions: ``fold`` where that costs nothing at run
             time, ``insert`` also where it takes a Mul in the graph, ``off`` never.
         small_channels: quantize layers of at most 16 input channels too, for ``--enable_small_channel=1``.
-        average_pool: quantize AveragePool.
         memory: bytes of activations that one inference may hand back.
     """
 
     activations: Activations = "mse"
     weights: Weights = "mse"
     asymmetric: bool = True
+    per_channel: bool = True
     percentile: float = 0.9999
+    ifmr: Ifmr = Ifmr()
+    bins: int = 4096
+    overrides: tuple[Override, ...] = ()
     skip: tuple[str, ...] = ()
+    skip_types: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     bias_correction: bool = True
     equalize: bool = False
     balance: Literal["off", "fold", "insert"] = "insert"
     small_channels: bool = False
-    average_pool: bool = True
     memory: int = 256 << 20
 
     @classmethod
-    def from_spec(cls, table: spec.Quantize) -> Settings:
-        """The settings of a spec's ``[quantize]``."""
-        return cls(
-            activations=table.activations,
-            weights=table.weights,
-            asymmetric=table.asymmetric,
-            skip=table.skip,
-            only=table.only,
-            bias_correction=table.bias_correction,
-            equalize=table.equalize,
-            balance=table.balance,
+    def from_spec(cls, table: spec.Quantize, start: Settings | None = None) -> Settings:
+        """The settings of a spec's ``[quantize]``.
+
+        Args:
+            table: the spec's.
+            start: an AMCT configuration's wishes; they hold where the spec says nothing itself.
+        """
+        names = (
+            "activations",
+            "weights",
+            "asymmetric",
+            "skip",
+            "only",
+            "bias_correction",
+            "equalize",
+            "balance",
+            "small_channels",
         )
+        given = {name: getattr(table, name) for name in names if start is None or name in table.model_fields_set}
+        return replace(start or cls(), **given)
+
+    def of(self, name: str, kind: str) -> Settings:
+        """The settings of one layer: these, with the overrides that concern it."""
+        found = self
+        for override in self.overrides:
+            if override.concerns(name, kind):
+                found = replace(found, **override.changes)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, for a store key or a report."""
-        data = asdict(self)
-        data["skip"], data["only"] = list(self.skip), list(self.only)
-        return data
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)

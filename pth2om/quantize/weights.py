@@ -115,6 +115,8 @@ def quantize_layer(
     activation: Range,
     algorithm: WeightAlgorithm,
     shift: npt.NDArray[np.float64] | None = None,
+    *,
+    per_channel: bool | None = None,
 ) -> Quantized:
     """Quantize one layer's constants.
 
@@ -124,6 +126,7 @@ def quantize_layer(
         activation: the range of its input.
         algorithm: for the weight scales.
         shift: (channels_out,) added to the bias: bias correction.
+        per_channel: one weight scale per output channel; default what the layer's kind allows.
 
     Raises:
         QuantizeError: the integers do not fit INT32; the layer has to stay in floating point.
@@ -132,7 +135,7 @@ def quantize_layer(
         return Quantized(layer, activation, np.ones(1, np.float32), network)
     weight = np.asarray(network.array(layer.weight), np.float32)
     rows = layer.rows(weight)
-    scale = scales(rows, algorithm, layer.per_channel)
+    scale = scales(rows, algorithm, layer.per_channel if per_channel is None else per_channel)
     quantized = Quantized(layer, activation, scale, network)
     quantized.weight = layer.unrows(integers(rows, scale), weight).astype(np.int8)
     value = None if layer.bias is None else network.array(layer.bias)

@@ -13,6 +13,7 @@ from typing import get_args
 from pth2om import evidence
 from pth2om.errors import DataError
 from pth2om.evidence import GateRecord, Question, Record, RunRecord, StageRecord, Verdict
+from pth2om.language import Message
 from pth2om.session import Ground, Provenance
 
 QUESTIONS: tuple[Question, ...] = get_args(Question)
@@ -21,6 +22,9 @@ GROUNDS: tuple[Ground, ...] = ("host", "emulated", "double", "device")
 STAGES = ("checkpoint", "onnx", "clean", "quantized", "om")
 _BATCH_ONLY = re.compile(r"bs(\d+)")
 _BATCH = re.compile(r"-(bs\d+)(?:-|$)")
+_BUILD = re.compile(r"(.+-bs\d+)-.+")
+_OF_THE_OM: tuple[Question, ...] = ("preflight", "closeness", "accuracy", "latency", "robustness")
+"""What a variant answers with its OM; a pass of PyTorch against ONNX is no answer to it."""
 _WEAKEST_FIRST: tuple[Ground, ...] = ("double", "emulated", "host", "device")
 
 
@@ -59,6 +63,8 @@ class Card:
         stages: its own stages.
         shared_stages: stages of the model itself and of its batch size.
         heirs: how many cards inherit this one's gates.
+        origin: of another build of a variant (``int8-bs1-aipp``) the card of the variant itself, whose quantized
+            artifact it is compiled from; None where that has no card of its own.
     """
 
     model: str
@@ -69,6 +75,7 @@ class Card:
     stages: list[StageRecord] = field(default_factory=list)
     shared_stages: list[StageRecord] = field(default_factory=list)
     heirs: int = 0
+    origin: Card | None = None
 
     @property
     def batch(self) -> str | None:
@@ -86,9 +93,14 @@ class Card:
         """What each question came to, its model's own gates included; questions nobody asked are absent."""
         found: dict[Question, Answer] = {}
         for question in QUESTIONS:
-            gates = [gate for gate in (*self.shared, *self.gates) if gate.question == question]
-            if gates:
-                found[question] = _answer(gates)
+            own = [gate for gate in self.gates if gate.question == question]
+            shared = [gate for gate in self.shared if gate.question == question]
+            if self.variant and not self.batch and question in _OF_THE_OM:
+                own = _without_stand_ins(own)
+                if not any(gate.verdict == "passed" for gate in own):
+                    shared = [gate for gate in shared if gate.verdict in ("failed", "inconclusive")]
+            if own or shared:
+                found[question] = _answer([*shared, *own])
         return found
 
     @property
@@ -111,6 +123,15 @@ class Card:
     def grounds(self) -> set[Ground]:
         """All grounds its figures stand on."""
         return {gate.ground for gate in self.gates} | {stage.provenance.ground for stage in self.stages}
+
+    @property
+    def stand_in(self) -> Message | None:
+        """That random weights stand in for the model's, so that no figure of the card is the trained model's."""
+        for stage in (*self.shared_stages, *self.stages):
+            for finding in stage.findings:
+                if finding.rule == "checkpoint.seeded":
+                    return finding.message
+        return None
 
     @property
     def digests(self) -> dict[str, str]:
@@ -240,6 +261,7 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
     for stage in stages:
         for card in _cards_of(socs, stage.model, stage.variant, stage.provenance.soc):
             card.stages.append(stage)
+    _adopt(socs)
     _inherit(socs)
     counts = Counter((gate.verdict, gate.ground) for gate in gates)
     return Report(tuple(runs), tuple(_in_order(socs)), counts, folder)
@@ -284,6 +306,27 @@ def _cards_of(
     return [cards[soc]] if soc in cards else list(cards.values())
 
 
+def _adopt(socs: dict[tuple[str, str], dict[str | None, Card]]) -> None:
+    """Other builds know the variant they are made from; one that was not asked anything is no card, only its stages."""
+    only_built: set[tuple[str, str]] = set()
+    for (model, variant), builds in socs.items():
+        match = _BUILD.fullmatch(variant)
+        plain = socs.get((model, match[1])) if match else None
+        if match is None or plain is None:
+            continue
+        asked = any(card.gates for card in plain.values())
+        for soc, card in builds.items():
+            origin = plain.get(soc) or next(iter(plain.values()))
+            if asked:
+                card.origin = origin
+            else:
+                card.stages[:0] = origin.stages
+        if not asked:
+            only_built.add((model, match[1]))
+    for key in only_built:
+        del socs[key]
+
+
 def _inherit(socs: Mapping[tuple[str, str], Mapping[str | None, Card]]) -> None:
     for (model, variant), cards in socs.items():
         for parent in _parents(variant):
@@ -314,6 +357,14 @@ def _in_order(socs: Mapping[tuple[str, str], Mapping[str | None, Card]]) -> list
     return ordered
 
 
+def _without_stand_ins(gates: list[GateRecord]) -> list[GateRecord]:
+    """Gates without passes on the host, where what runs on an NPU was not measured: the twin does not answer for it."""
+    missing = any(gate.verdict == "not_measured" for gate in gates)
+    if not missing or any(gate.verdict == "passed" and gate.ground != "host" for gate in gates):
+        return gates
+    return [gate for gate in gates if gate.verdict != "passed"]
+
+
 def _answer(gates: Sequence[GateRecord]) -> Answer:
     # A figure without a limit is shown, not judged: PyTorch's latency does not answer for an OM that nobody timed.
     judged = [gate for gate in gates if gate.limit is not None or gate.verdict != "passed"]
@@ -337,19 +388,3 @@ def _stage_order(stage: StageRecord) -> int:
 def ordered_stages(stages: Iterable[StageRecord]) -> list[StageRecord]:
     """Stages from the checkpoint to the OM; unknown ones last."""
     return sorted(stages, key=_stage_order)
-
-
-def proving_command(run: RunRecord | None) -> tuple[str, ...] | None:
-    """The run's own pytest command, on the real toolchain; None where the run was no pytest run."""
-    if run is None or not run.command or not any("pytest" in Path(word).name for word in run.command[:3]):
-        return None
-    words: list[str] = []
-    skip = False
-    for word in run.command:
-        if skip:
-            skip = False
-        elif word == "--toolchain":
-            skip = True
-        elif not re.match(r"--toolchain=", word):
-            words.append(word)
-    return (*words, "--toolchain", "cann")

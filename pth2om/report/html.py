@@ -18,7 +18,7 @@ from markupsafe import Markup
 from pth2om import __version__
 from pth2om.evidence import Finding, GateRecord, StageRecord
 from pth2om.language import Language, Message
-from pth2om.report import figures, int8, plots, tables, wording
+from pth2om.report import cost, figures, int8, plots, tables, wording
 from pth2om.report.collect import (
     GROUNDS,
     QUESTIONS,
@@ -28,7 +28,6 @@ from pth2om.report.collect import (
     Report,
     leaves,
     ordered_stages,
-    proving_command,
     unproven_ground,
 )
 
@@ -97,6 +96,8 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
         f=figures,
         tables=tables,
         int8_of=int8.section,
+        costs_of=cost.costs,
+        calibration_of=int8.calibration,
         plots=plots,
         QUESTIONS=QUESTIONS,
         VERDICTS=VERDICTS,
@@ -179,12 +180,6 @@ class _Page:
         return "n", wording.both("headline-nothing")
 
     @functools.cached_property
-    def prove(self) -> str:
-        """The command that would prove what is unproven; empty where it is not known."""
-        command = proving_command(self.run)
-        return shlex.join(command) if command else ""
-
-    @functools.cached_property
     def socs(self) -> list[str]:
         """The SoCs that were asked for."""
         return sorted({card.soc for card in self.report.cards if card.soc})
@@ -222,6 +217,12 @@ class _Page:
                         seen.add(id(gate))
                         found.append((card, gate))
         return found
+
+    @functools.cached_property
+    def costs(self) -> list[tuple[Card, cost.Cost]]:
+        """What INT8 costs, by the card that tells it in full; the first hundred."""
+        rows = [(card, one) for cards in self.models.values() for card in cards for one in cost.costs(card.gates)]
+        return rows[:_MOST_LISTED]
 
     def first(self, entries: Sequence[Any]) -> Sequence[Any]:
         """As many as the top of the page lists."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ MOST_LAYERS = 400
 DRAWN_APART = ("proof", "errors", "layers", "pictures", "settings")
 """What the stage's record holds that this section shows in its own way."""
 
-_TWIN, _OM = "fake-quant", "om"
+_TWIN, _OM, _APART = "fake-quant", "om", "apart"
+_SIDES = {"onnx~fake-quant": _TWIN, "onnx~om": _OM, "fake-quant~om": _APART}
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,36 @@ class Level:
         metric: which figure.
         twin: gate of the fake-quant twin, or None.
         om: gate of the OM, or None.
+        apart: gate of the OM against the twin: the NPU's arithmetic alone; or None.
     """
 
     name: str
     metric: str
     twin: GateRecord | None
     om: GateRecord | None
+    apart: GateRecord | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the ranges come from.
+
+    Attributes:
+        dataset: its name; empty when unknown.
+        images: how many, or None.
+        digest: sha256 of what was fed; empty when unknown.
+        scored: whether accuracy is measured on the same images.
+        random: whether they were random numbers, no images at all: no figure means anything then.
+        activations, weights: the algorithms; empty when unknown.
+    """
+
+    dataset: str
+    images: int | None
+    digest: str
+    scored: bool
+    random: bool
+    activations: str
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -81,12 +107,15 @@ class Int8:
     """The INT8 section of a card.
 
     Attributes:
-        layers: in graph order; empty where the stage is in another card.
+        layers: in graph order; empty where they are in another card.
+        origin: the card that shows the layers instead; None where this one does.
         more: how many further layers the evidence holds.
         pictures: of the worst layers, the worst first.
         levels: figures of the mathematical and of the NPU's level side by side.
         checkpoint: the gate of the FP32 checkpoint, or None.
-        facts: dataset, images, algorithms: what was calibrated, as words.
+        calibration: what the ranges come from, or None.
+        floating: why layers stay in floating point -> their names, in graph order.
+        integers: how far the fake-quant model and integer arithmetic are apart, counted; empty when not measured.
     """
 
     layers: tuple[Layer, ...]
@@ -94,7 +123,10 @@ class Int8:
     pictures: tuple[Picture, ...]
     levels: tuple[Level, ...]
     checkpoint: GateRecord | None
-    facts: Mapping[str, str]
+    calibration: Calibration | None
+    floating: tuple[tuple[Message | None, tuple[str, ...]], ...]
+    integers: Mapping[str, int]
+    origin: Card | None = None
 
     @property
     def count(self) -> int:
@@ -104,18 +136,74 @@ class Int8:
 
 def section(card: Card) -> Int8 | None:
     """What the card shows of INT8; None where it is about none."""
-    stage = next((one for one in card.stages if one.stage == "quantized"), None)
+    stage = _stage(card)
     levels = _levels(card.gates)
     checkpoint = next((gate for gate in card.gates if gate.check.startswith("fp32-checkpoint/")), None)
-    if stage is None and checkpoint is None and not any(level.twin for level in levels):
+    origin = card.origin if stage is None and card.origin is not None and _stage(card.origin) else None
+    if stage is None and origin is None and checkpoint is None and not any(level.twin for level in levels):
         return None
     details = stage.details if stage is not None else {}
     rows = [row for row in _rows(details.get("layers")) if isinstance(row.get("name"), str)]
     outputs = {row.get("layer"): number(row.get("sqnr_db")) for row in _rows(details.get("errors"))}
-    layers = tuple(_layer(row, outputs) for row in rows[:MOST_LAYERS])
+    every = [_layer(row, outputs) for row in rows]
     return Int8(
-        layers, max(0, len(rows) - len(layers)), tuple(_pictures(details)), tuple(levels), checkpoint, _facts(stage)
+        tuple(every[:MOST_LAYERS]),
+        max(0, len(every) - MOST_LAYERS),
+        tuple(_pictures(details)),
+        tuple(levels),
+        checkpoint,
+        calibration(card),
+        _floating(every),
+        _integers(card.gates),
+        origin,
     )
+
+
+def calibration(card: Card) -> Calibration | None:
+    """What the ranges of a card's INT8 model come from; None where no record says."""
+    stage = _stage(card) or (_stage(card.origin) if card.origin is not None else None)
+    if stage is None:
+        return None
+    settings = stage.details.get("settings")
+    settings = settings if isinstance(settings, Mapping) else {}
+    images = number(stage.details.get("images"))
+    words = {
+        name: value if isinstance(value, str) else ""
+        for name, value in (
+            ("dataset", stage.details.get("dataset")),
+            ("digest", stage.details.get("calibration_digest")),
+            ("activations", settings.get("activations")),
+            ("weights", settings.get("weights")),
+        )
+    }
+    rules = {finding.rule for finding in stage.findings}
+    return Calibration(
+        images=None if images is None or not math.isfinite(images) else int(images),
+        scored="pipeline.calibrated-on-scored" in rules,
+        random=stage.details.get("random_calibration") is True or "quantize.random-calibration" in rules,
+        **words,
+    )
+
+
+def _stage(card: Card) -> StageRecord | None:
+    return next((one for one in card.stages if one.stage == "quantized"), None)
+
+
+def _integers(gates: Sequence[GateRecord]) -> dict[str, int]:
+    gate = next((one for one in gates if one.check.startswith("quantized/twin-")), None)
+    if gate is None:
+        return {}
+    counts = {name: number(gate.details.get(name)) for name in ("differing", "values", "exact", "layers")}
+    found = {name: int(value) for name, value in counts.items() if value is not None and math.isfinite(value)}
+    return found if len(found) == len(counts) else {}
+
+
+def _floating(layers: Sequence[Layer]) -> tuple[tuple[Message | None, tuple[str, ...]], ...]:
+    groups: dict[str, tuple[Message | None, list[str]]] = {}
+    for layer in layers:
+        if not layer.int8:
+            groups.setdefault(repr(layer.reason), (layer.reason, []))[1].append(layer.name)
+    return tuple((reason, tuple(names)) for reason, names in groups.values())
 
 
 def _layer(row: Mapping[str, Any], outputs: Mapping[Any, float | None]) -> Layer:
@@ -153,34 +241,22 @@ def _pictures(details: Mapping[str, Any]) -> list[Picture]:
     return found[:6]
 
 
-def _facts(stage: StageRecord | None) -> dict[str, str]:
-    if stage is None:
-        return {}
-    settings = stage.details.get("settings")
-    settings = settings if isinstance(settings, Mapping) else {}
-    named = {
-        "dataset": stage.details.get("dataset"),
-        "images": stage.details.get("images"),
-        "activations": settings.get("activations"),
-        "weights": settings.get("weights"),
-    }
-    return {name: str(value) for name, value in named.items() if isinstance(value, str | int)}
-
-
 def _levels(gates: Sequence[GateRecord]) -> list[Level]:
     """Figures that both the fake-quant twin and the OM have, or one of them."""
     found: dict[tuple[str, str], dict[str, GateRecord]] = {}
     for gate in gates:
         parts = gate.check.split("/")
         if "~" in parts[0] and len(parts) >= 3:
-            left, _, right = parts[0].partition("~")
-            if left == "onnx" and right in (_TWIN, _OM) and parts[-1] != "new_nonfinite":
-                found.setdefault(("/".join(parts[1:-1]), parts[-1]), {})[right] = gate
+            side = _SIDES.get(parts[0])
+            if side is not None and parts[-1] != "new_nonfinite":
+                found.setdefault(("/".join(parts[1:-1]), parts[-1]), {})[side] = gate
         elif parts[0] in (_TWIN, _OM) and parts[-1] in ("drop", "agreement"):
             name = gate.details.get("dataset")
             found.setdefault((name if isinstance(name, str) else "", "/".join(parts[1:])), {})[parts[0]] = gate
     return [
-        Level(name, metric, pair.get(_TWIN), pair.get(_OM)) for (name, metric), pair in found.items() if _TWIN in pair
+        Level(name, metric, pair.get(_TWIN), pair.get(_OM), pair.get(_APART))
+        for (name, metric), pair in found.items()
+        if _TWIN in pair or _APART in pair
     ]
 
 

@@ -14,6 +14,7 @@ from pth2om.evidence import GateRecord
 from pth2om.language import Language, Message, Value
 from pth2om.report import figures, wording
 from pth2om.report.collect import QUESTIONS, Card, Report, leaves, unproven_ground
+from pth2om.report.cost import costs
 from pth2om.report.tables import Score, Speed, scores, speeds
 
 _MOST_FAILURES = 200
@@ -43,6 +44,7 @@ def render_markdown(report: Report, language: Language) -> str:
         write.line(write.say("headline-nothing"))
     if report.emulated:
         write.line(write.say("emulated-notice" if report.emulated_only else "emulated-notice-partly"))
+    _costs(write, report)
     for model, cards in report.models.items():
         _model(write, model, leaves(cards))
     write.line(write.say("md-notes"))
@@ -73,11 +75,21 @@ class _Writer:
         return _escaped(wording.name_in(kind, word, self.language))
 
 
-def _escaped(value: object) -> str:
+def _escaped(value: object, most: int = 200) -> str:
     """Text that cannot break out of a Markdown cell, become HTML or form a link."""
-    text = figures.short(value, 200).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = figures.short(value, most).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"[\r\n\t]+", " ", text)
     return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", text)
+
+
+def _costs(write: _Writer, report: Report) -> None:
+    found = [one for cards in report.models.values() for card in cards for one in costs(card.gates)]
+    if not found:
+        return
+    write.line(f"## {write.say('cost')}")
+    for one in found[:_MOST_FAILURES]:
+        write.line(_escaped(one.line(write.language), 600))
+    write.line(write.say("cost-note"))
 
 
 def _model(write: _Writer, model: str, cards: Sequence[Card]) -> None:

@@ -10,7 +10,7 @@ from pth2om.evidence import GateRecord
 from pth2om.report.collect import VERDICTS, Card
 from pth2om.report.figures import number, text
 
-PAIRS = ("torch~onnx", "onnx~fake-quant", "onnx~om", "torch~om")
+PAIRS = ("torch~onnx", "onnx~fake-quant", "fake-quant~om", "onnx~om", "torch~om", "plain~aipp")
 METRICS = (
     "cosine",
     "relative_l2",
@@ -28,7 +28,7 @@ METRICS = (
 )
 _MOST_DISAGREEMENTS = 200
 _COLUMNS = ("file", "image", "label", "reference", "candidate", "lost", "false_alarms")
-_NO_METRIC = ("torch", "onnx", "om", "fake-quant", "drop", "expected", "score")
+_NO_METRIC = ("torch", "onnx", "om", "fake-quant", "int8-weights", "drop", "expected", "score")
 _MOSTLY_ZERO = ("equal", "lost_nonfinite")
 _WORST_FIRST = ("failed", "inconclusive", "not_measured", "passed")
 

@@ -150,6 +150,47 @@ def test_entropy_really_searches():
     assert 3 < chosen.highest < 15
 
 
+def hfmg_by_definition(x, bins):
+    """HFMG as AMCT describes it, on the raw values: ranges by cutting bins, errors integrated numerically."""
+    mass, edges = np.histogram(x, bins)
+    step = max(np.ceil(x.size / 1e5), 1)
+    left, right, low, high = 0, bins - 1, 0, 0
+    ranges_seen = [(0, bins - 1)]
+    while right - left > np.ceil(bins / 4):
+        a, b = left, right
+        while mass[: a + 1].sum() < low + step:
+            a += 1
+        while mass[b:].sum() < high + step:
+            b -= 1
+        if a - left > right - b:
+            left, low = a, low + step
+        else:
+            right, high = b, high + step
+        if (left, right) != ranges_seen[-1]:
+            ranges_seen.append((left, right))
+    fine = 50
+    points = (np.arange(bins * fine) + 0.5) / fine * (edges[1] - edges[0]) + edges[0]
+    weight = np.repeat(mass / fine, fine)
+    losses = []
+    for left, right in ranges_seen:
+        width = (edges[right + 1] - edges[left]) / 256
+        level = np.clip(np.floor((points - edges[left]) / width), 0, 255)
+        losses.append(np.dot((points - edges[left] - (level + 0.5) * width) ** 2, weight))
+    return {(edges[left], edges[right + 1]): loss for (left, right), loss in zip(ranges_seen, losses, strict=True)}
+
+
+@pytest.mark.parametrize("name", ["relu", "normal", "outliers", "silu"])
+def test_hfmg_is_amcts(name):
+    x = tensors()[name].astype(np.float32)[:40_000]
+    losses = hfmg_by_definition(x, 512)
+    chosen = ranges.search(observed(x), "hfmg", bins=512)
+    low, high = min(losses, key=losses.get)
+    width = (x.max() - x.min()) / 512
+    # Counts are by FP16 code, so a cut may fall one bin beside that of the raw values.
+    assert abs(chosen.scale * 255 - (max(high, 0) - min(low, 0))) < 3 * width, (chosen, low, high)
+    assert len(losses) > 3, "there was something to choose from"
+
+
 def test_symmetric_rule_of_127_and_128():
     assert ranges.from_limits(-1, 2, False) == ranges.Range(np.float32(2 / 127), 0)
     assert ranges.from_limits(-2, 1, False) == ranges.Range(np.float32(2 / 128), 0)

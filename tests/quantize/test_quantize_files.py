@@ -431,9 +431,15 @@ def test_our_records_and_configurations_are_amcts(tmp_path):
     assert records["a/b"].scale_w == (1e-3, 1.0, 2.0)
     path.write_text(render_records(records))
     assert read_records(path) == records
-    path.write_text(config_text(Settings(skip=("a",)), 4))
+    path.write_text(
+        config_text(Settings(skip=("a*",), only=("*1", "*3")), 4, [("a1", "Conv"), ("b2", "Conv"), ("b3", "Gemm")])
+    )
     config = read_config(path)
-    assert (config.batch_num, config.skip, config.algorithm) == (4, ("a",), "ifmr")
+    assert (config.batch_num, config.skip) == (4, ("a1", "b2")), "AMCT knows names, not patterns"
+    assert config.settings()[0].ifmr == Settings().ifmr
+    path.write_text(config_text(Settings(activations="hfmg", bins=2048), 1))
+    again, _ = read_config(path).settings()
+    assert (again.activations, again.bins) == ("hfmg", 2048)
 
 
 @pytest.mark.parametrize(

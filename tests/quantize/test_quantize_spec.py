@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from pth2om import spec as specs
-from pth2om.errors import QuantizeError
+from pth2om.errors import Absent, QuantizeError, SpecError
 from pth2om.pipeline import Pipeline, Settings
 from pth2om.store import Store
 
@@ -190,6 +190,18 @@ def test_the_bundled_detector_calibrates_on_pictures_that_are_not_scored(reposit
         assert not np.array_equal(calibration.image(index), shapes["draw"]("held-out", index)[0])
 
 
+def test_the_bundled_digits_calibrate_on_digits_that_are_not_scored(repository):
+    from pth2om.data import open_dataset
+
+    spec = specs.load(repository / "models" / "convmixer-digits")
+    assert spec.quantize.dataset not in [entry.name for entry in spec.datasets]
+    calibration = open_dataset(spec.quantize.dataset, calib_root=repository / "calib")
+    scored = open_dataset("digits", calib_root=repository / "calib")
+    assert len(calibration) == spec.quantize.images == 64
+    held_out = {scored.image(index).tobytes() for index in range(len(scored))}
+    assert not any(calibration.image(index).tobytes() in held_out for index in range(64))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_real_checkpoint_of_re_parameterized_blocks_carries_int8_weights(repository, tmp_path):
     import torch
@@ -241,3 +253,134 @@ def test_a_real_checkpoint_of_re_parameterized_blocks_carries_int8_weights(repos
         got = net(torch.from_numpy(images[2]["image"])).numpy()
     assert np.linalg.norm(got - wanted) <= 2e-6 * np.linalg.norm(wanted)
     assert np.linalg.norm(plain - wanted) > 1e-4 * np.linalg.norm(wanted), "the weights did change"
+
+
+AMCT = '''#!{python}
+"""A stand-in for amct_onnx: takes the options of its calibration command, and reads the data as it does."""
+import argparse, sys
+from pathlib import Path
+import numpy as np
+from pth2om.quantize import quantize
+from pth2om.quantize.amct_config import read_config
+
+parser = argparse.ArgumentParser(allow_abbrev=True)
+parser.add_argument("verb", choices=["calibration"])
+for name in ("model", "save_path", "input_shape", "data_dir", "data_types", "calibration_config"):
+    parser.add_argument("--" + name, required=True)
+parser.add_argument("--batch_num", type=int, default=1)
+a = parser.parse_args()
+entries = [entry.rsplit(":", 1) for entry in a.input_shape.split(";")]
+names, shapes = [name for name, _ in entries], [[int(size) for size in shape.split(",")] for _, shape in entries]
+folders, dtypes = a.data_dir.split(";"), a.data_types.split(";")
+assert len(names) == len(folders) == len(dtypes)
+def batches():
+    files = [sorted(Path(f).iterdir(), key=lambda p: p.name) for f in folders]
+    assert all(len(f) >= a.batch_num for f in files), "fewer files than batch_num"
+    for row in list(zip(*files))[: a.batch_num]:
+        yield {{n: np.fromfile(p, d).reshape(s) for n, p, d, s in zip(names, row, dtypes, shapes)}}
+settings, _ = read_config(Path(a.calibration_config)).settings()
+out = Path(a.save_path)
+quantize(Path(a.model), batches(), settings, out.parent, prefix=out.name)
+print("amct_onnx was here")
+'''
+
+
+@pytest.fixture
+def amct_onnx(tmp_path, monkeypatch):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "amct_onnx").write_text(AMCT.format(python=sys.executable))
+    (folder / "amct_onnx").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a first line that names Python")
+def test_amct_onnx_quantizes_where_a_spec_says_so(root, amct_onnx):
+    built = pipeline(root, tool="amct_onnx", images=6, skip=("head",)).quantized(1)
+    details = built.record.details
+    assert details["quantized_by"] == "amct_onnx"
+    assert "--batch_num 6" in details["command"]
+    assert {name: layer["int8"] for name, layer in layers(built).items()} == {
+        "stem": False,
+        "body": True,
+        "head": False,
+    }
+    assert [error["layer"] for error in details["errors"]] == ["body"], "errors are measured against the float model"
+    assert [proof["layer"] for proof in details["proof"]] == ["body"]
+    assert (details["images"], details["calibration_digest"] != "") == (6, True)
+    assert sorted(path.name for path in built.artifact.path.iterdir() if path.suffix == ".onnx") == [
+        "deploy.onnx",
+        "fake_quant.onnx",
+    ]
+    run = pipeline(root, tool="amct_onnx", images=6, skip=("head",))
+    assert run.om(run.spec.variants[0]).record.provenance.ground == "emulated"
+
+
+def test_without_amct_onnx_its_row_is_not_measured(root, monkeypatch):
+    monkeypatch.setenv("PATH", str(root))
+    with pytest.raises(Absent, match="amct_onnx"):
+        pipeline(root, tool="amct_onnx").quantized(1)
+
+
+def test_a_spec_may_bring_bins_and_an_amct_configuration(root):
+    from pth2om.quantize.bins import write_bins
+
+    g = np.random.default_rng(1)
+    batches = [{"x": g.random((1, 3, 16, 16), dtype=np.float32)} for _ in range(12)]
+    write_bins(batches, root / "models" / "tiny" / "bins")
+    (root / "models" / "tiny" / "q.cfg").write_text('skip_layers : "head"\ncommon_config : { hfmg_quantize : { } }')
+    built = pipeline(root, bins=("bins",), config="q.cfg", images=10).quantized(1)
+    details = built.record.details
+    assert (details["images"], details["dataset"]) == (10, "bins")
+    assert details["settings"]["activations"] == "hfmg"
+    assert [name for name, layer in layers(built).items() if layer["int8"]] == ["body"]
+    (root / "models" / "tiny" / "q.cfg").write_text('skip_layers : "body"')
+    again = pipeline(root, bins=("bins",), config="q.cfg", images=10).quantized(1)
+    assert [name for name, layer in layers(again).items() if layer["int8"]] == ["head"], "the file's content counts"
+    (next((root / "models" / "tiny" / "bins").glob("*.bin"))).write_bytes(b"")
+    with pytest.raises(QuantizeError, match="bins"):
+        pipeline(root, bins=("bins",)).quantized(1)
+
+
+@pytest.mark.parametrize("role", ["deploy", "qdq"])
+def test_a_model_that_is_quantized_already_goes_straight_on(root, role):
+    from pth2om.quantize import Settings as QuantizeSettings
+    from pth2om.quantize import quantize
+
+    folder = root / "models" / "tiny"
+    g = np.random.default_rng(1)
+    feeds = [{"x": g.random((1, 3, 16, 16), dtype=np.float32)} for _ in range(4)]
+    source = pipeline(root).onnx(1).file
+    made = quantize(source, feeds, QuantizeSettings(skip=("head",)), root / "made").files[role]
+    made.rename(folder / "int8.onnx")
+    run = pipeline(root, onnx="int8.onnx")
+    built = run.quantized(1)
+    assert [name for name, layer in layers(built).items() if layer["int8"]] == ["body"]
+    assert built.record.details["dataset"] == "", "nothing is calibrated"
+    assert run.om(run.spec.variants[0]).record.provenance.ground == "emulated"
+    with pytest.raises(Absent, match=r"other\.onnx"):
+        pipeline(root, onnx="other.onnx").quantized(1)
+
+
+def test_random_calibration_is_forced_and_said(root):
+    (root / "calib" / "dots" / "dots.npz").unlink()
+    with pytest.raises(Absent):
+        pipeline(root).quantized(1)
+    built = pipeline(root, random=True).quantized(1)
+    (found,) = [finding for finding in built.record.findings if finding.rule == "quantize.random-calibration"]
+    assert found.severity == "error"
+    assert built.record.details["random_calibration"]
+    kept = {entry.key: entry.value for entry in onnx.load(built.file).metadata_props}
+    assert "random" in kept["pth2om.calibration"]
+
+
+@pytest.mark.parametrize(
+    "table",
+    ['tool = "amct_onnx"\nonnx = "a.onnx"', 'onnx = "a.onnx"\nmax_drop = 1.0', 'bins = ["b"]\ndataset = "dots"'],
+)
+def test_contradictions_in_a_spec_are_told(root, table):
+    path = root / "models" / "tiny" / "model.toml"
+    path.write_text(path.read_text() + table)
+    with pytest.raises(SpecError, match=r"model\.toml"):
+        specs.load(path.parent)

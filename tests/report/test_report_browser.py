@@ -93,8 +93,8 @@ def test_nothing_is_wider_than_a_phone(browser):
 
 def test_commands_are_copied_as_they_are(browser):
     browser.run("document.querySelectorAll('pre.cmd .copy').length")
-    text = browser.run("document.querySelector('pre.cmd code').textContent")
-    assert text.endswith("--data-dir '/data/my models' --toolchain cann")
+    text = browser.run("document.querySelector('#environment pre.cmd code').textContent")
+    assert text.endswith("--data-dir '/data/my models'")
 
 
 def test_hostile_evidence_runs_nothing(browser, small, tmp_path):

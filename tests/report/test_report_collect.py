@@ -10,7 +10,7 @@ from pth2om import evidence
 from pth2om.errors import DataError
 from pth2om.evidence import GateRecord, Limit
 from pth2om.report import collect, load
-from pth2om.report.collect import leaves, proving_command
+from pth2om.report.collect import leaves
 from pth2om.report.tables import closeness, others, scores, speeds
 
 
@@ -149,11 +149,39 @@ def test_a_record_that_no_run_writes_is_named(factory, tmp_path, name, value):
         load(tmp_path)
 
 
-def test_what_would_prove_it_is_the_same_command_on_the_real_toolchain(factory):
-    run = factory.run_record()
-    assert proving_command(run)[-2:] == ("--toolchain", "cann")
-    for words in (("--toolchain", "emulator"), ("--toolchain=emulator",)):
-        again = dataclasses.replace(run, command=("python", "-m", "pytest", *words, "-k", "x"))
-        assert proving_command(again) == ("python", "-m", "pytest", "-k", "x", "--toolchain", "cann")
-    assert proving_command(dataclasses.replace(run, command=("pth2om", "check", "x.onnx"))) is None
-    assert proving_command(None) is None
+def test_a_pass_of_onnx_does_not_answer_for_an_om_nobody_ran(factory):
+    """Twin and ONNX pass on the host; the OM was not measured, so its question is not answered by them."""
+    limit = Limit(">=", 0.99)
+
+    def close(variant, pair, verdict="passed", value=0.9999, made=factory.HOST):
+        measured = None if verdict == "not_measured" else value
+        return factory.gate("net", variant, "closeness", f"{pair}/y/cosine", measured, limit, verdict, made)
+
+    onnx = close("bs1", "torch~onnx")
+    absent = close("int8-bs1-aipp", "onnx~om", "not_measured")
+    twin = close("int8-bs1-aipp", "onnx~fake-quant")
+    om = close("int8-bs1-aipp", "onnx~om", made=factory.EMULATOR)
+
+    def answer(*gates):
+        return card(collect(gates), "net-int8-bs1-aipp").answers.get("closeness")
+
+    assert answer(onnx, absent).verdict == "not_measured"
+    assert answer(onnx, twin, absent).verdict == "not_measured"
+    assert answer(onnx, om, absent).verdict == "passed"
+    assert answer(onnx, om).unproven
+    # Nobody asked for the OM: not a tick either. What is wrong is said all the same.
+    assert answer(onnx, factory.stage("net", "int8-bs1-aipp", "om", factory.EMULATOR)) is None
+    assert answer(dataclasses.replace(onnx, verdict="failed", measured=0.1), absent).verdict == "failed"
+    assert card(collect([onnx]), "net-bs1").answers["closeness"].verdict == "passed"
+
+
+def test_stages_of_a_variant_nobody_asked_are_shown_by_what_is_built_from_them(factory):
+    stage = factory.stage("net", "int8-bs1", "quantized")
+    gate = factory.gate("net", "int8-bs1-aipp", "quantization", "quantized/findings", 0.0, Limit("==", 0), "passed")
+    (one,) = collect([stage, gate]).cards
+    assert (one.name, one.origin, one.stages) == ("net-int8-bs1-aipp", None, [stage])
+    plain = dataclasses.replace(gate, variant="int8-bs1")
+    report = collect([stage, gate, plain])
+    build = card(report, "net-int8-bs1-aipp")
+    assert build.origin is card(report, "net-int8-bs1")
+    assert (build.stages, build.origin.stages) == ([], [stage])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
-from pth2om.evidence import Limit
+from pth2om.evidence import Finding, Limit
 from pth2om.language import Message
-from pth2om.report import collect, int8, plots
+from pth2om.report import collect, cost, int8, plots
 from pth2om.report.html import Links, render_html
+from pth2om.report.markdown import render_markdown
 
 LAYERS = [
     {
@@ -44,6 +46,8 @@ DETAILS = {
     "settings": {"activations": "mse", "weights": "arq"},
     "dataset": "cifar10_249",
     "images": 32,
+    "calibration_digest": "ba3d" * 16,
+    "random_calibration": False,
     "proof": [],
 }
 
@@ -67,7 +71,11 @@ def records(factory):
         "passed",
         details={"path": path},
     )
-    return [factory.stage("net", "int8-bs1", "quantized", details=DETAILS), *close, way_back]
+    counts = {"differing": 0, "values": 10, "exact": 1, "layers": 1}
+    equal = factory.gate(
+        "net", "int8-bs1", "quantization", "quantized/twin-differing", 0.0, Limit("==", 0), "passed", details=counts
+    )
+    return [factory.stage("net", "int8-bs1", "quantized", details=DETAILS), *close, equal, way_back]
 
 
 def card_of(records):
@@ -88,7 +96,8 @@ def test_layers_levels_and_the_way_back(records) -> None:
     assert (level.name, level.metric) == ("scores", "cosine")
     assert (level.twin.measured, level.om.measured) == (0.9985, 0.9971)
     assert found.pictures[0].span == (0.0, 4.0)
-    assert found.facts == {"dataset": "cifar10_249", "images": "32", "activations": "mse", "weights": "arq"}
+    assert found.calibration == int8.Calibration("cifar10_249", 32, "ba3d" * 16, False, False, "mse", "arq")
+    assert [(reason.key, names) for reason, names in found.floating] == [("quantize.left-float", ("/conv1/Conv",))]
 
 
 def test_the_page_shows_them(records) -> None:
@@ -106,11 +115,91 @@ def test_the_page_shows_them(records) -> None:
         "/store/quantized/abc/int8_as_fp32.pth",
         "the loss of the activations is not in its score",
         "激活仍为 FP32",
+        "the same 10 output values, bit for bit",
+        "In 1 of 1 INT8 layers",
     ):
         assert text in page, text
     # The raw dump of the stage's details does not repeat what the section draws.
     assert "errors" not in re.findall(r"<td class=soft>([^<]*)", page)
     assert "sqnr_db" not in page
+
+
+def test_layers_are_shown_once_and_linked_from_the_other_build(records, factory) -> None:
+    aipp = factory.gate(
+        "net", "int8-bs1-aipp", "closeness", "onnx~om/scores/cosine", 0.997, Limit(">=", 0.99), "passed",
+        factory.EMULATOR,
+    )  # fmt: skip
+    report = collect([*records, aipp])
+    build = next(card for card in report.cards if card.variant == "int8-bs1-aipp")
+    found = int8.section(build)
+    assert found is not None
+    assert found.layers == ()
+    assert found.origin.name == "net-int8-bs1"
+    assert found.calibration.images == 32
+    page = render_html(report, "en", Links())
+    assert page.count("All candidate layers") == 1
+    assert re.search(r'Compiled from the same INT8 model.*<a href="#c\d+">net-int8-bs1</a>', page, re.DOTALL)
+    # Only the build with AIPP was asked for: the layers are in its own card.
+    alone = collect([records[0], aipp])
+    assert [card.name for card in alone.cards] == ["net-int8-bs1-aipp"]
+    assert int8.section(alone.cards[0]).layers
+
+
+def test_what_calibrated_is_said(records, factory) -> None:
+    finding = Finding("pipeline.calibrated-on-scored", "info", Message("pipeline.calibrated-on-scored"))
+    scored = factory.stage("net", "int8-bs1", "quantized", details=DETAILS, findings=(finding,))
+    drop = factory.gate(
+        "net", "int8-bs1", "accuracy", "om/top1/drop", 0.1, Limit("<=", 1), "passed", factory.EMULATOR,
+        details={"dataset": "cifar10_249", "reference": 90.0, "candidate": 89.9, "images": 249}, interval=(-0.1, 0.4),
+    )  # fmt: skip
+    page = render_html(collect([scored, drop]), "en", Links())
+    assert "among the scored ones" in page
+    assert "may flatter it" in page
+    assert "ba3d" * 4 in page
+    assert "may flatter it" not in render_html(collect(records), "en", Links())
+    random = factory.stage("net", "int8-bs1", "quantized", details={**DETAILS, "random_calibration": True})
+    page = render_html(collect([random, drop]), "en", Links())
+    assert "Calibrated on random numbers, not on data" in page
+    assert "random numbers: no figure means anything" in page
+    assert "Calibrated on 32 images" not in page
+
+
+def test_what_int8_costs_comes_first(factory) -> None:
+    def gate(side, candidate, made=factory.HOST, variant="int8-bs1"):
+        details = {"dataset": "dots", "reference": 90.25, "candidate": candidate, "images": 200, "images_needed": 300}
+        found = factory.gate(
+            "net", variant, "accuracy", f"{side}/top1/drop", 90.25 - candidate, Limit("<=", 1), "inconclusive", made,
+            unit="points", details=details, interval=(-0.5, 1.5),
+        )  # fmt: skip
+        return dataclasses.replace(found, soc=factory.SOC)
+
+    gates = [gate("fake-quant", 89.75), gate("om", 89.5, factory.EMULATOR), gate("int8-weights", 90.0)]
+    reason = Message("pipeline.weights-absent", {"file": "other.pth", "model": "net"})
+    unknown = factory.gate("net", "int8-bs4", "accuracy", "accuracy/x", None, None, "not_measured", message=reason)
+    first, second = cost.costs([*gates, unknown])
+    assert (first.reference, first.score(first.weights), first.score(first.twin), first.score(first.om)) == (
+        90.25,
+        90.0,
+        89.75,
+        89.5,
+    )
+    line = first.line("en")
+    for words in ("net-int8-bs1 +0.75 points of top1", "-0.50 to +1.50", "about 300 images", "unproven"):
+        assert words in line
+    assert "other.pth" in second.line("en")
+    (alone,) = cost.costs(gates[:1])
+    assert "no OM" in alone.line("en")
+    assert cost.costs([gate("om", 89.5, variant="fp16-bs1")]) == []
+    # As prose in results.md, in its own language throughout.
+    report = collect([*gates, unknown])
+    assert "## What INT8 costs" in render_markdown(report, "en")
+    chinese = render_markdown(report, "zh")
+    assert "约需 300 张图片" in chinese
+    assert "未经证实）" in chinese
+    assert "emulated" not in chinese
+    page = render_html(report, "en", Links())
+    assert page.index("What INT8 costs") < page.index("Models and questions")
+    assert "about 300 images would settle it" in page
 
 
 def test_a_card_without_int8_has_no_section(small) -> None:

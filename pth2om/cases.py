@@ -1,0 +1,138 @@
+"""What the tests of an acceptance run are about: one case per model, variant, batch size or dataset, as they ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pth2om.errors import SpecError
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pth2om.evidence import Question
+    from pth2om.spec import Dataset, Spec, Variant
+
+QUESTIONS = ("checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one test is about: a model, and maybe one variant, batch size or dataset of it.
+
+    Attributes:
+        folder: the model's folder.
+        spec: None when the spec is wrong; then `error` says why.
+    """
+
+    folder: Path
+    spec: Spec | None
+    error: SpecError | None = None
+    variant: Variant | None = None
+    batch: int | None = None
+    dataset: Dataset | None = None
+
+    @property
+    def id(self) -> str:
+        """``yolov6lite-fp16-bs1``."""
+        parts = [self.folder.name]
+        if self.variant is not None:
+            parts.append(self.variant.name)
+        elif self.batch is not None:
+            parts.append(f"bs{self.batch}")
+        if self.dataset is not None and self.spec is not None and len(self.spec.datasets) > 1:
+            parts.append(self.dataset.name)
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which variants a run asks for; an empty set asks for all.
+
+    Attributes:
+        precisions: ``--precision``.
+        batches: ``--batch``.
+    """
+
+    precisions: frozenset[str] = frozenset()
+    batches: frozenset[int] = frozenset()
+
+    def has(self, precision: str | None, batch: int) -> bool:
+        """Whether a variant is asked for; ``precision`` None: whether its batch size is."""
+        return (precision is None or not self.precisions or precision in self.precisions) and (
+            not self.batches or batch in self.batches
+        )
+
+
+def read_cases(models: Path) -> list[Case]:
+    """One case per ``models/*/model.toml``, good or bad."""
+    from pth2om.spec import load
+
+    found = []
+    for path in sorted(models.glob("*/model.toml")):
+        try:
+            found.append(Case(path.parent, load(path.parent)))
+        except SpecError as error:
+            found.append(Case(path.parent, None, error))
+    return found
+
+
+def expand(cases: Sequence[Case], fixtures: Sequence[str], selection: Selection) -> list[Case]:
+    """The cases of a test that uses ``fixtures``.
+
+    Args:
+        cases: one per spec, of `read_cases`.
+        fixtures: names; ``variant``, ``batch`` and ``labelled`` decide what a case is about, and what only some
+            variants have which of them.
+        selection: which variants and batch sizes the run asks for.
+    """
+    found: list[Case] = []
+    for case in cases:
+        spec = case.spec
+        if spec is None:
+            # A wrong spec is one error of that model, not one per question.
+            if "checkpoint" in fixtures:
+                found.append(case)
+            continue
+        datasets: list[Dataset | None] = list(spec.datasets) if "labelled" in fixtures else [None]
+        for dataset in datasets:
+            if "variant" in fixtures:
+                found += [
+                    Case(case.folder, spec, variant=variant, dataset=dataset)
+                    for variant in spec.variants
+                    if selection.has(variant.precision, variant.batch)
+                    and ("quantized_model" not in fixtures or variant.precision == "int8")
+                    and ("plain_om_session" not in fixtures or _has_plain(spec, variant))
+                ]
+            elif "batch" in fixtures:
+                found += [
+                    Case(case.folder, spec, batch=batch, dataset=dataset)
+                    for batch in (spec.batches if dataset is None else spec.batches[:1])
+                    if selection.has(None, batch)
+                ]
+            else:
+                found.append(Case(case.folder, spec, dataset=dataset))
+    return found
+
+
+def _has_plain(spec: Spec, variant: Variant) -> bool:
+    """Whether a variant with AIPP is in the spec without it too."""
+    return variant.aipp and any(
+        not other.aipp and (other.precision, other.batch) == (variant.precision, variant.batch)
+        for other in spec.variants
+    )
+
+
+def case_of(item: pytest.Item) -> Case | None:
+    """The case of a test; None for one that is about no model."""
+    callspec = getattr(item, "callspec", None)
+    case = callspec.params.get("acceptance_case") if callspec is not None else None
+    return case if isinstance(case, Case) else None
+
+
+def question_of(item: pytest.Item) -> Question:
+    """Which question of the report a test answers."""
+    marker = item.get_closest_marker("question")
+    return marker.args[0] if marker is not None and marker.args else "export"

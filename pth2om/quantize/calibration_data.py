@@ -1,0 +1,98 @@
+"""What calibrates a spec's model: images through its preprocessing, ``.bin`` batches, or random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from pth2om.data import Labelled
+    from pth2om.spec import Input, Preprocess
+
+Feeds = Mapping[str, npt.NDArray[np.generic]]
+_RANDOM_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """What calibrates.
+
+    Attributes:
+        name: of the dataset, or of the first folder of bins.
+        digest: of its content.
+        count: batches.
+        images: of them, how many images.
+        feeds: makes the batches; called anew for each pass.
+        bins: the folders, where the batches lie on disk already.
+        random: the batches are random numbers.
+    """
+
+    name: str
+    digest: str
+    count: int
+    images: int
+    feeds: Callable[[], Iterator[Feeds]]
+    bins: tuple[Path, ...] = ()
+    random: bool = False
+
+
+def from_images(dataset: Labelled, preprocess: Preprocess, fed: str, batch: int, limit: int) -> CalibrationData:
+    """The first images of a dataset.
+
+    Args:
+        dataset: its labels are not looked at.
+        preprocess: image -> input.
+        fed: the input that takes the images.
+        batch: images per batch.
+        limit: at most so many images.
+    """
+    from pth2om.data import Preprocessor, batches
+
+    images = min(limit, len(dataset))
+
+    def feeds() -> Iterator[Feeds]:
+        for piece in batches(dataset, Preprocessor(preprocess), batch, indices=range(images)):
+            yield {fed: piece.array}
+
+    return CalibrationData(dataset.name, dataset.digest, -(-images // batch), images, feeds)
+
+
+def from_bins(
+    folders: Sequence[Path], inputs: Sequence[Input], batch: int, limit: int, digest: Callable[[Path], str]
+) -> CalibrationData:
+    """``.bin`` batches.
+
+    Args:
+        folders: one per input, or one with a folder per input in it.
+        inputs: the spec's.
+        batch: images per file.
+        limit: at most so many images.
+        digest: of a file.
+
+    Raises:
+        QuantizeError: the folders or their files do not fit the inputs.
+    """
+    from pth2om.quantize.bins import InputShape, open_bins
+
+    shapes = [InputShape(entry.name, (batch, *entry.shape), entry.dtype) for entry in inputs]
+    opened = open_bins(folders, shapes, max(1, limit // batch))
+    files = [path for paths in opened.files.values() for path in paths]
+    whole = hashlib.sha256("".join(digest(path) for path in files).encode()).hexdigest()
+    count = len(opened)
+    return CalibrationData(folders[0].name, whole, count, count * batch, lambda: iter(opened), bins=tuple(folders))
+
+
+def from_random(inputs: Sequence[Input], batch: int, seed: int) -> CalibrationData:
+    """Random numbers in the ranges that the spec gives its inputs; what comes of them says nothing about accuracy."""
+    from pth2om.export import example
+
+    def feeds() -> Iterator[Feeds]:
+        return (example(inputs, batch, seed + number) for number in range(_RANDOM_BATCHES))
+
+    return CalibrationData("random", f"random-{seed}", _RANDOM_BATCHES, _RANDOM_BATCHES * batch, feeds, random=True)

@@ -1,0 +1,207 @@
+"""The pipeline's INT8 stage: a float ONNX file and a spec's ``[quantize]`` to the artifact of the deploy model.
+
+The artifact holds ``deploy.onnx``, ``fake_quant.onnx``, ``quantize.json`` and, where that could be written,
+``int8_as_fp32.pth``; whoever quantized, they are the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pth2om.errors import Absent
+from pth2om.evidence import Finding
+from pth2om.quantize import amct, api
+from pth2om.quantize.calibrate import Calibration, Feeds, Progress
+from pth2om.quantize.calibration_data import CalibrationData
+from pth2om.quantize.network import read_model, write_model
+from pth2om.quantize.plan import Plan
+from pth2om.quantize.settings import Settings
+from pth2om.store import file_digest
+
+if TYPE_CHECKING:
+    from pth2om import spec
+
+_PROOF = 2
+"""Batches on which arithmetic is proven and errors are measured."""
+
+
+Search = Callable[[Plan, Sequence[Feeds]], None]
+"""Leaves layers of a plan in floating point; given a few batches for the ranking."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One quantization.
+
+    Attributes:
+        model: the float ONNX file.
+        table: the spec's ``[quantize]``.
+        name: of the model, for messages and file names.
+        data: what calibrates; None only with ``table.onnx``.
+        config: the file of ``table.config``.
+        given: the file of ``table.onnx``.
+        checkpoint: the state dict that INT8 weights are written back into, or None.
+        state: where an interrupted calibration is kept.
+        search: an accuracy-aware search.
+        findings: what the caller noticed.
+    """
+
+    model: Path
+    table: spec.Quantize
+    name: str
+    data: CalibrationData | None
+    config: Path | None
+    given: Path | None
+    checkpoint: Path | None
+    state: Path
+    search: Search | None
+    findings: Sequence[Finding] = ()
+
+
+def program(table: spec.Quantize) -> Path | None:
+    """The tool that the spec wants to quantize, None where that is this package.
+
+    Raises:
+        Absent: it is not installed.
+    """
+    if table.own or table.onnx is not None:
+        return None
+    name = table.command[0] if table.command else table.tool
+    found = shutil.which(name)
+    if found is None:
+        raise Absent("quantize.no-tool", tool=name)
+    return Path(found)
+
+
+def build(task: Task, folder: Path, progress: Progress | None = None) -> None:
+    """Fill the artifact's folder.
+
+    Raises:
+        QuantizeError: the model cannot be quantized, or the tool failed.
+        Absent: the tool is not installed.
+    """
+    if task.table.own:
+        _own(task, folder, progress)
+    else:
+        _adopted(task, folder)
+
+
+def settings_of(task: Task) -> tuple[Settings, list[Finding]]:
+    """The settings that the spec and its AMCT configuration ask for."""
+    if task.config is None:
+        return Settings.from_spec(task.table), []
+    from pth2om.quantize.amct_config import read_config
+
+    start, findings = read_config(task.config).settings()
+    return Settings.from_spec(task.table, start), findings
+
+
+def _own(task: Task, folder: Path, progress: Progress | None) -> None:
+    assert task.data is not None
+    settings, findings = settings_of(task)
+    first: list[Feeds] = []
+
+    def feeds() -> Iterator[Feeds]:
+        assert task.data is not None
+        for batch in task.data.feeds():
+            if len(first) < _PROOF:
+                first.append(batch)
+            yield batch
+
+    random = task.data.random
+    with api.planned(
+        task.model, feeds(), settings, folder, task.name, random=random, state=task.state, progress=progress
+    ) as plan:
+        if task.search is not None:
+            task.search(plan, first)
+        result = api.write_files(plan, folder, task.name, proof=first)
+        findings += [*result.findings, *task.findings, *_checkpoint(task, plan, folder)]
+    for role in ("deploy", "fake_quant"):
+        result.files[role].rename(folder / f"{role}.onnx")
+    report = json.loads(result.files["report"].read_text(encoding="utf-8"))
+    _write_report(folder, report, findings)
+
+
+def _adopted(task: Task, folder: Path) -> None:
+    """Another tool's deploy model, described as ours are."""
+    from pth2om.quantize.adopt import adopted_plan
+    from pth2om.quantize.qdq import convert_qdq
+    from pth2om.quantize.twins import fake_quant
+
+    findings: list[Finding] = list(task.findings)
+    extra: dict[str, Any] = {}
+    if task.given is not None:
+        deploy, where = read_model(task.given), task.given.name
+        if any(node.op_type == "DequantizeLinear" for node in deploy.graph.node):
+            deploy, noticed = convert_qdq(deploy, where)
+            findings += noticed
+        extra["quantized_by"] = where
+    else:
+        made, extra = _run_tool(task, folder)
+        deploy, where = read_model(made), made.name
+        shutil.rmtree(made.parent, ignore_errors=True)
+    plan = adopted_plan(read_model(task.model), deploy, where)
+    first: list[Feeds] = []
+    if task.data is not None:
+        plan.calibration = Calibration(
+            {}, task.data.count, task.data.images, digest=task.data.digest, random=task.data.random
+        )
+        first = [batch for batch, _ in zip(task.data.feeds(), range(_PROOF), strict=False)]
+    reports, noticed_later, details = api.described(plan, deploy, first or api.random_feeds(plan.model, where, _PROOF))
+    write_model(deploy, folder / "deploy.onnx")
+    write_model(fake_quant(deploy, where), folder / "fake_quant.onnx")
+    findings += [*noticed_later, *_checkpoint(task, plan, folder)]
+    _write_report(folder, api.report_table(reports, findings, details | extra), findings)
+
+
+def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Run amct_onnx or the user's command in a folder of its own; the deploy model and what to say of it."""
+    from pth2om.quantize import bins
+    from pth2om.quantize.amct_config import config_text
+
+    assert task.data is not None
+    work = folder / "tool"
+    work.mkdir()
+    folders = task.data.bins
+    if not folders:
+        written = bins.write_bins(task.data.feeds(), work / "bins")
+        folders = tuple(written.folders.values())
+    prefix = work / task.name
+    if task.table.command:
+        places = {
+            "onnx_in": task.model,
+            "onnx_out": prefix.with_name(f"{prefix.name}_deploy_model.onnx"),
+            "calib_dir": folders[0],
+        }
+        command = amct.template_command(task.table.command, places)
+    else:
+        inputs = bins.open_bins(folders, bins.model_inputs(task.model)).inputs
+        config = task.config
+        if config is None:
+            config = work / "quant.cfg"
+            layers = [(node.name, node.op_type) for node in read_model(task.model).graph.node]
+            config.write_text(config_text(Settings.from_spec(task.table), task.data.count, layers), encoding="utf-8")
+        command = amct.calibration_command(
+            task.model, prefix, inputs=inputs, bins=folders, batches=task.data.count, config=config
+        )
+    result = amct.run_command(command, folder=work)
+    return result.files["deploy"], {"quantized_by": Path(command.arguments[0]).name, "command": command.preview()}
+
+
+def _checkpoint(task: Task, plan: Plan, folder: Path) -> list[Finding]:
+    if task.checkpoint is None:
+        return []
+    from pth2om.quantize.checkpoint_fp32 import write_checkpoint
+
+    return write_checkpoint(plan, task.checkpoint, folder / "int8_as_fp32.pth")[1]
+
+
+def _write_report(folder: Path, report: dict[str, Any], findings: Sequence[Finding]) -> None:
+    report["findings"] = [finding.to_json() for finding in findings]
+    report["sha256"] = file_digest(folder / "deploy.onnx")
+    (folder / "quantize.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,101 @@
+"""AMCT's own configuration files: what they ask for is done or named."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from quantize_nets import every_kind, feeds
+
+from pth2om.errors import QuantizeError
+from pth2om.quantize import fake_quant, integer, ranges
+from pth2om.quantize.amct_config import read_config
+from pth2om.quantize.network import open_session, run_session
+from pth2om.quantize.plan import make_plan
+
+CFG = """
+batch_num : 2
+activation_offset : true
+skip_layers : "conv1"
+skip_layer_types : "AveragePool"
+common_config : { ifmr_quantize : { search_range_start : 0.5 search_range_end : 1.1 max_percentile : 0.99 } }
+override_layer_types : { layer_type : "ConvTranspose" calibration_config : { hfmg_quantize : { num_of_bins : 1024 } } }
+override_layer_types : { layer_type : "Relu6" calibration_config : { hfmg_quantize : { num_of_bins : 1024 } } }
+override_layer_configs : {
+  layer_name : "grouped"
+  calibration_config : { arq_quantize : { channel_wise : false } ifmr_quantize : { asymmetric : false } }
+}
+override_layer_configs : { layer_name : "fc" calibration_config : { dmq_balancer : { migration_strength : 0.5 } } }
+"""
+
+
+def test_every_wish_of_a_cfg_is_granted_or_named(tmp_path):
+    path = tmp_path / "q.cfg"
+    path.write_text(CFG)
+    config = read_config(path)
+    settings, findings = config.settings()
+    assert [finding.message.values["name"] for finding in findings] == ["layer_type: Relu6", "dmq_balancer"]
+    assert (settings.ifmr.start, settings.ifmr.end, settings.ifmr.step) == (0.5, 1.1, 0.01)
+    plan = make_plan(every_kind(), feeds(4), replace(settings, small_channels=True))
+    names = set(plan.quantized)
+    assert "conv1" not in names
+    assert not any(layer.layer.kind == "AveragePool" for layer in plan.quantized.values())
+    grouped = plan.quantized["grouped"]
+    assert grouped.activation.offset == 0, "symmetric"
+    assert grouped.scale.size == 1, "one scale for the whole weight"
+    assert plan.quantized["dw"].scale.size > 1
+    up = plan.quantized["up"]
+    histogram = plan.calibration.histograms[up.layer.input]
+    assert up.activation == ranges.search(histogram, "hfmg", bins=1024)
+    assert plan.quantized["dw"].activation == ranges.search(
+        plan.calibration.histograms[plan.quantized["dw"].layer.input], "ifmr", ifmr=settings.ifmr
+    )
+    deploy = plan.deploy()
+    twin = run_session(open_session(fake_quant(deploy), exact=True), feeds(1)[0])
+    whole = run_session(open_session(integer(deploy), exact=True), feeds(1)[0])
+    assert all(np.array_equal(twin[name], whole[name]) for name in twin), "per-tensor weights too"
+
+
+def test_a_config_json_rules_layer_by_layer(tmp_path):
+    table = {"version": 1, "batch_num": 1, "activation_offset": True, "do_fusion": False}
+    how = {"act_algo": "hfmg", "num_of_bins": 1024, "num_bits": 8, "asymmetric": False}
+    table["dw"] = {"quant_enable": True, "activation_quant_params": how, "weight_quant_params": {"channel_wise": False}}
+    table["fc"] = {"quant_enable": False}
+    (tmp_path / "config.json").write_text(json.dumps(table))
+    settings, findings = read_config(tmp_path / "config.json").settings()
+    assert [finding.message.values["name"] for finding in findings] == ["do_fusion: false"]
+    plan = make_plan(every_kind(), feeds(4), replace(settings, small_channels=True))
+    assert "fc" not in plan.quantized
+    assert (plan.quantized["dw"].activation.offset, plan.quantized["dw"].scale.size) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "batch_num : 0",
+        "activation_offset : 3",
+        "common_config : { ifmr_quantize : { search_step : 0 } }",
+        "common_config : { ifmr_quantize : { search_range_start : 1.3 search_range_end : 0.7 } }",
+        "common_config : { ifmr_quantize : { max_percentile : 1.5 } }",
+        "common_config : { hfmg_quantize : { num_of_bins : 7 } }",
+        "common_config : { arq_quantize : { channel_wise : 2 } }",
+    ],
+)
+def test_a_cfg_with_a_wrong_value_is_refused(tmp_path, body):
+    (tmp_path / "q.cfg").write_text(body)
+    with pytest.raises(QuantizeError, match=r"q\.cfg"):
+        read_config(tmp_path / "q.cfg").settings()
+
+
+def test_a_misspelt_layer_of_a_cfg_is_told(tmp_path):
+    body = 'layer_name : "conv9" calibration_config : { ifmr_quantize : { asymmetric : true } }'
+    (tmp_path / "q.cfg").write_text(f"override_layer_configs : {{ {body} }}")
+    settings, _ = read_config(tmp_path / "q.cfg").settings()
+    with pytest.raises(QuantizeError, match="conv9"):
+        make_plan(every_kind(), feeds(1), settings)
