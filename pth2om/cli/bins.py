@@ -22,20 +22,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the batches and say where they are."""
     from pth2om.errors import QuantizeError
-    from pth2om.quantize import bins
+    from pth2om.quantize import bins, recipe
 
-    recipe = bins.read_recipe(bins.recipe_path(arguments.preprocess))
-    for finding in recipe.findings:
-        print(finding.message, file=sys.stderr)
-    images = arguments.images or recipe.images
+    read = recipe.read_recipe(recipe.recipe_path(arguments.preprocess))
+    images = arguments.images or read.images
     if images is None:
-        raise QuantizeError("bins.no-folder", where="IMAGES")
-    batch = arguments.batch or recipe.batch
-    if batch < 1 or (arguments.count is not None and arguments.count < 1):
-        raise QuantizeError("bins.wrong-value", name="--batch, --count", value=str(batch))
-    batches = bins.ImageBatches(images, recipe.preprocess, batch, arguments.input, arguments.count)
+        raise QuantizeError("bins.no-source", where=str(arguments.preprocess))
+    batch = read.batch if arguments.batch is None else arguments.batch
+    for name, value in (("--batch", batch), ("--count", arguments.count)):
+        if value is not None and value < 1:
+            raise QuantizeError("bins.wrong-value", name=name, value=str(value))
+    batches = bins.ImageBatches(images, read.preprocess, batch, arguments.input, arguments.count)
+    for finding in (*read.findings, *batches.findings):
+        print(finding.message, file=sys.stderr)
     written = bins.write_bins(batches, arguments.output)
-    shape = "x".join(str(size) for size in (batch, *bins.image_shape(recipe.preprocess)))
+    shape = "x".join(str(size) for size in (batch, *recipe.image_shape(read.preprocess)))
     print(
         say(
             "bins.written",

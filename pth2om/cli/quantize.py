@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--calib", metavar="FOLDER", type=Path, action="append", default=[], help=text("calib"))
     data.add_argument("--preprocess", metavar="RECIPE", type=Path, help=text("preprocess"))
     data.add_argument("--images", metavar="N", type=int, help=text("images"))
-    data.add_argument("--batch", metavar="N", type=int, default=1, help=text("batch"))
+    data.add_argument("--batch", metavar="N", type=int, help=text("batch"))
     data.add_argument("--random-calibration", action="store_true", help=text("random"))
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--no-bias-correction", action="store_true", help=text("no-bias-correction"))
     how.add_argument("--small-channels", action="store_true", help=text("small-channels"))
     how.add_argument("--cfg", metavar="FILE", type=Path, help=text("cfg"))
-    how.add_argument("--max-drop", metavar="POINTS", type=float, help=text("max-drop"))
+    how.add_argument("--max-drop", metavar="SHARE", help=text("max-drop"))
     how.add_argument("--labels", metavar="FILE", type=Path, help=text("labels"))
     how.add_argument("--convert", action="store_true", help=text("convert"))
     how.add_argument("--amct", action="store_true", help=text("amct"))
@@ -54,8 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Quantize as asked and list the files."""
     from pth2om.quantize import command_line
+    from pth2om.quantize.request import Request
 
-    request = command_line.Request(**{name: value for name, value in vars(arguments).items() if name != "verb"})
+    request = Request(**{name: value for name, value in vars(arguments).items() if name != "verb"})
     with command_line.Bar(quiet=arguments.json) as bar:
         outcome = command_line.execute(request, bar)
     if arguments.json:

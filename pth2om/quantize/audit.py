@@ -240,7 +240,7 @@ def _shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch.load raises pickle, zip and runtime errors alike
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise QuantizeError("quantize.checkpoint", where=str(checkpoint), reason=reason[:200]) from None
+        raise QuantizeError("quantize.checkpoint-unread", where=str(checkpoint), reason=reason[:200]) from None
     found: dict[str, tuple[int, ...]] = {}
 
     def visit(value: Any, path: str) -> None:  # noqa: ANN401 - whatever the checkpoint holds

@@ -23,193 +23,17 @@ import numpy.typing as npt
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.quantize.recipe import image_shape, read_json_with_comments
 from pth2om.spec import Preprocess
 
 Array = npt.NDArray[np.generic]
-_LARGEST_JSON = 1 << 22
 _FORMAT = 1
-_PARAMETERS = "det_pre_params"
-
-
-@dataclass(frozen=True)
-class ImageRecipe:
-    """How images become batches.
-
-    Attributes:
-        preprocess: what is done to each.
-        batch: images per batch.
-        images: folder of the images, where the recipe names one.
-        findings: how doubtful values were read.
-    """
-
-    preprocess: Preprocess
-    batch: int = 1
-    images: Path | None = None
-    findings: tuple[Finding, ...] = ()
-
-
-# ---------------------------------------------------------------------------------------------------------- recipes
-
-
-def read_json_with_comments(path: Path) -> Any:  # noqa: ANN401 - JSON
-    """A JSON file that may carry ``#`` and ``//`` comments and trailing commas.
-
-    Raises:
-        QuantizeError: missing, too large, or not JSON; with its line.
-    """
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise QuantizeError("quantize.text-too-large", where=str(path))
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise QuantizeError("quantize.unreadable-text", where=str(path), reason=str(error)) from None
-    try:
-        return json.loads(_without_comments(text))
-    except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
-        reason = getattr(error, "msg", type(error).__name__)
-        raise QuantizeError("quantize.not-json", where=f"{path}:{line}", reason=reason) from None
-
-
-def _without_comments(text: str) -> str:
-    """Comments cut off and commas before a closing bracket removed; line numbers stay."""
-    plain = "\n".join(_line_without_comment(line) for line in text.split("\n"))
-    parts = re.split(r'("(?:[^"\\\n]|\\.)*")', plain)
-    return "".join(_no_trailing_commas(parts))
-
-
-def _line_without_comment(line: str) -> str:
-    inside, escaped = False, False
-    for position, sign in enumerate(line):
-        if inside:
-            inside = escaped or sign != '"'
-            escaped = sign == "\\" and not escaped
-        elif sign == '"':
-            inside = True
-        elif sign == "#" or line.startswith("//", position):
-            return line[:position]
-    return line
-
-
-def _no_trailing_commas(parts: Sequence[str]) -> list[str]:
-    """``parts`` alternates text outside strings with strings; only the former is changed."""
-    return [part if number % 2 else re.sub(r",(\s*[}\]])", r"\1", part) for number, part in enumerate(parts)]
-
-
-def read_recipe(path: Path) -> ImageRecipe:
-    """A preprocessing recipe: a JSON with ``det_pre_params``, or the ``model.toml`` of a spec (or its folder).
-
-    The keys of ``det_pre_params``: ``img_root``, ``fixed_scale`` (true keeps the aspect ratio and fills the border,
-    false stretches), ``batch_size``, ``des_channels`` (1 or 3), ``des_height``, ``des_width``, ``is_BGR2RGB`` (true:
-    the net gets RGB), ``means`` and ``stds`` in units of the 8-bit pixel (0..1 units are recognized and told).
-
-    Raises:
-        QuantizeError: missing, not readable, or a value is wrong.
-        SpecError: the spec is wrong.
-    """
-    folder = path.parent if path.name == "model.toml" else path
-    if (folder / "model.toml").is_file():
-        from pth2om import spec
-
-        read = spec.load(folder)
-        if read.preprocess is None:
-            raise QuantizeError("bins.no-preprocess", where=str(path))
-        return ImageRecipe(read.preprocess)
-    data = read_json_with_comments(path)
-    table = _parameters(data)
-    if table is None:
-        raise QuantizeError("bins.no-parameters", where=str(path))
-    return _recipe(table, path)
-
-
-def _parameters(data: object) -> Mapping[str, Any] | None:
-    """The object under ``det_pre_params``, wherever it is nested; or the top object when it holds the keys itself."""
-    if not isinstance(data, dict):
-        return None
-    if isinstance(data.get(_PARAMETERS), dict):
-        return cast("Mapping[str, Any]", data[_PARAMETERS])
-    if "des_height" in data:
-        return data
-    for value in data.values():
-        found = _parameters(value)
-        if found is not None:
-            return found
-    return None
-
-
-_KEYS = (
-    "img_root",
-    "fixed_scale",
-    "batch_size",
-    "des_channels",
-    "des_height",
-    "des_width",
-    "is_BGR2RGB",
-    "means",
-    "stds",
+_LARGEST_BATCH = 4 << 30
+"""Bytes of one batch of images."""
+_NUMBERS = frozenset(
+    {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
 )
-
-
-def _recipe(table: Mapping[str, Any], path: Path) -> ImageRecipe:
-    where = str(path)
-    findings = [
-        Finding("bins.unknown-key", "warning", say("bins.unknown-key", name=str(name), known=", ".join(_KEYS)))
-        for name in table
-        if name not in _KEYS
-    ]
-    channels = _whole(table, "des_channels", 3, where)
-    if channels not in (1, 3):
-        raise QuantizeError("bins.wrong-value", where=where, name="des_channels", value=str(channels))
-    size = (_whole(table, "des_height", None, where), _whole(table, "des_width", None, where))
-    means = _numbers(table, "means", [0.0] * channels, channels, where)
-    stds = _numbers(table, "stds", [1.0] * channels, channels, where)
-    if any(value <= 0 for value in stds):
-        raise QuantizeError("bins.wrong-value", where=where, name="stds", value=str(stds))
-    # Means and deviations such as 0.485 and 0.229 belong to pixels of 0..1; applied to 0..255 they would be a blunder.
-    unit = max(stds) < 1 and max(abs(value) for value in means) <= 1
-    if unit:
-        findings.append(Finding("bins.unit-pixels", "warning", say("bins.unit-pixels")))
-    color = "GRAY" if channels == 1 else ("RGB" if _truth(table, "is_BGR2RGB", True, where) else "BGR")
-    preprocess = Preprocess(
-        color=cast("Any", color),
-        resize="letterbox" if _truth(table, "fixed_scale", False, where) else "stretch",
-        size=size,
-        scale=255.0 if unit else 1.0,
-        mean=tuple(means),
-        std=tuple(stds),
-    )
-    root = table.get("img_root")
-    if root is not None and not isinstance(root, str):
-        raise QuantizeError("bins.wrong-value", where=where, name="img_root", value=str(root))
-    images = None if root is None else (path.parent / root)
-    if images is not None and not images.is_dir() and Path(str(root)).is_dir():
-        images = Path(str(root))
-    return ImageRecipe(preprocess, _whole(table, "batch_size", 1, where), images, tuple(findings))
-
-
-def _whole(table: Mapping[str, Any], name: str, default: int | None, where: str) -> int:
-    value = table.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 16:
-        raise QuantizeError("bins.wrong-value", where=where, name=name, value=str(value))
-    return value
-
-
-def _truth(table: Mapping[str, Any], name: str, default: bool, where: str) -> bool:
-    value = table.get(name, default)
-    if value not in (True, False, 0, 1):
-        raise QuantizeError("bins.wrong-value", where=where, name=name, value=str(value))
-    return bool(value)
-
-
-def _numbers(table: Mapping[str, Any], name: str, default: list[float], count: int, where: str) -> list[float]:
-    value = table.get(name, default)
-    values = [value] * count if isinstance(value, int | float) and not isinstance(value, bool) else value
-    plain = isinstance(values, list) and all(
-        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in values
-    )
-    if not plain or len(values) != count:
-        raise QuantizeError("bins.wrong-value", where=where, name=name, value=str(value))
-    return [float(one) for one in values]
+"""What a ``.bin`` may hold (amct_onnx ``--data_types``)."""
 
 
 # ----------------------------------------------------------------------------------------------------------- images
@@ -217,6 +41,9 @@ def _numbers(table: Mapping[str, Any], name: str, default: list[float], count: i
 
 class ImageBatches:
     """The images of a folder, preprocessed, one batch at a time; the last batch is filled up with its last image.
+
+    Images that lie in sub-folders only (one per class, as ImageNet has them) are taken from each folder in turn, so
+    that the first few are of many classes.
 
     Args:
         folder: images, in order of their names with numbers compared as numbers.
@@ -226,7 +53,7 @@ class ImageBatches:
         limit: at most so many images.
 
     Raises:
-        QuantizeError: no folder, or no image in it.
+        QuantizeError: no folder, no image in it, or a batch beyond any memory.
     """
 
     def __init__(
@@ -236,13 +63,35 @@ class ImageBatches:
 
         if not folder.is_dir():
             raise QuantizeError("bins.no-folder", where=str(folder))
-        self.files = sorted((path for path in folder.iterdir() if is_image(path)), key=_natural)[:limit]
-        if not self.files:
+        self.findings: list[Finding] = []
+        found = sorted((path for path in folder.iterdir() if is_image(path)), key=_natural)
+        below = [sorted((one for one in part.rglob("*") if is_image(one)), key=_natural) for part in _parts(folder)]
+        count = sum(len(files) for files in below)
+        if not found and count:
+            found = [file for row in itertools.zip_longest(*below) for file in row if file is not None]
+            message = say(
+                "bins.sub-folders", folder=str(folder), count=count, folders=len([one for one in below if one])
+            )
+            self.findings.append(Finding("bins.sub-folders", "info", message))
+        elif count:
+            message = say("bins.sub-folders-unread", folder=str(folder), count=count)
+            self.findings.append(Finding("bins.sub-folders-unread", "warning", message))
+        if not found:
             raise QuantizeError("bins.no-images", where=str(folder))
+        size = 4 * batch * math.prod(image_shape(preprocess))
+        if size > _LARGEST_BATCH:
+            shape = _shape((batch, *image_shape(preprocess)))
+            raise QuantizeError("bins.batch-too-large", shape=shape, size=size >> 20, limit=_LARGEST_BATCH >> 20)
+        self.files, self.folder = found[:limit], folder
         self.preprocess, self.batch, self.name = preprocess, batch, name
 
     def __len__(self) -> int:
         return -(-len(self.files) // self.batch)
+
+    @property
+    def images(self) -> list[str]:
+        """The images' paths below the folder, in order; the last batch's filling not included."""
+        return [path.relative_to(self.folder).as_posix() for path in self.files]
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         from pth2om.data.image import decode
@@ -256,6 +105,11 @@ class ImageBatches:
                 array[row], _ = prepare(decode(path), where=str(path))
             array[len(chosen) :] = array[len(chosen) - 1]
             yield {self.name: array}
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Sub-folders that are not hidden, in number order."""
+    return sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), key=_natural)
 
 
 def _natural(path: Path) -> tuple[tuple[int, Any], ...]:
@@ -295,6 +149,10 @@ def write_bins(batches: Iterable[Mapping[str, Array]], destination: Path) -> Bin
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise QuantizeError("bins.not-empty", where=str(destination))
+    destination = _named(destination)
+    record = destination.with_name(f"{destination.name}.json")
+    if record.exists() and _record_of(record) is None:
+        raise QuantizeError("bins.record-in-the-way", where=str(record), folder=str(destination))
     total = len(batches) if isinstance(batches, Sized) else None
     digits = max(4, len(str(total - 1))) if total else 6
     temporary = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
@@ -302,43 +160,82 @@ def write_bins(batches: Iterable[Mapping[str, Array]], destination: Path) -> Bin
     count = 0
     try:
         for count, batch in enumerate(batches, 1):
+            places = folder_names(list(batch))
             for name, array in batch.items():
                 value = np.ascontiguousarray(array)
                 entry = entries.setdefault(name, {"dtype": value.dtype.name, "shape": list(value.shape)})
                 if entry["shape"] != list(value.shape) or entry["dtype"] != value.dtype.name:
                     raise QuantizeError("bins.uneven", where=name, batch=count - 1)
-                folder = temporary / safe_name(name) if len(batch) > 1 else temporary
+                folder = temporary / places[name] if len(batch) > 1 else temporary
                 folder.mkdir(parents=True, exist_ok=True)
                 value.tofile(folder / f"batch_{count - 1:0{digits}d}.bin")
         if count == 0:
             raise QuantizeError("quantize.no-data")
-        record = destination.with_name(f"{destination.name}.json")
-        _write_record(record, entries, count)
         if destination.exists():
-            destination.rmdir()
-        temporary.replace(destination)
+            # Filled, not replaced: it may be somebody's current folder.
+            for path in sorted(temporary.iterdir()):
+                path.replace(destination / path.name)
+        else:
+            temporary.replace(destination)
+        _write_record(record, entries, count, getattr(batches, "images", None))
     except OSError as error:
-        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
+        # A short write of tofile carries its reason in the text only.
+        reason = error.strerror or str(error)
+        raise QuantizeError("quantize.not-writable", where=str(destination), reason=reason) from None
     finally:
         import shutil
 
         shutil.rmtree(temporary, ignore_errors=True)
-    folders = {name: destination / safe_name(name) if len(entries) > 1 else destination for name in entries}
+    names = folder_names(list(entries))
+    folders = {name: destination / names[name] if len(entries) > 1 else destination for name in entries}
     return BinFolder(folders, record, count)
 
 
-def safe_name(name: str) -> str:
-    """An input's name as a folder's."""
-    return re.sub(r"[^A-Za-z0-9_.\-]", "_", name).lstrip(".") or "input"
+def folder_names(inputs: Sequence[str]) -> dict[str, str]:
+    """The folder of each input: its name without what paths cannot hold, numbered where two would be the same."""
+    taken: dict[str, str] = {}
+    for name in inputs:
+        plain = re.sub(r"[^A-Za-z0-9_.\-]", "_", name).lstrip(".") or "input"
+        free = (plain if number == 0 else f"{plain}_{number}" for number in itertools.count())
+        taken[name] = next(one for one in free if one not in taken.values())
+    return taken
 
 
-def _write_record(path: Path, entries: Mapping[str, Mapping[str, Any]], count: int) -> None:
-    inputs = [{"name": name, "folder": safe_name(name), **entry} for name, entry in entries.items()]
-    text = json.dumps({"format": _FORMAT, "batches": count, "inputs": inputs}, indent=1, ensure_ascii=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_record(
+    path: Path, entries: Mapping[str, Mapping[str, Any]], count: int, images: Sequence[str] | None
+) -> None:
+    places = folder_names(list(entries))
+    inputs = [{"name": name, "folder": places[name], **entry} for name, entry in entries.items()]
+    record: dict[str, Any] = {"format": _FORMAT, "batches": count, "inputs": inputs}
+    if images is not None:
+        record["images"] = list(images)
+    text = json.dumps(record, indent=1, ensure_ascii=False)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _record_of(path: Path) -> dict[str, Any] | None:
+    """A record that `write_bins` wrote; None when the file is something else, or not there."""
+    try:
+        data = read_json_with_comments(path)
+    except QuantizeError:
+        return None
+    plain = isinstance(data, dict) and isinstance(data.get("batches"), int) and isinstance(data.get("inputs"), list)
+    return data if plain and all(_is_entry(one) for one in data["inputs"]) else None
+
+
+def _is_entry(one: Any) -> bool:  # noqa: ANN401 - JSON
+    if not isinstance(one, dict) or not isinstance(one.get("shape"), list):
+        return False
+    texts = [one.get("dtype"), one.get("name", ""), one.get("folder", "")]
+    sizes = all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in one["shape"])
+    return sizes and all(isinstance(text, str) for text in texts)
+
+
+def _named(folder: Path) -> Path:
+    """The folder by a path that ends in its name; a link keeps its own, because the record lies beside the link."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
 
 
 @dataclass(frozen=True)
@@ -363,15 +260,22 @@ class BinBatches:
     Attributes:
         inputs: what they feed, shapes complete.
         files: per input its files in batch order.
-        findings: names that the vendor tool would read in another order.
+        images: names of the images that they were made of, where a record beside the folder says.
+        findings: names that the vendor tool would read in another order, files that are not read.
     """
 
     inputs: tuple[InputShape, ...]
     files: Mapping[str, Sequence[Path]]
+    images: list[str] | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(next(iter(self.files.values())))
+
+    @property
+    def folders(self) -> list[Path]:
+        """One folder per input, in the inputs' order."""
+        return [self.files[entry.name][0].parent for entry in self.inputs]
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         for number in range(len(self)):
@@ -387,50 +291,98 @@ def open_bins(folders: Sequence[Path], inputs: Sequence[InputShape], limit: int 
     """Open ``.bin`` batches.
 
     Args:
-        folders: one per input, in the inputs' order; or one folder with a sub-folder per input.
+        folders: one per input, named like the inputs or else in their order; or one folder with a sub-folder per input.
         inputs: what the model takes.
         limit: at most so many batches.
 
     Raises:
-        QuantizeError: no bins, different numbers per input, or files that are not exactly one batch: each named with
-            what it seems to hold.
+        QuantizeError: no bins, different numbers per input, files that are not exactly one batch (each named with what
+            it seems to hold), or a record beside them that names another input, dtype or shape.
     """
     places = _places(folders, inputs)
     batches = BinBatches((), {})
     shapes, files = [], {}
     for entry, folder in zip(inputs, places, strict=True):
-        found = [path for path in folder.iterdir() if path.suffix == ".bin" and path.is_file()]
-        if not found:
-            raise QuantizeError("bins.no-bins", where=str(folder))
-        ordered = sorted(found, key=_natural)
-        if ordered != sorted(found, key=lambda path: path.name):
-            first, second = _disorder(ordered)
-            message = say("bins.text-order", folder=str(folder), first=first, second=second)
-            batches.findings.append(Finding("bins.text-order", "warning", message))
-        shapes.append(_checked(folder, ordered, entry))
+        ordered = _bins_in(folder, batches.findings)
+        record, recorded = _recorded(folder, len(inputs) == 1)
+        shapes.append(_checked(folder, ordered, _as_recorded(entry, recorded, folder)))
         files[entry.name] = ordered[:limit]
-    _check_record(folders[0], shapes)
+        if record is not None and batches.images is None and isinstance(record.get("images"), list):
+            batches.images = [str(name) for name in record["images"]]
     counts = {name: len(paths) for name, paths in files.items()}
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise QuantizeError("bins.uneven-counts", where=str(folders[0]), counts=text)
     batches.inputs, batches.files = tuple(shapes), files
+    if batches.images is not None:
+        first = shapes[0].shape[0] if shapes[0].shape else 1
+        batches.images = batches.images[: len(batches) * (first or 1)]
     return batches
 
 
-def _check_record(folder: Path, inputs: Sequence[InputShape]) -> None:
-    """Refuse bins whose record, where one lies beside them, names another dtype: sizes alone cannot tell."""
-    record = folder.with_name(f"{folder.name}.json")
-    if not record.is_file():
-        return
-    data = read_json_with_comments(record)
-    entries = data.get("inputs", []) if isinstance(data, dict) else []
-    said = [entry.get("dtype") for entry in entries if isinstance(entry, dict)]
-    for entry, dtype in zip(inputs, said, strict=False):
-        if dtype != entry.dtype:
-            raise QuantizeError(
-                "bins.record-differs", where=str(record), input=entry.name, dtype=str(dtype), wanted=entry.dtype
-            )
+def _bins_in(folder: Path, findings: list[Finding]) -> list[Path]:
+    """The bins of a folder in number order; what else lies there is named."""
+    from pth2om.data.sources import is_image
+
+    everything = sorted((path for path in folder.iterdir() if path.is_file()), key=_natural)
+    found = [path for path in everything if path.suffix == ".bin"]
+    others = [path for path in everything if path.suffix != ".bin"]
+    if not found:
+        arrays = sum(path.suffix in (".npy", ".npz") for path in others)
+        pictures = any(is_image(path) for path in others)
+        key = "bins.only-arrays" if arrays else "bins.only-images" if pictures else "bins.no-bins"
+        raise QuantizeError(key, where=str(folder), count=arrays, first=others[0].name if others else "")
+    if others:
+        message = say("bins.other-files", folder=str(folder), count=len(others), first=others[0].name)
+        findings.append(Finding("bins.other-files", "warning", message))
+    if found != sorted(found, key=lambda path: path.name):
+        first, second = _disorder(found)
+        message = say("bins.text-order", folder=str(folder), first=first, second=second)
+        findings.append(Finding("bins.text-order", "warning", message))
+    return found
+
+
+def _recorded(folder: Path, single: bool) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The record that lies beside a folder, or beside the folder around it, and its entry for this folder."""
+    folder = _named(folder)
+    for place in (folder, _named(folder.parent)):
+        if not place.name:
+            break  # the root of the disk
+        record = _record_of(place.with_name(f"{place.name}.json"))
+        if record is None:
+            continue
+        entries = record["inputs"]
+        if place == folder:
+            return record, entries[0] if len(entries) == 1 else None
+        named = [entry for entry in entries if entry.get("folder") == folder.name]
+        return record, named[0] if named and (len(entries) > 1 or single) else None
+    return None, None
+
+
+def _as_recorded(entry: InputShape, recorded: Mapping[str, Any] | None, folder: Path) -> InputShape:
+    """The input with open axes filled from the record; sizes alone cannot tell dtypes and axes apart.
+
+    Raises:
+        QuantizeError: the bins were written for another input, dtype or shape.
+    """
+    if recorded is None:
+        return entry
+    shape = tuple(recorded["shape"])
+    fits = len(shape) == len(entry.shape) and all(
+        wanted in (None, size) for wanted, size in zip(entry.shape, shape, strict=True)
+    )
+    # A batch of another size is told by the files themselves, in words of its own.
+    fits = fits or (len(shape) == len(entry.shape) and shape[1:] == entry.shape[1:])
+    if recorded["dtype"] != entry.dtype or not fits:
+        raise QuantizeError(
+            "bins.record-differs",
+            where=str(folder),
+            input=entry.name,
+            held=f"{_shape(shape)} {recorded['dtype']}",
+            wanted=f"{_shape(entry.shape)} {entry.dtype}",
+        )
+    filled = tuple(size if wanted is None else wanted for wanted, size in zip(entry.shape, shape, strict=True))
+    return InputShape(entry.name, filled, entry.dtype)
 
 
 def _disorder(ordered: Sequence[Path]) -> tuple[str, str]:
@@ -442,18 +394,27 @@ def _disorder(ordered: Sequence[Path]) -> tuple[str, str]:
 
 
 def _places(folders: Sequence[Path], inputs: Sequence[InputShape]) -> list[Path]:
+    """One folder per input, in the inputs' order."""
     for folder in folders:
         if not folder.is_dir():
             raise QuantizeError("bins.no-folder", where=str(folder))
-    if len(folders) == len(inputs):
-        below = folders[0] / safe_name(inputs[0].name)
-        return [below] if len(inputs) == 1 and below.is_dir() and not any(folders[0].glob("*.bin")) else list(folders)
+    names = folder_names([entry.name for entry in inputs])
     if len(folders) == 1:
-        below_all = [folders[0] / safe_name(entry.name) for entry in inputs]
-        if all(place.is_dir() for place in below_all):
-            return below_all
-    names = ", ".join(entry.name for entry in inputs)
-    raise QuantizeError("bins.folders", where=str(folders[0]), count=len(folders), inputs=names)
+        below = [folders[0] / names[entry.name] for entry in inputs]
+        if all(place.is_dir() for place in below) and (len(inputs) > 1 or not any(folders[0].glob("*.bin"))):
+            return below
+    if len(folders) != len(inputs):
+        known = ", ".join(entry.name for entry in inputs)
+        raise QuantizeError("bins.folders", where=str(folders[0]), count=len(folders), inputs=known)
+    named = {folder.name: folder for folder in folders}
+    if set(named) == set(names.values()):
+        return [named[names[entry.name]] for entry in inputs]
+    for entry, folder in zip(inputs, folders, strict=True):
+        _, recorded = _recorded(folder, len(inputs) == 1)
+        held = None if recorded is None else recorded.get("name")
+        if held != entry.name and held in names:
+            raise QuantizeError("bins.other-input", where=str(folder), held=str(held), input=entry.name)
+    return list(folders)
 
 
 def _checked(folder: Path, files: Sequence[Path], entry: InputShape) -> InputShape:
@@ -486,7 +447,7 @@ def _checked(folder: Path, files: Sequence[Path], entry: InputShape) -> InputSha
 
 def _guess(size: int, expected: int, shape: Sequence[int | None]) -> str:
     """What a file of the wrong size seems to hold."""
-    batch = shape[0] or 1
+    batch = (shape[0] if shape else 1) or 1
     image = expected // batch
     if size == 0:
         return say("bins.guess-empty").render()
@@ -504,7 +465,11 @@ def _shape(shape: Sequence[int | None]) -> str:
 
 
 def model_inputs(path: Path) -> list[InputShape]:
-    """The inputs of an ONNX model as bins feed them."""
+    """The inputs of an ONNX model as bins feed them.
+
+    Raises:
+        QuantizeError: an input has no shape, or takes what a ``.bin`` cannot hold.
+    """
     import onnx
 
     from pth2om.quantize.network import read_model
@@ -516,18 +481,41 @@ def model_inputs(path: Path) -> list[InputShape]:
         if value.name in constants:
             continue
         kind = value.type.tensor_type
+        try:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+        except KeyError:  # a sequence, or a type of its own
+            dtype = "?"
+        if dtype not in _NUMBERS:
+            raise QuantizeError("bins.input-kind", where=str(path), input=value.name, dtype=dtype)
+        if not kind.HasField("shape"):
+            raise QuantizeError("bins.open-shape", where=str(path), input=value.name, shape="?")
         shape = tuple(axis.dim_value if axis.dim_value > 0 else None for axis in kind.shape.dim)
-        found.append(InputShape(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name))
+        found.append(InputShape(value.name, shape, dtype))
     return found
 
 
-def recipe_path(path: Path) -> Path:
-    """A recipe's path as typed, or the spec of that name under ``models/``."""
-    named = Path("models") / path
-    return named if not path.exists() and (named / "model.toml").is_file() else path
+def image_input(inputs: Sequence[InputShape], preprocess: Preprocess, where: str) -> InputShape:
+    """The input that images feed: the only one, or the one the preprocessing names.
 
-
-def image_shape(preprocess: Preprocess) -> tuple[int, int, int]:
-    """(channels, height, width) that a preprocessing makes."""
-    channels = (1 if preprocess.color == "GRAY" else 3) + (preprocess.extra != "none")
-    return (channels, *preprocess.size)
+    Raises:
+        QuantizeError: there are others too, or it takes no such images.
+    """
+    names = ", ".join(entry.name for entry in inputs)
+    if len(inputs) != 1:
+        raise QuantizeError("bins.one-input", where=where, inputs=names)
+    (entry,) = inputs
+    if preprocess.input not in (None, entry.name):
+        raise QuantizeError("bins.no-such-input", where=where, name=str(preprocess.input), inputs=names)
+    made = image_shape(preprocess)
+    fits = len(entry.shape) == 4 and all(
+        wanted in (None, size) for wanted, size in zip(entry.shape[1:], made, strict=True)
+    )
+    if not fits or entry.dtype != "float32":
+        raise QuantizeError(
+            "bins.recipe-differs",
+            where=where,
+            input=entry.name,
+            made=f"?x{_shape(made)} float32",
+            wanted=f"{_shape(entry.shape)} {entry.dtype}",
+        )
+    return entry

@@ -24,20 +24,36 @@ class ClassifierDrop:
         model: the float model.
         feeds: batches; iterated anew for each evaluation.
         labels: class of every image.
+        images: how many images there are; rows beyond fill the last batch up and count nowhere. Default: all rows.
+
+    Attributes:
+        labels: class of every image, int64.
+        accuracy: top-1 of the float model, in percent.
 
     Raises:
-        QuantizeError: the model has not one output of shape (batch, classes), or there are too few labels.
+        QuantizeError: the model has not one output of shape (batch, classes), there are fewer labels than images, a
+            label is no class of it, or the float model is right on none.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, feeds: Iterable[Mapping[str, Any]], labels: Sequence[int] | None = None
+        self,
+        model: onnx.ModelProto,
+        feeds: Iterable[Mapping[str, Any]],
+        labels: Sequence[int] | None = None,
+        images: int | None = None,
     ) -> None:
-        self.feeds = feeds
+        self.feeds, self._images = feeds, images
+        self._classes = 0
         answers = self._answers(model)
-        self.labels = answers if labels is None else np.asarray(labels, np.int64)[: answers.size]
+        self.labels: Ints = answers if labels is None else np.asarray(labels, np.int64)[: answers.size]
         if self.labels.size < answers.size:
-            raise QuantizeError("quantize.labels", line=self.labels.size, name="")
+            raise QuantizeError("quantize.few-labels", labels=self.labels.size, images=answers.size)
+        if self.labels.size and int(self.labels.max()) >= self._classes:
+            raise QuantizeError("quantize.label-range", label=int(self.labels.max()), classes=self._classes)
         self.right = answers == self.labels
+        self.accuracy = 100 * float(np.mean(self.right)) if self.right.size else 0.0
+        if not self.right.any():
+            raise QuantizeError("quantize.labels-wrong", images=answers.size)
 
     def __call__(self, model: onnx.ModelProto) -> Drop:
         """Score a fake-quant twin."""
@@ -55,5 +71,6 @@ class ClassifierDrop:
             values = list(run_session(session, batch).values())
             if len(values) != 1 or values[0].ndim != 2:
                 raise QuantizeError("quantize.max-drop-outputs")
+            self._classes = values[0].shape[1]
             answers.append(np.argmax(values[0], axis=1))
-        return np.concatenate(answers).astype(np.int64)
+        return np.concatenate(answers).astype(np.int64)[: self._images]

@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pth2om.errors import QuantizeError
+from pth2om.errors import Absent, QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.quantize.request import Request, check, percent_points
 from pth2om.quantize.settings import QuantizeResult, Settings
 
+if TYPE_CHECKING:
+    import onnx
+
+    from pth2om.data import Labelled
+    from pth2om.quantize.amct import Command
+    from pth2om.quantize.plan import Plan
+    from pth2om.quantize.recipe import ImageRecipe
+    from pth2om.spec import Spec
+
 _RANKING_BATCHES = 8
-
-
-@dataclass(frozen=True)
-class Request:
-    """The arguments of the verb, as typed."""
-
-    model: Path
-    calib: list[Path] = field(default_factory=list)
-    preprocess: Path | None = None
-    images: int | None = None
-    batch: int = 1
-    random_calibration: bool = False
-    activations: Literal["minmax", "percentile", "entropy", "mse", "ifmr"] | None = None
-    weights: Literal["arq", "mse"] | None = None
-    symmetric: bool = False
-    skip: list[str] = field(default_factory=list)
-    only: list[str] = field(default_factory=list)
-    balance: Literal["off", "fold", "insert"] | None = None
-    equalize: bool = False
-    no_bias_correction: bool = False
-    small_channels: bool = False
-    cfg: Path | None = None
-    max_drop: float | None = None
-    labels: Path | None = None
-    convert: bool = False
-    amct: bool = False
-    evaluator: Path | None = None
-    command: str | None = None
-    preview: bool = False
-    output: Path | None = None
-    prefix: str | None = None
-    checkpoint: Path | None = None
-    sensitivity: bool = False
-    json: bool = False
 
 
 @dataclass
@@ -89,9 +69,12 @@ class Outcome:
         for rule, group in itertools.groupby(sorted(loud, key=lambda one: one.rule), key=lambda one: one.rule):
             several = list(group)
             for finding in several[:3]:
-                yield f"{finding.severity}: {finding.node + ': ' if finding.node else ''}{finding.message}"
+                severity = say(f"preflight.severity-{finding.severity}").render()
+                yield f"{severity}: {finding.node + ': ' if finding.node else ''}{finding.message}"
             if len(several) > 3:
                 yield f"  ... +{len(several) - 3} {rule}"
+            if several[0].message.fix():
+                yield f"  → {several[0].message.fix()}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -129,6 +112,10 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
 
+    def note(self, text: str) -> None:
+        """A line that is read before the work begins."""
+        print(text, file=sys.stderr, flush=True)
+
     def begin(self, label: str) -> None:
         """A new bar."""
         if self._progress is not None:
@@ -148,12 +135,15 @@ def execute(request: Request, bar: Bar) -> Outcome:
     Raises:
         QuantizeError: see `quantize`; or the arguments contradict each other.
     """
+    check(request)
+    if not request.model.is_file():
+        raise QuantizeError("quantize.no-model", where=str(request.model))
+    if request.amct or request.command is not None:
+        return _external(request, bar)
     if request.convert:
         from pth2om.quantize.api import convert
 
         return Outcome(convert(request.model, request.output, prefix=request.prefix))
-    if request.amct or request.command:
-        return _external(request)
     return _own(request, bar)
 
 
@@ -177,31 +167,61 @@ def settings_of(request: Request) -> tuple[Settings, list[Finding]]:
     return replace(settings, **changes), findings
 
 
-def feeds_of(request: Request) -> tuple[Iterable[Mapping[str, Any]] | None, list[Finding]]:
+@dataclass
+class Data:
+    """Calibration batches.
+
+    Attributes:
+        feeds: input name -> array, one mapping a batch; iterated anew each time.
+        images: names of the images, in order, where they are known.
+        batch: images per batch, where that is known.
+        feed: name of the input that images feed, or "".
+        recipe: how they were made, of images.
+        findings: what was noticed.
+    """
+
+    feeds: Iterable[Mapping[str, Any]]
+    images: Sequence[str] | None = None
+    batch: int | None = None
+    feed: str = ""
+    recipe: ImageRecipe | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def data_of(request: Request) -> Data | None:
     """Calibration batches from the arguments: bins, or images with a recipe; None without data.
 
     Raises:
         QuantizeError: the folder holds neither, or what it holds does not fit the model.
     """
-    from pth2om.quantize import bins
+    from pth2om.quantize import bins, recipe
 
-    if not request.calib:
-        return None, []
     for folder in request.calib:
         if not folder.is_dir():
             raise QuantizeError("bins.no-folder", where=str(folder))
-    inputs = bins.model_inputs(request.model)
     if request.preprocess is None:
-        from pth2om.data.sources import is_image
+        return _bins(request) if request.calib else None
+    read = recipe.read_recipe(recipe.recipe_path(request.preprocess))
+    entry = bins.image_input(bins.model_inputs(request.model), read.preprocess, str(request.preprocess))
+    fixed = entry.shape[0]
+    if request.batch is not None and fixed not in (None, request.batch):
+        raise QuantizeError("quantize.fixed-batch", where=str(request.model), batch=request.batch, fixed=fixed)
+    if len(request.calib) > 1:
+        raise QuantizeError("bins.folders", where=str(request.calib[1]), count=len(request.calib), inputs=entry.name)
+    images = request.calib[0] if request.calib else read.images
+    if images is None:
+        return None
+    batch = fixed or request.batch or read.batch
+    made = bins.ImageBatches(images, read.preprocess, batch, entry.name, request.images)
+    return Data(made, made.images, batch, entry.name, read, [*read.findings, *made.findings])
 
-        if any(is_image(path) for path in request.calib[0].iterdir()):
-            raise QuantizeError("quantize.needs-preprocess", where=str(request.calib[0]))
-        opened = bins.open_bins(request.calib, inputs, request.images)
-        return opened, opened.findings
-    recipe = bins.read_recipe(bins.recipe_path(request.preprocess))
-    batch = inputs[0].shape[0] or max(request.batch, 1)
-    made = bins.ImageBatches(request.calib[0], recipe.preprocess, batch, inputs[0].name, request.images)
-    return made, list(recipe.findings)
+
+def _bins(request: Request) -> Data:
+    from pth2om.quantize import bins
+
+    opened = bins.open_bins(request.calib, bins.model_inputs(request.model), request.images)
+    first = opened.inputs[0].shape
+    return Data(opened, opened.images, first[0] if first else None, findings=opened.findings)
 
 
 def _own(request: Request, bar: Bar) -> Outcome:
@@ -210,28 +230,35 @@ def _own(request: Request, bar: Bar) -> Outcome:
 
     settings, findings = settings_of(request)
     model = read_model(request.model)
-    feeds, more = feeds_of(request)
-    outcome = Outcome(findings=[*findings, *more])
-    random = feeds is None and request.random_calibration
-    if feeds is None:
+    data = data_of(request)
+    random = data is None and request.random_calibration
+    if data is None:
         if not random:
             raise QuantizeError("quantize.no-calibration-data", where=str(request.model))
-        feeds = api.random_feeds(model, str(request.model))
-    destination = request.output or request.model.parent
-    prefix = request.prefix or request.model.stem
+        data = Data(api.random_feeds(model, str(request.model)))
+    elif request.random_calibration:
+        raise QuantizeError("quantize.flags-contradict", flags="--preprocess (img_root), --random-calibration")
+    _check_patterns(request, model)
+    del model  # `planned` reads it again; two copies are not needed at once
+    outcome = Outcome(findings=[*findings, *data.findings])
+    search = None if request.max_drop is None else _judge(request, data, percent_points(request.max_drop))
+    checkpoint = None if request.checkpoint is None else _checkpoint_name(request.checkpoint)
+    destination, prefix = request.destination, request.name
     bar.begin(str(say("quantize.calibrating")))
-    with api.planned(request.model, feeds, settings, destination, prefix, random=random, progress=bar) as plan:
+    with api.planned(request.model, data.feeds, settings, destination, prefix, random=random, progress=bar) as plan:
         if plan.calibration.resumed:
             outcome.said.append(str(say("quantize.resumed", batches=plan.calibration.resumed)))
-        if request.max_drop is not None:
-            _search(request, plan, feeds, bar, outcome)
-        outcome.result = api.write_files(plan, destination, prefix, list(itertools.islice(iter(feeds), 1)))
-        if request.checkpoint is not None:
-            _checkpoint(request, plan, destination, outcome)
+        if search is not None:
+            bar.begin(str(say("quantize.ranking")))
+            outcome.said += search(plan, bar)
+        # First, because it can turn out to be another model's.
+        extra = {} if checkpoint is None else _checkpoint(request, plan, destination / checkpoint, outcome)
+        result = api.write_files(plan, destination, prefix, list(itertools.islice(iter(data.feeds), 1)))
+        outcome.result = replace(result, files={**result.files, **extra})
         if request.sensitivity:
             from pth2om.quantize.sensitivity import layer_errors
 
-            errors = layer_errors(plan, itertools.islice(iter(feeds), 32), memory=settings.memory)
+            errors = layer_errors(plan, itertools.islice(iter(data.feeds), 32), memory=settings.memory)
             outcome.errors = [asdict(error) for error in sorted(errors, key=lambda error: error.sqnr_db)]
             outcome.errors = [{**row, "sqnr_db": min(row["sqnr_db"], 999.0)} for row in outcome.errors]
     if random:
@@ -239,93 +266,202 @@ def _own(request: Request, bar: Bar) -> Outcome:
     return outcome
 
 
-def _checkpoint(request: Request, plan: Any, destination: Path, outcome: Outcome) -> None:  # noqa: ANN401 - Plan
+def _check_patterns(request: Request, model: onnx.ModelProto) -> None:
+    """Refuse patterns that match nodes, but none that could be quantized; one that matches nothing is told later."""
+    from pth2om.quantize.layers import KINDS
+
+    for flag, patterns in (("--only", request.only), ("--skip", request.skip)):
+        for pattern in patterns:
+            kinds = {
+                node.op_type for node in model.graph.node if pattern == node.name or fnmatchcase(node.name, pattern)
+            }
+            if kinds and not kinds & set(KINDS):
+                names = {"flag": flag, "pattern": pattern, "found": ", ".join(sorted(kinds)), "kinds": ", ".join(KINDS)}
+                raise QuantizeError("quantize.pattern-others", where=str(request.model), **names)
+
+
+def _checkpoint_name(checkpoint: Path) -> str:
+    """The name of its counterpart; what cannot be written back to is refused before the calibration."""
+    from pth2om.quantize import checkpoint_fp32
+
+    if not checkpoint.exists():
+        raise QuantizeError("quantize.no-file", where=str(checkpoint))
+    checkpoint_fp32.check(checkpoint)
+    return checkpoint_fp32.name_for(checkpoint)
+
+
+def _checkpoint(request: Request, plan: Plan, path: Path, outcome: Outcome) -> dict[str, Path]:
+    """Write the INT8 counterpart of the checkpoint; its role and path."""
     from pth2om.quantize.checkpoint_fp32 import write_checkpoint
 
     assert request.checkpoint is not None
-    assert outcome.result is not None
-    path = destination / f"{request.checkpoint.stem}_int8_as_fp32.pth"
     _, findings = write_checkpoint(plan, request.checkpoint, path)
     outcome.findings += findings
-    outcome.result = replace(outcome.result, files={**outcome.result.files, "checkpoint": path})
+    # What else than the file's name has to be known of it is said even where it is no warning.
+    outcome.said += [str(finding.message) for finding in findings if finding.severity == "info"]
+    return {"checkpoint": path}
 
 
-def _search(
-    request: Request,
-    plan: Any,  # noqa: ANN401 - Plan, whose module imports onnx
-    feeds: Iterable[Mapping[str, Any]],
-    bar: Bar,
-    outcome: Outcome,
-) -> None:
-    from pth2om.quantize.accuracy_aware import keep_fewest, leave_floating
-    from pth2om.quantize.classifier import ClassifierDrop
+# ------------------------------------------------------------------------------------------------------ --max-drop
 
-    assert request.max_drop is not None
-    labels = None if request.labels is None else _labels(request.labels, feeds)
-    evaluate = ClassifierDrop(plan.model, feeds, labels)
-    bar.begin(str(say("quantize.ranking")))
-    few = list(itertools.islice(iter(feeds), _RANKING_BATCHES))
-    found = keep_fewest(plan, few, evaluate, request.max_drop, progress=bar)
-    leave_floating(plan, found, request.max_drop)
-    drop = found.drop
-    numbers = {"drop": round(drop.drop, 3), "low": round(drop.low, 3), "high": round(drop.high, 3)}
-    outcome.said.append(str(say("quantize.search-result", count=len(found.floating), **numbers)))
+
+def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Bar], list[str]]:
+    """The accuracy-aware search that the arguments ask for; what it needs is looked for now, before the calibration.
+
+    A label file scores the calibration images; a spec scores its own dataset by its own metric; with neither, the float
+    model's answers count as right.
+    """
+    labels = None if request.labels is None else _labels(request.labels, data)
+    spec = None if data.recipe is None else data.recipe.spec
+    few_batches = _RANKING_BATCHES
+    if labels is None and spec is not None and any(entry.metric != "agreement" for entry in spec.datasets):
+        from pth2om.quantize import scored
+
+        dataset, metric = _dataset(spec)
+
+        def by_dataset(plan: Plan, _: Bar) -> list[str]:
+            few = list(itertools.islice(iter(data.feeds), few_batches))
+            assert spec.preprocess is not None
+            batch = data.batch or 1
+            scored.search(plan, dataset, metric, spec.preprocess, spec.postprocess, few, limit, batch, data.feed)
+            judged = say("quantize.judged-dataset", metric=metric, count=len(dataset), dataset=dataset.name)
+            return [str(judged), *_search_lines(plan, limit)]
+
+        return by_dataset
+
+    def by_classes(plan: Plan, bar: Bar) -> list[str]:
+        from pth2om.quantize.accuracy_aware import keep_fewest, leave_floating
+        from pth2om.quantize.classifier import ClassifierDrop
+
+        evaluate = ClassifierDrop(plan.model, data.feeds, labels, None if data.images is None else len(data.images))
+        few = list(itertools.islice(iter(data.feeds), few_batches))
+        leave_floating(plan, keep_fewest(plan, few, evaluate, limit, progress=bar), limit)
+        key = "quantize.judged-agreement" if labels is None else "quantize.judged-labels"
+        judged = say(key, count=evaluate.labels.size, right=round(evaluate.accuracy, 2))
+        return [str(judged), *_search_lines(plan, limit)]
+
+    return by_classes
+
+
+def _dataset(spec: Spec) -> tuple[Labelled, str]:
+    """The first of a spec's scored datasets that is here, and its metric."""
+    from pth2om.data import open_dataset
+
+    roots = [Path(root) for root in os.environ.get("PTH2OM_DATA", "").split(os.pathsep) if root]
+    absent = []
+    for entry in spec.datasets:
+        if entry.metric == "agreement":
+            continue
+        try:
+            calib = spec.folder.parent.parent / "calib"
+            return open_dataset(entry.name, calib_root=calib, data_roots=roots, subset=entry.subset), entry.metric
+        except Absent:
+            absent.append(entry.name)
+    raise QuantizeError("quantize.max-drop-dataset", where=str(spec.folder), names=", ".join(absent))
+
+
+def _search_lines(plan: Plan, limit: float) -> list[str]:
+    found = plan.search
+    assert found is not None
+    numbers = {name: round(getattr(found.drop, name), 3) for name in ("drop", "low", "high")}
+    lines = [str(say("quantize.search-result", count=len(found.floating), limit=limit, **numbers))]
     reasons = {effect.layer: effect.sqnr_db for effect in found.effects}
-    outcome.said += [f"  {reasons[name]:7.2f} dB  {name}" for name in found.floating]
+    return lines + [f"  {reasons[name]:7.2f} dB  {name}" for name in found.floating]
 
 
-def _labels(path: Path, feeds: Iterable[Mapping[str, Any]]) -> list[int]:
-    """One class per image of the calibration folder, in its order."""
-    from pth2om.quantize.bins import ImageBatches
+def _labels(path: Path, data: Data) -> list[int]:
+    """One class per image, in the images' order: by name where names are known, else line by line."""
     from pth2om.quantize.record import read_text
 
     table: dict[str, int] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
-        words = line.split()
-        if not words:
+        if not line.strip():
             continue
-        if len(words) < 2 or not words[-1].isdigit():
-            raise QuantizeError("quantize.labels", where=str(path), line=number, name="")
-        table[" ".join(words[:-1])] = int(words[-1])
-    if not isinstance(feeds, ImageBatches):
+        found = re.fullmatch(r"\s*(.+?)[\s,]+(\d{1,9})\s*", line)
+        if found is None:
+            raise QuantizeError("quantize.labels", where=f"{path}:{number}")
+        table[found.group(1)] = int(found.group(2))
+    if data.images is None:
         return list(table.values())
     labels = []
-    for file in feeds.files:
-        label = table.get(file.name, table.get(file.stem))
+    for name in data.images:
+        keys = (name, Path(name).name, Path(name).with_suffix("").as_posix(), Path(name).stem)
+        label = next((table[key] for key in keys if key in table), None)
         if label is None:
-            raise QuantizeError("quantize.labels", where=str(path), line=0, name=file.name)
+            raise QuantizeError("quantize.no-label", where=str(path), name=name)
         labels.append(label)
     return labels
 
 
-def _external(request: Request) -> Outcome:
-    from pth2om.quantize import amct, bins
+# ------------------------------------------------------------------------------------------------------ other tools
 
-    destination = request.output or request.model.parent
-    prefix = destination / (request.prefix or request.model.stem)
-    if request.command:
+
+def _external(request: Request, bar: Bar) -> Outcome:
+    from pth2om.quantize import amct
+
+    destination, prefix = request.destination, request.destination / request.name
+    outcome = Outcome()
+    for path in (request.evaluator, request.cfg):
+        if path is not None and not path.is_file():
+            raise QuantizeError("quantize.no-file", where=str(path))
+    if request.command is not None:
         places = {"onnx_in": request.model, "onnx_out": prefix.with_name(f"{prefix.name}_deploy_model.onnx")}
-        if request.calib:
-            places["calib_dir"] = request.calib[0]
+        if len(request.calib) > 1:
+            raise QuantizeError("quantize.one-calib", where=str(request.calib[1]))
+        for folder in request.calib:
+            if not folder.is_dir():
+                raise QuantizeError("bins.no-folder", where=str(folder))
+            places["calib_dir"] = folder
         command = amct.template_command(request.command, places)
+    elif request.convert:
+        command = amct.convert_command(request.model, prefix)
     else:
-        inputs = [] if request.evaluator else bins.model_inputs(request.model)
-        if request.calib and inputs:
-            opened = bins.open_bins(request.calib, inputs, request.images)
-            inputs, count = list(opened.inputs), len(opened)
-        else:
-            count = request.images or 1
-        command = amct.calibration_command(
-            request.model,
-            prefix,
-            inputs=inputs,
-            bins=request.calib,
-            batches=count,
-            evaluator=request.evaluator,
-            config=request.cfg,
-        )
-    outcome = Outcome(said=[str(say("quantize.command-preview", command=command.preview()))])
-    if not request.preview:
-        destination.mkdir(parents=True, exist_ok=True)
+        command = _amct_calibration(request, prefix, outcome)
+    shown = str(say("quantize.command-preview", command=command.preview()))
+    if request.preview:
+        outcome.said.append(shown)
+        return outcome
+    bar.note(shown)
+    with _made(destination):
         outcome.result = amct.run_command(command)
     return outcome
+
+
+def _amct_calibration(request: Request, prefix: Path, outcome: Outcome) -> Command:
+    from pth2om.quantize import amct, bins
+
+    count = request.images or 1
+    if request.evaluator is not None:
+        return amct.calibration_command(
+            request.model, prefix, evaluator=request.evaluator, batches=count, config=request.cfg
+        )
+    if not request.calib:
+        raise QuantizeError("quantize.amct-data", where=str(request.model))
+    opened = bins.open_bins(request.calib, bins.model_inputs(request.model), request.images)
+    outcome.findings += opened.findings
+    if request.cfg is not None:
+        from pth2om.quantize.amct_config import read_config
+
+        asked = read_config(request.cfg).batch_num
+        if asked not in (1, len(opened)):
+            message = say("quantize.cfg-batches", asked=asked, count=len(opened))
+            outcome.findings.append(Finding("quantize.cfg-batches", "warning", message))
+    return amct.calibration_command(
+        request.model, prefix, inputs=opened.inputs, bins=opened.folders, batches=len(opened), config=request.cfg
+    )
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder for the block; one that was made for it and stayed empty is removed again."""
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QuantizeError("quantize.not-writable", where=str(folder), reason=error.strerror or str(error)) from None
+    try:
+        yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

@@ -53,7 +53,9 @@ def read_text(path: Path) -> str:
             raise QuantizeError("quantize.text-too-large", where=str(path))
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise QuantizeError("quantize.unreadable-text", where=str(path), reason=str(error)) from None
+        raise QuantizeError(
+            "quantize.unreadable-text", where=str(path), reason=getattr(error, "strerror", None) or str(error)
+        ) from None
 
 
 def parse(text: str, where: str = "") -> Message:

@@ -545,13 +545,13 @@ def test_max_drop_and_labels_on_the_command_line(tmp_path, capsys, monkeypatch):
     words = ["quantize", str(tmp_path / "net.onnx"), "--calib", str(tmp_path / "images"), "-o", str(tmp_path / "out")]
     assert cli.main([*words]) == 1, "images need --preprocess"
     words += ["--preprocess", str(tmp_path / "pre.json"), "--batch", "4", "--labels", str(tmp_path / "labels.txt")]
-    assert cli.main([*words, "--max-drop", "60"]) == 0
+    assert cli.main([*words, "--max-drop", "60%"]) == 0
     shown = capsys.readouterr().out
     assert "0 layers stay in FP16" in shown
-    assert cli.main([*words, "--max-drop", "0.01"]) == 0
+    assert cli.main([*words, "--max-drop", "0.01%"]) == 0
     assert "too few" in capsys.readouterr().err, "twelve images cannot prove a hundredth of a point"
     (tmp_path / "labels.txt").write_text("0.png x\n")
-    assert cli.main([*words, "--max-drop", "60"]) == 1
+    assert cli.main([*words, "--max-drop", "60%"]) == 1
 
 
 def test_equalization_changes_no_float_output_and_keeps_checkpoints_right():

@@ -1,0 +1,213 @@
+"""How images become a network's input: the JSON of the YOLOv6 workflow (``det_pre_params``), or a spec's own table."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pth2om.errors import QuantizeError
+from pth2om.evidence import Finding
+from pth2om.language import say
+from pth2om.spec import Preprocess, Spec
+
+_LARGEST_JSON = 1 << 22
+_PARAMETERS = "det_pre_params"
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How images become batches.
+
+    Attributes:
+        preprocess: what is done to each.
+        batch: images per batch.
+        images: folder of the images, where the recipe names one.
+        findings: how doubtful values were read.
+        spec: the spec it is of; None for a JSON.
+    """
+
+    preprocess: Preprocess
+    batch: int = 1
+    images: Path | None = None
+    findings: tuple[Finding, ...] = ()
+    spec: Spec | None = None
+
+
+def read_json_with_comments(path: Path) -> Any:  # noqa: ANN401 - JSON
+    """A JSON file that may carry ``#`` and ``//`` comments and trailing commas.
+
+    Raises:
+        QuantizeError: missing, too large, or not JSON; with its line.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise QuantizeError("quantize.text-too-large", where=str(path))
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise QuantizeError(
+            "quantize.unreadable-text", where=str(path), reason=getattr(error, "strerror", None) or str(error)
+        ) from None
+    try:
+        return json.loads(_without_comments(text))
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        reason = getattr(error, "msg", type(error).__name__)
+        raise QuantizeError("quantize.not-json", where=f"{path}:{line}", reason=reason) from None
+
+
+def _without_comments(text: str) -> str:
+    """Comments cut off and commas before a closing bracket removed; line numbers stay."""
+    plain = "\n".join(_line_without_comment(line) for line in text.split("\n"))
+    parts = re.split(r'("(?:[^"\\\n]|\\.)*")', plain)
+    return "".join(_no_trailing_commas(parts))
+
+
+def _line_without_comment(line: str) -> str:
+    inside, escaped = False, False
+    for position, sign in enumerate(line):
+        if inside:
+            inside = escaped or sign != '"'
+            escaped = sign == "\\" and not escaped
+        elif sign == '"':
+            inside = True
+        elif sign == "#" or line.startswith("//", position):
+            return line[:position]
+    return line
+
+
+def _no_trailing_commas(parts: Sequence[str]) -> list[str]:
+    """``parts`` alternates text outside strings with strings; only the former is changed."""
+    return [part if number % 2 else re.sub(r",(\s*[}\]])", r"\1", part) for number, part in enumerate(parts)]
+
+
+def read_recipe(path: Path) -> ImageRecipe:
+    """A preprocessing recipe: a JSON with ``det_pre_params``, or the ``model.toml`` of a spec (or its folder).
+
+    The keys of ``det_pre_params``: ``img_root``, ``fixed_scale`` (true keeps the aspect ratio and fills the border,
+    false stretches), ``batch_size``, ``des_channels`` (1 or 3), ``des_height``, ``des_width``, ``is_BGR2RGB`` (true:
+    the net gets RGB), ``means`` and ``stds`` in units of the 8-bit pixel (0..1 units are recognized and told).
+
+    Raises:
+        QuantizeError: missing, not readable, or a value is wrong.
+        SpecError: the spec is wrong.
+    """
+    folder = path.parent if path.name == "model.toml" else path
+    if (folder / "model.toml").is_file():
+        from pth2om import spec
+
+        read = spec.load(folder)
+        if read.preprocess is None:
+            raise QuantizeError("bins.no-preprocess", where=str(path))
+        return ImageRecipe(read.preprocess, spec=read)
+    data = read_json_with_comments(path)
+    table = _parameters(data)
+    if table is None:
+        raise QuantizeError("bins.no-parameters", where=str(path))
+    return _recipe(table, path)
+
+
+def _parameters(data: object) -> Mapping[str, Any] | None:
+    """The object under ``det_pre_params``, wherever it is nested; or the top object when it holds the keys itself."""
+    if not isinstance(data, dict):
+        return None
+    if isinstance(data.get(_PARAMETERS), dict):
+        return cast("Mapping[str, Any]", data[_PARAMETERS])
+    if "des_height" in data:
+        return data
+    for value in data.values():
+        found = _parameters(value)
+        if found is not None:
+            return found
+    return None
+
+
+_KEYS = (
+    "img_root",
+    "fixed_scale",
+    "batch_size",
+    "des_channels",
+    "des_height",
+    "des_width",
+    "is_BGR2RGB",
+    "means",
+    "stds",
+)
+
+
+def _recipe(table: Mapping[str, Any], path: Path) -> ImageRecipe:
+    where = str(path)
+    findings = [
+        Finding("bins.unknown-key", "warning", say("bins.unknown-key", name=str(name), known=", ".join(_KEYS)))
+        for name in table
+        if name not in _KEYS
+    ]
+    channels = _whole(table, "des_channels", 3, where)
+    if channels not in (1, 3):
+        raise QuantizeError("bins.wrong-value", where=where, name="des_channels", value=str(channels))
+    size = (_whole(table, "des_height", None, where), _whole(table, "des_width", None, where))
+    means = _numbers(table, "means", [0.0] * channels, channels, where)
+    stds = _numbers(table, "stds", [1.0] * channels, channels, where)
+    if any(value <= 0 for value in stds):
+        raise QuantizeError("bins.wrong-value", where=where, name="stds", value=str(stds))
+    # Means and deviations such as 0.485 and 0.229 belong to pixels of 0..1; applied to 0..255 they would be a blunder.
+    unit = max(stds) < 1 and max(abs(value) for value in means) <= 1
+    if unit:
+        findings.append(Finding("bins.unit-pixels", "warning", say("bins.unit-pixels")))
+    color = "GRAY" if channels == 1 else ("RGB" if _truth(table, "is_BGR2RGB", True, where) else "BGR")
+    preprocess = Preprocess(
+        color=cast("Any", color),
+        resize="letterbox" if _truth(table, "fixed_scale", False, where) else "stretch",
+        size=size,
+        scale=255.0 if unit else 1.0,
+        mean=tuple(means),
+        std=tuple(stds),
+    )
+    root = table.get("img_root")
+    if root is not None and not isinstance(root, str):
+        raise QuantizeError("bins.wrong-value", where=where, name="img_root", value=str(root))
+    images = None if root is None else (path.parent / root)
+    if images is not None and not images.is_dir() and Path(str(root)).is_dir():
+        images = Path(str(root))
+    return ImageRecipe(preprocess, _whole(table, "batch_size", 1, where), images, tuple(findings))
+
+
+def _whole(table: Mapping[str, Any], name: str, default: int | None, where: str) -> int:
+    value = table.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 16:
+        raise QuantizeError("bins.wrong-value", where=where, name=name, value=str(value))
+    return value
+
+
+def _truth(table: Mapping[str, Any], name: str, default: bool, where: str) -> bool:
+    value = table.get(name, default)
+    if value not in (True, False, 0, 1):
+        raise QuantizeError("bins.wrong-value", where=where, name=name, value=str(value))
+    return bool(value)
+
+
+def _numbers(table: Mapping[str, Any], name: str, default: list[float], count: int, where: str) -> list[float]:
+    value = table.get(name, default)
+    values = [value] * count if isinstance(value, int | float) and not isinstance(value, bool) else value
+    plain = isinstance(values, list) and all(
+        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in values
+    )
+    if not plain or len(values) != count:
+        raise QuantizeError("bins.wrong-value", where=where, name=name, value=str(value))
+    return [float(one) for one in values]
+
+
+def recipe_path(path: Path) -> Path:
+    """A recipe's path as typed, or the spec of that name under ``models/``."""
+    named = Path("models") / path
+    return named if not path.exists() and (named / "model.toml").is_file() else path
+
+
+def image_shape(preprocess: Preprocess) -> tuple[int, int, int]:
+    """(channels, height, width) that a preprocessing makes."""
+    channels = (1 if preprocess.color == "GRAY" else 3) + (preprocess.extra != "none")
+    return (channels, *preprocess.size)
