@@ -159,9 +159,9 @@ def _layers(int8: list[str] | None, built: Built) -> Iterator[Judgement]:
 
 
 def _checkpoint_file(pipeline: Pipeline, built: Built) -> Path:
-    path = built.artifact.file("int8_as_fp32.pth")
-    if path.exists():
-        return path
+    written = sorted(built.artifact.path.glob("int8_as_fp32.*"))
+    if written:
+        return written[0]
     if not pipeline.has_torch:
         raise Absent("pipeline.no-torch", where=pipeline.spec.name)
     if pipeline.weights is None:

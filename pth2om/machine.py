@@ -7,9 +7,15 @@ import hashlib
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from pth2om.store import version_of
+
+
+def data_roots() -> list[Path]:
+    """The folders of ``PTH2OM_DATA``, where weights and datasets may lie; several are separated as in ``PATH``."""
+    return [Path(root) for root in os.environ.get("PTH2OM_DATA", "").split(os.pathsep) if root]
 
 
 def host_fingerprint() -> str:

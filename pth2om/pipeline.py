@@ -589,7 +589,6 @@ class Pipeline:
             limit = table.max_drop or 0.0
             scored.search(plan, *self.data.scored(), preprocess, self.spec.postprocess, first, limit, batch, fed)
 
-        readable = self.checkpoint().record.details.get("read_by") == "weights_only"
         task = stage.Task(
             model,
             table,
@@ -597,7 +596,7 @@ class Pipeline:
             data,
             config=self.data.find(table.config) if table.config else None,
             given=self.data.find(table.onnx) if table.onnx else None,
-            checkpoint=self.weights if readable else None,
+            checkpoint=self.weights if self.has_torch else None,
             state=state,
             search=search if table.max_drop is not None else None,
             findings=findings,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pth2om.language import say
+from pth2om.machine import data_roots
 
 if TYPE_CHECKING:
     from pth2om.pipeline import Settings
@@ -101,8 +101,7 @@ def settings(config: pytest.Config, models: Path) -> Settings:
     for root in roots:
         if not root.is_dir():
             raise pytest.UsageError(say("plugin.no-such-path", option="--data-dir", path=str(root)).render())
-    if os.environ.get("PTH2OM_DATA"):
-        roots.append(Path(os.environ["PTH2OM_DATA"]))
+    roots += data_roots()
     return Settings(
         models=models,
         calib=models.parent / "calib",

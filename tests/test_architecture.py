@@ -20,7 +20,7 @@ FLOORS = (
     {"model_data"},
     {"pipeline"},
     {"showing"},
-    {"acceptance", "int8_questions", "starter"},
+    {"acceptance", "int8_files", "int8_questions", "starter"},
     {"report"},
     {"board", "cases", "cli", "pytest_plugin", "run_options"},
 )

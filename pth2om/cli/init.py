@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import get_args
 
 from pth2om.language import say
+from pth2om.machine import data_roots
 from pth2om.spec import Task
 from pth2om.starter import start
 
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
-    roots = [*(arguments.data_dir or ()), *map(Path, filter(None, os.environ.get("PTH2OM_DATA", "").split(os.pathsep)))]
+    roots = [*(arguments.data_dir or ()), *data_roots()]
     started = start(
         arguments.name,
         arguments.onnx or arguments.checkpoint,

@@ -1,4 +1,4 @@
-"""``pth2om quantize MODEL.onnx --calib DATA``: INT8, and the files that ATC takes."""
+"""``pth2om quantize MODEL.onnx --calib DATA``, or ``pth2om quantize SPEC``: INT8, and the files that ATC takes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 from pth2om.language import say
+from pth2om.quantize.settings import Activations, Balancing, Weights
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--batch", metavar="N", type=int, help=text("batch"))
     data.add_argument("--random-calibration", action="store_true", help=text("random"))
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--activations", choices=("minmax", "percentile", "entropy", "mse", "ifmr"), help=text("activations")
-    )
-    how.add_argument("--weights", choices=("arq", "mse"), help=text("weights"))
+    how.add_argument("--activations", choices=get_args(Activations), help=text("activations"))
+    how.add_argument("--weights", choices=get_args(Weights), help=text("weights"))
     how.add_argument("--symmetric", action="store_true", help=text("symmetric"))
     how.add_argument("--skip", metavar="PATTERN", action="append", default=[], help=text("skip"))
     how.add_argument("--only", metavar="PATTERN", action="append", default=[], help=text("only"))
-    how.add_argument("--balance", choices=("off", "fold", "insert"), help=text("balance"))
+    how.add_argument("--balance", choices=get_args(Balancing), help=text("balance"))
     how.add_argument("--equalize", action="store_true", help=text("equalize"))
     how.add_argument("--no-bias-correction", action="store_true", help=text("no-bias-correction"))
     how.add_argument("--small-channels", action="store_true", help=text("small-channels"))
@@ -53,12 +53,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Quantize as asked and list the files."""
+    from pth2om import int8_files
     from pth2om.quantize import command_line
     from pth2om.quantize.request import Request
 
     request = Request(**{name: value for name, value in vars(arguments).items() if name != "verb"})
+    folder = int8_files.spec_folder(request.model)
     with command_line.Bar(quiet=arguments.json) as bar:
-        outcome = command_line.execute(request, bar)
+        outcome = command_line.execute(request, bar) if folder is None else int8_files.write(request, folder)
     if arguments.json:
         print(json.dumps(outcome.to_json(), ensure_ascii=False, indent=1))
         return outcome.status

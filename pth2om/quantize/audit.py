@@ -236,11 +236,10 @@ def changed_keys(original: Path, written: Path) -> dict[str, list[str]]:
 def _shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
     import torch
 
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch.load raises pickle, zip and runtime errors alike
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise QuantizeError("quantize.checkpoint-unread", where=str(checkpoint), reason=reason[:200]) from None
+    from pth2om.checkpoint.kinds import kind_of
+    from pth2om.quantize.checkpoint_fp32 import content_of
+
+    content, _ = content_of(checkpoint, kind_of(checkpoint))
     found: dict[str, tuple[int, ...]] = {}
 
     def visit(value: Any, path: str) -> None:  # noqa: ANN401 - whatever the checkpoint holds

@@ -100,7 +100,7 @@ def write_checkpoint(plan: Plan, checkpoint: Path, destination: Path) -> tuple[l
         CheckpointError: it is missing, damaged, or no checkpoint at all.
     """
     kind = kind_of(checkpoint)
-    content, metadata = _content(checkpoint, kind)
+    content, metadata = content_of(checkpoint, kind)
     found = branches.find(content, numbers.is_tensor)
     if not found:
         raise QuantizeError("quantize.checkpoint", where=str(checkpoint))
@@ -126,7 +126,7 @@ def check(checkpoint: Path) -> None:
 
     Raises: as `write_checkpoint`.
     """
-    content, _ = _content(checkpoint, kind_of(checkpoint))
+    content, _ = content_of(checkpoint, kind_of(checkpoint))
     if not branches.find(content, numbers.is_tensor):
         raise QuantizeError("quantize.checkpoint", where=str(checkpoint))
 
@@ -297,7 +297,7 @@ def _rewritten_block(entry: Constants, source: Source, arrays: Mapping[str, npt.
 # ---------------------------------------------------------------------------------------------------------- the file
 
 
-def _content(checkpoint: Path, kind: Kind) -> tuple[Any, dict[str, str] | None]:
+def content_of(checkpoint: Path, kind: Kind) -> tuple[Any, dict[str, str] | None]:
     """What a checkpoint holds, torch tensors in it, and the metadata of a safetensors file."""
     from pth2om.checkpoint import reading
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Absent, QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.machine import data_roots
 from pth2om.quantize.request import Request, check, percent_points
-from pth2om.quantize.settings import QuantizeResult, Settings
+from pth2om.quantize.settings import QuantizeResult, Settings, matches
 
 if TYPE_CHECKING:
     import onnx
@@ -272,9 +271,7 @@ def _check_patterns(request: Request, model: onnx.ModelProto) -> None:
 
     for flag, patterns in (("--only", request.only), ("--skip", request.skip)):
         for pattern in patterns:
-            kinds = {
-                node.op_type for node in model.graph.node if pattern == node.name or fnmatchcase(node.name, pattern)
-            }
+            kinds = {node.op_type for node in model.graph.node if matches(node.name, pattern)}
             if kinds and not kinds & set(KINDS):
                 names = {"flag": flag, "pattern": pattern, "found": ", ".join(sorted(kinds)), "kinds": ", ".join(KINDS)}
                 raise QuantizeError("quantize.pattern-others", where=str(request.model), **names)
@@ -347,14 +344,15 @@ def _dataset(spec: Spec) -> tuple[Labelled, str]:
     """The first of a spec's scored datasets that is here, and its metric."""
     from pth2om.data import open_dataset
 
-    roots = [Path(root) for root in os.environ.get("PTH2OM_DATA", "").split(os.pathsep) if root]
     absent = []
     for entry in spec.datasets:
         if entry.metric == "agreement":
             continue
         try:
             calib = spec.folder.parent.parent / "calib"
-            return open_dataset(entry.name, calib_root=calib, data_roots=roots, subset=entry.subset), entry.metric
+            return open_dataset(
+                entry.name, calib_root=calib, data_roots=data_roots(), subset=entry.subset
+            ), entry.metric
         except Absent:
             absent.append(entry.name)
     raise QuantizeError("quantize.max-drop-dataset", where=str(spec.folder), names=", ".join(absent))

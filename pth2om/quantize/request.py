@@ -6,9 +6,9 @@ import math
 import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
 
 from pth2om.errors import QuantizeError
+from pth2om.quantize.settings import Activations, Balancing, Weights
 
 _EVERYWHERE = frozenset({"model", "output", "prefix", "json"})
 _WAYS: dict[str, frozenset[str]] = {
@@ -38,12 +38,12 @@ class Request:
     images: int | None = None
     batch: int | None = None
     random_calibration: bool = False
-    activations: Literal["minmax", "percentile", "entropy", "mse", "ifmr"] | None = None
-    weights: Literal["arq", "mse"] | None = None
+    activations: Activations | None = None
+    weights: Weights | None = None
     symmetric: bool = False
     skip: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
-    balance: Literal["off", "fold", "insert"] | None = None
+    balance: Literal[off, fold, insert] | None = None
     equalize: bool = False
     no_bias_correction: bool = False
     small_channels: bool = False
@@ -88,11 +88,7 @@ def check(request: Request) -> None:
     given = request.given
     way = next((name for name in _WAYS if {word.strip("-") for word in name.split()} <= given), None)
     if way is not None:
-        unused = given - _EVERYWHERE - _WAYS[way]
-        if unused:
-            names = ", ".join(sorted(map(_flag, unused)))
-            key = "quantize.flag-unused-images" if "preprocess" in unused else "quantize.flag-unused"
-            raise QuantizeError(key, flags=names, way=way)
+        _refuse(given - _EVERYWHERE - _WAYS[way], way)
     else:
         for flag, (other, name) in _NEEDS.items():
             if flag in given and other not in given:
@@ -100,6 +96,33 @@ def check(request: Request) -> None:
     for pair in _EITHER:
         if pair <= given:
             raise QuantizeError("quantize.flags-contradict", flags=", ".join(sorted(map(_flag, pair))))
+    _check_values(request)
+    check_writable(request.destination)
+
+
+def check_flags(request: Request, known: frozenset[str], way: str) -> None:
+    """Refuse what means nothing for one way of quantizing.
+
+    Args:
+        request: as typed.
+        known: the fields it reads.
+        way: what it is called.
+
+    Raises:
+        QuantizeError: another flag was given, or one has no possible value.
+    """
+    _refuse(request.given - known, way)
+    _check_values(request)
+
+
+def _refuse(unused: set[str], way: str) -> None:
+    if unused:
+        names = ", ".join(sorted(map(_flag, unused)))
+        key = "quantize.flag-unused-images" if "preprocess" in unused else "quantize.flag-unused"
+        raise QuantizeError(key, flags=names, way=way)
+
+
+def _check_values(request: Request) -> None:
     for flag in ("images", "batch"):
         number = getattr(request, flag)
         if number is not None and number < 1:
@@ -108,7 +131,6 @@ def check(request: Request) -> None:
         raise QuantizeError("quantize.flag-value", flag="--prefix", value=request.prefix)
     if request.max_drop is not None:
         percent_points(request.max_drop)
-    _check_writable(request.destination)
 
 
 def percent_points(text: str) -> float:
@@ -127,8 +149,12 @@ def percent_points(text: str) -> float:
     return round(number if sign else 100 * number, 9)
 
 
-def _check_writable(destination: Path) -> None:
-    """Tell before an hour of calibration what would be told after it."""
+def check_writable(destination: Path) -> None:
+    """Tell before an hour of calibration what would be told after it.
+
+    Raises:
+        QuantizeError: nothing can be written there.
+    """
     place = destination.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -18,6 +18,7 @@ VERSION = 1
 
 Activations = Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"]
 Weights = Literal["arq", "mse"]
+Balancing = Literal["off", "fold", "insert"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Settings:
     only: tuple[str, ...] = ()
     bias_correction: bool = True
     equalize: bool = False
-    balance: Literal["off", "fold", "insert"] = "insert"
+    balance: Balancing = "insert"
     small_channels: bool = False
     memory: int = 256 << 20
 

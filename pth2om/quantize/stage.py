@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pth2om.errors import Absent
+from pth2om.errors import Absent, CheckpointError, QuantizeError
 from pth2om.evidence import Finding
 from pth2om.quantize import amct, api
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress
@@ -45,7 +45,7 @@ class Task:
         data: what calibrates; None only with ``table.onnx``.
         config: the file of ``table.config``.
         given: the file of ``table.onnx``.
-        checkpoint: the state dict that INT8 weights are written back into, or None.
+        checkpoint: the file that INT8 weights are written back into, where it is a state dict.
         state: where an interrupted calibration is kept.
         search: an accuracy-aware search.
         findings: what the caller noticed.
@@ -194,11 +194,16 @@ def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _checkpoint(task: Task, plan: Plan, folder: Path) -> list[Finding]:
+    """Write the FP32 checkpoint; one that cannot be written is told, INT8 goes on without it."""
     if task.checkpoint is None:
         return []
-    from pth2om.quantize.checkpoint_fp32 import write_checkpoint
+    from pth2om.quantize.checkpoint_fp32 import name_for, write_checkpoint
 
-    return write_checkpoint(plan, task.checkpoint, folder / "int8_as_fp32.pth")[1]
+    try:
+        suffix = Path(name_for(task.checkpoint)).suffix
+        return write_checkpoint(plan, task.checkpoint, folder / f"int8_as_fp32{suffix}")[1]
+    except (CheckpointError, QuantizeError) as error:
+        return [Finding(error.message.key, "info", error.message)]
 
 
 def _write_report(folder: Path, report: dict[str, Any], findings: Sequence[Finding]) -> None:
