@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import onnx.numpy_helper
 import onnxruntime
 
@@ -65,12 +67,49 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes as Python values; strings decoded."""
+    """A node's attributes as Python values; strings decoded. An empty list means the default, so it is left out."""
     values = {}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
-        values[attribute.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, str) or not isinstance(value, Sequence) or len(value):
+            values[attribute.name] = value
     return values
+
+
+def kind_of(node: onnx.NodeProto) -> str:
+    """The operator; one of a foreign domain has that before its name, so that a custom ``Conv`` is no Conv."""
+    return str(node.op_type) if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def domains_of(graph: onnx.GraphProto) -> set[str]:
+    """The domains of all operators, those in bodies of If, Loop and Scan included."""
+    found = {str(node.domain) for node in graph.node}
+    for node in graph.node:
+        for body in subgraphs(node):
+            found |= domains_of(body)
+    return found
+
+
+def _names_in(graph: onnx.GraphProto) -> set[str]:
+    """Every tensor name that a body makes or reads."""
+    names = {name for node in graph.node for name in (*node.input, *node.output)}
+    names |= {tensor.name for tensor in graph.initializer} | {value.name for value in (*graph.input, *graph.output)}
+    for node in graph.node:
+        for body in subgraphs(node):
+            names |= _names_in(body)
+    return names
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its local functions written out: what is inside them can be quantized too, and ATC takes none."""
+    if not model.functions:
+        return model
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception:  # noqa: BLE001 - the inliner raises bare RuntimeError; a function that stays is a custom operator
+        return model
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
@@ -106,6 +145,7 @@ class Network:
         self.model = model if own else onnx.ModelProto()
         if not own:
             self.model.CopyFrom(model)
+        _normalize(self.model)
         graph = self.model.graph
         self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
@@ -131,6 +171,14 @@ class Network:
             seen.add(unique)
             node.name = unique
 
+    def node_name(self, name: str) -> str:
+        """``name`` for a new node, with a number appended when a node has it."""
+        taken = {node.name for node in self.nodes}
+        unique, count = name, 1
+        while unique in taken:
+            unique, count = f"{name}_{count}", count + 1
+        return unique
+
     def _drop_constant_inputs(self) -> None:
         """Old files list initializers among the inputs too; a constant is no input."""
         kept = [value for value in self.model.graph.input if value.name not in self.constants]
@@ -143,14 +191,19 @@ class Network:
         self.producer = {name: node for node in self.nodes for name in node.output if name}
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         self.captured: set[str] = set()
+        inner: set[str] = set()
         for node in self.nodes:
             for name in dict.fromkeys(node.input):
                 if name:
                     self.consumers.setdefault(name, []).append(node)
             for body in subgraphs(node):
                 self.captured |= _captured(body)
+                inner |= _names_in(body)
         self.outputs = {value.name for value in self.model.graph.output}
-        self._taken = set(self.constants) | set(self.producer) | {value.name for value in self.model.graph.input}
+        # A body may not give a name of its own to what an outer graph holds, so its names are taken too.
+        self._taken = set(self.constants) | set(self.producer) | inner
+        self._taken |= {value.name for value in self.model.graph.input}
+        self._taken |= {tensor.values.name for tensor in self.model.graph.sparse_initializer}
 
     def only_consumer(self, name: str) -> onnx.NodeProto | None:
         """The node that alone reads ``name``, or None: several readers, a graph output, or a subgraph reads it."""
@@ -187,7 +240,7 @@ class Network:
     def finish(self) -> onnx.ModelProto:
         """The rewritten model, a copy: nodes in topological order, constants that nobody reads left out."""
         graph = self.model.graph
-        ordered = self._sorted()
+        ordered = self.finish_order()
         read = {name for node in ordered for name in node.input} | self.outputs
         for node in ordered:
             for body in subgraphs(node):
@@ -209,7 +262,12 @@ class Network:
         result.graph.value_info.extend(value for value in graph.value_info if value.name in made)
         return result
 
-    def _sorted(self) -> list[onnx.NodeProto]:
+    def finish_order(self) -> list[onnx.NodeProto]:
+        """The nodes in topological order, the file's own where it is one.
+
+        Raises:
+            QuantizeError: there is none.
+        """
         ready = set(self.constants) | {value.name for value in self.model.graph.input} | {""}
         ready |= {tensor.values.name for tensor in self.model.graph.sparse_initializer}
         made = {name for node in self.nodes for name in node.output}
@@ -224,9 +282,7 @@ class Network:
         for number, names in enumerate(needs):
             for name in names:
                 waiting.setdefault(name, []).append(number)
-        # A stack keeps the file's own order where it is already topological.
-        import heapq
-
+        # The heap keeps the file's own order where it is already topological.
         heap = [number for number, count in enumerate(missing) if count == 0]
         heapq.heapify(heap)
         ordered = []
@@ -241,6 +297,19 @@ class Network:
         if len(ordered) != len(self.nodes):
             raise QuantizeError("quantize.cyclic")
         return ordered
+
+
+def _normalize(model: onnx.ModelProto) -> None:
+    """One spelling of the default domain, and a version of the format in which a constant need not be an input too."""
+    model.ir_version = max(model.ir_version, 4)
+    for node in model.graph.node:
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    version = opset_of(model)
+    others = [entry for entry in model.opset_import if entry.domain not in ("", "ai.onnx")]
+    own = [onnx.helper.make_opsetid("", version)] if version else []
+    del model.opset_import[:]
+    model.opset_import.extend([*own, *others])
 
 
 def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -258,6 +327,12 @@ def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
             value = onnx.helper.get_attribute_value(attribute)
             return onnx.numpy_helper.from_array(np.asarray(value, np.int64))
     return None
+
+
+def types_of(model: onnx.ModelProto) -> dict[str, int]:
+    """Known element types of all tensors, as `onnx.TensorProto` numbers."""
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    return {value.name: value.type.tensor_type.elem_type for value in values if value.type.HasField("tensor_type")}
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.numpy_helper
 import onnx.shape_inference
 import onnx.version_converter
 
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
-from pth2om.quantize.network import PROTO_LIMIT, FloatArray, Network, attributes, opset_of
+from pth2om.quantize.layers import KINDS
+from pth2om.quantize.network import (
+    PROTO_LIMIT,
+    FloatArray,
+    Network,
+    attributes,
+    inlined,
+    kind_of,
+    open_session,
+    opset_of,
+    run_session,
+    subgraphs,
+)
 
 LOWEST_OPSET = 11
 """Round and a Clip with inputs, which the fake-quant twin is made of, exist from opset 11 on."""
@@ -60,7 +74,8 @@ def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]
         model = _convert_opset(model, opset, where)
         message = say("quantize.opset-converted", old=opset, new=opset_of(model))
         findings.append(Finding("quantize.opset-converted", "warning", message))
-    network = Network(_inferred(model))
+    network = Network(_inferred(inlined(model)))
+    compute_constants(network)
     folded = _fold(network)
     network = Network(network.finish(), own=True)
     if folded:
@@ -95,23 +110,87 @@ def _fold(network: Network) -> int:
     """Fold what follows a convolution per channel into it, and make every Gemm plain; how many nodes went."""
     before = len(network.nodes)
     _fold_identities(network)
+    made: dict[tuple[Any, ...], str] = {}
     for node in list(network.nodes):
-        if node.op_type == "Gemm":
-            _plain_gemm(network, node)
+        if kind_of(node) == "Gemm":
+            _plain_gemm(network, node, made)
     changed = True
     while changed:
         changed = False
         for node in list(network.nodes):
-            if node.op_type in ("Conv", "ConvTranspose") and _fold_follower(network, node):
+            if kind_of(node) in ("Conv", "ConvTranspose") and _fold_follower(network, node):
                 changed = True
         network.index()
     return before - len(network.nodes)
 
 
+_NOT_CONSTANT = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+def compute_constants(network: Network, kinds: Collection[str] = (*KINDS, "BatchNormalization", "Mul", "Add")) -> None:
+    """Compute what nodes of ``kinds`` read besides their activation, where it depends on constants alone.
+
+    Exporters leave the way from a parameter to a weight in the graph (Cast, Transpose, Reshape, a weight norm); what
+    is no initializer could not be quantized.
+    """
+    # Identities are looked through, not computed, so that a weight several layers share is still seen to be one.
+    _fold_identities(network)
+    fixed = set(network.constants) | {""}
+    computable: dict[int, onnx.NodeProto] = {}
+    for node in network.finish_order():
+        random = kind_of(node) in _NOT_CONSTANT or "::" in kind_of(node) or any(True for _ in subgraphs(node))
+        if not random and set(node.input) <= fixed:
+            computable[id(node)] = node
+            fixed |= set(node.output)
+    wanted: dict[int, onnx.NodeProto] = {}
+    for node in network.nodes:
+        if kind_of(node) in kinds and id(node) not in computable:
+            makers = (network.producer.get(name) for name in node.input)
+            wanted |= {id(maker): maker for maker in makers if maker is not None and id(maker) in computable}
+    if not wanted:
+        return
+    outputs = [name for node in wanted.values() for name in node.output if name]
+    graph = onnx.GraphProto(name="constants")
+    graph.node.extend(computable.values())
+    graph.initializer.extend(
+        network.constants[name] for name in dict.fromkeys(_read(graph)) if name in network.constants
+    )
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    model = onnx.ModelProto(ir_version=network.model.ir_version, graph=graph)
+    model.opset_import.extend(network.model.opset_import)
+    try:
+        values = run_session(open_session(model, exact=True), {}, outputs)
+    except QuantizeError:
+        # An operator that the runtime lacks for this type: the layer is then said to have no constant weight.
+        return
+    network.nodes = [node for node in network.nodes if id(node) not in wanted]
+    for name, value in values.items():
+        network.constants[name] = onnx.numpy_helper.from_array(value, name)
+    network.index()
+    _drop_unread(network, {id(node) for node in computable.values()})
+
+
+def _read(graph: onnx.GraphProto) -> Iterator[str]:
+    return (name for node in graph.node for name in node.input)
+
+
+def _drop_unread(network: Network, candidates: set[int]) -> None:
+    """Remove those of the ``candidates`` that nobody reads any more."""
+    while True:
+        used = set(network.consumers) | network.outputs | network.captured
+        kept = [node for node in network.nodes if id(node) not in candidates or used & set(node.output)]
+        if len(kept) == len(network.nodes):
+            return
+        network.nodes = kept
+        network.index()
+
+
 def _fold_identities(network: Network) -> None:
     """Identity of a constant: the torch exporter writes one for shared parameters."""
     for node in list(network.nodes):
-        if node.op_type == "Identity" and node.input[0] in network.constants:
+        if kind_of(node) == "Identity" and node.input[0] in network.constants:
             name = node.output[0]
             if name in network.outputs or name in network.captured:
                 continue
@@ -128,8 +207,8 @@ def _float_constant(network: Network, name: str) -> FloatArray | None:
     return np.asarray(value, np.float32) if value is not None and value.dtype == np.float32 else None
 
 
-def _plain_gemm(network: Network, node: onnx.NodeProto) -> None:
-    """transB=0 and alpha=beta=1, by changing the constants."""
+def _plain_gemm(network: Network, node: onnx.NodeProto, made: dict[tuple[Any, ...], str]) -> None:
+    """transB=0 and alpha=beta=1, by changing the constants; Gemms that shared a weight share the changed one."""
     values = attributes(node)
     weight = _float_constant(network, node.input[1])
     if weight is None or values.get("transA", 0) or weight.ndim != 2:
@@ -140,7 +219,10 @@ def _plain_gemm(network: Network, node: onnx.NodeProto) -> None:
     alpha, beta = np.float32(values.get("alpha", 1.0)), np.float32(values.get("beta", 1.0))
     changed = weight.T if values.get("transB", 0) else weight
     if values.get("transB", 0) or alpha != 1:
-        node.input[1] = network.add_constant(node.input[1], np.ascontiguousarray(changed * alpha))
+        key = (node.input[1], values.get("transB", 0), float(alpha))
+        if key not in made:
+            made[key] = network.add_constant(node.input[1], np.ascontiguousarray(changed * alpha))
+        node.input[1] = made[key]
     if bias is not None and beta != 1:
         node.input[2] = network.add_constant(node.input[2], np.asarray(bias * beta))
     kept = [entry for entry in node.attribute if entry.name not in ("transB", "alpha", "beta")]
@@ -193,7 +275,7 @@ def _affine(
     network: Network, follower: onnx.NodeProto, name: str, channels: int, rank: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
     """The per-channel factor and shift that ``follower`` applies to ``name``, or None."""
-    if follower.op_type == "BatchNormalization":
+    if kind_of(follower) == "BatchNormalization":
         parts = [_float_constant(network, entry) for entry in follower.input[1:5]]
         values = attributes(follower)
         if any(part is None for part in parts) or values.get("training_mode", 0) or len(follower.output) > 1:
@@ -201,7 +283,7 @@ def _affine(
         gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in parts)
         factor = gamma / np.sqrt(variance + np.float32(values.get("epsilon", 1e-5)))
         return factor, beta - mean * factor
-    if follower.op_type not in ("Mul", "Add") or name not in follower.input or len(set(follower.input)) != 2:
+    if kind_of(follower) not in ("Mul", "Add") or name not in follower.input or len(set(follower.input)) != 2:
         return None
     constant = _float_constant(network, next(entry for entry in follower.input if entry != name))
     if constant is None or not _per_channel(constant.shape, channels, rank):
