@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
@@ -21,10 +20,12 @@ from pth2om.quantize import ranges
 from pth2om.quantize.calibrate import Feeds, Progress
 from pth2om.quantize.files import quant_json, records
 from pth2om.quantize.layers import Layer
-from pth2om.quantize.network import Array, read_model, write_model
+from pth2om.quantize.network import read_model, write_model
 from pth2om.quantize.plan import Plan, make_plan
 from pth2om.quantize.proof import LayerProof, prove
-from pth2om.quantize.qdq import build_qdq, convert_qdq
+from pth2om.quantize.qdq import build_qdq
+from pth2om.quantize.qdq_convert import convert_qdq
+from pth2om.quantize.random_data import random_feeds
 from pth2om.quantize.record import render_records
 from pth2om.quantize.sensitivity import layer_errors, range_picture
 from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, Settings
@@ -122,32 +123,6 @@ class _Head:
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self._feeds)
-
-
-def random_feeds(model: onnx.ModelProto, where: str, count: int = 4, seed: int = 0) -> list[dict[str, Array]]:
-    """Uniform random batches in 0..1 of the model's input shapes; symbolic axes are 1.
-
-    Raises:
-        QuantizeError: an input has no shape or is not of a number type.
-    """
-    generator = np.random.default_rng(seed)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    batches = []
-    for _ in range(count):
-        batch: dict[str, Array] = {}
-        for value in model.graph.input:
-            if value.name in constants:
-                continue
-            kind = value.type.tensor_type
-            if not kind.HasField("shape"):
-                raise QuantizeError("quantize.input-without-shape", where=where, name=value.name)
-            shape = [max(axis.dim_value, 1) for axis in kind.shape.dim]
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            if dtype.kind not in "fiub":
-                raise QuantizeError("quantize.input-not-numeric", where=where, name=value.name, dtype=str(dtype))
-            batch[value.name] = generator.uniform(0, 1, shape).astype(dtype)
-        batches.append(batch)
-    return batches
 
 
 def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] | None = None) -> QuantizeResult:

@@ -176,6 +176,9 @@ def _examine_activations(plan: Plan) -> None:
             _leave(plan, layer, message, "error")
         elif histogram.total == 0 or histogram.lowest == histogram.highest == 0:
             _leave(plan, layer, say("quantize.dead", tensor=layer.input), "warning")
+        elif max(histogram.highest, 0) - min(histogram.lowest, 0) < 255 * ranges.SMALLEST_SCALE:
+            largest = max(histogram.highest, -histogram.lowest)
+            _leave(plan, layer, say("quantize.tiny", tensor=layer.input, largest=f"{largest:.3g}"), "warning")
         elif histogram.lowest == histogram.highest:
             message = say("quantize.constant-activation", tensor=layer.input, value=histogram.lowest)
             plan.findings.append(Finding("quantize.constant-activation", "warning", message, node=layer.name))

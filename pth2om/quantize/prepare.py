@@ -34,6 +34,7 @@ LOWEST_OPSET = 11
 """Round and a Clip with inputs, which the fake-quant twin is made of, exist from opset 11 on."""
 HIGHEST_OPSET = 22
 """ATC registers AscendQuant and AscendDequant for opset 8 to 22 (CANN ops-nn ONNX plugins)."""
+_WELL_KNOWN_OPSET = 17
 QUANTIZED_OPERATORS = frozenset(
     {
         "AscendQuant",
@@ -84,13 +85,15 @@ def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]
 
 
 def _convert_opset(model: onnx.ModelProto, opset: int, where: str) -> onnx.ModelProto:
-    target = 13 if opset < LOWEST_OPSET else HIGHEST_OPSET
-    try:
-        converted = onnx.version_converter.convert_version(model, target)
-    except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise QuantizeError("quantize.opset", where=where, opset=opset, reason=reason) from None
-    return converted
+    # Older models go up no further than they must: what ATC parses changes with the version (the inputs of Dropout).
+    # Newer ones go down to what ATC has most parsers for, else to the highest that it has any for.
+    reason = ""
+    for target in (LOWEST_OPSET,) if opset < LOWEST_OPSET else (_WELL_KNOWN_OPSET, HIGHEST_OPSET):
+        try:
+            return onnx.version_converter.convert_version(model, target)
+        except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    raise QuantizeError("quantize.opset", where=where, opset=opset, reason=reason)
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -129,19 +132,30 @@ _NOT_CONSTANT = frozenset(
 )
 
 
-def compute_constants(network: Network, kinds: Collection[str] = (*KINDS, "BatchNormalization", "Mul", "Add")) -> None:
+def compute_constants(
+    network: Network,
+    kinds: Collection[str] = (*KINDS, "BatchNormalization", "Mul", "Add"),
+    *,
+    chained: bool = True,
+) -> None:
     """Compute what nodes of ``kinds`` read besides their activation, where it depends on constants alone.
 
     Exporters leave the way from a parameter to a weight in the graph (Cast, Transpose, Reshape, a weight norm); what
     is no initializer could not be quantized.
+
+    Args:
+        network: changed in place.
+        kinds: operators whose constant inputs are computed.
+        chained: whether an operator of ``kinds`` may be computed itself.
     """
     # Identities are looked through, not computed, so that a weight several layers share is still seen to be one.
     _fold_identities(network)
     fixed = set(network.constants) | {""}
     computable: dict[int, onnx.NodeProto] = {}
     for node in network.finish_order():
-        random = kind_of(node) in _NOT_CONSTANT or "::" in kind_of(node) or any(True for _ in subgraphs(node))
-        if not random and set(node.input) <= fixed:
+        kind = kind_of(node)
+        excluded = kind in _NOT_CONSTANT or "::" in kind or (kind in kinds and not chained)
+        if not excluded and not list(subgraphs(node)) and set(node.input) <= fixed:
             computable[id(node)] = node
             fixed |= set(node.output)
     wanted: dict[int, onnx.NodeProto] = {}
