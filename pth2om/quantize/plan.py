@@ -209,7 +209,8 @@ def choose_parameters(plan: Plan) -> None:
         except QuantizeError as error:
             _leave(plan, layer, error.message, "warning")
     if not plan.quantized:
-        raise QuantizeError("quantize.nothing-left", count=len(plan.selection.layers))
+        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in plan.selection.layers[:5])
+        raise QuantizeError("quantize.nothing-left", count=len(plan.selection.layers), reasons=reasons)
     _name_dead_channels(plan)
 
 

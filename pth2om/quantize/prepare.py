@@ -34,7 +34,7 @@ LOWEST_OPSET = 11
 """Round and a Clip with inputs, which the fake-quant twin is made of, exist from opset 11 on."""
 HIGHEST_OPSET = 22
 """ATC registers AscendQuant and AscendDequant for opset 8 to 22 (CANN ops-nn ONNX plugins)."""
-_WELL_KNOWN_OPSET = 17
+_FROM_ABOVE = (17, 20, HIGHEST_OPSET)
 QUANTIZED_OPERATORS = frozenset(
     {
         "AscendQuant",
@@ -88,7 +88,7 @@ def _convert_opset(model: onnx.ModelProto, opset: int, where: str) -> onnx.Model
     # Older models go up no further than they must: what ATC parses changes with the version (the inputs of Dropout).
     # Newer ones go down to what ATC has most parsers for, else to the highest that it has any for.
     reason = ""
-    for target in (LOWEST_OPSET,) if opset < LOWEST_OPSET else (_WELL_KNOWN_OPSET, HIGHEST_OPSET):
+    for target in (LOWEST_OPSET,) if opset < LOWEST_OPSET else _FROM_ABOVE:
         try:
             return onnx.version_converter.convert_version(model, target)
         except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike

@@ -17,6 +17,10 @@ from pth2om.quantize.weights import Quantized
 _AXIS_OPSET = 13
 """QuantizeLinear and DequantizeLinear have an axis, hence scales per channel, from opset 13 on."""
 
+_TYPED_OPSET = 20
+"""From opset 21 on QuantizeLinear has an output_dtype, which ONNX Runtime's fusion of a 3-D MatMul and Add gets wrong
+for INT8 (seen in 1.31): the twin goes down to 20 where its operators allow."""
+
 
 def build_qdq(network: Network, layers: Sequence[Quantized]) -> onnx.ModelProto:
     """The QDQ twin: INT8 activations and weights, INT32 biases, the same numbers as the deploy model's.
@@ -25,11 +29,13 @@ def build_qdq(network: Network, layers: Sequence[Quantized]) -> onnx.ModelProto:
         QuantizeError: the model's opset is below 13 and cannot be raised.
     """
     model = network.finish()
-    if opset_of(model) < _AXIS_OPSET:
+    opset = opset_of(model)
+    if not _AXIS_OPSET <= opset <= _TYPED_OPSET:
         try:
-            model = onnx.version_converter.convert_version(model, _AXIS_OPSET)
+            model = onnx.version_converter.convert_version(model, _AXIS_OPSET if opset < _AXIS_OPSET else _TYPED_OPSET)
         except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike
-            raise QuantizeError("quantize.opset", opset=opset_of(model), reason=str(error).split("\n")[0]) from None
+            if opset < _AXIS_OPSET:
+                raise QuantizeError("quantize.opset", opset=opset, reason=str(error).split("\n")[0]) from None
     copy = Network(model, own=True)
     by_name = {node.name: node for node in copy.nodes}
     pairs: dict[tuple[str, bytes, int], str] = {}

@@ -137,6 +137,9 @@ def quantize_layer(
     scale = scales(rows, algorithm, layer.per_channel)
     quantized = Quantized(layer, activation, scale, network)
     quantized.weight = layer.unrows(integers(rows, scale), weight).astype(np.int8)
+    if not quantized.weight.any():
+        largest = float(np.abs(rows).max())
+        raise QuantizeError("quantize.tiny-weight", where=layer.name, largest=f"{largest:.3g}")
     value = None if layer.bias is None else network.array(layer.bias)
     if value is not None or shift is not None:
         bias = np.zeros(layer.channels_out) if value is None else np.asarray(value, np.float64).reshape(-1)
