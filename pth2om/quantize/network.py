@@ -17,6 +17,7 @@ import onnx.numpy_helper
 import onnxruntime
 
 from pth2om.errors import QuantizeError
+from pth2om.language import Message, say
 
 Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]
@@ -344,6 +345,39 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
                 axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim
             )
     return found
+
+
+def fitting(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
+    """``feeds``, each held against the model's inputs before it is handed on.
+
+    Raises:
+        QuantizeError: an input is missing, no array, or of another dtype or shape.
+    """
+    wanted = {value.name: value.type.tensor_type for value in model.graph.input}
+    shapes = shapes_of(model)
+    for number, batch in enumerate(feeds):
+        for name, kind in wanted.items():
+            value = batch.get(name) if isinstance(batch, Mapping) else None
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else None
+            axes = shapes.get(name)
+            if isinstance(value, np.ndarray) and dtype == value.dtype and _matches(value.shape, axes):
+                continue
+            if value is None:
+                raise _unfit(say("quantize.feed-missing", number=number, name=name))
+            given = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+            takes = "?" if axes is None else "(" + ", ".join("?" if axis is None else str(axis) for axis in axes) + ")"
+            raise _unfit(say("quantize.feed", number=number, name=name, given=given, wanted=f"{dtype} {takes}"))
+        yield batch
+
+
+def _unfit(reason: Message) -> QuantizeError:
+    return QuantizeError("quantize.does-not-fit", reason=str(reason))
+
+
+def _matches(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
+    if wanted is None:
+        return True
+    return len(shape) == len(wanted) and all(axis in (None, size) for size, axis in zip(shape, wanted, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------- sessions

@@ -20,7 +20,7 @@ from pth2om.quantize.balance import Balance, balance, channel_magnitudes, depthw
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress, calibrate
 from pth2om.quantize.deploy import build_deploy
 from pth2om.quantize.layers import KINDS, Layer, Selection, select
-from pth2om.quantize.network import Network
+from pth2om.quantize.network import Network, fitting
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.settings import Settings
 from pth2om.quantize.weights import Quantized, bias_shift, quantize_layer
@@ -106,7 +106,7 @@ def make_plan(
 
     selection = chosen()
     total = operator.length_hint(feeds) or None
-    stream = iter(feeds)
+    stream = fitting(network.model, feeds)
     first = _head(stream)
     balances = _balance(network, selection, first, settings, findings)
     if balances:
