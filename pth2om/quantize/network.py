@@ -337,12 +337,12 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
-    """Known shapes of all tensors, None for a symbolic axis."""
+    """Known shapes of all tensors, None for a symbolic axis (some exporters write -1 or 0 for it)."""
     found: dict[str, tuple[int | None, ...]] = {}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         if value.type.tensor_type.HasField("shape"):
             found[value.name] = tuple(
-                axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim
+                axis.dim_value if axis.dim_value > 0 else None for axis in value.type.tensor_type.shape.dim
             )
     return found
 

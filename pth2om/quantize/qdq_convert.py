@@ -44,6 +44,7 @@ class _Constant:
 
     Attributes:
         value: what it stands for, in the type of its scale.
+        exact: the same in double precision: FP32 cannot hold every INT32 bias.
         whole: its integers less their zero point; None where they are not within -128..127.
         scale: of each value, in the shape of `value`.
         per_tensor: whether there is but one scale.
@@ -51,6 +52,7 @@ class _Constant:
     """
 
     value: Array
+    exact: npt.NDArray[np.float64]
     whole: Array | None
     scale: npt.NDArray[np.float32]
     per_tensor: bool
@@ -60,7 +62,8 @@ class _Constant:
         """The same constant behind an operator that only moves values."""
         whole = None if self.whole is None else change(self.whole)
         scale = np.asarray(change(self.scale), np.float32)
-        return replace(self, value=change(self.value), whole=whole, scale=scale)
+        exact = np.asarray(change(self.exact), np.float64)
+        return replace(self, value=change(self.value), exact=exact, whole=whole, scale=scale)
 
 
 @dataclass
@@ -71,12 +74,14 @@ class _Pairs:
         ranges: layer name -> the range of its input; None where Ascend has no counterpart of it.
         weights: layer name -> its weight.
         narrowed: layer name -> the levels its input is clipped to, fewer than INT8 has.
+        exact: constant -> its value in double precision.
         dropped: pairs that feed no layer.
     """
 
     ranges: dict[str, Range | None]
     weights: dict[str, _Constant]
     narrowed: dict[str, tuple[int, int]]
+    exact: dict[str, npt.NDArray[np.float64]]
     dropped: int = 0
 
 
@@ -126,7 +131,7 @@ def convert_qdq(model: onnx.ModelProto, where: str = "") -> tuple[onnx.ModelProt
             findings.append(Finding(reason.key, "warning", reason, node=layer.name))
             continue
         try:
-            layers.append(_converted(prepared, layer, activation, constant, findings))
+            layers.append(_converted(prepared, layer, activation, constant, pairs.exact, findings))
         except QuantizeError as error:
             findings.append(Finding(error.message.key, "warning", error.message, node=layer.name))
             continue
@@ -145,13 +150,15 @@ def convert_qdq(model: onnx.ModelProto, where: str = "") -> tuple[onnx.ModelProt
 
 def _take_out(network: Network, where: str) -> tuple[_Pairs, list[Finding]]:
     """Remove every Q and DQ; what they said of each layer's input and weight."""
-    pairs = _Pairs({}, {}, {})
+    pairs = _Pairs({}, {}, {}, {})
     integers_of_inputs = {value.name for value in network.model.graph.input}
     alias: dict[str, str] = {}
     for node in [node for node in network.nodes if node.op_type == "DequantizeLinear"]:
         constant = _constant(network, node, where)
         if constant is not None:
-            alias[node.output[0]] = network.add_constant(f"{node.output[0]}.float", constant.value)
+            name = network.add_constant(f"{node.output[0]}.float", constant.value)
+            alias[node.output[0]] = name
+            pairs.exact[name] = constant.exact
             _follow(network, node.output[0], constant, pairs, where)
             continue
         alias[node.output[0]] = node.input[0]
@@ -329,6 +336,7 @@ def _constant(network: Network, node: onnx.NodeProto, where: str) -> _Constant |
     inside = wide.size == 0 or (wide.min() >= -128 and wide.max() <= 127)
     return _Constant(
         value=np.asarray((wide.astype(np.float32) * factors).astype(scale.dtype)),
+        exact=wide.astype(np.float64) * factors.astype(np.float64),
         whole=wide.astype(np.int8) if inside else None,
         scale=np.asarray(np.broadcast_to(factors, data.shape), np.float32),
         per_tensor=scale.size == 1,
@@ -367,7 +375,12 @@ def _along(factors: npt.NDArray[Number], rank: int, axis: int) -> npt.NDArray[Nu
 
 
 def _converted(
-    network: Network, layer: Layer, activation: Range, constant: _Constant | None, findings: list[Finding]
+    network: Network,
+    layer: Layer,
+    activation: Range,
+    constant: _Constant | None,
+    exact: Mapping[str, npt.NDArray[np.float64]],
+    findings: list[Finding],
 ) -> Quantized:
     if layer.weight is None or constant is None:
         return Quantized(layer, activation, np.ones(1, np.float32), network)
@@ -383,7 +396,9 @@ def _converted(
     quantized = Quantized(layer, activation, scale, network)
     quantized.weight = np.asarray(layer.unrows(whole, weight), np.int8)
     if layer.bias is not None:
-        bias = np.asarray(network.array(layer.bias), np.float64).reshape(-1)
+        # A constant that something was folded into has another name.
+        value = exact.get(layer.bias, network.array(layer.bias))
+        bias = np.asarray(value, np.float64).reshape(-1)
         set_bias(quantized, np.broadcast_to(bias, (layer.channels_out,)))
     return quantized
 

@@ -8,11 +8,13 @@ import onnx
 from pth2om.errors import QuantizeError
 from pth2om.quantize.network import Array, attributes, kind_of
 
+_IMAGE = 224
+
 
 def random_feeds(model: onnx.ModelProto, where: str, count: int = 4, seed: int = 0) -> list[dict[str, Array]]:
     """Random batches of the model's input shapes: floats uniform in 0..1, indices within their table, else 0 or 1.
 
-    Symbolic axes are 1.
+    Symbolic axes are 1, those of images (all but the first of four or more) 224.
 
     Raises:
         QuantizeError: an input has no shape or is not of a number type.
@@ -29,7 +31,9 @@ def random_feeds(model: onnx.ModelProto, where: str, count: int = 4, seed: int =
             kind = value.type.tensor_type
             if not kind.HasField("shape"):
                 raise QuantizeError("quantize.input-without-shape", where=where, name=value.name)
-            shape = [max(axis.dim_value, 1) for axis in kind.shape.dim]
+            image = len(kind.shape.dim) > 3
+            sizes = [axis.dim_value for axis in kind.shape.dim]
+            shape = [size if size > 0 else _IMAGE if image and axis else 1 for axis, size in enumerate(sizes)]
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
             if dtype.kind not in "fiub":
                 raise QuantizeError("quantize.input-not-numeric", where=where, name=value.name, dtype=str(dtype))
