@@ -174,10 +174,10 @@ class Network:
 
     def node_name(self, name: str) -> str:
         """``name`` for a new node, with a number appended when a node has it."""
-        taken = {node.name for node in self.nodes}
         unique, count = name, 1
-        while unique in taken:
+        while unique in self._node_names:
             unique, count = f"{name}_{count}", count + 1
+        self._node_names.add(unique)
         return unique
 
     def _drop_constant_inputs(self) -> None:
@@ -190,6 +190,7 @@ class Network:
     def index(self) -> None:
         """Rebuild the look-ups after nodes changed."""
         self.producer = {name: node for node in self.nodes for name in node.output if name}
+        self._node_names = {node.name for node in self.nodes}
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         self.captured: set[str] = set()
         inner: set[str] = set()

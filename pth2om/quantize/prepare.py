@@ -34,6 +34,7 @@ LOWEST_OPSET = 11
 """Round and a Clip with inputs, which the fake-quant twin is made of, exist from opset 11 on."""
 HIGHEST_OPSET = 22
 """ATC registers AscendQuant and AscendDequant for opset 8 to 22 (CANN ops-nn ONNX plugins)."""
+QDQ_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _FROM_ABOVE = (17, 20, HIGHEST_OPSET)
 QUANTIZED_OPERATORS = frozenset(
     {
@@ -41,8 +42,6 @@ QUANTIZED_OPERATORS = frozenset(
         "AscendDequant",
         "AscendAntiQuant",
         "AscendRequant",
-        "QuantizeLinear",
-        "DequantizeLinear",
         "QLinearConv",
         "QLinearMatMul",
         "ConvInteger",
@@ -64,11 +63,10 @@ def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]
     Raises:
         QuantizeError: it is quantized already, or its opset cannot be brought into 11..22.
     """
-    kinds = {node.op_type for node in model.graph.node}
-    quantized = sorted(kinds & QUANTIZED_OPERATORS)
-    if quantized:
-        key = "quantize.already-qdq" if "DequantizeLinear" in quantized else "quantize.already-quantized"
-        raise QuantizeError(key, where=where, operators=", ".join(quantized))
+    refuse_integers(model, where)
+    pairs = sorted({node.op_type for node in model.graph.node} & QDQ_OPERATORS)
+    if pairs:
+        raise QuantizeError("quantize.already-qdq", where=where, operators=", ".join(pairs))
     findings: list[Finding] = []
     opset = opset_of(model)
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
@@ -82,6 +80,18 @@ def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]
     if folded:
         findings.append(Finding("quantize.folded", "info", say("quantize.folded", count=folded)))
     return network, findings
+
+
+def refuse_integers(model: onnx.ModelProto, where: str) -> None:
+    """Refuse a deploy model, and one of integer operators.
+
+    Raises:
+        QuantizeError: it is one; the message says what to do instead.
+    """
+    found = sorted({node.op_type for node in model.graph.node} & QUANTIZED_OPERATORS)
+    if found:
+        key = "quantize.already-quantized" if any(kind.startswith("Ascend") for kind in found) else "quantize.qoperator"
+        raise QuantizeError(key, where=where or None, operators=", ".join(found))
 
 
 def _convert_opset(model: onnx.ModelProto, opset: int, where: str) -> onnx.ModelProto:
@@ -117,6 +127,8 @@ def _fold(network: Network) -> int:
     for node in list(network.nodes):
         if kind_of(node) == "Gemm":
             _plain_gemm(network, node, made)
+        elif kind_of(node) in ("Conv", "ConvTranspose"):
+            _written_kernel(network, node)
     changed = True
     while changed:
         changed = False
@@ -219,6 +231,15 @@ def _fold_identities(network: Network) -> None:
 def _float_constant(network: Network, name: str) -> FloatArray | None:
     value = network.array(name)
     return np.asarray(value, np.float32) if value is not None and value.dtype == np.float32 else None
+
+
+def _written_kernel(network: Network, node: onnx.NodeProto) -> None:
+    """kernel_shape, which ONNX takes from the weight and ATC demands."""
+    weight = network.constants.get(node.input[1])
+    if weight is not None and "kernel_shape" not in attributes(node):
+        kept = [entry for entry in node.attribute if entry.name != "kernel_shape"]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("kernel_shape", list(weight.dims)[2:])])
 
 
 def _plain_gemm(network: Network, node: onnx.NodeProto, made: dict[tuple[Any, ...], str]) -> None:

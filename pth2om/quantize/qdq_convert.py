@@ -26,7 +26,7 @@ from pth2om.quantize.network import (
     run_session,
     subgraphs,
 )
-from pth2om.quantize.prepare import QUANTIZED_OPERATORS, compute_constants, prepare
+from pth2om.quantize.prepare import QDQ_OPERATORS, compute_constants, prepare, refuse_integers
 from pth2om.quantize.ranges import Range
 from pth2om.quantize.weights import Quantized, integers, scales, set_bias
 
@@ -104,14 +104,12 @@ def convert_qdq(model: onnx.ModelProto, where: str = "") -> tuple[onnx.ModelProt
         QuantizeError: no layer has the QDQ pattern, or its factors cannot be expressed (a weight with a zero point, an
             input or output of the graph that is itself an integer tensor).
     """
-    network = Network(inlined(model))
-    kinds = {node.op_type for node in network.nodes} & QUANTIZED_OPERATORS - {"QuantizeLinear", "DequantizeLinear"}
-    if kinds:
-        key = "quantize.already-quantized" if any(kind.startswith("Ascend") for kind in kinds) else "quantize.qoperator"
-        raise QuantizeError(key, where=where or None, operators=", ".join(sorted(kinds)))
+    model = inlined(model)
+    refuse_integers(model, where)
+    network = Network(model)
     if not any(node.op_type == "DequantizeLinear" for node in network.nodes):
         raise QuantizeError("quantize.not-qdq", where=where or None, reasons="")
-    compute_constants(network, ("QuantizeLinear", "DequantizeLinear"), chained=False)
+    compute_constants(network, QDQ_OPERATORS, chained=False)
     pairs, findings = _take_out(network, where)
     prepared, more = prepare(network.finish(), where)
     selection = select(prepared, small_channels=True, where=where)
@@ -258,8 +256,7 @@ def _apply(network: Network, alias: dict[str, str]) -> None:
     kept = [
         node
         for node in network.nodes
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear")
-        and not (kind_of(node) == "Clip" and node.output[0] in alias)
+        if node.op_type not in QDQ_OPERATORS and not (kind_of(node) == "Clip" and node.output[0] in alias)
     ]
     for node in kept:
         for position, name in enumerate(node.input):

@@ -297,6 +297,16 @@ def test_an_empty_attribute_is_its_default():
     assert "strides" not in attributes(model.graph.node[1])
 
 
+def test_atc_takes_a_convolution_whose_kernel_shape_was_left_to_the_weight(tmp_path):
+    from pth2om.cli import main
+
+    model = onnx.shape_inference.infer_shapes(net([conv()], {"w": weight(8, 24, 3, 3)}))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    result = quantize(tmp_path / "m.onnx", DATA, Settings(), tmp_path)
+    options = ["--framework=5", f"--model={result.files['deploy']}", "--soc_version=Ascend310P3"]
+    assert main(["atc", "--", *options, f"--output={tmp_path / 'm'}", "--input_shape=x:1,24,6,6"]) == 0
+
+
 def test_a_wide_transposed_convolution_has_exact_integers():
     """Four bits of the weight at a time would exceed FP32's whole numbers; two do not."""
     nodes = [helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="t", kernel_shape=[3, 3])]
