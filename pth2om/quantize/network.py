@@ -434,6 +434,42 @@ def run_session(
     return dict(zip(names, values, strict=True))
 
 
+def constant_values(network: Network, names: Sequence[str]) -> dict[str, Array] | None:
+    """The values of tensors that constants alone make; None where something else is read, or the runtime refuses."""
+    nodes: dict[int, onnx.NodeProto] = {}
+    constants: dict[str, onnx.TensorProto] = {}
+    needed = list(names)
+    while needed:
+        name = needed.pop()
+        maker = network.producer.get(name)
+        if maker is None and name not in network.constants:
+            return None
+        if maker is None:
+            constants[name] = network.constants[name]
+        elif id(maker) not in nodes:
+            nodes[id(maker)] = maker
+            needed += [entry for entry in maker.input if entry]
+    graph = onnx.GraphProto(name="constants")
+    ready = {*constants, ""}
+    pending = list(nodes.values())
+    while pending:
+        now = [node for node in pending if set(node.input) <= ready]
+        if not now:
+            raise QuantizeError("quantize.cyclic")
+        graph.node.extend(now)
+        ready |= {output for node in now for output in node.output}
+        taken = {id(node) for node in now}
+        pending = [node for node in pending if id(node) not in taken]
+    graph.initializer.extend(constants.values())
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    model = onnx.ModelProto(ir_version=network.model.ir_version, graph=graph)
+    model.opset_import.extend(network.model.opset_import)
+    try:
+        return run_session(open_session(model, exact=True), {}, names)
+    except QuantizeError:
+        return None
+
+
 @contextlib.contextmanager
 def _handing_back(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[None]:
     """The model with other outputs while the block runs (types are left to the runtime); weights are not copied."""

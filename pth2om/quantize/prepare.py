@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,10 @@ from pth2om.quantize.network import (
     FloatArray,
     Network,
     attributes,
+    constant_values,
     inlined,
     kind_of,
-    open_session,
     opset_of,
-    run_session,
     subgraphs,
 )
 
@@ -175,31 +174,18 @@ def compute_constants(
         if kind_of(node) in kinds and id(node) not in computable:
             makers = (network.producer.get(name) for name in node.input)
             wanted |= {id(maker): maker for maker in makers if maker is not None and id(maker) in computable}
-    if not wanted:
-        return
-    outputs = [name for node in wanted.values() for name in node.output if name]
-    graph = onnx.GraphProto(name="constants")
-    graph.node.extend(computable.values())
-    graph.initializer.extend(
-        network.constants[name] for name in dict.fromkeys(_read(graph)) if name in network.constants
-    )
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    model = onnx.ModelProto(ir_version=network.model.ir_version, graph=graph)
-    model.opset_import.extend(network.model.opset_import)
-    try:
-        values = run_session(open_session(model, exact=True), {}, outputs)
-    except QuantizeError:
-        # An operator that the runtime lacks for this type: the layer is then said to have no constant weight.
-        return
-    network.nodes = [node for node in network.nodes if id(node) not in wanted]
-    for name, value in values.items():
-        network.constants[name] = onnx.numpy_helper.from_array(value, name)
+    done = set()
+    for key, node in wanted.items():
+        values = constant_values(network, [name for name in node.output if name])
+        if values is None:
+            # An operator that the runtime lacks for this type: the layer is then said to have no constant weight.
+            continue
+        done.add(key)
+        for name, value in values.items():
+            network.constants[name] = onnx.numpy_helper.from_array(value, name)
+    network.nodes = [node for node in network.nodes if id(node) not in done]
     network.index()
-    _drop_unread(network, {id(node) for node in computable.values()})
-
-
-def _read(graph: onnx.GraphProto) -> Iterator[str]:
-    return (name for node in graph.node for name in node.input)
+    _drop_unread(network, set(computable))
 
 
 def _drop_unread(network: Network, candidates: set[int]) -> None:

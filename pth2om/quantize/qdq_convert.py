@@ -20,10 +20,9 @@ from pth2om.quantize.network import (
     Array,
     Network,
     attributes,
+    constant_values,
     inlined,
     kind_of,
-    open_session,
-    run_session,
     subgraphs,
 )
 from pth2om.quantize.prepare import QDQ_OPERATORS, compute_constants, prepare, refuse_integers
@@ -320,9 +319,10 @@ def _constant(network: Network, node: onnx.NodeProto, where: str) -> _Constant |
         quant, _ = _source(network, node)
         if quant is None or quant.input[0] not in network.constants:
             return None
-        data = _computed(network, node.input[0])
-        if data is None:
+        values = constant_values(network, [node.input[0]])
+        if values is None:
             return None
+        data = values[node.input[0]]
     if data.dtype.kind not in "iu":
         raise QuantizeError("quantize.qdq-factors", where=where or None, node=node.name)
     points = np.zeros(1, np.int64) if zero is None else zero.reshape(-1).astype(np.int64)
@@ -339,28 +339,6 @@ def _constant(network: Network, node: onnx.NodeProto, where: str) -> _Constant |
         per_tensor=scale.size == 1,
         centred=centred,
     )
-
-
-def _computed(network: Network, name: str) -> Array | None:
-    """The integers of a constant that the graph quantizes itself."""
-    nodes: list[onnx.NodeProto] = []
-    needed = [name]
-    while needed:
-        one = needed.pop()
-        maker = network.producer.get(one)
-        if maker is not None:
-            nodes.insert(0, maker)
-            needed += [entry for entry in maker.input if entry]
-        elif one not in network.constants:
-            return None
-    graph = onnx.GraphProto(name="constant")
-    graph.node.extend(nodes)
-    read = dict.fromkeys(entry for node in nodes for entry in node.input)
-    graph.initializer.extend(network.constants[entry] for entry in read if entry in network.constants)
-    graph.output.append(onnx.ValueInfoProto(name=name))
-    model = onnx.ModelProto(ir_version=network.model.ir_version, graph=graph)
-    model.opset_import.extend(network.model.opset_import)
-    return run_session(open_session(model, exact=True), {}, [name])[name]
 
 
 def _along(factors: npt.NDArray[Number], rank: int, axis: int) -> npt.NDArray[Number]:
