@@ -22,6 +22,7 @@ from pth2om.language import Message, say
 Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]
 
+_FORMATS = (4, 10)
 PROTO_LIMIT = (1 << 31) - (1 << 20)
 """Above this many bytes a protobuf message cannot be serialized in one piece."""
 
@@ -41,7 +42,9 @@ def read_model(path: Path) -> onnx.ModelProto:
             raise QuantizeError("quantize.not-onnx", where=str(path)) from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise QuantizeError("quantize.unreadable-model", where=str(path), reason=reason) from None
-    if not model.graph.node or not model.graph.output:
+    # protobuf hands out bytes where a string is no UTF-8.
+    words = (word for node in model.graph.node for word in (node.op_type, node.domain, node.name, *node.input))
+    if not model.graph.node or not model.graph.output or not all(isinstance(word, str) for word in words):
         raise QuantizeError("quantize.not-onnx", where=str(path))
     return model
 
@@ -301,9 +304,22 @@ class Network:
         return ordered
 
 
+def in_known_format(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, or a copy that says an older version of the format: runtimes lag behind what onnx writes."""
+    if model.ir_version <= _FORMATS[1]:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.ir_version = _FORMATS[1]
+    return copy
+
+
 def _normalize(model: onnx.ModelProto) -> None:
-    """One spelling of the default domain, and a version of the format in which a constant need not be an input too."""
-    model.ir_version = max(model.ir_version, 4)
+    """One spelling of the default domain, and a version of the format that fits.
+
+    From 4 on a constant need not be an input too; beyond 10 there is nothing that opset 22 needs.
+    """
+    model.ir_version = min(max(model.ir_version, _FORMATS[0]), _FORMATS[1])
     for node in model.graph.node:
         if node.domain == "ai.onnx":
             node.domain = ""

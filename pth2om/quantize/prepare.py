@@ -23,8 +23,10 @@ from pth2om.quantize.network import (
     Network,
     attributes,
     constant_values,
+    in_known_format,
     inlined,
     kind_of,
+    open_session,
     opset_of,
     subgraphs,
 )
@@ -52,15 +54,17 @@ QUANTIZED_OPERATORS = frozenset(
 )
 
 
-def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]:
+def prepare(model: onnx.ModelProto, where: str, *, known: bool = False) -> tuple[Network, list[Finding]]:
     """The float model as quantization wants it: supported opset, known shapes, folded BatchNorm, plain Gemm.
 
     Args:
         model: a float ONNX model.
         where: the file's name, for errors.
+        known: the caller has seen to it that ONNX Runtime takes the model, or does without.
 
     Raises:
-        QuantizeError: it is quantized already, or its opset cannot be brought into 11..22.
+        QuantizeError: ONNX Runtime does not take it, it is quantized already, or its opset cannot be brought into
+            11..22.
     """
     refuse_integers(model, where)
     pairs = sorted({node.op_type for node in model.graph.node} & QDQ_OPERATORS)
@@ -72,6 +76,9 @@ def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]
         model = _convert_opset(model, opset, where)
         message = say("quantize.opset-converted", old=opset, new=opset_of(model))
         findings.append(Finding("quantize.opset-converted", "warning", message))
+    if not known:
+        # Everything below takes a legal model for granted; the runtime, which has to run it anyway, says whether it is.
+        open_session(in_known_format(model), exact=True)
     network = Network(_inferred(inlined(model)))
     compute_constants(network)
     folded = _fold(network)

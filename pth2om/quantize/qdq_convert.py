@@ -23,6 +23,7 @@ from pth2om.quantize.network import (
     constant_values,
     inlined,
     kind_of,
+    open_session,
     subgraphs,
 )
 from pth2om.quantize.prepare import QDQ_OPERATORS, compute_constants, prepare, refuse_integers
@@ -103,14 +104,33 @@ def convert_qdq(model: onnx.ModelProto, where: str = "") -> tuple[onnx.ModelProt
         QuantizeError: no layer has the QDQ pattern, or its factors cannot be expressed (a weight with a zero point, an
             input or output of the graph that is itself an integer tensor).
     """
-    model = inlined(model)
     refuse_integers(model, where)
+    refusal = _refusal(model)
+    try:
+        return _convert(inlined(model), where)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        # Operators of other runtimes (a detector's NMS plugin) are no reason not to convert what is around them; but
+        # what the runtime says of a model that turns out not to be legal is worth more than where that was noticed.
+        if refusal is None:
+            raise
+        raise refusal from None
+
+
+def _refusal(model: onnx.ModelProto) -> QuantizeError | None:
+    try:
+        open_session(model, exact=True)
+    except QuantizeError as error:
+        return error
+    return None
+
+
+def _convert(model: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[Finding]]:
     network = Network(model)
     if not any(node.op_type == "DequantizeLinear" for node in network.nodes):
         raise QuantizeError("quantize.not-qdq", where=where or None, reasons="")
     compute_constants(network, QDQ_OPERATORS, chained=False)
     pairs, findings = _take_out(network, where)
-    prepared, more = prepare(network.finish(), where)
+    prepared, more = prepare(network.finish(), where, known=True)
     selection = select(prepared, small_channels=True, where=where)
     findings += more
     layers = []
