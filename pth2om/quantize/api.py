@@ -152,27 +152,34 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
         "record": f"{prefix}_record.txt",
         "report": f"{prefix}_quantize.json",
     }
+    with _together(destination, prefix) as folder:
+        write_model(deploy, folder / names["deploy"])
+        write_model(fake_quant(deploy), folder / names["fake_quant"])
+        write_model(build_qdq(plan.network, layers), folder / names["qdq"])
+        _write_json(folder / names["quant_json"], quant_json(plan.network.nodes, deploy, prefix))
+        (folder / names["record"]).write_text(render_records(records(layers)), encoding="utf-8")
+        table = {
+            "layers": [asdict(report) for report in reports],
+            "findings": [finding.to_json() for finding in findings],
+            "details": details,
+        }
+        _write_json(folder / names["report"], table)
+    files = {role: destination / name for role, name in names.items()}
+    return QuantizeResult(files, reports, findings, details)
+
+
+@contextlib.contextmanager
+def _together(destination: Path, prefix: str) -> Iterator[Path]:
+    """A folder whose files all appear in ``destination`` when the block ends well, or none of them."""
     try:
         destination.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{prefix}.", dir=destination) as temporary:
             folder = Path(temporary)
-            write_model(deploy, folder / names["deploy"])
-            write_model(fake_quant(deploy), folder / names["fake_quant"])
-            write_model(build_qdq(plan.network, layers), folder / names["qdq"])
-            _write_json(folder / names["quant_json"], quant_json(plan.network.nodes, deploy, prefix))
-            (folder / names["record"]).write_text(render_records(records(layers)), encoding="utf-8")
-            table = {
-                "layers": [asdict(report) for report in reports],
-                "findings": [finding.to_json() for finding in findings],
-                "details": details,
-            }
-            _write_json(folder / names["report"], table)
+            yield folder
             for file in folder.iterdir():
                 file.replace(destination / file.name)
     except OSError as error:
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
-    files = {role: destination / name for role, name in names.items()}
-    return QuantizeResult(files, reports, findings, details)
 
 
 def _write_json(path: Path, data: Any) -> None:  # noqa: ANN401 - JSON
@@ -188,16 +195,12 @@ def convert(model: Path, destination: Path | None = None, *, prefix: str | None 
     destination = destination or model.parent
     prefix = prefix or model.stem
     deploy, findings = convert_qdq(read_model(model), model.name)
-    files = {
-        "deploy": destination / f"{prefix}_deploy_model.onnx",
-        "fake_quant": destination / f"{prefix}_fake_quant_model.onnx",
-    }
+    names = {"deploy": f"{prefix}_deploy_model.onnx", "fake_quant": f"{prefix}_fake_quant_model.onnx"}
     twin = fake_quant(deploy, model.name)
-    try:
-        write_model(deploy, files["deploy"])
-        write_model(twin, files["fake_quant"])
-    except OSError as error:
-        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
+    with _together(destination, prefix) as folder:
+        write_model(deploy, folder / names["deploy"])
+        write_model(twin, folder / names["fake_quant"])
+    files = {role: destination / name for role, name in names.items()}
     return QuantizeResult(files, (), tuple(findings), {"source": "qdq"})
 
 

@@ -304,13 +304,16 @@ class Network:
         return ordered
 
 
-def in_known_format(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, or a copy that says an older version of the format: runtimes lag behind what onnx writes."""
-    if model.ir_version <= _FORMATS[1]:
+def as_runtime_takes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, or a copy without what `Network` mends: a format too new for the runtime, names that nodes share."""
+    names = [node.name for node in model.graph.node if node.name]
+    if model.ir_version <= _FORMATS[1] and len(set(names)) == len(names):
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    copy.ir_version = _FORMATS[1]
+    copy.ir_version = min(model.ir_version, _FORMATS[1])
+    for node in copy.graph.node:
+        node.name = ""
     return copy
 
 

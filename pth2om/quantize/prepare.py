@@ -21,9 +21,9 @@ from pth2om.quantize.network import (
     PROTO_LIMIT,
     FloatArray,
     Network,
+    as_runtime_takes,
     attributes,
     constant_values,
-    in_known_format,
     inlined,
     kind_of,
     open_session,
@@ -78,7 +78,7 @@ def prepare(model: onnx.ModelProto, where: str, *, known: bool = False) -> tuple
         findings.append(Finding("quantize.opset-converted", "warning", message))
     if not known:
         # Everything below takes a legal model for granted; the runtime, which has to run it anyway, says whether it is.
-        open_session(in_known_format(model), exact=True)
+        open_session(as_runtime_takes(model), exact=True)
     network = Network(_inferred(inlined(model)))
     compute_constants(network)
     folded = _fold(network)

@@ -283,6 +283,12 @@ def test_bytes_that_are_no_text_are_no_model(tmp_path):
     assert caught.value.message.key == "quantize.not-onnx"
 
 
+def test_nodes_that_share_a_name_are_told_apart():
+    nodes = [conv("c", y="a"), helper.make_node("Relu", ["a"], ["r"], name="c"), conv("c", "r", "v")]
+    plan = planned(net(nodes, {"w": weight(24, 24, 3, 3), "v": weight(8, 24, 3, 3)}))
+    assert set(plan.quantized) == {"c", "c_2"}
+
+
 def test_names_that_the_deploy_model_would_give_may_be_taken():
     nodes = [
         conv("c", y="c.output0"),
