@@ -21,10 +21,12 @@ from pth2om.quantize import ranges
 from pth2om.quantize.calibrate import Feeds, Progress
 from pth2om.quantize.files import quant_json, records
 from pth2om.quantize.layers import Layer
-from pth2om.quantize.network import Array, read_model, write_model
+from pth2om.quantize.network import read_model, write_model
 from pth2om.quantize.plan import Plan, make_plan
 from pth2om.quantize.proof import LayerProof, prove
-from pth2om.quantize.qdq import build_qdq, convert_qdq
+from pth2om.quantize.qdq import build_qdq
+from pth2om.quantize.qdq_convert import convert_qdq
+from pth2om.quantize.random_data import random_feeds
 from pth2om.quantize.record import render_records
 from pth2om.quantize.sensitivity import layer_errors, range_picture
 from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, Settings
@@ -124,32 +126,6 @@ class _Head:
         return operator.length_hint(self._feeds)
 
 
-def random_feeds(model: onnx.ModelProto, where: str, count: int = 4, seed: int = 0) -> list[dict[str, Array]]:
-    """Uniform random batches in 0..1 of the model's input shapes; symbolic axes are 1.
-
-    Raises:
-        QuantizeError: an input has no shape or is not of a number type.
-    """
-    generator = np.random.default_rng(seed)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    batches = []
-    for _ in range(count):
-        batch: dict[str, Array] = {}
-        for value in model.graph.input:
-            if value.name in constants:
-                continue
-            kind = value.type.tensor_type
-            if not kind.HasField("shape"):
-                raise QuantizeError("quantize.input-without-shape", where=where, name=value.name)
-            shape = [max(axis.dim_value, 1) for axis in kind.shape.dim]
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            if dtype.kind not in "fiub":
-                raise QuantizeError("quantize.input-not-numeric", where=where, name=value.name, dtype=str(dtype))
-            batch[value.name] = generator.uniform(0, 1, shape).astype(dtype)
-        batches.append(batch)
-    return batches
-
-
 def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] | None = None) -> QuantizeResult:
     """Write every file of a plan; all of them appear, or none.
 
@@ -174,22 +150,29 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
         "record": f"{prefix}_record.txt",
         "report": f"{prefix}_quantize.json",
     }
+    with _together(destination, prefix) as folder:
+        write_model(deploy, folder / names["deploy"])
+        write_model(fake_quant(deploy), folder / names["fake_quant"])
+        write_model(build_qdq(plan.network, layers), folder / names["qdq"])
+        _write_json(folder / names["quant_json"], quant_json(plan.network.nodes, deploy, prefix))
+        (folder / names["record"]).write_text(render_records(records(layers)), encoding="utf-8")
+        _write_json(folder / names["report"], report_table(reports, findings, details))
+    files = {role: destination / name for role, name in names.items()}
+    return QuantizeResult(files, reports, findings, details)
+
+
+@contextlib.contextmanager
+def _together(destination: Path, prefix: str) -> Iterator[Path]:
+    """A folder whose files all appear in ``destination`` when the block ends well, or none of them."""
     try:
         destination.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{prefix}.", dir=destination) as temporary:
             folder = Path(temporary)
-            write_model(deploy, folder / names["deploy"])
-            write_model(fake_quant(deploy), folder / names["fake_quant"])
-            write_model(build_qdq(plan.network, layers), folder / names["qdq"])
-            _write_json(folder / names["quant_json"], quant_json(plan.network.nodes, deploy, prefix))
-            (folder / names["record"]).write_text(render_records(records(layers)), encoding="utf-8")
-            _write_json(folder / names["report"], report_table(reports, findings, details))
+            yield folder
             for file in folder.iterdir():
                 file.replace(destination / file.name)
     except OSError as error:
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
-    files = {role: destination / name for role, name in names.items()}
-    return QuantizeResult(files, reports, findings, details)
 
 
 def described(
@@ -231,16 +214,12 @@ def convert(model: Path, destination: Path | None = None, *, prefix: str | None 
     destination = destination or model.parent
     prefix = prefix or model.stem
     deploy, findings = convert_qdq(read_model(model), model.name)
-    files = {
-        "deploy": destination / f"{prefix}_deploy_model.onnx",
-        "fake_quant": destination / f"{prefix}_fake_quant_model.onnx",
-    }
+    names = {"deploy": f"{prefix}_deploy_model.onnx", "fake_quant": f"{prefix}_fake_quant_model.onnx"}
     twin = fake_quant(deploy, model.name)
-    try:
-        write_model(deploy, files["deploy"])
-        write_model(twin, files["fake_quant"])
-    except OSError as error:
-        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
+    with _together(destination, prefix) as folder:
+        write_model(deploy, folder / names["deploy"])
+        write_model(twin, folder / names["fake_quant"])
+    files = {role: destination / name for role, name in names.items()}
     return QuantizeResult(files, (), tuple(findings), {"source": "qdq"})
 
 

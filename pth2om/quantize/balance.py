@@ -27,6 +27,7 @@ from pth2om.quantize.network import (
     FloatArray,
     Network,
     attributes,
+    kind_of,
     open_session,
     run_session,
 )
@@ -138,13 +139,13 @@ def _foldable(network: Network, layer: Layer) -> onnx.NodeProto | None:
         node = network.producer.get(name)
         if node is None:
             return None
-        if node.op_type in ("Conv", "ConvTranspose"):
+        if kind_of(node) in ("Conv", "ConvTranspose"):
             weight = network.array(node.input[1])
             plain = weight is not None and weight.dtype == np.float32
             alone = len(network.consumers.get(node.input[1], [])) == 1
             known = len(node.input) < 3 or not node.input[2] or network.array(node.input[2]) is not None
             return node if plain and alone and known else None
-        if node.op_type not in _HOMOGENEOUS:
+        if kind_of(node) not in _HOMOGENEOUS:
             return None
         name = node.input[0]
     return None
@@ -171,7 +172,8 @@ def _insert(network: Network, layer: Layer, factor: npt.NDArray[np.float64]) -> 
     shape = (1, -1) + (1,) * (rank - 2)
     name = network.add_constant(f"{layer.name}.balance.factor", factor.astype(np.float32).reshape(shape))
     output = network.fresh(f"{layer.name}.balance.output0")
-    network.nodes.append(helper.make_node("Mul", [layer.input, name], [output], name=f"{layer.name}.balance"))
+    label = network.node_name(f"{layer.name}.balance")
+    network.nodes.append(helper.make_node("Mul", [layer.input, name], [output], name=label))
     shapes = [value for value in network.model.graph.value_info if value.name == layer.input]
     for value in shapes:
         copy = network.model.graph.value_info.add()

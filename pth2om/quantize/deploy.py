@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from pth2om.quantize.network import Array, Network
+from pth2om.quantize.network import Array, Network, domains_of
 from pth2om.quantize.weights import Quantized
 
 _FP16_NORMAL = (2.0**-14, 65504.0)
@@ -42,9 +42,8 @@ def build_deploy(network: Network, layers: Sequence[Quantized]) -> onnx.ModelPro
             last = _quantize_constants(copy, node, quantized, by_name)
         _dequantize_output(copy, last, quantized)
     model = copy.finish()
-    kept = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    used = {node.domain for node in model.graph.node}
-    kept += [entry for entry in model.opset_import if entry.domain not in ("", "ai.onnx") and entry.domain in used]
+    used = domains_of(model.graph) | {""}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
     model.producer_name = PRODUCER
@@ -60,7 +59,7 @@ def _quantize_input(
     key = (source, np.float32(quantized.activation.scale).tobytes(), quantized.activation.offset)
     if key not in quants:
         output = network.fresh(f"{name}.quant.output0")
-        network.nodes.append(quant_node(f"{name}.quant", source, output, quantized))
+        network.nodes.append(quant_node(network.node_name(f"{name}.quant"), source, output, quantized))
         quants[key] = output
     node.input[0] = quants[key]
 
@@ -106,7 +105,8 @@ def _quantize_constants(
         # Bias correction gave a MatMul a bias: it is added to the integers, before they are dequantized.
         inner = network.fresh(f"{layer.name}.matmul.output0")
         name = network.add_constant(f"{layer.name}.bias.int32", quantized.bias)
-        add = helper.make_node("Add", [inner, name], [node.output[0]], name=f"{layer.name}.bias_add")
+        label = network.node_name(f"{layer.name}.bias_add")
+        add = helper.make_node("Add", [inner, name], [node.output[0]], name=label)
         node.output[0] = inner
         network.nodes.append(add)
         return add
@@ -125,7 +125,8 @@ def _dequantize_output(network: Network, node: onnx.NodeProto, quantized: Quanti
     raw = network.fresh(f"{name}.output0")
     node.output[0] = raw
     parameter = network.add_constant(f"{name}.dequant.param", pack(quantized.deq_scale))
-    network.nodes.append(helper.make_node("AscendDequant", [raw, parameter], [result], name=f"{name}.dequant", dtype=0))
+    label = network.node_name(f"{name}.dequant")
+    network.nodes.append(helper.make_node("AscendDequant", [raw, parameter], [result], name=label, dtype=0))
 
 
 def pack(deq_scale: Array) -> Array:

@@ -66,9 +66,11 @@ class _ChipWriter(_NpuWriter):
             values["weight"] = numpy_helper.from_array(np.ascontiguousarray(part.weight))
         if part.bias is not None:
             values["bias"] = numpy_helper.from_array(np.ascontiguousarray(part.bias))
-        node = helper.make_node(
-            OPERATOR, [part.source], [part.dequant.output[0]], name=part.name, domain=DOMAIN, **values
-        )
+        source = part.source
+        if part.pad is not None:
+            # AscendQuant makes its own offset of zero, so padding before it is padding behind it.
+            source = self.padded(part, source)
+        node = helper.make_node(OPERATOR, [source], [part.dequant.output[0]], name=part.name, domain=DOMAIN, **values)
         self.nodes.append(node)
 
 

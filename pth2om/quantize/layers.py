@@ -6,6 +6,7 @@ The restrictions are those of amct_onnx (CANN AMCT guide, "quantization layer re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import onnx
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
-from pth2om.quantize.network import Network, attributes, shapes_of
+from pth2om.quantize.network import Network, attributes, kind_of, shapes_of, types_of
 from pth2om.quantize.settings import matches
 
 Kind = Literal["Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool"]
@@ -148,8 +149,8 @@ def select(
             raise QuantizeError(
                 "quantize.no-such-layer", where=where, pattern=pattern, nearest=_nearest(pattern, names)
             )
-    shapes = shapes_of(network.model)
-    layers = [_examine(network, node, shapes) for node in network.nodes if node.op_type in KINDS]
+    shapes, types = shapes_of(network.model), types_of(network.model)
+    layers = [_examine(network, node, shapes, types) for node in network.nodes if kind_of(node) in KINDS]
     for layer in layers:
         layer.rolls_back = layer.channels_in is not None and layer.channels_in <= ROLLBACK_CHANNELS
         if layer.reason is None:
@@ -162,6 +163,8 @@ def select(
         elif layer.rolls_back:
             message = say("quantize.rolls-back", channels=layer.channels_in)
             selection.findings.append(Finding("quantize.rolls-back", "warning", message, node=layer.name))
+    if not layers:
+        raise QuantizeError("quantize.no-candidates", where=where or None, kinds=", ".join(KINDS))
     if not selection.chosen:
         reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:5]) or "-"
         raise QuantizeError("quantize.nothing-to-quantize", where=where or None, count=len(layers), reasons=reasons)
@@ -187,12 +190,17 @@ def _nearest(word: str, words: Sequence[str]) -> str:
     return ", ".join(difflib.get_close_matches(word, words, 3, 0.3)) or ", ".join(words[:3])
 
 
-def _examine(network: Network, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]]) -> Layer:
+def _examine(
+    network: Network, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], types: dict[str, int]
+) -> Layer:
     layer = Layer(node.name, node.op_type, node, node.input[0], node.output[0])  # type: ignore[arg-type]
     shape = shapes.get(layer.output)
     layer.rank = None if shape is None else len(shape)
     if node.op_type == "AveragePool":
         layer.reason = _examine_pool(layer, shapes)
+        kind = types.get(layer.input, types.get(layer.output, onnx.TensorProto.FLOAT))
+        if kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED):
+            layer.reason = say("quantize.not-float32-input", dtype=onnx.TensorProto.DataType.Name(kind).lower())
         return layer
     layer.reason = _examine_weight(network, layer, shapes)
     if layer.reason is None and layer.input in network.constants:
@@ -241,12 +249,20 @@ def _examine_weight(network: Network, layer: Layer, shapes: dict[str, tuple[int 
         return reason
     if layer.kind != "MatMul" and len(node.input) > 2 and node.input[2]:
         bias = network.array(node.input[2])
-        if bias is None or bias.dtype != np.float32 or bias.size not in (1, layer.channels_out):
+        if bias is None or bias.dtype != np.float32 or not _per_channel_bias(bias.shape, layer.channels_out):
             return say("quantize.variable-bias")
+        if not np.all(np.isfinite(bias)):
+            return say("quantize.bias-not-finite")
         layer.bias = node.input[2]
     if not np.any(weight):
         return say("quantize.zero-weight")
     return None
+
+
+def _per_channel_bias(shape: tuple[int, ...], channels: int) -> bool:
+    """Whether a bias is one value for all or one per channel on its last axis; a Gemm's may have one per row."""
+    count = math.prod(shape)
+    return count == 1 or (count == channels and shape[-1] == channels)
 
 
 def _examine_convolution(layer: Layer, shape: tuple[int, ...], values: dict[str, Any]) -> Message | None:
@@ -286,6 +302,14 @@ def _examine_matmul(
     if follower is not None and follower.op_type == "Add" and len(set(follower.input)) == 2:
         other = next(name for name in follower.input if name != layer.output)
         bias = network.array(other)
-        if bias is not None and bias.dtype == np.float32 and bias.shape == (layer.channels_out,):
+        plain = bias is not None and bias.dtype == np.float32 and np.all(np.isfinite(bias))
+        if plain and bias is not None and _one_row(bias.shape, layer.channels_out, known):
             layer.add, layer.bias, layer.output = follower, other, follower.output[0]
     return None
+
+
+def _one_row(shape: tuple[int, ...], channels: int, source: tuple[int | None, ...] | None) -> bool:
+    """Whether adding a constant of ``shape`` to a matrix product adds one value per channel and no axis."""
+    if len(shape) == 0 or shape[-1] != channels or math.prod(shape) != channels:
+        return False
+    return len(shape) == 1 or (source is not None and len(shape) <= len(source))

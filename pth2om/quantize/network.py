@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import onnx.numpy_helper
 import onnxruntime
 
 from pth2om.errors import QuantizeError
+from pth2om.language import Message, say
 from pth2om.machine import return_memory
 
 Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]
 
+_FORMATS = (4, 10)
 PROTO_LIMIT = (1 << 31) - (1 << 20)
 """Above this many bytes a protobuf message cannot be serialized in one piece."""
 
@@ -39,7 +43,9 @@ def read_model(path: Path) -> onnx.ModelProto:
             raise QuantizeError("quantize.not-onnx", where=str(path)) from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise QuantizeError("quantize.unreadable-model", where=str(path), reason=reason) from None
-    if not model.graph.node or not model.graph.output:
+    # protobuf hands out bytes where a string is no UTF-8.
+    words = (word for node in model.graph.node for word in (node.op_type, node.domain, node.name, *node.input))
+    if not model.graph.node or not model.graph.output or not all(isinstance(word, str) for word in words):
         raise QuantizeError("quantize.not-onnx", where=str(path))
     return model
 
@@ -66,12 +72,49 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes as Python values; strings decoded."""
+    """A node's attributes as Python values; strings decoded. An empty list means the default, so it is left out."""
     values = {}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
-        values[attribute.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, str) or not isinstance(value, Sequence) or len(value):
+            values[attribute.name] = value
     return values
+
+
+def kind_of(node: onnx.NodeProto) -> str:
+    """The operator; one of a foreign domain has that before its name, so that a custom ``Conv`` is no Conv."""
+    return str(node.op_type) if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def domains_of(graph: onnx.GraphProto) -> set[str]:
+    """The domains of all operators, those in bodies of If, Loop and Scan included."""
+    found = {str(node.domain) for node in graph.node}
+    for node in graph.node:
+        for body in subgraphs(node):
+            found |= domains_of(body)
+    return found
+
+
+def _names_in(graph: onnx.GraphProto) -> set[str]:
+    """Every tensor name that a body makes or reads."""
+    names = {name for node in graph.node for name in (*node.input, *node.output)}
+    names |= {tensor.name for tensor in graph.initializer} | {value.name for value in (*graph.input, *graph.output)}
+    for node in graph.node:
+        for body in subgraphs(node):
+            names |= _names_in(body)
+    return names
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its local functions written out: what is inside them can be quantized too, and ATC takes none."""
+    if not model.functions:
+        return model
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception:  # noqa: BLE001 - the inliner raises bare RuntimeError; a function that stays is a custom operator
+        return model
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
@@ -107,6 +150,7 @@ class Network:
         self.model = model if own else onnx.ModelProto()
         if not own:
             self.model.CopyFrom(model)
+        _normalize(self.model)
         graph = self.model.graph
         self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
@@ -132,6 +176,14 @@ class Network:
             seen.add(unique)
             node.name = unique
 
+    def node_name(self, name: str) -> str:
+        """``name`` for a new node, with a number appended when a node has it."""
+        unique, count = name, 1
+        while unique in self._node_names:
+            unique, count = f"{name}_{count}", count + 1
+        self._node_names.add(unique)
+        return unique
+
     def _drop_constant_inputs(self) -> None:
         """Old files list initializers among the inputs too; a constant is no input."""
         kept = [value for value in self.model.graph.input if value.name not in self.constants]
@@ -142,16 +194,22 @@ class Network:
     def index(self) -> None:
         """Rebuild the look-ups after nodes changed."""
         self.producer = {name: node for node in self.nodes for name in node.output if name}
+        self._node_names = {node.name for node in self.nodes}
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         self.captured: set[str] = set()
+        inner: set[str] = set()
         for node in self.nodes:
             for name in dict.fromkeys(node.input):
                 if name:
                     self.consumers.setdefault(name, []).append(node)
             for body in subgraphs(node):
                 self.captured |= _captured(body)
+                inner |= _names_in(body)
         self.outputs = {value.name for value in self.model.graph.output}
-        self._taken = set(self.constants) | set(self.producer) | {value.name for value in self.model.graph.input}
+        # A body may not give a name of its own to what an outer graph holds, so its names are taken too.
+        self._taken = set(self.constants) | set(self.producer) | inner
+        self._taken |= {value.name for value in self.model.graph.input}
+        self._taken |= {tensor.values.name for tensor in self.model.graph.sparse_initializer}
 
     def only_consumer(self, name: str) -> onnx.NodeProto | None:
         """The node that alone reads ``name``, or None: several readers, a graph output, or a subgraph reads it."""
@@ -188,7 +246,7 @@ class Network:
     def finish(self) -> onnx.ModelProto:
         """The rewritten model, a copy: nodes in topological order, constants that nobody reads left out."""
         graph = self.model.graph
-        ordered = self._sorted()
+        ordered = self.finish_order()
         read = {name for node in ordered for name in node.input} | self.outputs
         for node in ordered:
             for body in subgraphs(node):
@@ -210,7 +268,12 @@ class Network:
         result.graph.value_info.extend(value for value in graph.value_info if value.name in made)
         return result
 
-    def _sorted(self) -> list[onnx.NodeProto]:
+    def finish_order(self) -> list[onnx.NodeProto]:
+        """The nodes in topological order, the file's own where it is one.
+
+        Raises:
+            QuantizeError: there is none.
+        """
         ready = set(self.constants) | {value.name for value in self.model.graph.input} | {""}
         ready |= {tensor.values.name for tensor in self.model.graph.sparse_initializer}
         made = {name for node in self.nodes for name in node.output}
@@ -225,9 +288,7 @@ class Network:
         for number, names in enumerate(needs):
             for name in names:
                 waiting.setdefault(name, []).append(number)
-        # A stack keeps the file's own order where it is already topological.
-        import heapq
-
+        # The heap keeps the file's own order where it is already topological.
         heap = [number for number, count in enumerate(missing) if count == 0]
         heapq.heapify(heap)
         ordered = []
@@ -242,6 +303,35 @@ class Network:
         if len(ordered) != len(self.nodes):
             raise QuantizeError("quantize.cyclic")
         return ordered
+
+
+def as_runtime_takes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, or a copy without what `Network` mends: a format too new for the runtime, names that nodes share."""
+    names = [node.name for node in model.graph.node if node.name]
+    if model.ir_version <= _FORMATS[1] and len(set(names)) == len(names):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.ir_version = min(model.ir_version, _FORMATS[1])
+    for node in copy.graph.node:
+        node.name = ""
+    return copy
+
+
+def _normalize(model: onnx.ModelProto) -> None:
+    """One spelling of the default domain, and a version of the format that fits.
+
+    From 4 on a constant need not be an input too; beyond 10 there is nothing that opset 22 needs.
+    """
+    model.ir_version = min(max(model.ir_version, _FORMATS[0]), _FORMATS[1])
+    for node in model.graph.node:
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    version = opset_of(model)
+    others = [entry for entry in model.opset_import if entry.domain not in ("", "ai.onnx")]
+    own = [onnx.helper.make_opsetid("", version)] if version else []
+    del model.opset_import[:]
+    model.opset_import.extend([*own, *others])
 
 
 def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -261,15 +351,54 @@ def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
     return None
 
 
+def types_of(model: onnx.ModelProto) -> dict[str, int]:
+    """Known element types of all tensors, as `onnx.TensorProto` numbers."""
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    return {value.name: value.type.tensor_type.elem_type for value in values if value.type.HasField("tensor_type")}
+
+
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
-    """Known shapes of all tensors, None for a symbolic axis."""
+    """Known shapes of all tensors, None for a symbolic axis (some exporters write -1 or 0 for it)."""
     found: dict[str, tuple[int | None, ...]] = {}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         if value.type.tensor_type.HasField("shape"):
             found[value.name] = tuple(
-                axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim
+                axis.dim_value if axis.dim_value > 0 else None for axis in value.type.tensor_type.shape.dim
             )
     return found
+
+
+def fitting(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
+    """``feeds``, each held against the model's inputs before it is handed on.
+
+    Raises:
+        QuantizeError: an input is missing, no array, or of another dtype or shape.
+    """
+    wanted = {value.name: value.type.tensor_type for value in model.graph.input}
+    shapes = shapes_of(model)
+    for number, batch in enumerate(feeds):
+        for name, kind in wanted.items():
+            value = batch.get(name) if isinstance(batch, Mapping) else None
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else None
+            axes = shapes.get(name)
+            if isinstance(value, np.ndarray) and dtype == value.dtype and _matches(value.shape, axes):
+                continue
+            if value is None:
+                raise _unfit(say("quantize.feed-missing", number=number, name=name))
+            given = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+            takes = "?" if axes is None else "(" + ", ".join("?" if axis is None else str(axis) for axis in axes) + ")"
+            raise _unfit(say("quantize.feed", number=number, name=name, given=given, wanted=f"{dtype} {takes}"))
+        yield batch
+
+
+def _unfit(reason: Message) -> QuantizeError:
+    return QuantizeError("quantize.does-not-fit", reason=str(reason))
+
+
+def _matches(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
+    if wanted is None:
+        return True
+    return len(shape) == len(wanted) and all(axis in (None, size) for size, axis in zip(shape, wanted, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------- sessions
@@ -325,6 +454,42 @@ def run_session(
     except Exception as error:  # noqa: BLE001 - as in open_session
         raise QuantizeError("quantize.does-not-fit", reason=_first_line(error)) from None
     return dict(zip(names, values, strict=True))
+
+
+def constant_values(network: Network, names: Sequence[str]) -> dict[str, Array] | None:
+    """The values of tensors that constants alone make; None where something else is read, or the runtime refuses."""
+    nodes: dict[int, onnx.NodeProto] = {}
+    constants: dict[str, onnx.TensorProto] = {}
+    needed = list(names)
+    while needed:
+        name = needed.pop()
+        maker = network.producer.get(name)
+        if maker is None and name not in network.constants:
+            return None
+        if maker is None:
+            constants[name] = network.constants[name]
+        elif id(maker) not in nodes:
+            nodes[id(maker)] = maker
+            needed += [entry for entry in maker.input if entry]
+    graph = onnx.GraphProto(name="constants")
+    ready = {*constants, ""}
+    pending = list(nodes.values())
+    while pending:
+        now = [node for node in pending if set(node.input) <= ready]
+        if not now:
+            raise QuantizeError("quantize.cyclic")
+        graph.node.extend(now)
+        ready |= {output for node in now for output in node.output}
+        taken = {id(node) for node in now}
+        pending = [node for node in pending if id(node) not in taken]
+    graph.initializer.extend(constants.values())
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    model = onnx.ModelProto(ir_version=network.model.ir_version, graph=graph)
+    model.opset_import.extend(network.model.opset_import)
+    try:
+        return run_session(open_session(model, exact=True), {}, names)
+    except QuantizeError:
+        return None
 
 
 @contextlib.contextmanager

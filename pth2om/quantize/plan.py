@@ -21,7 +21,7 @@ from pth2om.quantize.balance import Balance, balance, channel_magnitudes, depthw
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress, calibrate
 from pth2om.quantize.deploy import build_deploy
 from pth2om.quantize.layers import Layer, Selection, select
-from pth2om.quantize.network import Network
+from pth2om.quantize.network import Network, fitting
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.settings import Settings
 from pth2om.quantize.weights import Quantized, bias_shift, quantize_layer
@@ -115,7 +115,7 @@ def make_plan(
 
     selection = chosen()
     total = operator.length_hint(feeds) or None
-    stream = iter(feeds)
+    stream = fitting(network.model, feeds)
     first = _head(stream)
     balances = _balance(network, selection, first, settings, findings)
     if balances:
@@ -185,6 +185,9 @@ def _examine_activations(plan: Plan) -> None:
             _leave(plan, layer, message, "error")
         elif histogram.total == 0 or histogram.lowest == histogram.highest == 0:
             _leave(plan, layer, say("quantize.dead", tensor=layer.input), "warning")
+        elif max(histogram.highest, 0) - min(histogram.lowest, 0) < 255 * ranges.SMALLEST_SCALE:
+            largest = max(histogram.highest, -histogram.lowest)
+            _leave(plan, layer, say("quantize.tiny", tensor=layer.input, largest=f"{largest:.3g}"), "warning")
         elif histogram.lowest == histogram.highest:
             message = say("quantize.constant-activation", tensor=layer.input, value=histogram.lowest)
             plan.findings.append(Finding("quantize.constant-activation", "warning", message, node=layer.name))
@@ -226,7 +229,8 @@ def choose_parameters(plan: Plan) -> None:
         except QuantizeError as error:
             _leave(plan, layer, error.message, "warning")
     if not plan.quantized:
-        raise QuantizeError("quantize.nothing-left", count=len(plan.selection.layers))
+        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in plan.selection.layers[:5])
+        raise QuantizeError("quantize.nothing-left", count=len(plan.selection.layers), reasons=reasons)
     _name_dead_channels(plan)
 
 

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.numpy_helper
 import onnx.shape_inference
 import onnx.version_converter
 
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
-from pth2om.quantize.network import PROTO_LIMIT, FloatArray, Network, attributes, opset_of
+from pth2om.quantize.layers import KINDS
+from pth2om.quantize.network import (
+    PROTO_LIMIT,
+    FloatArray,
+    Network,
+    as_runtime_takes,
+    attributes,
+    constant_values,
+    inlined,
+    kind_of,
+    open_session,
+    opset_of,
+    subgraphs,
+)
 
 LOWEST_OPSET = 11
 """Round and a Clip with inputs, which the fake-quant twin is made of, exist from opset 11 on."""
 HIGHEST_OPSET = 22
 """ATC registers AscendQuant and AscendDequant for opset 8 to 22 (CANN ops-nn ONNX plugins)."""
+QDQ_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_FROM_ABOVE = (17, 20, HIGHEST_OPSET)
 QUANTIZED_OPERATORS = frozenset(
     {
         "AscendQuant",
         "AscendDequant",
         "AscendAntiQuant",
         "AscendRequant",
-        "QuantizeLinear",
-        "DequantizeLinear",
         "QLinearConv",
         "QLinearMatMul",
         "ConvInteger",
@@ -39,28 +54,33 @@ QUANTIZED_OPERATORS = frozenset(
 )
 
 
-def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]:
+def prepare(model: onnx.ModelProto, where: str, *, known: bool = False) -> tuple[Network, list[Finding]]:
     """The float model as quantization wants it: supported opset, known shapes, folded BatchNorm, plain Gemm.
 
     Args:
         model: a float ONNX model.
         where: the file's name, for errors.
+        known: the caller has seen to it that ONNX Runtime takes the model, or does without.
 
     Raises:
-        QuantizeError: it is quantized already, or its opset cannot be brought into 11..22.
+        QuantizeError: ONNX Runtime does not take it, it is quantized already, or its opset cannot be brought into
+            11..22.
     """
-    kinds = {node.op_type for node in model.graph.node}
-    quantized = sorted(kinds & QUANTIZED_OPERATORS)
-    if quantized:
-        key = "quantize.already-qdq" if "DequantizeLinear" in quantized else "quantize.already-quantized"
-        raise QuantizeError(key, where=where, operators=", ".join(quantized))
+    refuse_integers(model, where)
+    pairs = sorted({node.op_type for node in model.graph.node} & QDQ_OPERATORS)
+    if pairs:
+        raise QuantizeError("quantize.already-qdq", where=where, operators=", ".join(pairs))
     findings: list[Finding] = []
     opset = opset_of(model)
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         model = _convert_opset(model, opset, where)
         message = say("quantize.opset-converted", old=opset, new=opset_of(model))
         findings.append(Finding("quantize.opset-converted", "warning", message))
-    network = Network(_inferred(model))
+    if not known:
+        # Everything below takes a legal model for granted; the runtime, which has to run it anyway, says whether it is.
+        open_session(as_runtime_takes(model), exact=True)
+    network = Network(_inferred(inlined(model)))
+    compute_constants(network)
     folded = _fold(network)
     network = Network(network.finish(), own=True)
     if folded:
@@ -68,14 +88,28 @@ def prepare(model: onnx.ModelProto, where: str) -> tuple[Network, list[Finding]]
     return network, findings
 
 
+def refuse_integers(model: onnx.ModelProto, where: str) -> None:
+    """Refuse a deploy model, and one of integer operators.
+
+    Raises:
+        QuantizeError: it is one; the message says what to do instead.
+    """
+    found = sorted({node.op_type for node in model.graph.node} & QUANTIZED_OPERATORS)
+    if found:
+        key = "quantize.already-quantized" if any(kind.startswith("Ascend") for kind in found) else "quantize.qoperator"
+        raise QuantizeError(key, where=where or None, operators=", ".join(found))
+
+
 def _convert_opset(model: onnx.ModelProto, opset: int, where: str) -> onnx.ModelProto:
-    target = 13 if opset < LOWEST_OPSET else HIGHEST_OPSET
-    try:
-        converted = onnx.version_converter.convert_version(model, target)
-    except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise QuantizeError("quantize.opset", where=where, opset=opset, reason=reason) from None
-    return converted
+    # Older models go up no further than they must: what ATC parses changes with the version (the inputs of Dropout).
+    # Newer ones go down to what ATC has most parsers for, else to the highest that it has any for.
+    reason = ""
+    for target in (LOWEST_OPSET,) if opset < LOWEST_OPSET else _FROM_ABOVE:
+        try:
+            return onnx.version_converter.convert_version(model, target)
+        except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    raise QuantizeError("quantize.opset", where=where, opset=opset, reason=reason)
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -95,23 +129,87 @@ def _fold(network: Network) -> int:
     """Fold what follows a convolution per channel into it, and make every Gemm plain; how many nodes went."""
     before = len(network.nodes)
     _fold_identities(network)
+    made: dict[tuple[Any, ...], str] = {}
     for node in list(network.nodes):
-        if node.op_type == "Gemm":
-            _plain_gemm(network, node)
+        if kind_of(node) == "Gemm":
+            _plain_gemm(network, node, made)
+        elif kind_of(node) in ("Conv", "ConvTranspose"):
+            _written_kernel(network, node)
     changed = True
     while changed:
         changed = False
         for node in list(network.nodes):
-            if node.op_type in ("Conv", "ConvTranspose") and _fold_follower(network, node):
+            if kind_of(node) in ("Conv", "ConvTranspose") and _fold_follower(network, node):
                 changed = True
         network.index()
     return before - len(network.nodes)
 
 
+_NOT_CONSTANT = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+def compute_constants(
+    network: Network,
+    kinds: Collection[str] = (*KINDS, "BatchNormalization", "Mul", "Add"),
+    *,
+    chained: bool = True,
+) -> None:
+    """Compute what nodes of ``kinds`` read besides their activation, where it depends on constants alone.
+
+    Exporters leave the way from a parameter to a weight in the graph (Cast, Transpose, Reshape, a weight norm); what
+    is no initializer could not be quantized.
+
+    Args:
+        network: changed in place.
+        kinds: operators whose constant inputs are computed.
+        chained: whether an operator of ``kinds`` may be computed itself.
+    """
+    # Identities are looked through, not computed, so that a weight several layers share is still seen to be one.
+    _fold_identities(network)
+    fixed = set(network.constants) | {""}
+    computable: dict[int, onnx.NodeProto] = {}
+    for node in network.finish_order():
+        kind = kind_of(node)
+        excluded = kind in _NOT_CONSTANT or "::" in kind or (kind in kinds and not chained)
+        if not excluded and not list(subgraphs(node)) and set(node.input) <= fixed:
+            computable[id(node)] = node
+            fixed |= set(node.output)
+    wanted: dict[int, onnx.NodeProto] = {}
+    for node in network.nodes:
+        if kind_of(node) in kinds and id(node) not in computable:
+            makers = (network.producer.get(name) for name in node.input)
+            wanted |= {id(maker): maker for maker in makers if maker is not None and id(maker) in computable}
+    done = set()
+    for key, node in wanted.items():
+        values = constant_values(network, [name for name in node.output if name])
+        if values is None:
+            # An operator that the runtime lacks for this type: the layer is then said to have no constant weight.
+            continue
+        done.add(key)
+        for name, value in values.items():
+            network.constants[name] = onnx.numpy_helper.from_array(value, name)
+    network.nodes = [node for node in network.nodes if id(node) not in done]
+    network.index()
+    _drop_unread(network, set(computable))
+
+
+def _drop_unread(network: Network, candidates: set[int]) -> None:
+    """Remove those of the ``candidates`` that nobody reads any more."""
+    while True:
+        used = set(network.consumers) | network.outputs | network.captured
+        kept = [node for node in network.nodes if id(node) not in candidates or used & set(node.output)]
+        if len(kept) == len(network.nodes):
+            return
+        network.nodes = kept
+        network.index()
+
+
 def _fold_identities(network: Network) -> None:
     """Identity of a constant: the torch exporter writes one for shared parameters."""
     for node in list(network.nodes):
-        if node.op_type == "Identity" and node.input[0] in network.constants:
+        if kind_of(node) == "Identity" and node.input[0] in network.constants:
             name = node.output[0]
             if name in network.outputs or name in network.captured:
                 continue
@@ -128,8 +226,17 @@ def _float_constant(network: Network, name: str) -> FloatArray | None:
     return np.asarray(value, np.float32) if value is not None and value.dtype == np.float32 else None
 
 
-def _plain_gemm(network: Network, node: onnx.NodeProto) -> None:
-    """transB=0 and alpha=beta=1, by changing the constants."""
+def _written_kernel(network: Network, node: onnx.NodeProto) -> None:
+    """kernel_shape, which ONNX takes from the weight and ATC demands."""
+    weight = network.constants.get(node.input[1])
+    if weight is not None and "kernel_shape" not in attributes(node):
+        kept = [entry for entry in node.attribute if entry.name != "kernel_shape"]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("kernel_shape", list(weight.dims)[2:])])
+
+
+def _plain_gemm(network: Network, node: onnx.NodeProto, made: dict[tuple[Any, ...], str]) -> None:
+    """transB=0 and alpha=beta=1, by changing the constants; Gemms that shared a weight share the changed one."""
     values = attributes(node)
     weight = _float_constant(network, node.input[1])
     if weight is None or values.get("transA", 0) or weight.ndim != 2:
@@ -140,7 +247,10 @@ def _plain_gemm(network: Network, node: onnx.NodeProto) -> None:
     alpha, beta = np.float32(values.get("alpha", 1.0)), np.float32(values.get("beta", 1.0))
     changed = weight.T if values.get("transB", 0) else weight
     if values.get("transB", 0) or alpha != 1:
-        node.input[1] = network.add_constant(node.input[1], np.ascontiguousarray(changed * alpha))
+        key = (node.input[1], values.get("transB", 0), float(alpha))
+        if key not in made:
+            made[key] = network.add_constant(node.input[1], np.ascontiguousarray(changed * alpha))
+        node.input[1] = made[key]
     if bias is not None and beta != 1:
         node.input[2] = network.add_constant(node.input[2], np.asarray(bias * beta))
     kept = [entry for entry in node.attribute if entry.name not in ("transB", "alpha", "beta")]
@@ -193,7 +303,7 @@ def _affine(
     network: Network, follower: onnx.NodeProto, name: str, channels: int, rank: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
     """The per-channel factor and shift that ``follower`` applies to ``name``, or None."""
-    if follower.op_type == "BatchNormalization":
+    if kind_of(follower) == "BatchNormalization":
         parts = [_float_constant(network, entry) for entry in follower.input[1:5]]
         values = attributes(follower)
         if any(part is None for part in parts) or values.get("training_mode", 0) or len(follower.output) > 1:
@@ -201,7 +311,7 @@ def _affine(
         gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in parts)
         factor = gamma / np.sqrt(variance + np.float32(values.get("epsilon", 1e-5)))
         return factor, beta - mean * factor
-    if follower.op_type not in ("Mul", "Add") or name not in follower.input or len(set(follower.input)) != 2:
+    if kind_of(follower) not in ("Mul", "Add") or name not in follower.input or len(set(follower.input)) != 2:
         return None
     constant = _float_constant(network, next(entry for entry in follower.input if entry != name))
     if constant is None or not _per_channel(constant.shape, channels, rank):

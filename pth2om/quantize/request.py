@@ -43,7 +43,7 @@ class Request:
     symmetric: bool = False
     skip: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
-    balance: Literal[off, fold, insert] | None = None
+    balance: Balancing | None = None
     equalize: bool = False
     no_bias_correction: bool = False
     small_channels: bool = False

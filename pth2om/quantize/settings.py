@@ -13,7 +13,7 @@ from pth2om.evidence import Finding
 if TYPE_CHECKING:
     from pth2om import spec
 
-VERSION = 1
+VERSION = 2
 """Of what a quantization makes; raised when it makes something else."""
 
 Activations = Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"]

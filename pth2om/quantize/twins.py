@@ -378,6 +378,13 @@ class _Writer:
         assert last is not None
         return self.emit("Add", [sums, last], part.add.name, output)
 
+    def padded(self, part: Part, source: str) -> str:
+        """The Pad before an AveragePool, on FP32 tensors; it pads with zero."""
+        assert part.pad is not None
+        axes = ["", part.pad.input[3]] if len(part.pad.input) > 3 else []
+        inputs = [source, *part.pad.input[1:2], *axes]
+        return self.emit("Pad", inputs, part.pad.name, **attributes(part.pad))
+
     def dequantized(self, part: Part, sums: str, deq_scale: npt.NDArray[np.float32]) -> str:
         """``sums * deq_scale`` (and the ReLU), into the tensor that AscendDequant made."""
         name = f"{part.name}.fakedequant" if self.kind == "fakequant" else f"{part.name}.{self.kind}.dequant"
@@ -397,7 +404,7 @@ def float_sums(writer: _Writer, part: Part, q: str) -> str:
     """The layer's sums computed in FP32 from ``q - offset``."""
     if part.pad is not None:
         # Zero is the offset's own level once the offset is taken off.
-        q = writer.emit("Pad", [q, *part.pad.input[1:2]], part.pad.name, None, **attributes(part.pad))
+        q = writer.padded(part, q)
     if part.weight is None:
         return writer.emit(part.layer.op_type, [q], part.layer.name, None, **attributes(part.layer))
     return writer.float_layer(part, q, part.weight, part.bias, None)
@@ -444,31 +451,47 @@ class _IntegerWriter(_Writer):
         return self._bytes[key]
 
     def transposed(self, part: Part, name: str) -> str:
-        """ConvTranspose has no integer operator: two FP32 ones on the high and the low four bits of the weight.
+        """ConvTranspose has no integer operator: FP32 ones on few bits of the weight each, joined in INT32.
 
-        Each half's sums stay below 2**24 (up to some 4,000 products a value), so both are exact; they are joined in
-        INT32.
+        As many bits at a time as keep every sum below 2**24, so that each is exact; single bits suffice for every layer
+        whose sums fit INT32.
         """
         assert part.weight is not None
         q = self.levels(part.source, name, part.scale, part.offset, part.sqrt_mode)
-        low = (part.weight.astype(np.int16) & 15).astype(np.int8)
-        high = (part.weight.astype(np.int16) >> 4).astype(np.int8)
-        halves = []
-        for label, half in (("low", low), ("high", high)):
-            reach = max(127 - part.offset, 128 + part.offset)
-            rows = to_rows(np.abs(half.astype(np.int64)), "ConvTranspose", part.group)
-            if int(rows.sum(axis=1).max()) * reach >= EXACT_FLOAT:
-                raise QuantizeError("quantize.beyond-integer", where=part.name)
-            data = self.constant(f"{part.name}.integer.{label}.weight", half.astype(np.float32))
-            sums = self.emit("ConvTranspose", [q, data], f"{part.name}.integer.{label}", **attributes(part.layer))
-            halves.append(self.emit("Cast", [sums], f"{part.name}.integer.{label}.cast", to=TensorProto.INT32))
-        sixteen = self.constant(f"{part.name}.integer.sixteen", np.int32(16))
-        shifted = self.emit("Mul", [halves[1], sixteen], f"{part.name}.integer.shift")
-        sums = self.emit("Add", [shifted, halves[0]], f"{part.name}.integer.join")
+        bits = next((bits for bits in (4, 2, 1) if _digits_exact(part, bits)), 0)
+        if not bits:
+            raise QuantizeError("quantize.beyond-integer", where=part.name)
+        total = ""
+        for number, digits in enumerate(_digits(part.weight, bits)):
+            label = f"{part.name}.integer.{number}"
+            data = self.constant(f"{label}.weight", digits.astype(np.float32))
+            sums = self.emit("ConvTranspose", [q, data], label, **attributes(part.layer))
+            whole = self.emit("Cast", [sums], f"{label}.cast", to=TensorProto.INT32)
+            if number:
+                factor = self.constant(f"{label}.factor", np.int32(1 << (bits * number)))
+                whole = self.emit("Mul", [whole, factor], f"{label}.shift")
+                whole = self.emit("Add", [total, whole], f"{label}.join")
+            total = whole
+        sums = total
         if part.bias is None:
             return sums
         bias = self.constant(f"{part.name}.integer.bias", part.broadcast(part.bias.astype(np.int32)))
         return self.emit("Add", [sums, bias], f"{part.name}.integer.add")
+
+
+def _digits(weight: npt.NDArray[np.int8], bits: int) -> list[npt.NDArray[np.int16]]:
+    """``weight`` as digits of so many bits, the least first; the last one has the sign."""
+    wide = weight.astype(np.int16)
+    count = 8 // bits
+    lower = [(wide >> (bits * number)) & ((1 << bits) - 1) for number in range(count - 1)]
+    return [*lower, wide >> (bits * (count - 1))]
+
+
+def _digits_exact(part: Part, bits: int) -> bool:
+    assert part.weight is not None
+    reach = max(127 - part.offset, 128 + part.offset)
+    rows = (to_rows(np.abs(one.astype(np.int64)), part.layer.op_type, part.group) for one in _digits(part.weight, bits))
+    return all(int(one.sum(axis=1).max()) * reach < EXACT_FLOAT for one in rows)
 
 
 class _NpuWriter(_IntegerWriter):
@@ -516,8 +539,10 @@ class _NpuWriter(_IntegerWriter):
         if part.weight is None:
             source = part.source
             if part.pad is not None:
-                source = self.emit("Pad", [source, *part.pad.input[1:2]], part.pad.name, **attributes(part.pad))
-            self.emit(part.layer.op_type, [source], part.name, part.dequant.output[0], **attributes(part.layer))
+                source = self.padded(part, source)
+            pooled = self.emit(part.layer.op_type, [source], part.name, output, **attributes(part.layer))
+            if part.relu:
+                self.emit("Relu", [pooled], f"{part.name}.npu.relu", part.dequant.output[0])
             return
         scale_w = (part.deq_scale.astype(np.float64) / np.float64(scale_d)).reshape(-1, 1)
         rows = part.rows.astype(np.float64) * scale_w

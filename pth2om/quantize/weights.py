@@ -12,10 +12,12 @@ from pth2om.errors import QuantizeError
 from pth2om.language import Message, say
 from pth2om.quantize.layers import Layer
 from pth2om.quantize.network import FloatArray, Network
-from pth2om.quantize.ranges import SMALLEST_SCALE, Range
+from pth2om.quantize.ranges import Range
 
 WeightAlgorithm = Literal["arq", "mse"]
 INT32_MAX = (1 << 31) - 1
+SMALLEST_WEIGHT_SCALE = 2.0**-100
+"""Times the smallest scale of an activation this is still a normal FP32 number; a channel below it is all zero."""
 EXACT_FLOAT = 1 << 24
 """FP32 holds every integer up to 2**24, so sums that stay below it are exact in any order."""
 
@@ -91,7 +93,7 @@ def scales(rows: FloatArray, algorithm: WeightAlgorithm, per_channel: bool) -> F
     groups = rows if per_channel else rows.reshape(1, -1)
     high, low = groups.max(axis=1).astype(np.float64), groups.min(axis=1).astype(np.float64)
     full = np.where(high >= -low, high / 127, -low / 128).astype(np.float32)
-    full = np.where(full < SMALLEST_SCALE, np.float32(1), full)
+    full = np.where(full < SMALLEST_WEIGHT_SCALE, np.float32(1), full)
     if algorithm == "arq":
         return np.asarray(full, np.float32)
     best, least = full.copy(), np.full(full.shape, np.inf)
@@ -138,6 +140,9 @@ def quantize_layer(
     scale = scales(rows, algorithm, layer.per_channel if per_channel is None else per_channel)
     quantized = Quantized(layer, activation, scale, network)
     quantized.weight = layer.unrows(integers(rows, scale), weight).astype(np.int8)
+    if not quantized.weight.any():
+        largest = float(np.abs(rows).max())
+        raise QuantizeError("quantize.tiny-weight", where=layer.name, largest=f"{largest:.3g}")
     value = None if layer.bias is None else network.array(layer.bias)
     if value is not None or shift is not None:
         bias = np.zeros(layer.channels_out) if value is None else np.asarray(value, np.float64).reshape(-1)
