@@ -293,7 +293,7 @@ def _checkpoint(request: Request, plan: Plan, path: Path, outcome: Outcome) -> d
 
     assert request.checkpoint is not None
     _, findings = write_checkpoint(plan, request.checkpoint, path)
-    outcome.findings += findings
+    plan.findings += findings
     # What else than the file's name has to be known of it is said even where it is no warning.
     outcome.said += [str(finding.message) for finding in findings if finding.severity == "info"]
     return {"checkpoint": path}

@@ -177,7 +177,7 @@ def test_batch_12_exports_without_findings(net: Net, small: torch.nn.Module, tmp
 def test_spec_has_the_promised_variants(repository: Path) -> None:
     spec = load(repository / "models" / "yolov6n")
     promised = {f"{precision}-bs{batch}" for precision in ("fp16", "mixed", "origin") for batch in (1, 4)}
-    assert {variant.name for variant in spec.variants} == promised | {"fp16-bs1-aipp", "int8-bs1-aipp"}
+    assert {variant.name for variant in spec.variants} == promised | {"fp16-bs1-aipp", "int8-bs1", "int8-bs1-aipp"}
     assert spec.source.seeded
     assert spec.preprocess is not None
     assert (spec.preprocess.size, spec.preprocess.resize, spec.preprocess.fill) == ((640, 640), "letterbox", 114)

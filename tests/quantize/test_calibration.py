@@ -234,6 +234,13 @@ def test_an_interrupted_calibration_goes_on_where_it_was(tmp_path):
     assert calibrate(conv(), {"x": 1}, data, state=state, key="k").resumed == 0
 
 
+def test_a_disk_that_is_full_during_calibration_is_told(tmp_path):
+    """The counts are kept every 16 batches; a file in the way of their folder stands for the full disk."""
+    (tmp_path / "full").write_text("")
+    with pytest.raises(QuantizeError, match="full"):
+        calibrate(conv(), {"x": 1}, feeds(17), state=tmp_path / "full" / "state.npz", key="k")
+
+
 def test_several_sessions_see_what_one_sees():
     net = every_kind()
     names = {"t3": 1, "t5": 1, "t7": 1, "t8": 1}
