@@ -28,7 +28,7 @@ Progress = Callable[[int, "int | None"], None]
 MEMORY = 256 << 20
 """Bytes of activations that one inference may hand back; more are fetched in several inferences per batch."""
 _SAVE_EVERY = 16
-_STATE_FORMAT = 2
+_STATE_FORMAT = 3
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Calibration:
         histograms: tensor -> its distribution.
         batches: inferences made.
         images: first axis of the inputs, summed.
-        digest: chained BLAKE2 digest of all feeds, so that two runs on the same images are known to be so.
+        digest: chained sha256 of all feeds, so that two runs on the same images are known to be so.
         resumed: batches that came from an earlier, interrupted run.
         random: the feeds are random numbers, not data.
     """
@@ -87,14 +87,14 @@ def calibrate(
     found = _load(state, key, tensors)
     sessions: list[tuple[Any, list[str]]] = []
     result = Calibration({name: Histogram() for name in tensors})
-    chain = hashlib.blake2b(digest_size=32)
+    chain = hashlib.sha256()
     pending = found
     saved = 0
     try:
         for batch in feeds:
             if not sessions:
                 groups = groups_by_memory(model, [name for name in tensors if name not in names], batch, memory)
-                sessions = [(open_session(model, outputs=group), group) for group in groups]
+                sessions = [(_observing(model, group, tensors), group) for group in groups]
             _chain(chain, batch)
             result.batches += 1
             result.images += _images(batch)
@@ -143,6 +143,42 @@ def groups_by_memory(model: onnx.ModelProto, tensors: Sequence[str], batch: Feed
     return [group for group in groups if group]
 
 
+def _observing(model: onnx.ModelProto, group: Sequence[str], tensors: Mapping[str, int | None]) -> Any:  # noqa: ANN401 - a session
+    """A session of the model that hands back what is counted of each tensor, in the order of `_parts`.
+
+    The runtime takes codes, extremes and channel means while the values are at hand, several times as fast as NumPy
+    could; only the counting is left. The model is as before when this returns.
+    """
+    nodes = []
+    for name in group:
+        parts = _parts(name, tensors[name])
+        if len(parts) == 1:
+            continue
+        code, low, high = parts[:3]
+        nodes.append(onnx.helper.make_node("Cast", [name], [code], to=onnx.TensorProto.FLOAT16))
+        nodes.append(onnx.helper.make_node("ReduceMin", [name], [low], keepdims=0))
+        nodes.append(onnx.helper.make_node("ReduceMax", [name], [high], keepdims=0))
+        if len(parts) > 3:
+            nodes.append(onnx.helper.make_node("GlobalAveragePool", [name], [parts[3]]))
+    count = len(model.graph.node)
+    model.graph.node.extend(nodes)
+    try:
+        return open_session(model, outputs=[part for name in group for part in _parts(name, tensors[name])])
+    finally:
+        del model.graph.node[count:]
+
+
+def _parts(name: str, axis: int | None) -> tuple[str, ...]:
+    """The tensors that stand for one tensor: FP16 codes, least and greatest value, means of its planes.
+
+    One whose channels are its last axis (of a matrix product) is small and handed back itself.
+    """
+    if axis == -1:
+        return (name,)
+    kinds = ("code", "low", "high", "mean") if axis == 1 else ("code", "low", "high")
+    return tuple(f"{name}.pth2om.{kind}" for kind in kinds)
+
+
 def _observe(
     sessions: Sequence[tuple[Any, list[str]]],
     batch: Feeds,
@@ -154,12 +190,21 @@ def _observe(
         if name in inputs:
             histograms[name].update(np.asarray(batch[name], np.float32), tensors[name])
     for session, group in sessions:
-        values = run_session(session, batch, group)
+        values = run_session(session, batch)
 
         def count(name: str, values: dict[str, Array] = values) -> None:
-            histograms[name].update(np.asarray(values.pop(name), np.float32), tensors[name])
+            found = [values.pop(part) for part in _parts(name, tensors[name])]
+            if len(found) == 1:
+                histograms[name].update(np.asarray(found[0], np.float32), tensors[name])
+                return
+            codes = np.ascontiguousarray(found[0]).view(np.uint16)
+            total = None
+            if len(found) > 3 and codes.size:
+                means = np.asarray(found[3], np.float64)
+                total = means.reshape(means.shape[:2]).sum(axis=0) * (codes.size / means.size)
+            histograms[name].add(codes, float(found[1]), float(found[2]), total)
 
-        # NumPy lets go of the interpreter while it converts and reduces, so threads share the work.
+        # NumPy lets go of the interpreter while it counts, so threads share the work.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for _ in pool.map(count, group):
                 pass

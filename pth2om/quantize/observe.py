@@ -3,7 +3,7 @@
 A tensor's values are counted by their FP16 code: 65,536 counters hold the exact distribution of the values as the NPU
 sees them (ATC computes activations in FP16), without knowing the range beforehand, without re-binning, in any order,
 and two counts merge by addition. Against the FP32 values each count is off by at most half a unit in the last place,
-``2**-11 * |x|``, which is under an eighth of an INT8 step. Extremes and channel means are kept in full precision.
+``2**-11 * |x|``, which is under an eighth of an INT8 step. Extremes and channel means are those of the FP32 values.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pth2om.quantize.network import Array, FloatArray
 
 CODES = 1 << 16
 _PIECE = 1 << 18
-"""Values counted at a time: codes and counters then stay in the processor's cache."""
+"""Values counted at a time: they and the counters then stay in the processor's cache."""
 
 _ALL = np.arange(CODES, dtype=np.uint16).view(np.float16).astype(np.float64)
 _FINITE = np.flatnonzero(np.isfinite(_ALL))
 _ORDER = _FINITE[np.argsort(_ALL[_FINITE], kind="stable")]
 _VALUES = _ALL[_ORDER]
 _POSITIVE_INFINITY, _NEGATIVE_INFINITY = 0x7C00, 0xFC00
+_NANS = np.flatnonzero(np.isnan(_ALL))
 HALF_MAX = 65504.0
 
 
@@ -52,43 +53,56 @@ class Histogram:
         self.channel_count = 0
 
     def update(self, values: FloatArray, channel_axis: int | None = None) -> None:
-        """Count one batch.
+        """Count one batch of values.
 
         Args:
             values: FP32 of any shape.
             channel_axis: axis whose channels' means are kept; None for none.
         """
+        values = np.asarray(values, np.float32)
+        with np.errstate(over="ignore"):
+            codes = values.astype(np.float16).view(np.uint16)
+        low, high = (float(values.min()), float(values.max())) if values.size else (np.inf, -np.inf)
+        known = channel_axis is not None and np.isfinite(low) and np.isfinite(high)
+        self.add(codes, low, high, _channel_sums(values, channel_axis) if known and channel_axis is not None else None)
+
+    def add(
+        self, codes: npt.NDArray[np.uint16], low: float, high: float, channel_sum: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """Count one batch of which others have taken the codes and the extremes.
+
+        Args:
+            codes: uint16 FP16 code of each value, rounded to nearest, ties to even; of the tensor's shape.
+            low: the least value in FP32; not finite where a value is infinite, anything where one is NaN.
+            high: the greatest, likewise.
+            channel_sum: (channels,) sum of the values per channel.
+        """
         first = self.rows
         self.images += 1
-        self.rows += values.shape[0] if values.ndim else 1
-        if values.size == 0:
+        self.rows += codes.shape[0] if codes.ndim else 1
+        if codes.size == 0:
             return
-        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
-        low, high = float(flat.min()), float(flat.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
+        flat = codes.reshape(-1)
+        counts = np.zeros(CODES, np.int64)
+        for start in range(0, flat.size, _PIECE):
+            counts += np.bincount(flat[start : start + _PIECE], minlength=CODES)
+        infinite = not (np.isfinite(low) and np.isfinite(high))
+        if infinite or counts[_NANS].any():
             if self.not_finite is None:
-                bad = ~np.isfinite(values.reshape(values.shape[0] if values.ndim else 1, -1)).all(axis=1)
-                self.not_finite = first + int(np.argmax(bad))
-            finite = flat[np.isfinite(flat)]
-            if finite.size == 0:
+                bad = (flat & 0x7FFF) >= (_POSITIVE_INFINITY if infinite else _POSITIVE_INFINITY + 1)
+                self.not_finite = first + int(np.argmax(bad)) // max(1, flat.size // max(1, codes.shape[0]))
+            counts[_NANS] = counts[_POSITIVE_INFINITY] = counts[_NEGATIVE_INFINITY] = 0
+            present = np.flatnonzero(counts)
+            if present.size == 0:
                 return
-            flat, channel_axis = finite, None
-            low, high = float(flat.min()), float(flat.max())
+            low, high, channel_sum = float(_ALL[present].min()), float(_ALL[present].max()), None
+        self.counts += counts
         self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
-        with np.errstate(over="ignore"):
-            for start in range(0, flat.size, _PIECE):
-                codes = flat[start : start + _PIECE].astype(np.float16).view(np.uint16)
-                self.counts += np.bincount(codes, minlength=CODES)
         if low < -HALF_MAX or high > HALF_MAX:
             self.overflow = int(self.counts[_POSITIVE_INFINITY] + self.counts[_NEGATIVE_INFINITY])
-        if channel_axis is not None:
-            self._update_channels(values, channel_axis)
-
-    def _update_channels(self, values: FloatArray, axis: int) -> None:
-        others = tuple(number for number in range(values.ndim) if number != axis % values.ndim)
-        total = values.sum(axis=others, dtype=np.float64) if values.ndim < 3 else _plane_sums(values, axis)
-        self.channel_sum = total if self.channel_sum.size == 0 else self.channel_sum + total
-        self.channel_count += values.size // values.shape[axis]
+        if channel_sum is not None:
+            self.channel_sum = channel_sum if self.channel_sum.size == 0 else self.channel_sum + channel_sum
+            self.channel_count += flat.size // channel_sum.size
 
     @property
     def total(self) -> int:
@@ -152,10 +166,7 @@ class Histogram:
         return histogram
 
 
-def _plane_sums(values: FloatArray, axis: int) -> npt.NDArray[np.float64]:
-    """Sums per channel: planes in FP32 by pairwise summation, their sums in double precision."""
-    if axis % values.ndim == 1:
-        planes = values.reshape(values.shape[0], values.shape[1], -1).sum(axis=2)
-        return np.asarray(planes.sum(axis=0, dtype=np.float64))
+def _channel_sums(values: FloatArray, axis: int) -> npt.NDArray[np.float64]:
+    """Sums per channel in double precision."""
     others = tuple(number for number in range(values.ndim) if number != axis % values.ndim)
     return np.asarray(values.sum(axis=others, dtype=np.float64))

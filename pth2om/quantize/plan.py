@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from pth2om.errors import QuantizeError
@@ -24,7 +23,7 @@ from pth2om.quantize.layers import Layer, Selection, select
 from pth2om.quantize.network import Network, fitting
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.settings import Settings
-from pth2om.quantize.weights import Quantized, bias_shift, quantize_layer
+from pth2om.quantize.weights import Quantized, bias_shift, correct_bias, quantize_layer
 
 if TYPE_CHECKING:
     from pth2om.quantize.accuracy_aware import Search
@@ -236,17 +235,11 @@ def choose_parameters(plan: Plan) -> None:
 
 def _integers(plan: Plan, layer: Layer, activation: ranges.Range, settings: Settings) -> Quantized:
     per_channel = layer.per_channel and settings.per_channel
-
-    def made(shift: npt.NDArray[np.float64] | None = None) -> Quantized:
-        return quantize_layer(plan.network, layer, activation, settings.weights, shift, per_channel=per_channel)
-
-    quantized = made()
-    if not settings.bias_correction or layer.weight is None:
-        return quantized
+    quantized = quantize_layer(plan.network, layer, activation, settings.weights, per_channel=per_channel)
     mean = plan.calibration.histograms[layer.input].channel_mean
-    if mean is None or mean.size != layer.channels_in:
-        return quantized
-    return made(bias_shift(plan.network, layer, quantized, mean))
+    if settings.bias_correction and layer.weight is not None and mean is not None and mean.size == layer.channels_in:
+        correct_bias(quantized, bias_shift(plan.network, layer, quantized, mean))
+    return quantized
 
 
 def _name_dead_channels(plan: Plan) -> None:

@@ -97,10 +97,16 @@ def scales(rows: FloatArray, algorithm: WeightAlgorithm, per_channel: bool) -> F
     if algorithm == "arq":
         return np.asarray(full, np.float32)
     best, least = full.copy(), np.full(full.shape, np.inf)
+    gap = np.empty_like(groups)
     for ratio in np.concatenate([[1.0], np.arange(0.995, 0.5, -0.01 if per_channel else -0.005)]):
         candidate = (full * np.float32(ratio)).astype(np.float32)
-        levels = integers(groups, candidate).astype(np.float32) * candidate[:, None]
-        loss = ((levels - groups) ** 2).sum(axis=1, dtype=np.float64)
+        # As `integers`, in place and without the way through INT8.
+        np.divide(groups, candidate[:, None], out=gap)
+        np.rint(gap, out=gap)
+        np.clip(gap, -128, 127, out=gap)
+        gap *= candidate[:, None]
+        gap -= groups
+        loss = np.square(gap, out=gap).sum(axis=1, dtype=np.float64)
         better = loss < least
         best, least = np.where(better, candidate, best), np.where(better, loss, least)
     return np.asarray(best, np.float32)
@@ -116,7 +122,6 @@ def quantize_layer(
     layer: Layer,
     activation: Range,
     algorithm: WeightAlgorithm,
-    shift: npt.NDArray[np.float64] | None = None,
     *,
     per_channel: bool | None = None,
 ) -> Quantized:
@@ -127,7 +132,6 @@ def quantize_layer(
         layer: which.
         activation: the range of its input.
         algorithm: for the weight scales.
-        shift: (channels_out,) added to the bias: bias correction.
         per_channel: one weight scale per output channel; default what the layer's kind allows.
 
     Raises:
@@ -144,12 +148,20 @@ def quantize_layer(
         largest = float(np.abs(rows).max())
         raise QuantizeError("quantize.tiny-weight", where=layer.name, largest=f"{largest:.3g}")
     value = None if layer.bias is None else network.array(layer.bias)
-    if value is not None or shift is not None:
-        bias = np.zeros(layer.channels_out) if value is None else np.asarray(value, np.float64).reshape(-1)
-        bias = np.broadcast_to(bias, (layer.channels_out,)) + (0.0 if shift is None else shift)
-        set_bias(quantized, bias)
+    if value is not None:
+        set_bias(quantized, np.broadcast_to(np.asarray(value, np.float64).reshape(-1), (layer.channels_out,)))
     _check_fits(quantized)
     return quantized
+
+
+def correct_bias(quantized: Quantized, shift: npt.NDArray[np.float64]) -> None:
+    """Add (channels_out,) ``shift`` to a layer's bias, which it gets where it had none.
+
+    Raises:
+        QuantizeError: the integers do not fit INT32.
+    """
+    set_bias(quantized, shift if quantized.float_bias is None else quantized.float_bias + shift)
+    _check_fits(quantized)
 
 
 def set_bias(quantized: Quantized, bias: npt.NDArray[np.float64]) -> None:

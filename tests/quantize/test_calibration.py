@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -239,6 +240,51 @@ def test_a_disk_that_is_full_during_calibration_is_told(tmp_path):
     (tmp_path / "full").write_text("")
     with pytest.raises(QuantizeError, match="full"):
         calibrate(conv(), {"x": 1}, feeds(17), state=tmp_path / "full" / "state.npz", key="k")
+
+
+def test_the_runtime_counts_what_numpy_counts():
+    """Codes, extremes and channel means are taken by ONNX Runtime; here they are taken from the tensors themselves."""
+    net = every_kind()
+    names = {"t3": 1, "t5": 1, "t7": None, "t13": -1}
+    data = feeds(3)
+    found = calibrate(net, names, data).histograms
+    with_tensors = onnx.ModelProto()
+    with_tensors.CopyFrom(net)
+    with_tensors.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(with_tensors.SerializeToString(), providers=["CPUExecutionProvider"])
+    for name, axis in names.items():
+        values = [session.run([name], batch)[0] for batch in data]
+        whole = np.concatenate([value.reshape(-1) for value in values])
+        codes = whole.astype(np.float16).view(np.uint16)
+        assert np.array_equal(found[name].counts, np.bincount(codes, minlength=65536)), name
+        assert (found[name].lowest, found[name].highest) == (whole.min(), whole.max())
+        if axis is None:
+            assert found[name].channel_mean is None
+        else:
+            others = tuple(number for number in range(values[0].ndim) if number != axis % values[0].ndim)
+            mean = np.concatenate(values).mean(axis=others, dtype=np.float64)
+            assert np.allclose(found[name].channel_mean, mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("value", "image"), [(np.nan, 3), (np.inf, 3), (-np.inf, 3), (1e30, None)])
+def test_a_value_that_is_not_finite_is_found_with_its_image(value, image):
+    net = model(
+        [
+            onnx.helper.make_node("Relu", ["x"], ["r"], name="relu"),
+            onnx.helper.make_node("Neg", ["x"], ["t"], name="neg"),
+            onnx.helper.make_node("Conv", ["t", "w"], ["y"], name="conv"),
+        ],
+        [tensor("w", np.ones((4, 24, 1, 1), np.float32))],
+        [("x", [2, 24, 4, 4])],
+        [("y", [2, 4, 4, 4]), ("r", [2, 24, 4, 4])],
+    )
+    data = [{"x": np.ones((2, 24, 4, 4), np.float32)} for _ in range(3)]
+    data[1]["x"][1, 5, 2, 2] = value
+    found = calibrate(net, {"t": 1}, data).histograms["t"]
+    assert found.not_finite == image
+    assert found.overflow == (1 if image is None else 0)
+    assert np.isfinite(found.lowest)
+    assert np.isfinite(found.highest)
 
 
 def test_several_sessions_see_what_one_sees():
