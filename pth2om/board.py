@@ -208,7 +208,9 @@ class Board:
 
             message = undecidable(self.pipeline(case.spec), case.dataset, case.variant)
             if message is not None:
-                warnings.warn_explicit(UndecidableWarning(f"{case.spec.name}: {message}"), None, str(item.path), 1)
+                warnings.warn_explicit(
+                    UndecidableWarning(f"{case.spec.name}: {message}"), None, str(case.spec.folder / "model.toml"), 1
+                )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
