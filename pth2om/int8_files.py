@@ -63,7 +63,7 @@ def write(request: Request, folder: Path) -> Outcome:
         QuantizeError: a flag that means nothing here, or see `pth2om.quantize.quantize`.
     """
     from pth2om.pipeline import Pipeline, Settings
-    from pth2om.quantize.command_line import Outcome
+    from pth2om.quantize.command_line import Outcome, search_lines
     from pth2om.store import Store
 
     check_flags(request, _READ, say("quantize.way-spec").render())
@@ -91,6 +91,8 @@ def write(request: Request, folder: Path) -> Outcome:
     layers = [LayerReport(**{name: row[name] for name in known & row.keys()}) for row in details.pop("layers")]
     findings = (*exported.record.findings, *built.record.findings)
     outcome = Outcome(QuantizeResult(files, tuple(layers), findings, details))
+    if details.get("search"):
+        outcome.said += search_lines(details["search"], spec.quantize.max_drop or 0.0)
     if details.get("random_calibration"):
         outcome.said.append(str(say("quantize.random-calibration")))
     return outcome

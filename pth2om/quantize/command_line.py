@@ -322,7 +322,7 @@ def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Bar], 
             batch = data.batch or 1
             scored.search(plan, dataset, metric, spec.preprocess, spec.postprocess, few, limit, batch, data.feed)
             judged = say("quantize.judged-dataset", metric=metric, count=len(dataset), dataset=dataset.name)
-            return [str(judged), *_search_lines(plan, limit)]
+            return [str(judged), *_found(plan, limit)]
 
         return by_dataset
 
@@ -335,7 +335,7 @@ def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Bar], 
         leave_floating(plan, keep_fewest(plan, few, evaluate, limit, progress=bar), limit)
         key = "quantize.judged-agreement" if labels is None else "quantize.judged-labels"
         judged = say(key, count=evaluate.labels.size, right=round(evaluate.accuracy, 2))
-        return [str(judged), *_search_lines(plan, limit)]
+        return [str(judged), *_found(plan, limit)]
 
     return by_classes
 
@@ -358,13 +358,22 @@ def _dataset(spec: Spec) -> tuple[Labelled, str]:
     raise QuantizeError("quantize.max-drop-dataset", where=str(spec.folder), names=", ".join(absent))
 
 
-def _search_lines(plan: Plan, limit: float) -> list[str]:
-    found = plan.search
-    assert found is not None
-    numbers = {name: round(getattr(found.drop, name), 3) for name in ("drop", "low", "high")}
-    lines = [str(say("quantize.search-result", count=len(found.floating), limit=limit, **numbers))]
-    reasons = {effect.layer: effect.sqnr_db for effect in found.effects}
-    return lines + [f"  {reasons[name]:7.2f} dB  {name}" for name in found.floating]
+def _found(plan: Plan, limit: float) -> list[str]:
+    assert plan.search is not None
+    return search_lines(asdict(plan.search), limit)
+
+
+def search_lines(search: Mapping[str, Any], limit: float) -> list[str]:
+    """What an accuracy-aware search found: its result, and each layer it left in floating point with its own effect.
+
+    Args:
+        search: a `pth2om.quantize.accuracy_aware.Search` as a mapping.
+        limit: the drop that was accepted, in percent points.
+    """
+    numbers = {name: round(search["drop"][name], 3) for name in ("drop", "low", "high")}
+    lines = [str(say("quantize.search-result", count=len(search["floating"]), limit=limit, **numbers))]
+    effects = {effect["layer"]: effect["sqnr_db"] for effect in search["effects"]}
+    return lines + [f"  {effects[name]:7.2f} dB  {name}" for name in search["floating"]]
 
 
 def _labels(path: Path, data: Data) -> list[int]:

@@ -236,3 +236,30 @@ def test_amct_converts_and_calibrates_with_the_documented_arguments(root, capsys
     tool.write_text("#!/bin/sh\nexit 3\n")
     assert cli.main(["quantize", "net.onnx", "--amct", "--convert", "-o", "out3"]) == 1
     assert not (root / "out3").exists()
+
+
+def test_a_spec_goes_from_its_checkpoint_to_the_files(tmp_path, monkeypatch, capsys, repository):
+    monkeypatch.setenv("PTH2OM_LANG", "en")
+    monkeypatch.setenv("PTH2OM_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("PTH2OM_DATA", raising=False)
+    monkeypatch.chdir(repository)
+    out = tmp_path / "out"
+    assert cli.main(["quantize", "convmixer-digits", "-o", str(out), "--skip", "*module.0/Conv", "--images", "8"]) == 0
+    written = capsys.readouterr().out
+    assert "(8 images)" in written
+    names = {path.name for path in out.iterdir()}
+    expected = {"onnx", "deploy_model.onnx", "fake_quant_model.onnx", "qdq_model.onnx", "quant.json", "record.txt"}
+    assert {f"convmixer-digits{'.' if end == 'onnx' else '_'}{end}" for end in expected} <= names
+    assert "convmixer_digits_int8_as_fp32.pth" in names
+    table = json.loads((out / "convmixer-digits_quantize.json").read_text())
+    assert [layer["name"] for layer in table["layers"] if layer["reason"] == "quantize.skipped"]
+    for words, said in (
+        (["--calib", "x"], "--calib does nothing"),
+        (["--amct", "--max-drop", "1%"], "max_drop searches among layers"),
+        (["--images", "0"], "--images"),
+    ):
+        assert cli.main(["quantize", "models/convmixer-digits", "-o", str(tmp_path / "other"), *words]) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    assert cli.main(["quantize", "no-such-model"]) == 1
+    assert "no spec of that name" in capsys.readouterr().err
