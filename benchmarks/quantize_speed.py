@@ -26,10 +26,10 @@ JOBS = (
     "ours-yolov6n-8",
     "ours-yolov6n-64",
     "ours-yolov6n-256",
-    "ort-entropy-yolov6n-8",
+    "ort-entropy-yolov6n-64",
     "ours-resnet50-64",
-    "errors-resnet50-32",
     "ort-minmax-resnet50-64",
+    "errors-resnet50-32",
 )
 
 
@@ -183,6 +183,13 @@ def main():
                 seconds = sorted(row["seconds"] for row in rows)
                 peak = max(row["peak_mb"] for row in rows)
                 print(f"{job:26} {seconds[len(seconds) // 2]:8.2f} s  peak {peak:6.0f} MB")
+        for job, rows in figures.items():
+            for peer, others in figures.items():
+                if job.startswith("ours-") and peer.startswith("ort-") and peer.endswith(job.removeprefix("ours")):
+                    pairs = sorted(a["seconds"] / b["seconds"] for a, b in zip(rows, others, strict=False))
+                    if pairs:
+                        middle = pairs[len(pairs) // 2]
+                        print(f"{job} / {peer}: {middle:.2f} ({pairs[0]:.2f} to {pairs[-1]:.2f}) of the time")
 
 
 if __name__ == "__main__":

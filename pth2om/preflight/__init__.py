@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pth2om.evidence import Finding
     from pth2om.toolchain.atc_options import AtcOptions
 
-VERSION = 2
+VERSION = 3
 """Of the rules; part of what a kept result depends on."""
 
 _RANKS = {"error": 0, "warning": 1, "info": 2}

@@ -309,6 +309,16 @@ def test_shapes_of_the_options(tmp_path):
     assert "shape-other" in rules(path, options=options(input_shape="x:1,4,8,8"))
 
 
+@pytest.mark.parametrize(("scale", "told"), [(1e-3, False), (7e-5, False), (1e-7, True), (1e-9, True), (1e-12, True)])
+def test_a_dequantization_scale_that_fp16_cannot_hold(tmp_path, scale, told):
+    packed = np.asarray([0.5, scale], np.float32).view(np.uint32).astype(np.uint64)
+    nodes = [node("AscendDequant", "xs")]
+    inputs = (("x", TensorProto.INT32, (1, 2, 4, 4)),)
+    path = write(tmp_path / "m.onnx", nodes, inputs=inputs, initializers=[const("s", packed, np.uint64)])
+    assert ("dequant-scale" in rules(path, soc="Ascend310")) == told
+    assert "dequant-scale" not in rules(path, soc="Ascend310P3"), "there the scale is FP32"
+
+
 def test_precision_modes_that_keep_fp32(tmp_path):
     path = write(tmp_path / "m.onnx", [node("Add", "xc")], initializers=[const("c", -1e9)])
     options = AtcOptions(model=str(path), soc_version="Ascend310B1", precision_mode_v2="origin")

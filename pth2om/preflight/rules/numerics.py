@@ -27,6 +27,8 @@ FP16_WHOLE = 2048
 """Up to here every whole number is an fp16 value."""
 
 _LIMIT_BYTES = 256 * 2**20
+_SCALE_ERROR = 0.01
+"""Relative error of a dequantization scale beyond which it is told; FP16's own is 0.0005."""
 _EPSILONS = frozenset({"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"})
 _KEEPING = ("origin", "must_keep_origin_dtype", "force_fp32")
 
@@ -149,6 +151,27 @@ def int64_range(context: Context) -> Iterator[Finding]:
         yield found("int64-wide", "warning", _users(context, wide), {"tensors": wide})
 
 
+def dequantization_scale(context: Context) -> Iterator[Finding]:
+    """An INT8 layer's dequantization scale that Ascend310, which keeps it in FP16, rounds by a per cent or to zero."""
+    if context.soc is None or context.soc.family != "ascend310":
+        return
+    lost, worst = [], 0.0
+    for item in context.by_type.get("AscendDequant", ()):
+        tensor = context.constants.get(item.node.input[1]) if len(item.node.input) > 1 else None
+        if tensor is None or tensor.data_type != 13 or not tensor.raw_data:
+            continue
+        # The low word of each UINT64 is the scale in FP32 (CANN ops-nn, AscendDequant).
+        scale = np.frombuffer(tensor.raw_data, "<u4")[::2].copy().view("<f4").astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            error = np.abs(scale.astype(np.float16).astype(np.float64) / scale - 1)
+        largest = float(np.nanmax(error, initial=0.0))
+        if largest > _SCALE_ERROR:
+            lost.append(item.name)
+            worst = max(worst, largest)
+    if lost:
+        yield found("dequant-scale", "warning", lost, {}, percent=round(100 * min(worst, 1.0), 1))
+
+
 def _keeps_fp32(context: Context) -> bool:
     options = context.options
     return options is not None and (options.precision_mode or options.precision_mode_v2 or "") in _KEEPING
@@ -208,4 +231,11 @@ def _users(context: Context, names: list[str]) -> list[str]:
     return users or names
 
 
-RULES: tuple[Rule, ...] = (large_constants, small_epsilon, whole_numbers, weights_overflow, int64_range)
+RULES: tuple[Rule, ...] = (
+    large_constants,
+    small_epsilon,
+    whole_numbers,
+    weights_overflow,
+    int64_range,
+    dequantization_scale,
+)
