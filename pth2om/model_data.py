@@ -109,20 +109,31 @@ class ModelData:
         from pth2om.quantize import calibration_data
 
         table, inputs = self.spec.quantize, self.spec.inputs
+        images = self._calibration_images(batch)
         if table.bins:
             folders = [self.find(name) for name in table.bins]
-            return calibration_data.from_bins(folders, inputs, batch, table.images, self.store.digest)
+            return calibration_data.from_bins(folders, inputs, batch, images, self.store.digest)
         name = table.dataset or next((entry.name for entry in self.spec.datasets), None)
         try:
             if name is None:
                 raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
             preprocess = self.preprocess()
             fed = preprocess.input or inputs[0].name
-            return calibration_data.from_images(self.dataset(name), preprocess, fed, batch, table.images)
+            return calibration_data.from_images(self.dataset(name), preprocess, fed, batch, images)
         except Absent:
             if not table.random:
                 raise
         return calibration_data.from_random(inputs, batch, self.settings.seed)
+
+    def _calibration_images(self, batch: int) -> int:
+        """How many images calibrate: the spec's number, else the ``batch_num`` of its AMCT configuration."""
+        table = self.spec.quantize
+        if table.config is None or "images" in table.model_fields_set:
+            return table.images
+        from pth2om.quantize.amct_config import read_config
+
+        asked = read_config(self.find(table.config)).batch_num
+        return table.images if asked is None else asked * batch
 
     def find(self, name: str) -> Path:
         """A file or folder that ``[quantize]`` names, searched like the checkpoint.

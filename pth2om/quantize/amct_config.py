@@ -54,7 +54,7 @@ class AmctConfig:
     Attributes:
         form: which of the two.
         data: its whole content: nested pairs of a ``.cfg``, the object of a ``config.json``.
-        batch_num: calibration batches it asks for.
+        batch_num: calibration batches it asks for; None where it does not say.
         asymmetric: ``activation_offset``.
         skip: layers it leaves in floating point.
         skip_types: operator types it leaves in floating point, as it calls them.
@@ -65,7 +65,7 @@ class AmctConfig:
 
     form: Literal["cfg", "json"]
     data: Any = field(repr=False)
-    batch_num: int = 1
+    batch_num: int | None = None
     asymmetric: bool = True
     skip: tuple[str, ...] = ()
     skip_types: tuple[str, ...] = ()
@@ -195,7 +195,7 @@ def _from_json(text: str, where: str) -> AmctConfig:
     return AmctConfig(
         "json",
         data,
-        batch_num=_whole(data.get("batch_num", 1), "batch_num", where),
+        batch_num=_batches(data.get("batch_num"), where),
         asymmetric=bool(data.get("activation_offset", True)),
         skip=tuple(skip),
         overrides=tuple(overrides),
@@ -250,7 +250,7 @@ def _from_text(message: Message, where: str) -> AmctConfig:
     return AmctConfig(
         "cfg",
         message,
-        batch_num=_whole(top.get("batch_num", 1), "batch_num", where),
+        batch_num=_batches(top.get("batch_num"), where),
         asymmetric=offset,
         skip=tuple(str(value) for name, value in message if name == "skip_layers"),
         skip_types=skip_types,
@@ -274,6 +274,10 @@ def _calibration_wishes(message: object, wishes: _Wishes) -> dict[str, Any]:
         else:
             wishes.ignored[str(name)] = None
     return found
+
+
+def _batches(value: object, where: str) -> int | None:
+    return None if value is None else _whole(value, "batch_num", where)
 
 
 def _whole(value: object, name: str, where: str) -> int:

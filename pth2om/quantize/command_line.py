@@ -211,14 +211,26 @@ def data_of(request: Request) -> Data | None:
     if images is None:
         return None
     batch = fixed or request.batch or read.batch
-    made = bins.ImageBatches(images, read.preprocess, batch, entry.name, request.images)
+    asked = _batches_asked(request)
+    limit = request.images if asked is None else asked * batch
+    made = bins.ImageBatches(images, read.preprocess, batch, entry.name, limit)
     return Data(made, made.images, batch, entry.name, read, [*read.findings, *made.findings])
+
+
+def _batches_asked(request: Request) -> int | None:
+    """``batch_num`` of an AMCT configuration, where nothing was typed about it."""
+    if request.cfg is None or request.images is not None:
+        return None
+    from pth2om.quantize.amct_config import read_config
+
+    return read_config(request.cfg).batch_num
 
 
 def _bins(request: Request) -> Data:
     from pth2om.quantize import bins
 
-    opened = bins.open_bins(request.calib, bins.model_inputs(request.model), request.images)
+    limit = request.images or _batches_asked(request)
+    opened = bins.open_bins(request.calib, bins.model_inputs(request.model), limit)
     first = opened.inputs[0].shape
     return Data(opened, opened.images, first[0] if first else None, findings=opened.findings)
 
@@ -450,7 +462,7 @@ def _amct_calibration(request: Request, prefix: Path, outcome: Outcome) -> Comma
         from pth2om.quantize.amct_config import read_config
 
         asked = read_config(request.cfg).batch_num
-        if asked not in (1, len(opened)):
+        if asked not in (None, len(opened)):
             message = say("quantize.cfg-batches", asked=asked, count=len(opened))
             outcome.findings.append(Finding("quantize.cfg-batches", "warning", message))
     return amct.calibration_command(

@@ -263,3 +263,12 @@ def test_a_spec_goes_from_its_checkpoint_to_the_files(tmp_path, monkeypatch, cap
     assert not (tmp_path / "other").exists()
     assert cli.main(["quantize", "no-such-model"]) == 1
     assert "no spec of that name" in capsys.readouterr().err
+
+
+def test_the_batches_that_a_cfg_asks_for(root, capsys):
+    (root / "a.cfg").write_text("batch_num : 3\n")
+    words = ["quantize", "net.onnx", "--preprocess", "pre.json", "--cfg", "a.cfg", "-o", "out"]
+    assert cli.main(words) == 0
+    assert "(3 images)" in capsys.readouterr().out
+    assert cli.main([*words, "--images", "5"]) == 0
+    assert "(5 images)" in capsys.readouterr().out

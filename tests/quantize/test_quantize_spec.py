@@ -338,6 +338,12 @@ def test_a_spec_may_bring_bins_and_an_amct_configuration(root):
     (root / "models" / "tiny" / "q.cfg").write_text('skip_layers : "body"')
     again = pipeline(root, bins=("bins",), config="q.cfg", images=10).quantized(1)
     assert [name for name, layer in layers(again).items() if layer["int8"]] == ["head"], "the file's content counts"
+    (root / "models" / "tiny" / "q.cfg").write_text("batch_num : 3")
+    assert pipeline(root, bins=("bins",), config="q.cfg", images=10).quantized(1).record.details["images"] == 10
+    spec = specs.load(root / "models" / "tiny")
+    table = specs.Quantize(bins=("bins",), config="q.cfg")
+    run = Pipeline(spec.model_copy(update={"quantize": table}), pipeline(root).settings, Store(root / "store"))
+    assert run.quantized(1).record.details["images"] == 3, "AMCT's number, where the spec has none"
     (next((root / "models" / "tiny" / "bins").glob("*.bin"))).write_bytes(b"")
     with pytest.raises(QuantizeError, match="bins"):
         pipeline(root, bins=("bins",)).quantized(1)
