@@ -130,9 +130,14 @@ class ModelData:
         Raises:
             Absent: it is not here.
         """
+        path = self.found(name)
+        if path is None:
+            raise Absent("pipeline.file-absent", where=self.spec.name, file=name)
+        return path
+
+    def found(self, name: str) -> Path | None:
+        """As `find`; None where it is not here."""
         from pth2om.checkpoint.places import candidates
 
-        for path in candidates(self.spec.folder, name, self.spec.name, self.settings.data_roots):
-            if path.exists():
-                return path
-        raise Absent("pipeline.file-absent", where=self.spec.name, file=name)
+        places = candidates(self.spec.folder, name, self.spec.name, self.settings.data_roots)
+        return next((path.absolute() for path in places if path.exists()), None)
