@@ -457,6 +457,14 @@ class Pipeline:
             ),
         )
 
+    def reference_session(self) -> Session:
+        """The original model, which the others must score like: PyTorch, or the ONNX file that the spec starts from.
+
+        Raises:
+            Absent: the weights are not here.
+        """
+        return self.torch_session() if self.has_torch else self.onnx_session(self.spec.batches[0])
+
     def onnx_session(self, batch: int) -> Session:
         """ONNX Runtime over the exported file."""
 

@@ -467,3 +467,19 @@ def test_the_deploy_model_of_another_model_is_refused(root):
     onnx.save(net, folder / "int8.onnx")
     with pytest.raises(QuantizeError, match=r"inputs are other, the float model's x"):
         pipeline(root, onnx="int8.onnx").quantized(1)
+
+
+def test_what_int8_costs_is_measured_against_the_onnx_file_a_spec_starts_from(root):
+    from pth2om.acceptance import Acceptance
+
+    run = pipeline(root)
+    variant, dataset = run.spec.variants[0], run.spec.datasets[0]
+    acceptance = Acceptance(run, variant)
+    labelled = run.data.dataset(dataset.name, 60)
+    gates = acceptance.accuracy(run.reference_session(), run.om_sessions(variant), labelled, dataset)
+    (drop,) = [gate for gate in gates if gate.check == "om/top1/drop"]
+    assert (drop.ground, drop.details["images"], drop.details["reference"]) == ("emulated", 60, 100.0)
+    assert drop.measured > 3, "INT8 ruins this model"
+    captions = " ".join(str(picture["caption"]) for picture in drop.details["pictures"])
+    assert "ONNX" in captions
+    assert "PyTorch" not in captions
