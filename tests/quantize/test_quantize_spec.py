@@ -483,3 +483,39 @@ def test_what_int8_costs_is_measured_against_the_onnx_file_a_spec_starts_from(ro
     captions = " ".join(str(picture["caption"]) for picture in drop.details["pictures"])
     assert "ONNX" in captions
     assert "PyTorch" not in captions
+
+
+def test_bins_that_calibrate_are_what_int8_is_compared_on(root):
+    from pth2om.quantize.bins import write_bins
+
+    folder = root / "models" / "tiny"
+    g = np.random.default_rng(1)
+    batches = [{"x": 40 * g.random((1, 3, 16, 16), dtype=np.float32)} for _ in range(12)]
+    write_bins(batches, folder / "bins")
+    text = (folder / "model.toml").read_text()
+    start, end = text.index("[preprocess]"), text.index("[quantize]")
+    (folder / "model.toml").write_text(text[:start].replace('"int8-bs1", "int8-bs1-aipp"', '"int8-bs1"') + text[end:])
+    run = pipeline(root, bins=("bins",))
+    samples = run.data.samples(1, run.spec.variants[0])
+    assert (
+        samples.names
+        == tuple(f"real-{number} (bins)" for number in range(8))
+        == tuple(name for sample in samples for name in sample.names)
+    )
+    for sample, batch in zip(samples, batches, strict=False):
+        np.testing.assert_array_equal(sample.feeds["x"], batch["x"])
+    before = samples.digest
+    (next((folder / "bins").glob("*.bin"))).write_bytes(np.ones((1, 3, 16, 16), np.float32).tobytes())
+    again = pipeline(root, bins=("bins",))
+    assert again.data.samples(1, again.spec.variants[0]).digest != before
+
+
+def test_images_do_not_calibrate_a_second_input(root):
+    folder = root / "models" / "tiny"
+    text = (folder / "model.toml").read_text()
+    (folder / "model.toml").write_text(
+        text.replace("[preprocess]", '[[inputs]]\nname = "meta"\nshape = [4]\n\n[preprocess]')
+    )
+    with pytest.raises(Absent, match=r"nothing calibrates meta"):
+        pipeline(root).data.calibration(1)
+    assert pipeline(root, random=True).data.calibration(1).random
