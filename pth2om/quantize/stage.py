@@ -113,10 +113,8 @@ def _own(task: Task, folder: Path, progress: Progress | None) -> None:
                 first.append(batch)
             yield batch
 
-    random = task.data.random
-    with api.planned(
-        task.model, feeds(), settings, folder, task.name, random=random, state=task.state, progress=progress
-    ) as plan:
+    more: dict[str, Any] = {"images": task.data.images, "random": task.data.random, "state": task.state}
+    with api.planned(task.model, feeds(), settings, folder, task.name, **more, progress=progress) as plan:
         if task.search is not None:
             task.search(plan, first)
         result = api.write_files(plan, folder, task.name, proof=first)

@@ -519,3 +519,14 @@ def test_images_do_not_calibrate_a_second_input(root):
     with pytest.raises(Absent, match=r"nothing calibrates meta"):
         pipeline(root).data.calibration(1)
     assert pipeline(root, random=True).data.calibration(1).random
+
+
+def test_rows_that_fill_up_the_last_batch_are_no_images(root):
+    folder = root / "models" / "tiny"
+    net = onnx.load(folder / "net.onnx")
+    for entry in (*net.graph.input, *net.graph.output):
+        entry.type.tensor_type.shape.dim[0].dim_param = "n"
+    onnx.save(net, folder / "net.onnx")
+    built = pipeline(root, images=6).quantized(4)
+    assert built.record.details["images"] == 6
+    assert "quantize.few-images" in {finding.rule for finding in built.record.findings}
