@@ -230,6 +230,8 @@ class Acceptance:
         worst, session, artifact = max(judged, key=lambda each: _badness(each[0]))
         details = showing.named(worst.details, labelled.names)
         details |= {"dataset": dataset.name, "bands": figures if len(figures) > 1 else None}
+        if not self.pipeline.has_torch:
+            details["original"] = "onnx"
         if role == "om":
             first = spec.batches[0]
             batch = self.batch or first

@@ -479,6 +479,7 @@ def test_what_int8_costs_is_measured_against_the_onnx_file_a_spec_starts_from(ro
     gates = acceptance.accuracy(run.reference_session(), run.om_sessions(variant), labelled, dataset)
     (drop,) = [gate for gate in gates if gate.check == "om/top1/drop"]
     assert (drop.ground, drop.details["images"], drop.details["reference"]) == ("emulated", 60, 100.0)
+    assert drop.details["original"] == "onnx"
     assert drop.measured > 3, "INT8 ruins this model"
     captions = " ".join(str(picture["caption"]) for picture in drop.details["pictures"])
     assert "ONNX" in captions
