@@ -198,7 +198,7 @@ class Acceptance:
         """Whether the candidate's metric drops by no more than the gate, judged paired on the same images.
 
         Args:
-            reference: PyTorch.
+            reference: the original model: PyTorch, or the ONNX file that the spec starts from.
             candidate: ONNX, or the bands of an OM, of which the worse is judged; what PyTorch scores with INT8
                 weights alone is shown, not judged, because the loss of the activations is not in it.
             labelled: the images.
@@ -230,11 +230,16 @@ class Acceptance:
         worst, session, artifact = max(judged, key=lambda each: _badness(each[0]))
         details = showing.named(worst.details, labelled.names)
         details |= {"dataset": dataset.name, "bands": figures if len(figures) > 1 else None}
+        if not self.pipeline.has_torch:
+            details["original"] = "onnx"
         if role == "om":
-            batch = self.batch or spec.batches[0]
+            first = spec.batches[0]
+            batch = self.batch or first
+            onnx = showing.Side("ONNX", self.pipeline.onnx_session(batch), None, batch)
+            original = showing.Side(onnx.title if _role(reference) == "onnx" else "PyTorch", reference, before, first)
             sides = [
-                showing.Side("PyTorch", reference, before, spec.batches[0]),
-                showing.Side("ONNX", self.pipeline.onnx_session(batch), None, batch),
+                original,
+                *([onnx] if original.title != onnx.title else []),
                 showing.Side("OM", session, measured[session.digest], batch),
             ]
             details["pictures"] = self._pictures(sides, labelled, worst.details)

@@ -71,10 +71,10 @@ class ModelData:
     def samples(self, batch: int, variant: Variant | None = None) -> Samples:
         """Inputs for closeness: real where a dataset is here, random, zeros.
 
-        With AIPP all are made of pixels. INT8 is compared on real images only, where there are some: its ranges are
-        calibrated for images, and noise or a black picture say nothing about them.
+        With AIPP all are made of pixels. INT8 is compared on real images only, where there are some, else on the bins
+        that calibrate it: its ranges are calibrated for those, and noise or a black picture say nothing about them.
         """
-        from pth2om.data import samples
+        from pth2om.data import GivenSamples, samples
 
         found = self.first()
         dataset = found[0] if found else None
@@ -83,6 +83,12 @@ class ModelData:
             # Each batch is filled with images, so that no random row is needed.
             real = batch * max(1, 8 // batch)
             return samples(self.spec, dataset, batch=batch, seed=seed, real=real, random=0, zeros=0)
+        if variant is not None and variant.precision == "int8" and self.spec.quantize.bins and not variant.aipp:
+            bins = self.calibration(batch)
+            count, pixels = min(bins.count, max(1, 8 // batch)), self.spec.preprocess and max(self.spec.preprocess.size)
+            return GivenSamples(
+                bins.feeds, count, batch=batch, name=bins.name, digest=bins.digest, pixels=pixels or None
+            )
         pixels = variant is not None and variant.aipp
         return samples(self.spec, dataset, batch=batch, seed=seed, from_pixels=pixels)
 
@@ -119,6 +125,9 @@ class ModelData:
                 raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
             preprocess = self.preprocess()
             fed = preprocess.input or inputs[0].name
+            others = ", ".join(entry.name for entry in inputs if entry.name != fed)
+            if others:
+                raise Absent("pipeline.images-feed-one", where=self.spec.name, fed=fed, others=others)
             return calibration_data.from_images(self.dataset(name), preprocess, fed, batch, images)
         except Absent:
             if not table.random:
@@ -141,9 +150,14 @@ class ModelData:
         Raises:
             Absent: it is not here.
         """
+        path = self.found(name)
+        if path is None:
+            raise Absent("pipeline.file-absent", where=self.spec.name, file=name)
+        return path
+
+    def found(self, name: str) -> Path | None:
+        """As `find`; None where it is not here."""
         from pth2om.checkpoint.places import candidates
 
-        for path in candidates(self.spec.folder, name, self.spec.name, self.settings.data_roots):
-            if path.exists():
-                return path
-        raise Absent("pipeline.file-absent", where=self.spec.name, file=name)
+        places = candidates(self.spec.folder, name, self.spec.name, self.settings.data_roots)
+        return next((path.absolute() for path in places if path.exists()), None)

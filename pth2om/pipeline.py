@@ -6,6 +6,7 @@ heavy is imported before a stage has to be built: a run that finds all in the st
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -15,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pth2om.errors import Absent, ToolchainError
+from pth2om.errors import Absent, Pth2omError, StoreError, ToolchainError
 from pth2om.evidence import Finding, StageRecord
 from pth2om.language import say
 from pth2om.model_data import ModelData
 from pth2om.session import Feeds, Provenance, Remembering, Session
-from pth2om.spec import PRECISION_MODES, Spec, Variant
+from pth2om.spec import PRECISION_MODES, Quantize, Spec, Variant
 from pth2om.store import Artifact, Key, Store, version_of
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Pipeline:
         self._module: torch.nn.Module | None = None
         self._sessions: dict[str, Session] = {}
         self._references: dict[str, Remembering] = {}
+        self._failed: dict[str, Pth2omError] = {}
         self.data = ModelData(spec, settings, store)
 
     # --- where it comes from ------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ class Pipeline:
                 report = self._load()
             (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
-        artifact = self.store.artifact(key, build)
+        artifact = self._artifact(key, build)
         report = artifact.json("report.json")
         file = self.weights or artifact.file("report.json")
         return self._built(
@@ -224,7 +226,7 @@ class Pipeline:
 
     def onnx(self, batch: int) -> Built:
         """Export at ``batch`` (or take the spec's ONNX), cleaned up for ATC."""
-        artifact = self.store.artifact(self.onnx_key(batch), lambda folder: self._export(batch, folder))
+        artifact = self._artifact(self.onnx_key(batch), lambda folder: self._export(batch, folder))
         details = artifact.json("export.json")
         file = artifact.file("model.onnx")
         return self._built(
@@ -253,7 +255,8 @@ class Pipeline:
         table = self.spec.quantize
         data = None if table.onnx is not None else self.data.calibration(batch)
         inputs = {"onnx": source.record.digest, **self.source_digests, **self._quantize_files()}
-        options: dict[str, Any] = {"quantize": table.model_dump(mode="json")}
+        # The ONNX file does not tell: one with a symbolic batch axis serves every size, its deploy model only one.
+        options: dict[str, Any] = {"quantize": table.model_dump(mode="json"), "batch": batch}
         if data is not None:
             inputs["dataset"] = data.digest
             options["preprocess"] = self.spec.preprocess.model_dump(mode="json") if self.spec.preprocess else None
@@ -270,7 +273,7 @@ class Pipeline:
             ("onnx", "onnxruntime", "numpy"),
             f"{self.spec.name}-int8-bs{batch}",
         )
-        artifact = self.store.artifact(key, lambda folder: self._quantize(source.file, data, batch, folder, key))
+        artifact = self._artifact(key, lambda folder: self._quantize(source.file, data, batch, folder, key))
         report = artifact.json("quantize.json")
         return self._built(
             artifact,
@@ -323,7 +326,7 @@ class Pipeline:
             config = aipp.read_config(given) if given else aipp.derive(preprocess, table.input_format)
             aipp.save_config(config, folder / "aipp.cfg")
 
-        return self.store.artifact(key, build)
+        return self._artifact(key, build)
 
     def atc_options(self, variant: Variant, model: Path) -> AtcOptions:
         """What atc is asked for this variant; the same for the emulator and the real tool."""
@@ -402,7 +405,7 @@ class Pipeline:
             }
             (folder / "om.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
 
-        artifact = self.store.artifact(key, build)
+        artifact = self._artifact(key, build)
         description = artifact.json("om.json")
         details = description["details"]
         return self._built(
@@ -453,6 +456,14 @@ class Pipeline:
                 threads=self.settings.threads,
             ),
         )
+
+    def reference_session(self) -> Session:
+        """The original model, which the others must score like: PyTorch, or the ONNX file that the spec starts from.
+
+        Raises:
+            Absent: the weights are not here.
+        """
+        return self.torch_session() if self.has_torch else self.onnx_session(self.spec.batches[0])
 
     def onnx_session(self, batch: int) -> Session:
         """ONNX Runtime over the exported file."""
@@ -560,13 +571,33 @@ class Pipeline:
             file.unlink()
         (folder / "export.json").write_text(json.dumps(details, ensure_ascii=False), encoding="utf-8")
 
+    def _table(self) -> Quantize:
+        """``[quantize]``, with the files that its command names where they were found."""
+        table = self.spec.quantize
+        words = tuple(str(self.data.found(word) or word) for word in table.command)
+        return table.model_copy(update={"command": words})
+
+    def _artifact(self, key: Key, build: Callable[[Path], None]) -> Artifact:
+        """The store's artifact; a stage that failed is not tried again, which can take an hour, but fails the same."""
+        if key.digest in self._failed:
+            raise copy.copy(self._failed[key.digest])
+        try:
+            return self.store.artifact(key, build)
+        except StoreError:
+            raise  # a full disk may have been emptied
+        except Pth2omError as error:
+            self._failed[key.digest] = copy.copy(error)  # without the traceback, which would hold what it failed on
+            raise
+
     def _quantize_files(self) -> dict[str, str]:
-        """Digests of the files that ``[quantize]`` names, and of the tool it wants."""
+        """Digests of the files that ``[quantize]`` names, also in its command, and of the tool it wants."""
         from pth2om.quantize import stage
 
-        table = self.spec.quantize
+        table = self._table()
         named = {"config": table.config, "given": table.onnx}
         digests = {role: self.store.digest(self.data.find(name)) for role, name in named.items() if name is not None}
+        written = zip(self.spec.quantize.command, table.command, strict=True)
+        digests |= {f"command/{name}": self.store.digest(Path(found)) for name, found in written if found != name}
         tool = stage.program(table)
         return digests | ({"tool": self.store.digest(tool)} if tool is not None else {})
 
@@ -574,7 +605,7 @@ class Pipeline:
         from pth2om.progress import counted
         from pth2om.quantize import scored, stage
 
-        table = self.spec.quantize
+        table = self._table()
         # Outside of the artifact's folder, which goes when the build is interrupted: calibration is resumed from it.
         state = self.store.root / "resume" / f"{key.digest}.npz"
         state.parent.mkdir(parents=True, exist_ok=True)

@@ -242,6 +242,12 @@ def torch_session(pipeline: Pipeline) -> Session:
 
 
 @pytest.fixture
+def reference_session(pipeline: Pipeline) -> Session:
+    """The original model: PyTorch, or the ONNX file that the spec starts from."""
+    return pipeline.reference_session()
+
+
+@pytest.fixture
 def onnx_model(pipeline: Pipeline, batch: int) -> Built:
     """The exported ONNX file."""
     return pipeline.onnx(batch)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pth2om.data import Labelled
     from pth2om.drawing import Panel
 
-VERSION = 6
+VERSION = 7
 
 CLEAR_SCORE = 0.25
 """Boxes below are not drawn: what a person would be shown, as in the lists of differing images."""
@@ -186,12 +186,14 @@ def _sheets(
             labels = [str(_class(int(number), labelled.names)) for number in classes[clear]]
             panels.append((side.words, corners[clear], labels, scores[clear]))
         data = draw_detections(labelled.image(index), panels)
-        pictures.append((data, _sheet_caption(labelled.file(index), changed.get(index), index in differing)))
+        pictures.append(
+            (data, _sheet_caption(labelled.file(index), sides[0].title, changed.get(index), index in differing))
+        )
     return pictures
 
 
-def _sheet_caption(file: str, row: Mapping[str, Any] | None, differs: bool) -> Message:
-    values: dict[str, Any] = {"file": file, "score": CLEAR_SCORE}
+def _sheet_caption(file: str, reference: str, row: Mapping[str, Any] | None, differs: bool) -> Message:
+    values: dict[str, Any] = {"file": file, "score": CLEAR_SCORE, "reference": reference}
     if row is not None:
         return say("showing.changed", **values, found=_signed(-row["lost"]), alarms=_signed(row["false_alarms"]))
     return say("showing.differing" if differs else "showing.detections", **values)
@@ -268,7 +270,15 @@ def _grid(sides: Sequence[Side], labelled: Labelled, preprocess: Preprocess) -> 
     shown = min(many, len(chosen))
     rest = len(chosen) - shown
     key += "-alike" if many == 0 else "" if rest else "-full"
-    caption = say(f"showing.{key}", count=many, shown=shown, rest=rest, title=sides[-1].title, images=len(judged))
+    caption = say(
+        f"showing.{key}",
+        count=many,
+        shown=shown,
+        rest=rest,
+        title=sides[-1].title,
+        reference=sides[0].title,
+        images=len(judged),
+    )
     return [(draw_classification(tiles, wrong=wrong), caption)]
 
 

@@ -496,6 +496,19 @@ def parse(path: Path, table: type[T], extra: Mapping[str, Any]) -> T:
         raise _spec_error(path, text, table, error) from None
 
 
+_WANTED = {
+    **dict.fromkeys(("tuple_type", "list_type"), ("list", "")),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), ("whole", "")),
+    **dict.fromkeys(("float_type", "float_parsing"), ("number", "")),
+    **dict.fromkeys(("bool_type", "bool_parsing"), ("truth", "")),
+    "string_type": ("text", ""),
+    "greater_than_equal": ("least", "ge"),
+    "greater_than": ("above", "gt"),
+    "less_than_equal": ("most", "le"),
+}
+"""Pydantic's types of complaint about a value that a slip of the pen makes: our sentence, and where its limit is."""
+
+
 def _spec_error(path: Path, text: str, table: type[BaseModel], error: pydantic.ValidationError) -> SpecError:
     """The first of pydantic's complaints, in the file's own terms."""
     # A misspelt key shows up twice: unknown, and missing under its right name. The misspelling is the cause.
@@ -517,7 +530,11 @@ def _spec_error(path: Path, text: str, table: type[BaseModel], error: pydantic.V
     reason = re.sub(r"^Value error, ", "", first["msg"])
     if first["type"] == "value_error":
         return SpecError("spec.contradiction", where=where, reason=reason)
-    return SpecError("spec.wrong-value", where=where, name=name, value=_short(first["input"]), reason=reason)
+    value, limits = _short(first["input"]), first.get("ctx", {})
+    if first["type"] in _WANTED:
+        key, limit = _WANTED[first["type"]]
+        return SpecError(f"spec.wants-{key}", where=where, name=name, value=value, limit=str(limits.get(limit, "")))
+    return SpecError("spec.wrong-value", where=where, name=name, value=value, reason=reason)
 
 
 def _with_nearest(key: str, where: str, word: str, words: Sequence[str], *, name: str) -> SpecError:

@@ -13,5 +13,5 @@ def test_onnx_keeps_the_score(torch_session, onnx_session, labelled, accept):
     accept.accuracy(torch_session, onnx_session, labelled)
 
 
-def test_om_keeps_the_score(torch_session, om_session, labelled, accept):
-    accept.accuracy(torch_session, om_session, labelled)
+def test_om_keeps_the_score(reference_session, om_session, labelled, accept):
+    accept.accuracy(reference_session, om_session, labelled)

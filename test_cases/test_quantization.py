@@ -17,8 +17,8 @@ def test_om_matches_fake_quant(quantized_model, fake_quant_session, om_session, 
     accept.closeness(fake_quant_session, om_session, samples)
 
 
-def test_fake_quant_keeps_the_score(quantized_model, torch_session, fake_quant_session, labelled, accept):
-    accept.accuracy(torch_session, fake_quant_session, labelled)
+def test_fake_quant_keeps_the_score(quantized_model, reference_session, fake_quant_session, labelled, accept):
+    accept.accuracy(reference_session, fake_quant_session, labelled)
 
 
 def test_int8_weights_load_as_fp32_checkpoint(quantized_model, samples, accept):

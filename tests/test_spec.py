@@ -166,3 +166,21 @@ def test_mutated_specs_give_a_spec_or_a_spec_error(tmp_path_factory, text: str, 
         load(model)
     except SpecError as error:
         assert str(error)  # noqa: PT017 - loading may also succeed
+
+
+@pytest.mark.parametrize(
+    ("line", "en", "zh"),
+    [
+        ('skip = "head"', "'quantize.skip' = 'head': it takes a list: [...].", "应为列表：[...]"),
+        ('images = "all"', "it takes a whole number", "应为整数"),
+        ("images = 0", "it must be at least 1", "不能小于 1"),
+        ('max_drop = "1%"', "it takes a number", "应为数值"),
+        ('random = "perhaps"', "it takes true or false", "应为 true 或 false"),
+        ("config = 3", "it takes text in quotes", "应为带引号的文本"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_in_the_readers_language(tmp_path: Path, line: str, en: str, zh: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load(write(tmp_path, f"{GOOD}\n[quantize]\n{line}\n"))
+    assert en in caught.value.render("en")
+    assert zh in caught.value.render("zh")

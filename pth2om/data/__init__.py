@@ -14,12 +14,13 @@ from __future__ import annotations
 from pth2om.data.labelled import DatasetAbsent, Labelled, open_dataset
 from pth2om.data.manifest import Manifest, load_manifest
 from pth2om.data.preprocess import Batch, Geometry, Preprocessor, batches
-from pth2om.data.samples import Sample, Samples, samples
+from pth2om.data.samples import GivenSamples, Sample, Samples, samples
 
 __all__ = [
     "Batch",
     "DatasetAbsent",
     "Geometry",
+    "GivenSamples",
     "Labelled",
     "Manifest",
     "Preprocessor",

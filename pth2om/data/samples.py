@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -130,6 +131,54 @@ class Samples:
         if entry.dtype == "bool":
             return stream.integers(0, 2, entry.shape).astype(bool)
         return stream.integers(int(low), int(high), entry.shape, endpoint=True).astype(entry.dtype)
+
+
+class GivenSamples(Samples):
+    """Batches that exist already: ``.bin`` files that calibrate INT8, where there are no images.
+
+    Args:
+        feeds: makes the batches; called anew for each iteration.
+        count: so many of them are taken.
+        batch: rows of each.
+        name: of where they come from.
+        digest: sha256 of what they hold.
+        pixels: the longer side of the image input, or None.
+    """
+
+    def __init__(
+        self,
+        feeds: Callable[[], Iterator[Mapping[str, Array]]],
+        count: int,
+        *,
+        batch: int,
+        name: str,
+        digest: str,
+        pixels: int | None,
+    ) -> None:
+        self.batch = batch
+        self.pixels = pixels
+        self._feeds = feeds
+        self._count = count
+        self._from = name
+        self._digest = digest
+
+    def __len__(self) -> int:
+        """Number of inferences."""
+        return self._count
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all rows, in order."""
+        return tuple(f"real-{number} ({self._from})" for number in range(self._count * self.batch))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what is fed."""
+        return hashlib.sha256(f"{VERSION}-{self._digest}-{self._count}".encode()).hexdigest()
+
+    def __iter__(self) -> Iterator[Sample]:
+        for number, feeds in enumerate(itertools.islice(self._feeds(), self._count)):
+            yield Sample(self.names[number * self.batch :][: self.batch], dict(feeds))
 
 
 def samples(

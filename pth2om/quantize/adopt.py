@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.quantize.calibrate import Calibration
@@ -30,9 +31,11 @@ def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "
         where: its name, for messages.
 
     Raises:
-        QuantizeError: ``deploy`` is no deploy model, or the float model has nothing that could be INT8.
+        QuantizeError: ``deploy`` is no deploy model or another model's, or the float model has nothing that could be
+            INT8.
     """
     parts = {part.name: part for part in parts_of(Network(deploy), where)}
+    _same_inputs(model, deploy, where)
     network, findings = prepare(model, where)
     selection = select(network, small_channels=True, where=where)
     plan = Plan(network, selection, Calibration({}), Settings(), findings=findings, given=deploy)
@@ -53,6 +56,15 @@ def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "
         message = say("quantize.untraced", count=len(parts), names=", ".join(list(parts)[:5]))
         plan.findings.append(Finding("quantize.untraced", "warning", message))
     return plan
+
+
+def _same_inputs(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str) -> None:
+    given, wanted = (
+        sorted({entry.name for entry in graph.input} - {entry.name for entry in graph.initializer})
+        for graph in (deploy.graph, model.graph)
+    )
+    if given != wanted:
+        raise QuantizeError("quantize.not-this-model", where=where, given=", ".join(given), wanted=", ".join(wanted))
 
 
 def _traced(network: Network, layer: Layer, part: Part) -> Quantized | None:

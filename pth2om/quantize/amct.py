@@ -27,6 +27,8 @@ _PLACE = re.compile(r"\{([a-z_]+)\}")
 PLACES = ("onnx_in", "onnx_out", "calib_dir")
 """What a template may hold; each also with ``_q``, the shell-quoted spelling that existing templates use."""
 _TAIL = 4000
+PROGRAM = "amct_onnx"
+"""Name of the vendor's tool."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def calibration_command(
     batches: int = 1,
     evaluator: Path | None = None,
     config: Path | None = None,
-    program: str = "amct_onnx",
+    program: str = PROGRAM,
 ) -> Command:
     """``amct_onnx calibration`` with bins or an evaluator file.
 
@@ -92,7 +94,7 @@ def calibration_command(
     return Command(tuple(words), prefix.with_name(f"{prefix.name}_deploy_model.onnx"))
 
 
-def convert_command(model: Path, prefix: Path, program: str = "amct_onnx") -> Command:
+def convert_command(model: Path, prefix: Path, program: str = PROGRAM) -> Command:
     """``amct_onnx convert``: a QAT (QDQ) model to deploy form."""
     words = (program, "convert", "--model", str(model), "--save_path", str(prefix))
     return Command(words, prefix.with_name(f"{prefix.name}_deploy_model.onnx"))
@@ -149,18 +151,34 @@ def run_command(command: Command, *, timeout: float = 3600.0, folder: Path | Non
         folder: working directory.
 
     Raises:
-        QuantizeError: the tool is not installed, fails, takes too long, or leaves no deploy model.
+        QuantizeError: as `run_tool`; or what it left is no deploy model.
+    """
+    made, output = run_tool(command, timeout=timeout, folder=folder)
+    return existing(made, details={"command": list(command.arguments), "output": output})
+
+
+def run_tool(command: Command, *, timeout: float = 3600.0, folder: Path | None = None) -> tuple[Path, str]:
+    """Run the command; the file it left, whatever is in it, and the end of what it printed.
+
+    Args:
+        command: from one of the functions above.
+        timeout: seconds after which it and its children are ended.
+        folder: working directory.
+
+    Raises:
+        QuantizeError: the tool is not installed, fails, takes too long, or leaves no file.
     """
     program = shutil.which(command.arguments[0])
     if program is None:
-        raise QuantizeError("quantize.no-tool", tool=command.arguments[0])
+        key = "quantize.no-tool" if command.arguments[0] == PROGRAM else "quantize.no-command"
+        raise QuantizeError(key, tool=command.arguments[0])
     before = command.produces.stat().st_mtime_ns if command.produces.is_file() else None
     output, code = _run([program, *command.arguments[1:]], timeout, folder)
     if code != 0:
         raise QuantizeError("quantize.tool-failed", tool=command.preview(), code=code, output=output[-_TAIL:])
     if not command.produces.is_file() or command.produces.stat().st_mtime_ns == before:
         raise QuantizeError("quantize.tool-left-nothing", tool=command.preview(), file=str(command.produces))
-    return existing(command.produces, details={"command": list(command.arguments), "output": output[-_TAIL:]})
+    return command.produces, output[-_TAIL:]
 
 
 def _run(arguments: Sequence[str], timeout: float, folder: Path | None) -> tuple[str, int]:

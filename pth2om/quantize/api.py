@@ -93,18 +93,22 @@ def planned(
     prefix: str,
     *,
     random: bool = False,
+    images: int | None = None,
     state: Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Plan]:
     """A calibrated plan; its calibration state is kept until the block ends well, so nothing is measured twice.
 
-    Args: as `quantize`.
+    Args: as `quantize`; and
+        images: how many there are, where that is known: rows that only fill up the last batch are none.
     """
     state = state or destination / f".{prefix}.calibration.npz"
     plan = make_plan(
         read_model(model), feeds, settings, where=model.name, state=state, key=file_digest(model), progress=progress
     )
     plan.calibration.random = random
+    if images is not None:
+        plan.calibration.images = images
     yield plan
     state.unlink(missing_ok=True)
 

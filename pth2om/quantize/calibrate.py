@@ -28,7 +28,7 @@ Progress = Callable[[int, "int | None"], None]
 MEMORY = 256 << 20
 """Bytes of activations that one inference may hand back; more are fetched in several inferences per batch."""
 _SAVE_EVERY = 16
-_STATE_FORMAT = 3
+_STATE_FORMAT = 4
 
 
 @dataclass
@@ -89,7 +89,7 @@ def calibrate(
     result = Calibration({name: Histogram() for name in tensors})
     chain = hashlib.sha256()
     pending = found
-    saved = 0
+    saved = whole = 0
     try:
         for batch in feeds:
             if not sessions:
@@ -107,16 +107,21 @@ def calibrate(
                 continue
             _observe(sessions, batch, result.histograms, tensors, names)
             result.digest = chain.hexdigest()
+            whole = result.batches
             if progress is not None:
                 progress(result.batches, total)
             if state is not None and result.batches - saved >= _SAVE_EVERY:
                 _save(state, key, result)
                 saved = result.batches
     except KeyboardInterrupt:
-        if state is not None and result.digest and result.batches > saved:
-            result.batches = min(histogram.images for histogram in result.histograms.values())
-            if all(histogram.images == result.batches for histogram in result.histograms.values()):
-                _save(state, key, result)
+        # Counts of half a batch cannot be taken back: where one has begun to be counted, the last state stays.
+        if (
+            state is not None
+            and whole > saved
+            and all(histogram.images == whole for histogram in result.histograms.values())
+        ):
+            result.batches = whole
+            _save(state, key, result)
         raise
     result.digest = chain.hexdigest()
     if result.batches == 0:

@@ -256,7 +256,9 @@ def _own(request: Request, bar: Bar) -> Outcome:
     checkpoint = None if request.checkpoint is None else _checkpoint_name(request.checkpoint)
     destination, prefix = request.destination, request.name
     bar.begin(str(say("quantize.calibrating")))
-    with api.planned(request.model, data.feeds, settings, destination, prefix, random=random, progress=bar) as plan:
+    images = None if data.images is None else len(data.images)
+    more: dict[str, Any] = {"images": images, "random": random, "progress": bar}
+    with api.planned(request.model, data.feeds, settings, destination, prefix, **more) as plan:
         if plan.calibration.resumed:
             outcome.said.append(str(say("quantize.resumed", batches=plan.calibration.resumed)))
         if search is not None:

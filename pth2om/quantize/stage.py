@@ -74,7 +74,7 @@ def program(table: spec.Quantize) -> Path | None:
     name = table.command[0] if table.command else table.tool
     found = shutil.which(name)
     if found is None:
-        raise Absent("quantize.no-tool", tool=name)
+        raise Absent("quantize.no-command" if table.command else "quantize.no-tool", tool=name)
     return Path(found)
 
 
@@ -113,10 +113,8 @@ def _own(task: Task, folder: Path, progress: Progress | None) -> None:
                 first.append(batch)
             yield batch
 
-    random = task.data.random
-    with api.planned(
-        task.model, feeds(), settings, folder, task.name, random=random, state=task.state, progress=progress
-    ) as plan:
+    more: dict[str, Any] = {"images": task.data.images, "random": task.data.random, "state": task.state}
+    with api.planned(task.model, feeds(), settings, folder, task.name, **more, progress=progress) as plan:
         if task.search is not None:
             task.search(plan, first)
         result = api.write_files(plan, folder, task.name, proof=first)
@@ -137,14 +135,14 @@ def _adopted(task: Task, folder: Path) -> None:
     extra: dict[str, Any] = {}
     if task.given is not None:
         deploy, where = read_model(task.given), task.given.name
-        if any(node.op_type == "DequantizeLinear" for node in deploy.graph.node):
-            deploy, noticed = convert_qdq(deploy, where)
-            findings += noticed
         extra["quantized_by"] = where
     else:
         made, extra = _run_tool(task, folder)
         deploy, where = read_model(made), made.name
         shutil.rmtree(made.parent, ignore_errors=True)
+    if any(node.op_type == "DequantizeLinear" for node in deploy.graph.node):
+        deploy, noticed = convert_qdq(deploy, where)
+        findings += noticed
     plan = adopted_plan(read_model(task.model), deploy, where)
     first: list[Feeds] = []
     if task.data is not None:
@@ -189,8 +187,8 @@ def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
         command = amct.calibration_command(
             task.model, prefix, inputs=inputs, bins=folders, batches=task.data.count, config=config
         )
-    result = amct.run_command(command, folder=work)
-    return result.files["deploy"], {"quantized_by": Path(command.arguments[0]).name, "command": command.preview()}
+    made, _ = amct.run_tool(command, folder=work)
+    return made, {"quantized_by": Path(command.arguments[0]).name, "command": command.preview()}
 
 
 def _checkpoint(task: Task, plan: Plan, folder: Path) -> list[Finding]:

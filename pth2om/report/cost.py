@@ -1,4 +1,4 @@
-"""What INT8 costs: the metric of each INT8 variant against PyTorch, at every level that was measured."""
+"""What INT8 costs: the metric of each INT8 variant against the original model, at every level that was measured."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Cost:
 
     @property
     def reference(self) -> float | None:
-        """PyTorch's score, of any gate that has it."""
+        """The original model's score, of any gate that has it."""
         found = (number(gate.details.get("reference")) for gate in (self.om, self.twin, self.weights) if gate)
         return next((value for value in found if value is not None), None)
 

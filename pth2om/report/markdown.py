@@ -169,10 +169,12 @@ def _older(write: _Writer, cards: Sequence[Card], chip: str) -> None:
         for score in _om_scores(card):
             images = f" ({score.n})" if score.n is not None else ""
             metric = write.name("metric", score.metric)
+            # The column is PyTorch's by the vendor's form; a model that starts from an ONNX file has none.
+            original = "ONNX: " if score.gate.details.get("original") == "onnx" else ""
             rows.append(
                 (
                     _escaped(card.name),
-                    f"{metric} {figures.text(score.reference)}{images}",
+                    f"{original}{metric} {figures.text(score.reference)}{images}",
                     _accuracy(write, score),
                     _reference(speeds(card.gates)),
                     _performance(write, card),

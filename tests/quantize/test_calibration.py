@@ -208,6 +208,29 @@ def conv(channels=24, **extra):
     )
 
 
+@pytest.mark.parametrize("counted", [17, 20, 32])
+def test_an_interruption_while_a_batch_is_counted_spoils_nothing(tmp_path, monkeypatch, counted):
+    from pth2om.quantize import observe
+
+    data, state, calls, count = list(feeds(40)), tmp_path / "state.npz", [], np.bincount
+
+    def interrupted(*values, **more):
+        calls.append(1)
+        if len(calls) == counted:
+            raise KeyboardInterrupt
+        return count(*values, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(observe.np, "bincount", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(conv(), {"x": 1}, data, state=state, key="k")
+    again = calibrate(conv(), {"x": 1}, data, state=state, key="k")
+    assert again.resumed == 16, "the last whole state"
+    whole = calibrate(conv(), {"x": 1}, data)
+    np.testing.assert_array_equal(again.histograms["x"].counts, whole.histograms["x"].counts)
+    assert (again.batches, again.images, again.digest) == (whole.batches, whole.images, whole.digest)
+
+
 def test_an_interrupted_calibration_goes_on_where_it_was(tmp_path):
     data = feeds(40)
     state = tmp_path / "state.npz"

@@ -390,3 +390,150 @@ def test_contradictions_in_a_spec_are_told(root, table):
     path.write_text(path.read_text() + table)
     with pytest.raises(SpecError, match=r"model\.toml"):
         specs.load(path.parent)
+
+
+def test_each_batch_size_of_a_file_with_a_symbolic_batch_is_quantized_for_itself(root):
+    folder = root / "models" / "tiny"
+    net = onnx.load(folder / "net.onnx")
+    for entry in (*net.graph.input, *net.graph.output):
+        entry.type.tensor_type.shape.dim[0].dim_param = "n"
+    onnx.save(net, folder / "net.onnx")
+    run = pipeline(root)
+    built = {batch: run.quantized(batch) for batch in (1, 4)}
+    assert built[1].record.key != built[4].record.key
+    for batch, one in built.items():
+        assert onnx.load(one.file).graph.input[0].type.tensor_type.shape.dim[0].dim_value in (0, batch)
+        run.fake_quant_session(batch).run({"x": np.zeros((batch, 3, 16, 16), np.float32)})
+
+
+TOOL = """\
+import shutil, sys
+from pathlib import Path
+
+here = Path(__file__).parent
+with (here / "runs.txt").open("a") as runs:
+    runs.write("x")
+if not (here / "int8.onnx").exists():
+    sys.exit("no licence")
+shutil.copy(here / "int8.onnx", sys.argv[1])
+"""
+
+
+def command(root, role):
+    """A user's script beside the spec that leaves an INT8 model of that form; the spec's ``command``."""
+    from pth2om.quantize import Settings as QuantizeSettings
+    from pth2om.quantize import quantize
+
+    folder = root / "models" / "tiny"
+    feeds = [{"x": np.random.default_rng(1).random((1, 3, 16, 16), dtype=np.float32)}]
+    files = quantize(pipeline(root).onnx(1).file, feeds, QuantizeSettings(skip=("head",)), root / "made").files
+    files[role].rename(folder / "int8.onnx")
+    (folder / "tool.py").write_text(TOOL)
+    return (sys.executable, "tool.py", "{onnx_out}")
+
+
+@pytest.mark.parametrize("role", ["deploy", "qdq"])
+def test_a_command_may_name_a_script_beside_the_spec_and_leave_qdq(root, role):
+    asked = command(root, role)
+    built = pipeline(root, command=asked).quantized(1)
+    assert [name for name, layer in layers(built).items() if layer["int8"]] == ["body"]
+    assert pipeline(root, command=asked).quantized(1).record.cached
+    script = root / "models" / "tiny" / "tool.py"
+    script.write_text(TOOL + "# another")
+    assert pipeline(root, command=asked).quantized(1).record.key != built.record.key, "what the script says counts"
+
+
+def test_a_tool_that_failed_is_not_run_again_by_every_question(root):
+    asked = command(root, "deploy")
+    folder = root / "models" / "tiny"
+    (folder / "int8.onnx").rename(folder / "kept.onnx")
+    run, told = pipeline(root, command=asked), set()
+    for _ in range(3):
+        with pytest.raises(QuantizeError, match="no licence") as caught:
+            run.quantized(1)
+        told.add(str(caught.value))
+    assert len(told) == 1
+    assert (folder / "runs.txt").read_text() == "x"
+    (folder / "kept.onnx").rename(folder / "int8.onnx")
+    assert not pipeline(root, command=asked).quantized(1).record.cached, "the next run tries again"
+
+
+def test_a_command_that_is_not_there_is_not_taken_for_amct_onnx(root):
+    with pytest.raises(Absent, match=r"no program 'no-such-tool'"):
+        pipeline(root, command=("no-such-tool", "{onnx_out}")).quantized(1)
+
+
+def test_the_deploy_model_of_another_model_is_refused(root):
+    folder = root / "models" / "tiny"
+    command(root, "deploy")
+    net = onnx.load(folder / "int8.onnx")
+    for node in net.graph.node:
+        node.input[:] = ["other" if name == "x" else name for name in node.input]
+    net.graph.input[0].name = "other"
+    onnx.save(net, folder / "int8.onnx")
+    with pytest.raises(QuantizeError, match=r"inputs are other, the float model's x"):
+        pipeline(root, onnx="int8.onnx").quantized(1)
+
+
+def test_what_int8_costs_is_measured_against_the_onnx_file_a_spec_starts_from(root):
+    from pth2om.acceptance import Acceptance
+
+    run = pipeline(root)
+    variant, dataset = run.spec.variants[0], run.spec.datasets[0]
+    acceptance = Acceptance(run, variant)
+    labelled = run.data.dataset(dataset.name, 60)
+    gates = acceptance.accuracy(run.reference_session(), run.om_sessions(variant), labelled, dataset)
+    (drop,) = [gate for gate in gates if gate.check == "om/top1/drop"]
+    assert (drop.ground, drop.details["images"], drop.details["reference"]) == ("emulated", 60, 100.0)
+    assert drop.details["original"] == "onnx"
+    assert drop.measured > 3, "INT8 ruins this model"
+    captions = " ".join(str(picture["caption"]) for picture in drop.details["pictures"])
+    assert "ONNX" in captions
+    assert "PyTorch" not in captions
+
+
+def test_bins_that_calibrate_are_what_int8_is_compared_on(root):
+    from pth2om.quantize.bins import write_bins
+
+    folder = root / "models" / "tiny"
+    g = np.random.default_rng(1)
+    batches = [{"x": 40 * g.random((1, 3, 16, 16), dtype=np.float32)} for _ in range(12)]
+    write_bins(batches, folder / "bins")
+    text = (folder / "model.toml").read_text()
+    start, end = text.index("[preprocess]"), text.index("[quantize]")
+    (folder / "model.toml").write_text(text[:start].replace('"int8-bs1", "int8-bs1-aipp"', '"int8-bs1"') + text[end:])
+    run = pipeline(root, bins=("bins",))
+    samples = run.data.samples(1, run.spec.variants[0])
+    assert (
+        samples.names
+        == tuple(f"real-{number} (bins)" for number in range(8))
+        == tuple(name for sample in samples for name in sample.names)
+    )
+    for sample, batch in zip(samples, batches, strict=False):
+        np.testing.assert_array_equal(sample.feeds["x"], batch["x"])
+    before = samples.digest
+    (next((folder / "bins").glob("*.bin"))).write_bytes(np.ones((1, 3, 16, 16), np.float32).tobytes())
+    again = pipeline(root, bins=("bins",))
+    assert again.data.samples(1, again.spec.variants[0]).digest != before
+
+
+def test_images_do_not_calibrate_a_second_input(root):
+    folder = root / "models" / "tiny"
+    text = (folder / "model.toml").read_text()
+    (folder / "model.toml").write_text(
+        text.replace("[preprocess]", '[[inputs]]\nname = "meta"\nshape = [4]\n\n[preprocess]')
+    )
+    with pytest.raises(Absent, match=r"nothing calibrates meta"):
+        pipeline(root).data.calibration(1)
+    assert pipeline(root, random=True).data.calibration(1).random
+
+
+def test_rows_that_fill_up_the_last_batch_are_no_images(root):
+    folder = root / "models" / "tiny"
+    net = onnx.load(folder / "net.onnx")
+    for entry in (*net.graph.input, *net.graph.output):
+        entry.type.tensor_type.shape.dim[0].dim_param = "n"
+    onnx.save(net, folder / "net.onnx")
+    built = pipeline(root, images=6).quantized(4)
+    assert built.record.details["images"] == 6
+    assert "quantize.few-images" in {finding.rule for finding in built.record.findings}

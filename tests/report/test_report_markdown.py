@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from pth2om.evidence import GateRecord
 from pth2om.report import collect
 from pth2om.report.markdown import render_markdown
 
@@ -62,6 +64,18 @@ def test_the_older_table_has_both_sides(small):
     assert row[1] == "mAP50-95 26.47 (141)"
     assert row[2] == "未实测（模拟：mAP50-95 24.92 (141)）"
     assert row[4] == "未实测"
+
+
+def test_the_older_table_names_a_model_that_starts_from_an_onnx_file(small):
+    records = [
+        replace(record, details={**record.details, "original": "onnx"})
+        if isinstance(record, GateRecord) and record.question == "accuracy"
+        else record
+        for record in small
+    ]
+    text = render_markdown(collect(records), "zh")
+    table = next(table for table in tables(text) if table[0][0] == "模型" and "离线" in table[0][2])
+    assert "ONNX: mAP50-95 26.47 (141)" in {row[1] for row in table[2:]}
 
 
 def test_failures_end_with_what_to_do(small):
