@@ -253,16 +253,3 @@ def _name_dead_channels(plan: Plan) -> None:
         if dead.size:
             message = say("quantize.constant-channels", count=int(dead.size), first=int(dead[0]))
             plan.findings.append(Finding("quantize.constant-channels", "info", message, node=quantized.layer.name))
-
-
-def layers_left_out(plan: Plan) -> Sequence[Layer]:
-    """Candidates that stay in floating point."""
-    return [layer for layer in plan.selection.layers if layer.name not in plan.quantized]
-
-
-def by_input(plan: Plan) -> Mapping[str, list[str]]:
-    """Tensor -> names of the INT8 layers that read it."""
-    found: dict[str, list[str]] = {}
-    for name, quantized in plan.quantized.items():
-        found.setdefault(quantized.layer.input, []).append(name)
-    return found
