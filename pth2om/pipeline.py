@@ -20,7 +20,7 @@ from pth2om.evidence import Finding, StageRecord
 from pth2om.language import say
 from pth2om.model_data import ModelData
 from pth2om.session import Feeds, Provenance, Remembering, Session
-from pth2om.spec import PRECISION_MODES, Spec, Variant
+from pth2om.spec import PRECISION_MODES, Quantize, Spec, Variant
 from pth2om.store import Artifact, Key, Store, version_of
 
 if TYPE_CHECKING:
@@ -253,7 +253,8 @@ class Pipeline:
         table = self.spec.quantize
         data = None if table.onnx is not None else self.data.calibration(batch)
         inputs = {"onnx": source.record.digest, **self.source_digests, **self._quantize_files()}
-        options: dict[str, Any] = {"quantize": table.model_dump(mode="json")}
+        # Paths say where, not what: the files behind them count by their content.
+        options: dict[str, Any] = {"quantize": table.model_dump(mode="json", exclude={"config", "bins"})}
         if data is not None:
             inputs["dataset"] = data.digest
             options["preprocess"] = self.spec.preprocess.model_dump(mode="json") if self.spec.preprocess else None
@@ -564,17 +565,35 @@ class Pipeline:
         """Digests of the files that ``[quantize]`` names, and of the tool it wants."""
         from pth2om.quantize import stage
 
-        table = self.spec.quantize
+        table = self._quantize_table()
         named = {"config": table.config, "given": table.onnx}
         digests = {role: self.store.digest(self.data.find(name)) for role, name in named.items() if name is not None}
         tool = stage.program(table)
-        return digests | ({"tool": self.store.digest(tool)} if tool is not None else {})
+        if tool is not None:
+            digests["tool"] = self.store.digest(tool)
+        for number, word in enumerate(table.command[1:], 1):
+            if Path(word).is_absolute() and Path(word).is_file():
+                digests[f"command/{number}"] = self.store.digest(Path(word))
+        return digests
+
+    def _quantize_table(self) -> Quantize:
+        """``[quantize]`` with the files that its command names (a script of the user's) by their whole paths."""
+        table = self.spec.quantize
+        words = []
+        for word in table.command:
+            try:
+                path = self.data.find(word)
+            except (Absent, OSError, RuntimeError, ValueError):  # no file; a word that is no path at all
+                words.append(word)
+            else:
+                words.append(str(path.absolute()) if path.is_file() else word)
+        return table.model_copy(update={"command": tuple(words)}) if words else table
 
     def _quantize(self, model: Path, data: CalibrationData | None, batch: int, folder: Path, key: Key) -> None:
         from pth2om.progress import counted
         from pth2om.quantize import scored, stage
 
-        table = self.spec.quantize
+        table = self._quantize_table()
         # Outside of the artifact's folder, which goes when the build is interrupted: calibration is resumed from it.
         state = self.store.root / "resume" / f"{key.digest}.npz"
         state.parent.mkdir(parents=True, exist_ok=True)

@@ -13,13 +13,17 @@ from pth2om.quantize.network import Network
 from pth2om.quantize.plan import Plan
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.ranges import Range
-from pth2om.quantize.settings import Settings
+from pth2om.quantize.settings import LayerReport, Settings
 from pth2om.quantize.twins import Part, parts_of
 from pth2om.quantize.weights import Quantized
 
+_SAME_WEIGHT = 0.3
+"""Relative L2 within which integers stand for a weight. Rounding and retraining stay below it; another layer's weight
+is at 1.4, and one without the BatchNorm that is folded here is off by that factor."""
+
 
 def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "") -> Plan:
-    """The plan that a deploy model follows: its layers traced to the float model's by name and shape.
+    """The plan that a deploy model follows: its layers traced to the float model's by name, shape and weight.
 
     A layer that cannot be traced (the tool renamed or fused it) is INT8 all the same; it is named, and has no error
     and no place in an FP32 checkpoint.
@@ -36,19 +40,25 @@ def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "
     network, findings = prepare(model, where)
     selection = select(network, small_channels=True, where=where)
     plan = Plan(network, selection, Calibration({}), Settings(), findings=findings, given=deploy)
+    for part in parts.values():
+        if part.rolls_back:
+            message = say("quantize.rolls-back", channels=part.channels_in)
+            plan.findings.append(Finding("quantize.rolls-back", "warning", message, node=part.name))
     renamed = {}
     for layer in selection.layers:
-        part = parts.get(layer.name)
-        traced = None if part is None or layer.reason is not None else _traced(network, layer, part)
+        candidate = parts.get(layer.name)
+        if candidate is None:
+            layer.reason = layer.reason or say("quantize.left-by-tool")
+            continue
+        traced = None if layer.reason is not None else _traced(network, layer, candidate)
         if traced is not None:
             plan.quantized[layer.name] = traced
             renamed[layer.name] = parts.pop(layer.name).dequant.output[0]
-        elif layer.reason is None:
-            layer.reason = say("quantize.left-by-tool")
-        if traced is not None and layer.rolls_back:
-            message = say("quantize.rolls-back", channels=layer.channels_in)
-            plan.findings.append(Finding("quantize.rolls-back", "warning", message, node=layer.name))
-    plan.renamed, plan.untraced = renamed, tuple(parts)
+    plan.renamed = renamed
+    plan.untraced = tuple(
+        LayerReport(name, part.layer.op_type, True, exact=part.exact_in_float, rolls_back=part.rolls_back)
+        for name, part in parts.items()
+    )
     if parts:
         message = say("quantize.untraced", count=len(parts), names=", ".join(list(parts)[:5]))
         plan.findings.append(Finding("quantize.untraced", "warning", message))
@@ -63,14 +73,13 @@ def _traced(network: Network, layer: Layer, part: Part) -> Quantized | None:
     quantized = Quantized(layer, Range(scale_d, part.offset), np.ones(1, np.float32), network)
     if layer.weight is None or part.weight is None:
         return quantized if layer.weight is None and part.weight is None else None
-    wanted = np.asarray(network.array(layer.weight)).shape
-    weight = part.weight
-    if layer.kind == "Gemm" and any(entry.name == "transB" and entry.i for entry in part.layer.attribute):
-        weight = np.ascontiguousarray(weight.T)
-    if weight.shape != wanted or part.deq_scale.size not in (1, layer.channels_out):
+    if part.weight.shape != np.asarray(network.array(layer.weight)).shape:
         return None
-    quantized.weight = weight
+    quantized.weight = part.weight
     quantized.scale = np.asarray(part.deq_scale / scale_d, np.float32)
+    wanted = np.asarray(quantized.float_weight, np.float64)
+    if not np.linalg.norm(quantized.dequantized - wanted) <= _SAME_WEIGHT * np.linalg.norm(wanted):
+        return None
     if part.bias is not None:
         quantized.bias = np.broadcast_to(part.bias, (layer.channels_out,)).astype(np.int32)
     return quantized

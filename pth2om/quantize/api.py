@@ -246,7 +246,7 @@ def _details(plan: Plan, proofs: list[LayerProof]) -> dict[str, Any]:
         "resumed_batches": plan.calibration.resumed,
         "random_calibration": plan.calibration.random,
         "int8_layers": len(plan.quantized) + len(plan.untraced),
-        "candidate_layers": len(plan.selection.layers) + len(plan.untraced),
+        "candidate_layers": sum(1 for _ in layer_reports(plan)),
         "proof": [asdict(proof) for proof in proofs],
         "search": None if plan.search is None else asdict(plan.search),
     }
@@ -272,9 +272,11 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 def layer_reports(plan: Plan) -> Iterator[LayerReport]:
     """One line per candidate layer."""
-    for name in plan.untraced:
-        yield LayerReport(name, "", True)
+    yield from plan.untraced
+    names = {report.name for report in plan.untraced}
     for layer in plan.selection.layers:
+        if layer.name in names:
+            continue  # INT8 in the given model, but not as the float model has it
         quantized = plan.quantized.get(layer.name)
         if quantized is None:
             reason = layer.reason or say("quantize.floated")

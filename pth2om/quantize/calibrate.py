@@ -28,7 +28,7 @@ Progress = Callable[[int, "int | None"], None]
 MEMORY = 256 << 20
 """Bytes of activations that one inference may hand back; more are fetched in several inferences per batch."""
 _SAVE_EVERY = 16
-_STATE_FORMAT = 3
+_STATE_FORMAT = 4
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,4 +96,6 @@ def from_random(inputs: Sequence[Input], batch: int, seed: int) -> CalibrationDa
     def feeds() -> Iterator[Feeds]:
         return (example(inputs, batch, seed + number) for number in range(_RANDOM_BATCHES))
 
-    return CalibrationData("random", f"random-{seed}", _RANDOM_BATCHES, _RANDOM_BATCHES * batch, feeds, random=True)
+    drawn = json.dumps([[entry.model_dump(mode="json") for entry in inputs], batch, seed])
+    digest = f"random-{hashlib.sha256(drawn.encode()).hexdigest()}"
+    return CalibrationData("random", digest, _RANDOM_BATCHES, _RANDOM_BATCHES * batch, feeds, random=True)

@@ -22,7 +22,7 @@ from pth2om.quantize.deploy import build_deploy
 from pth2om.quantize.layers import Layer, Selection, select
 from pth2om.quantize.network import Network, fitting
 from pth2om.quantize.prepare import prepare
-from pth2om.quantize.settings import Settings
+from pth2om.quantize.settings import LayerReport, Settings
 from pth2om.quantize.weights import Quantized, bias_shift, correct_bias, quantize_layer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Plan:
     findings: list[Finding] = field(default_factory=list)
     search: Search | None = None
     given: onnx.ModelProto | None = field(default=None, repr=False)
-    untraced: tuple[str, ...] = ()
+    untraced: tuple[LayerReport, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -263,3 +263,14 @@ def test_a_spec_goes_from_its_checkpoint_to_the_files(tmp_path, monkeypatch, cap
     assert not (tmp_path / "other").exists()
     assert cli.main(["quantize", "no-such-model"]) == 1
     assert "no spec of that name" in capsys.readouterr().err
+
+
+def test_a_spec_is_found_from_its_own_folder(tmp_path, monkeypatch):
+    from pth2om.int8_files import spec_folder
+
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text("")
+    for place, name in ((folder, "."), (folder, "model.toml"), (folder.parent, "tiny"), (tmp_path, "tiny")):
+        monkeypatch.chdir(place)
+        assert spec_folder(Path(name)) == folder

@@ -363,6 +363,44 @@ def test_a_model_that_is_quantized_already_goes_straight_on(root, role):
         pipeline(root, onnx="other.onnx").quantized(1)
 
 
+OWN = """\
+import sys
+from pathlib import Path
+from pth2om.quantize import Settings, quantize
+source, target = Path(sys.argv[1]), Path(sys.argv[2])
+made = quantize(source, None, Settings(skip=("SKIPPED",)), target.parent, prefix="made", random=True)
+made.files["deploy"].rename(target)
+"""
+
+
+def test_a_command_may_name_a_script_beside_the_spec_whose_content_counts(root, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    script, words = root / "models" / "tiny" / "own.py", (sys.executable, "own.py", "{onnx_in}", "{onnx_out}")
+    for skipped, left in (("head", "body"), ("body", "head")):
+        script.write_text(OWN.replace("SKIPPED", skipped))
+        built = pipeline(root, command=words, weights="arq", images=2).quantized(1)
+        assert [name for name, layer in layers(built).items() if layer["int8"]] == [left]
+    (found,) = [finding for finding in built.record.findings if finding.rule == "quantize.keys-unread"]
+    assert found.message.values["names"] == "weights", "images are read: they are what calibrates"
+    assert pipeline(root, command=words, weights="arq", images=2).quantized(1).record.cached
+
+
+def test_where_a_configuration_lies_is_not_in_the_key(root):
+    folder = root / "models" / "tiny"
+    (folder / "q.cfg").write_text('skip_layers : "head"')
+    (folder / "same.cfg").write_text('skip_layers : "head"')
+    first, second = (pipeline(root, config=name).quantized(1) for name in ("q.cfg", "same.cfg"))
+    assert second.record.key == first.record.key
+
+
+def test_random_numbers_of_another_range_are_other_data(root):
+    (root / "calib" / "dots" / "dots.npz").unlink()
+    run = pipeline(root, random=True)
+    inputs = tuple(entry.model_copy(update={"range": (0.0, 5.0)}) for entry in run.spec.inputs)
+    wider = Pipeline(run.spec.model_copy(update={"inputs": inputs}), run.settings, run.store)
+    assert wider.quantized(1).record.key != run.quantized(1).record.key
+
+
 def test_random_calibration_is_forced_and_said(root):
     (root / "calib" / "dots" / "dots.npz").unlink()
     with pytest.raises(Absent):
