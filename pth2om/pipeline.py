@@ -597,7 +597,7 @@ class Pipeline:
         # Outside of the artifact's folder, which goes when the build is interrupted: calibration is resumed from it.
         state = self.store.root / "resume" / f"{key.digest}.npz"
         state.parent.mkdir(parents=True, exist_ok=True)
-        findings = []
+        findings = list(data.findings) if data is not None else []
         if data is not None and data.name in [entry.name for entry in self.spec.datasets]:
             message = say("pipeline.calibrated-on-scored", dataset=data.name, images=data.images)
             findings.append(Finding("pipeline.calibrated-on-scored", "info", message))

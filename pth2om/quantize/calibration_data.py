@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pth2om.evidence import Finding
+
 if TYPE_CHECKING:
     from pth2om.data import Labelled
     from pth2om.spec import Input, Preprocess
@@ -32,6 +34,7 @@ class CalibrationData:
         feeds: makes the batches; called anew for each pass.
         bins: the folders, where the batches lie on disk already.
         random: the batches are random numbers.
+        findings: what was noticed of the folders.
     """
 
     name: str
@@ -41,6 +44,7 @@ class CalibrationData:
     feeds: Callable[[], Iterator[Feeds]]
     bins: tuple[Path, ...] = ()
     random: bool = False
+    findings: tuple[Finding, ...] = ()
 
 
 def from_images(dataset: Labelled, preprocess: Preprocess, fed: str, batch: int, limit: int) -> CalibrationData:
@@ -86,7 +90,15 @@ def from_bins(
     files = [path for paths in opened.files.values() for path in paths]
     whole = hashlib.sha256("".join(digest(path) for path in files).encode()).hexdigest()
     count = len(opened)
-    return CalibrationData(folders[0].name, whole, count, count * batch, lambda: iter(opened), bins=tuple(folders))
+    return CalibrationData(
+        folders[0].name,
+        whole,
+        count,
+        count * batch,
+        lambda: iter(opened),
+        bins=tuple(folders),
+        findings=tuple(opened.findings),
+    )
 
 
 def from_random(inputs: Sequence[Input], batch: int, seed: int) -> CalibrationData:

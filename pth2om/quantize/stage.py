@@ -195,10 +195,12 @@ def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
     work.mkdir()
     folders = task.data.bins
     if not folders:
-        written = bins.write_bins(task.data.feeds(), work / "bins")
-        folders = tuple(written.folders.values())
+        bins.write_bins(task.data.feeds(), work / "bins")
+        folders = (work / "bins",)
     prefix = work / task.name
     if task.table.command:
+        if len(folders) > 1:
+            raise QuantizeError("quantize.one-calib", where=str(folders[1]))
         places = {
             "onnx_in": task.model,
             "onnx_out": prefix.with_name(f"{prefix.name}_deploy_model.onnx"),
@@ -206,7 +208,7 @@ def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
         }
         command = amct.template_command(task.table.command, places)
     else:
-        inputs = bins.open_bins(folders, bins.model_inputs(task.model)).inputs
+        opened = bins.open_bins(folders, bins.model_inputs(task.model))
         config = task.config
         if config is None:
             config = work / "quant.cfg"
@@ -214,7 +216,7 @@ def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
             layers = [(node.name, node.op_type) for node in nodes if kind_of(node) in KINDS]
             config.write_text(config_text(Settings.from_spec(task.table), task.data.count, layers), encoding="utf-8")
         command = amct.calibration_command(
-            task.model, prefix, inputs=inputs, bins=folders, batches=task.data.count, config=config
+            task.model, prefix, inputs=opened.inputs, bins=opened.folders, batches=task.data.count, config=config
         )
     result = amct.run_command(command, folder=work)
     return result.files["deploy"], {"quantized_by": Path(command.arguments[0]).name, "command": command.preview()}

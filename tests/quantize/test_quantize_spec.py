@@ -385,6 +385,50 @@ def test_a_command_may_name_a_script_beside_the_spec_whose_content_counts(root, 
     assert pipeline(root, command=words, weights="arq", images=2).quantized(1).record.cached
 
 
+TWO = """\
+task = "tensor"
+variants = ["int8-bs1"]
+[source]
+onnx = "net.onnx"
+[[inputs]]
+name = "x"
+shape = [20, 8, 8]
+[[inputs]]
+name = "mask"
+shape = [1, 8, 8]
+[quantize]
+bins = ["bins"]
+"""
+
+
+def test_a_model_of_two_inputs_hands_both_to_whoever_quantizes(tmp_path, amct_onnx):
+    from pth2om.quantize.bins import write_bins
+
+    g = np.random.default_rng(0)
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+        onnx.helper.make_node("Mul", ["a", "mask"], ["y"], name="masked"),
+    ]
+    weight = tensor("w", g.standard_normal((4, 20, 1, 1)).astype(np.float32))
+    shapes = {"x": [1, 20, 8, 8], "mask": [1, 1, 8, 8]}
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    onnx.save(model(nodes, [weight], list(shapes.items()), [("y", [1, 4, 8, 8])]), folder / "net.onnx")
+    (folder / "model.toml").write_text(TWO)
+    batches = [{name: g.random(shape, dtype=np.float32) for name, shape in shapes.items()} for _ in range(11)]
+    write_bins(batches, folder / "bins")
+    for place in ("x", "mask"):
+        for number, path in enumerate(sorted((folder / "bins" / place).iterdir())):
+            path.rename(path.with_name(f"b{number}.bin"))
+    for change in ({}, {"tool": "amct_onnx"}, {"tool": "amct_onnx", "bins": ("bins/x", "bins/mask")}):
+        built = pipeline(tmp_path, **change).quantized(1)
+        assert layers(built)["conv"]["int8"], change
+        assert "bins.text-order" in {finding.rule for finding in built.record.findings}
+    words = (sys.executable, "{onnx_in}", "{onnx_out}", "{calib_dir}")
+    with pytest.raises(QuantizeError, match="one folder"):
+        pipeline(tmp_path, command=words, bins=("bins/x", "bins/mask")).quantized(1)
+
+
 def test_where_a_configuration_lies_is_not_in_the_key(root):
     folder = root / "models" / "tiny"
     (folder / "q.cfg").write_text('skip_layers : "head"')
