@@ -147,7 +147,10 @@ def asked(spec: Spec, request: Request) -> Spec:
 
 
 def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem: str) -> dict[str, Path]:
-    """Copy the artifact's files under their usual names, the checkpoint's by its ``stem``; each appears whole."""
+    """Copy the artifact's files under their usual names, the checkpoint's by its ``stem``; each appears whole.
+
+    Weights that lie beside a model of 2 GB keep their name, by which the model finds them.
+    """
     name = built.record.model
     source = built.artifact.path
     roles = {
@@ -159,7 +162,9 @@ def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem:
         "record": (source / f"{name}_record.txt", f"{prefix}_record.txt"),
         "report": (source / "quantize.json", f"{prefix}_quantize.json"),
     }
-    found = {role: (path, destination / target) for role, (path, target) in roles.items() if path.is_file()}
+    weights = (*exported.file.parent.glob(f"{exported.file.name}.data"), *source.glob("*.external"))
+    found = {path.name: (path, destination / path.name) for path in sorted(weights)}
+    found |= {role: (path, destination / target) for role, (path, target) in roles.items() if path.is_file()}
     for path in sorted(source.glob("int8_as_fp32.*")):
         found["checkpoint"] = (path, destination / f"{stem}_{path.name}")
     try:

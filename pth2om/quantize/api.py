@@ -313,7 +313,9 @@ def _report(plan: Plan, layer: Layer, quantized: Quantized) -> LayerReport:
     if histogram is None:
         return report  # another tool calibrated
     values, counts = histogram.points()
-    outside = (values < chosen.lowest) | (values > chosen.highest)
+    # Up to half a step beyond the last level a value is rounded like any other.
+    slack = float(chosen.scale) / 2
+    outside = (values < chosen.lowest - slack) | (values > chosen.highest + slack)
     power = float(np.dot(values**2, counts) / counts.sum())
     return replace(
         report,

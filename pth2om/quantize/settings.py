@@ -160,7 +160,7 @@ class LayerReport:
         values: the message's values.
         scale, offset: of its input; None when not quantized.
         low, high: exact extremes of its input over the calibration images.
-        clipped: share of its input's values outside the chosen range.
+        clipped: share of its input's values outside the chosen range, by more than half a step.
         weight_sqnr_db, input_sqnr_db: signal to quantization noise of its weight and of its input alone.
         exact: whether FP32 arithmetic equals integer arithmetic for it whatever the input.
         rolls_back: whether ATC compiles it in FP16 nevertheless.

@@ -408,3 +408,15 @@ def test_no_batch_and_wrong_batches():
     with pytest.raises(QuantizeError) as caught:
         plan_of([{"x": np.zeros((1, 3, 8, 8), np.float32)}], every_kind())
     assert caught.value.message.key == "quantize.does-not-fit"
+
+
+def test_a_constant_activation_is_neither_clipped_nor_drawn_without_width():
+    from pth2om.quantize import api
+    from pth2om.quantize.sensitivity import range_picture
+
+    plan = plan_of([{"x": np.full((2, 24, 8, 8), 60000, np.float32)}], activations="minmax")
+    (row,) = api.layer_reports(plan)
+    assert row.clipped == 0
+    picture = range_picture(plan, "conv")
+    assert np.all(np.diff(picture["edges"]) > 0)
+    assert sum(picture["counts"]) == 2 * 24 * 64

@@ -103,7 +103,7 @@ def test_what_could_mean_either_is_asked_about(text):
         ("--calib images --preprocess pre.json --skip g*", "--skip g* matches nodes (GlobalAveragePool)"),
         ("--calib images --preprocess pre.json --checkpoint n.pth", "n.pth: There is no such file"),
         ("--preprocess pre.json --random-calibration", "give one of them"),
-        ("--command t{onnx_out} --calib images --calib images", "takes one --calib"),
+        ("--command t{onnx_out} --calib images --calib images", "takes one folder"),
     ],
 )
 def test_contradictions_are_refused_and_leave_nothing(root, capsys, words, said):

@@ -429,6 +429,19 @@ def test_a_model_of_two_inputs_hands_both_to_whoever_quantizes(tmp_path, amct_on
         pipeline(tmp_path, command=words, bins=("bins/x", "bins/mask")).quantized(1)
 
 
+def test_weights_beside_a_large_model_are_copied_with_it(root, monkeypatch):
+    from pth2om import int8_files
+    from pth2om.quantize import network
+
+    monkeypatch.setattr(network, "PROTO_LIMIT", 100)
+    run = pipeline(root)
+    files = int8_files._copied(run.onnx(1), run.quantized(1), root / "out", "p", "s")
+    monkeypatch.undo()
+    assert [path.name for path in (root / "out").glob("*.external")]
+    for role in ("deploy", "fake_quant", "qdq"):
+        assert network.read_model(files[role]).graph.node
+
+
 def test_where_a_configuration_lies_is_not_in_the_key(root):
     folder = root / "models" / "tiny"
     (folder / "q.cfg").write_text('skip_layers : "head"')
