@@ -239,7 +239,8 @@ def _findings(plan: Plan, proofs: list[LayerProof]) -> Iterator[Finding]:
 def _details(plan: Plan, proofs: list[LayerProof]) -> dict[str, Any]:
     return {
         "version": VERSION,
-        "settings": plan.settings.to_json(),
+        # A model that another tool made follows no settings of ours.
+        **({"settings": plan.settings.to_json()} if plan.given is None else {}),
         "batches": plan.calibration.batches,
         "images": plan.calibration.images,
         "calibration_digest": plan.calibration.digest,

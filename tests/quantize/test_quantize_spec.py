@@ -301,6 +301,7 @@ def test_amct_onnx_quantizes_where_a_spec_says_so(root, amct_onnx):
     details = built.record.details
     assert details["quantized_by"] == "amct_onnx"
     assert "--batch_num 6" in details["command"]
+    assert "settings" not in details, "none of ours made it"
     assert {name: layer["int8"] for name, layer in layers(built).items()} == {
         "stem": False,
         "body": True,
