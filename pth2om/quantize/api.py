@@ -138,10 +138,7 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
     layers = list(plan.quantized.values())
     deploy = plan.deploy()
     reports, findings, details = described(plan, deploy, proof or [])
-    if plan.calibration.random:
-        # The twin is made from the deploy model and inherits the mark.
-        entry = deploy.metadata_props.add()
-        entry.key, entry.value = "pth2om.calibration", "random numbers, no data: accuracy means nothing"
+    mark(plan, deploy)
     names = {
         "deploy": f"{prefix}_deploy_model.onnx",
         "fake_quant": f"{prefix}_fake_quant_model.onnx",
@@ -153,12 +150,21 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
     with _together(destination, prefix) as folder:
         write_model(deploy, folder / names["deploy"])
         write_model(fake_quant(deploy), folder / names["fake_quant"])
-        write_model(build_qdq(plan.network, layers), folder / names["qdq"])
+        qdq = build_qdq(plan.network, layers)
+        mark(plan, qdq)
+        write_model(qdq, folder / names["qdq"])
         _write_json(folder / names["quant_json"], quant_json(plan.network.nodes, deploy, prefix))
         (folder / names["record"]).write_text(render_records(records(layers)), encoding="utf-8")
         _write_json(folder / names["report"], report_table(reports, findings, details))
     files = {role: destination / name for role, name in names.items()}
     return QuantizeResult(files, reports, findings, details)
+
+
+def mark(plan: Plan, model: onnx.ModelProto) -> None:
+    """Write into a model's own properties that random numbers calibrated it; a twin made from it inherits that."""
+    if plan.calibration.random:
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "pth2om.calibration", "random numbers, no data: accuracy means nothing"
 
 
 @contextlib.contextmanager

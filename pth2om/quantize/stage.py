@@ -157,6 +157,7 @@ def _adopted(task: Task, folder: Path) -> None:
         )
         first = [batch for batch, _ in zip(task.data.feeds(), range(_PROOF), strict=False)]
     reports, noticed_later, details = api.described(plan, deploy, first or api.random_feeds(plan.model, where, _PROOF))
+    api.mark(plan, deploy)
     write_model(deploy, folder / "deploy.onnx")
     write_model(fake_quant(deploy, where), folder / "fake_quant.onnx")
     findings += [*noticed_later, *_checkpoint(task, plan, folder)]

@@ -467,8 +467,18 @@ def test_random_calibration_is_forced_and_said(root):
     (found,) = [finding for finding in built.record.findings if finding.rule == "quantize.random-calibration"]
     assert found.severity == "error"
     assert built.record.details["random_calibration"]
-    kept = {entry.key: entry.value for entry in onnx.load(built.file).metadata_props}
-    assert "random" in kept["pth2om.calibration"]
+    for path in built.artifact.path.glob("*.onnx"):
+        kept = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        assert "random" in kept["pth2om.calibration"], path.name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a first line that names Python")
+def test_random_calibration_of_another_tool_is_said_too(root, amct_onnx):
+    (root / "calib" / "dots" / "dots.npz").unlink()
+    built = pipeline(root, tool="amct_onnx", random=True).quantized(1)
+    assert "quantize.random-calibration" in {finding.rule for finding in built.record.findings}
+    for path in built.artifact.path.glob("*.onnx"):
+        assert "pth2om.calibration" in {entry.key for entry in onnx.load(path).metadata_props}, path.name
 
 
 @pytest.mark.parametrize(
