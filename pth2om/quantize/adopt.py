@@ -9,7 +9,7 @@ from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.quantize.calibrate import Calibration
 from pth2om.quantize.layers import Layer, select
-from pth2om.quantize.network import Network
+from pth2om.quantize.network import FloatArray, Network
 from pth2om.quantize.plan import Plan
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.ranges import Range
@@ -18,8 +18,8 @@ from pth2om.quantize.twins import Part, parts_of
 from pth2om.quantize.weights import Quantized
 
 _SAME_WEIGHT = 0.3
-"""Relative L2 within which integers stand for a weight. Rounding and retraining stay below it; another layer's weight
-is at 1.4, and one without the BatchNorm that is folded here is off by that factor."""
+"""Relative L2 within which integers stand for a weight, a factor per output channel aside (balancing). Rounding and
+retraining stay below it; another layer's weight is near 1."""
 
 
 def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "") -> Plan:
@@ -36,7 +36,8 @@ def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "
     Raises:
         QuantizeError: ``deploy`` is no deploy model, or the float model has nothing that could be INT8.
     """
-    parts = {part.name: part for part in parts_of(Network(deploy), where)}
+    made = Network(deploy)
+    parts = {part.name: part for part in parts_of(made, where)}
     network, findings = prepare(model, where)
     selection = select(network, small_channels=True, where=where)
     plan = Plan(network, selection, Calibration({}), Settings(), findings=findings, given=deploy)
@@ -50,7 +51,10 @@ def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "
         if candidate is None:
             layer.reason = layer.reason or say("quantize.left-by-tool")
             continue
-        traced = None if layer.reason is not None else _traced(network, layer, candidate)
+        # Here a BatchNorm is folded; before one that the tool left in the graph there is another tensor and weight.
+        readers = made.consumers.get(candidate.dequant.output[0], [])
+        elsewhere = any(node.op_type == "BatchNormalization" for node in readers)
+        traced = None if elsewhere or layer.reason is not None else _traced(network, layer, candidate)
         if traced is not None:
             plan.quantized[layer.name] = traced
             renamed[layer.name] = parts.pop(layer.name).dequant.output[0]
@@ -77,9 +81,17 @@ def _traced(network: Network, layer: Layer, part: Part) -> Quantized | None:
         return None
     quantized.weight = part.weight
     quantized.scale = np.asarray(part.deq_scale / scale_d, np.float32)
-    wanted = np.asarray(quantized.float_weight, np.float64)
-    if not np.linalg.norm(quantized.dequantized - wanted) <= _SAME_WEIGHT * np.linalg.norm(wanted):
+    if not _same(layer.rows(quantized.dequantized), layer.rows(np.asarray(quantized.float_weight))):
         return None
     if part.bias is not None:
         quantized.bias = np.broadcast_to(part.bias, (layer.channels_out,)).astype(np.int32)
     return quantized
+
+
+def _same(rows: FloatArray, wanted: FloatArray) -> bool:
+    """Whether (channels, weights) rows are multiples of the wanted ones, as far as rounding leaves them."""
+    first, second = rows.astype(np.float64), wanted.astype(np.float64)
+    power = np.square(second).sum(axis=1)
+    factor = np.maximum((first * second).sum(axis=1), 0) / np.where(power > 0, power, 1)
+    gap = np.linalg.norm(first - factor[:, None] * second)
+    return bool(gap <= _SAME_WEIGHT * np.linalg.norm(first))

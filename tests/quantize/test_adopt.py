@@ -51,6 +51,21 @@ def test_what_another_tool_made_is_traced_whole(made):
             assert np.allclose(quantized.scale, made.quantized[name].scale, rtol=1e-6)
 
 
+def test_balanced_layers_are_traced_too_but_not_those_before_a_batchnorm(made):
+    balanced = make_plan(every_kind(), feeds(), Settings())
+    assert balanced.balances
+    assert adopted_plan(every_kind(), balanced.deploy()).quantized.keys() == balanced.quantized.keys()
+    deploy = made.deploy()
+    dequant = node_of(deploy, "conv1.dequant")
+    values = [tensor(f"bn{number}", np.ones(24, np.float32)) for number in range(4)]
+    deploy.graph.initializer.extend(values)
+    inner, result = "before_bn", dequant.output[0]
+    dequant.output[0] = inner
+    names = [inner, *(value.name for value in values)]
+    deploy.graph.node.append(onnx.helper.make_node("BatchNormalization", names, [result], name="left"))
+    assert [row.name for row in adopted_plan(every_kind(), deploy).untraced] == ["conv1"]
+
+
 def test_a_gemm_may_keep_its_weight_transposed(made):
     plain, turned = made.deploy(), made.deploy()
     gemm = node_of(turned, "fc")
