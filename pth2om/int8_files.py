@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from dataclasses import fields
@@ -32,21 +33,34 @@ _READ = frozenset(
         "activations",
         "weights",
         "symmetric",
+        "skip",
+        "only",
+        "balance",
+        "equalize",
+        "no_bias_correction",
+        "small_channels",
+        "cfg",
+        "max_drop",
+        "checkpoint",
+        "amct",
     }
-    | {"skip", "only", "balance", "equalize", "no_bias_correction", "small_channels", "cfg", "max_drop", "checkpoint"}
-    | {"amct"}
 )
 """The arguments that mean something for a spec; the others are its own business."""
 
 
 def spec_folder(model: Path) -> Path | None:
     """The folder of the spec that is meant: itself, its ``model.toml``, or a name under ``models/``; else None."""
+    # What a run reads beside it lies two floors up, which a path such as "." does not show.
     if model.name == "model.toml" and model.is_file():
-        return model.parent
+        return _whole(model.parent)
     for folder in (model, Path("models") / model):
         if (folder / "model.toml").is_file():
-            return folder
+            return _whole(folder)
     return None
+
+
+def _whole(folder: Path) -> Path:
+    return Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow a linked folder away from `calib`
 
 
 def write(request: Request, folder: Path) -> Outcome:
@@ -133,7 +147,10 @@ def asked(spec: Spec, request: Request) -> Spec:
 
 
 def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem: str) -> dict[str, Path]:
-    """Copy the artifact's files under their usual names, the checkpoint's by its ``stem``; each appears whole."""
+    """Copy the artifact's files under their usual names, the checkpoint's by its ``stem``; each appears whole.
+
+    Weights that lie beside a model of 2 GB keep their name, by which the model finds them.
+    """
     name = built.record.model
     source = built.artifact.path
     roles = {
@@ -145,7 +162,9 @@ def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem:
         "record": (source / f"{name}_record.txt", f"{prefix}_record.txt"),
         "report": (source / "quantize.json", f"{prefix}_quantize.json"),
     }
-    found = {role: (path, destination / target) for role, (path, target) in roles.items() if path.is_file()}
+    weights = (*exported.file.parent.glob(f"{exported.file.name}.data"), *source.glob("*.external"))
+    found = {path.name: (path, destination / path.name) for path in sorted(weights)}
+    found |= {role: (path, destination / target) for role, (path, target) in roles.items() if path.is_file()}
     for path in sorted(source.glob("int8_as_fp32.*")):
         found["checkpoint"] = (path, destination / f"{stem}_{path.name}")
     try:

@@ -159,5 +159,8 @@ class ModelData:
         """As `find`; None where it is not here."""
         from pth2om.checkpoint.places import candidates
 
-        places = candidates(self.spec.folder, name, self.spec.name, self.settings.data_roots)
-        return next((path.absolute() for path in places if path.exists()), None)
+        try:
+            places = candidates(self.spec.folder, name, self.spec.name, self.settings.data_roots)
+            return next((path.absolute() for path in places if path.exists()), None)
+        except (OSError, RuntimeError, ValueError):
+            return None  # a word that is no path at all

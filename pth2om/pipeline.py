@@ -256,7 +256,9 @@ class Pipeline:
         data = None if table.onnx is not None else self.data.calibration(batch)
         inputs = {"onnx": source.record.digest, **self.source_digests, **self._quantize_files()}
         # The ONNX file does not tell: one with a symbolic batch axis serves every size, its deploy model only one.
-        options: dict[str, Any] = {"quantize": table.model_dump(mode="json"), "batch": batch}
+        # Paths say where, not what: the files behind them count by their content.
+        asked = table.model_dump(mode="json", exclude={"config", "bins", "onnx"})
+        options: dict[str, Any] = {"quantize": asked, "batch": batch}
         if data is not None:
             inputs["dataset"] = data.digest
             options["preprocess"] = self.spec.preprocess.model_dump(mode="json") if self.spec.preprocess else None
@@ -574,8 +576,11 @@ class Pipeline:
     def _table(self) -> Quantize:
         """``[quantize]``, with the files that its command names where they were found."""
         table = self.spec.quantize
-        words = tuple(str(self.data.found(word) or word) for word in table.command)
-        return table.model_copy(update={"command": words})
+        words = []
+        for word in table.command:
+            path = self.data.found(word)
+            words.append(str(path) if path is not None and path.is_file() else word)
+        return table.model_copy(update={"command": tuple(words)})
 
     def _artifact(self, key: Key, build: Callable[[Path], None]) -> Artifact:
         """The store's artifact; a stage that failed is not tried again, which can take an hour, but fails the same."""
@@ -609,7 +614,7 @@ class Pipeline:
         # Outside of the artifact's folder, which goes when the build is interrupted: calibration is resumed from it.
         state = self.store.root / "resume" / f"{key.digest}.npz"
         state.parent.mkdir(parents=True, exist_ok=True)
-        findings = []
+        findings = list(data.findings) if data is not None else []
         if data is not None and data.name in [entry.name for entry in self.spec.datasets]:
             message = say("pipeline.calibrated-on-scored", dataset=data.name, images=data.images)
             findings.append(Finding("pipeline.calibrated-on-scored", "info", message))

@@ -323,7 +323,8 @@ class Quantize(_Table):
         config: an AMCT configuration (``.cfg`` or ``config.json``): obeyed, or handed to amct_onnx; keys given here
             come before it.
         tool: who quantizes: this package, or the ``amct_onnx`` that is installed.
-        command: a command of your own instead: ``["mytool", "{onnx_in}", "{onnx_out}", "{calib_dir}"]``.
+        command: a command of your own instead: ``["mytool", "{onnx_in}", "{onnx_out}", "{calib_dir}"]``; a word that
+            names a file (a script) is searched for like the others.
         onnx: an ONNX file that is quantized already: a deploy model, which is compiled as it is, or a QDQ model, which
             is converted.
     """

@@ -221,6 +221,10 @@ class Store:
             # Only a killed process leaves one; a day is longer than any build that is still running.
             if leftover.stat().st_mtime < time.time() - 86_400:
                 shutil.rmtree(leftover, ignore_errors=True)
+        for state in (self.root / "resume").glob("*"):
+            # Of a calibration that was interrupted and whose like was never asked for again.
+            if state.stat().st_mtime < time.time() - 7 * 86_400:
+                state.unlink(missing_ok=True)
         entries = sorted(self.entries(), key=lambda entry: entry.used, reverse=True)
         removed, total = [], 0
         for entry in entries:

@@ -199,3 +199,14 @@ def test_a_store_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as met:
         Store(place).artifact(KEY, _writer("x"))
     assert "PTH2OM_STORE" in str(met.value)
+
+
+def test_garbage_of_interrupted_calibrations_goes_after_a_week(tmp_path):
+    folder = tmp_path / "resume"
+    folder.mkdir()
+    for name, days in (("old.npz", 8), ("new.npz", 1)):
+        (folder / name).write_text("")
+        then = time.time() - days * 86_400
+        os.utime(folder / name, (then, then))
+    Store(tmp_path).collect_garbage(1 << 40)
+    assert [path.name for path in folder.iterdir()] == ["new.npz"]

@@ -10,17 +10,21 @@ from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.quantize.calibrate import Calibration
 from pth2om.quantize.layers import Layer, select
-from pth2om.quantize.network import Network
+from pth2om.quantize.network import FloatArray, Network
 from pth2om.quantize.plan import Plan
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.ranges import Range
-from pth2om.quantize.settings import Settings
+from pth2om.quantize.settings import LayerReport, Settings
 from pth2om.quantize.twins import Part, parts_of
 from pth2om.quantize.weights import Quantized
 
+_SAME_WEIGHT = 0.3
+"""Relative L2 within which integers stand for a weight, a factor per output channel aside (balancing). Rounding and
+retraining stay below it; another layer's weight is near 1."""
+
 
 def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "") -> Plan:
-    """The plan that a deploy model follows: its layers traced to the float model's by name and shape.
+    """The plan that a deploy model follows: its layers traced to the float model's by name, shape and weight.
 
     A layer that cannot be traced (the tool renamed or fused it) is INT8 all the same; it is named, and has no error
     and no place in an FP32 checkpoint.
@@ -34,24 +38,34 @@ def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "
         QuantizeError: ``deploy`` is no deploy model or another model's, or the float model has nothing that could be
             INT8.
     """
-    parts = {part.name: part for part in parts_of(Network(deploy), where)}
+    made = Network(deploy)
+    parts = {part.name: part for part in parts_of(made, where)}
     _same_inputs(model, deploy, where)
     network, findings = prepare(model, where)
     selection = select(network, small_channels=True, where=where)
     plan = Plan(network, selection, Calibration({}), Settings(), findings=findings, given=deploy)
+    for part in parts.values():
+        if part.rolls_back:
+            message = say("quantize.rolls-back", channels=part.channels_in)
+            plan.findings.append(Finding("quantize.rolls-back", "warning", message, node=part.name))
     renamed = {}
     for layer in selection.layers:
-        part = parts.get(layer.name)
-        traced = None if part is None or layer.reason is not None else _traced(network, layer, part)
+        candidate = parts.get(layer.name)
+        if candidate is None:
+            layer.reason = layer.reason or say("quantize.left-by-tool")
+            continue
+        # Here a BatchNorm is folded; before one that the tool left in the graph there is another tensor and weight.
+        readers = made.consumers.get(candidate.dequant.output[0], [])
+        elsewhere = any(node.op_type == "BatchNormalization" for node in readers)
+        traced = None if elsewhere or layer.reason is not None else _traced(network, layer, candidate)
         if traced is not None:
             plan.quantized[layer.name] = traced
             renamed[layer.name] = parts.pop(layer.name).dequant.output[0]
-        elif layer.reason is None:
-            layer.reason = say("quantize.left-by-tool")
-        if traced is not None and layer.rolls_back:
-            message = say("quantize.rolls-back", channels=layer.channels_in)
-            plan.findings.append(Finding("quantize.rolls-back", "warning", message, node=layer.name))
-    plan.renamed, plan.untraced = renamed, tuple(parts)
+    plan.renamed = renamed
+    plan.untraced = tuple(
+        LayerReport(name, part.layer.op_type, True, exact=part.exact_in_float, rolls_back=part.rolls_back)
+        for name, part in parts.items()
+    )
     if parts:
         message = say("quantize.untraced", count=len(parts), names=", ".join(list(parts)[:5]))
         plan.findings.append(Finding("quantize.untraced", "warning", message))
@@ -75,14 +89,21 @@ def _traced(network: Network, layer: Layer, part: Part) -> Quantized | None:
     quantized = Quantized(layer, Range(scale_d, part.offset), np.ones(1, np.float32), network)
     if layer.weight is None or part.weight is None:
         return quantized if layer.weight is None and part.weight is None else None
-    wanted = np.asarray(network.array(layer.weight)).shape
-    weight = part.weight
-    if layer.kind == "Gemm" and any(entry.name == "transB" and entry.i for entry in part.layer.attribute):
-        weight = np.ascontiguousarray(weight.T)
-    if weight.shape != wanted or part.deq_scale.size not in (1, layer.channels_out):
+    if part.weight.shape != np.asarray(network.array(layer.weight)).shape:
         return None
-    quantized.weight = weight
+    quantized.weight = part.weight
     quantized.scale = np.asarray(part.deq_scale / scale_d, np.float32)
+    if not _same(layer.rows(quantized.dequantized), layer.rows(np.asarray(quantized.float_weight))):
+        return None
     if part.bias is not None:
         quantized.bias = np.broadcast_to(part.bias, (layer.channels_out,)).astype(np.int32)
     return quantized
+
+
+def _same(rows: FloatArray, wanted: FloatArray) -> bool:
+    """Whether (channels, weights) rows are multiples of the wanted ones, as far as rounding leaves them."""
+    first, second = rows.astype(np.float64), wanted.astype(np.float64)
+    power = np.square(second).sum(axis=1)
+    factor = np.maximum((first * second).sum(axis=1), 0) / np.where(power > 0, power, 1)
+    gap = np.linalg.norm(first - factor[:, None] * second)
+    return bool(gap <= _SAME_WEIGHT * np.linalg.norm(first))

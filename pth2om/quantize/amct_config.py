@@ -21,7 +21,8 @@ from pth2om.quantize.settings import Ifmr, Override, Settings, matches
 _MOST_STEPS = 10_000
 _HFMG_BINS = (1024, 2048, 4096, 8192)
 _TOP_LEVEL = frozenset(
-    {"version", "batch_num", "activation_offset", "joint_quant", "do_fusion", "skip_fusion_layers", "tensor_quantize"}
+    {"common_config", "override_layer_types", "override_layer_configs", "nuq_config", "fakequant_precision_mode"}
+    | {"version", "batch_num", "activation_offset", "joint_quant", "do_fusion", "skip_fusion_layers", "tensor_quantize"}
     | {"group_size", "data_dump", "skip_layers", "skip_layer_types"}
 )
 
@@ -44,6 +45,10 @@ _IFMR_FIELDS = {
     "max_percentile": "max_percentile",
     "min_percentile": "min_percentile",
 }
+_INNER = frozenset({*_IFMR_FIELDS, "search_range", "act_algo", "num_of_bins", "asymmetric"})
+"""What is read of an activation's table."""
+_WEIGHT = frozenset({"channel_wise", "wts_algo"})
+_BITS = ("dst_type", "num_bits", "quant_bits")
 _UNSUPPORTED = ("nuq_config", "joint_quant", "tensor_quantize", "fakequant_precision_mode", "skip_fusion_layers")
 
 
@@ -153,22 +158,24 @@ class _Wishes:
         return found
 
     def _common(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        self.only_int8(table)
+        self._read(table, _INNER)
         return {"asymmetric": self.truth(table, "asymmetric")} if "asymmetric" in table else {}
 
     def weights(self, table: Mapping[str, Any]) -> dict[str, Any]:
         """``arq_quantize``."""
-        self.only_int8(table)
+        self._read(table, _WEIGHT)
         found: dict[str, Any] = {"weights": "arq"}
         if "channel_wise" in table:
             found["per_channel"] = self.truth(table, "channel_wise")
         return found
 
-    def only_int8(self, table: Mapping[str, Any]) -> None:
-        """INT4 and INT16 are not made; told once."""
-        for name in ("dst_type", "num_bits", "quant_bits"):
-            if table.get(name, 8) not in (8, "INT8"):
-                self.ignored[f"{name}: {table[name]}"] = None
+    def _read(self, table: Mapping[str, Any], known: frozenset[str]) -> None:
+        """What is not read of a table, misspelt names included, and INT4 and INT16, which are not made; told once."""
+        for name, value in table.items():
+            if name in _BITS and value not in (8, "INT8"):
+                self.ignored[f"{name}: {value}"] = None
+            elif name not in known and name not in _BITS:
+                self.ignored[name] = None
 
 
 def _from_json(text: str, where: str) -> AmctConfig:
@@ -181,7 +188,10 @@ def _from_json(text: str, where: str) -> AmctConfig:
     wishes = _Wishes(where)
     overrides, skip = [], []
     for name, value in data.items():
-        if name in _TOP_LEVEL or not isinstance(value, dict) or "quant_enable" not in value:
+        if name in _TOP_LEVEL:
+            continue
+        if not isinstance(value, dict) or "quant_enable" not in value:
+            wishes.ignored[name] = None
             continue
         if not wishes.truth(value, "quant_enable"):
             skip.append(name)
@@ -196,7 +206,7 @@ def _from_json(text: str, where: str) -> AmctConfig:
         "json",
         data,
         batch_num=_batches(data.get("batch_num"), where),
-        asymmetric=bool(data.get("activation_offset", True)),
+        asymmetric=wishes.truth(data, "activation_offset") if "activation_offset" in data else True,
         skip=tuple(skip),
         overrides=tuple(overrides),
         ignored=tuple(wishes.ignored),
@@ -229,8 +239,8 @@ def _from_text(message: Message, where: str) -> AmctConfig:
         raise QuantizeError("quantize.cfg-value", where=where, name="activation_offset", value=str(offset))
     wishes = _Wishes(where)
     for name, value in message:
-        if name in _UNSUPPORTED and value is not False:
-            wishes.ignored[name] = None
+        if name not in _TOP_LEVEL or (name in _UNSUPPORTED and value is not False):
+            wishes.ignored[str(name)] = None
     if top.get("do_fusion") is False:
         wishes.ignored["do_fusion: false"] = None
     by_type, by_name = [], []

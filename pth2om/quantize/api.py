@@ -142,10 +142,7 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
     layers = list(plan.quantized.values())
     deploy = plan.deploy()
     reports, findings, details = described(plan, deploy, proof or [])
-    if plan.calibration.random:
-        # The twin is made from the deploy model and inherits the mark.
-        entry = deploy.metadata_props.add()
-        entry.key, entry.value = "pth2om.calibration", "random numbers, no data: accuracy means nothing"
+    mark(plan, deploy)
     names = {
         "deploy": f"{prefix}_deploy_model.onnx",
         "fake_quant": f"{prefix}_fake_quant_model.onnx",
@@ -157,12 +154,21 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
     with _together(destination, prefix) as folder:
         write_model(deploy, folder / names["deploy"])
         write_model(fake_quant(deploy), folder / names["fake_quant"])
-        write_model(build_qdq(plan.network, layers), folder / names["qdq"])
+        qdq = build_qdq(plan.network, layers)
+        mark(plan, qdq)
+        write_model(qdq, folder / names["qdq"])
         _write_json(folder / names["quant_json"], quant_json(plan.network.nodes, deploy, prefix))
         (folder / names["record"]).write_text(render_records(records(layers)), encoding="utf-8")
         _write_json(folder / names["report"], report_table(reports, findings, details))
     files = {role: destination / name for role, name in names.items()}
     return QuantizeResult(files, reports, findings, details)
+
+
+def mark(plan: Plan, model: onnx.ModelProto) -> None:
+    """Write into a model's own properties that random numbers calibrated it; a twin made from it inherits that."""
+    if plan.calibration.random:
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "pth2om.calibration", "random numbers, no data: accuracy means nothing"
 
 
 @contextlib.contextmanager
@@ -243,14 +249,15 @@ def _findings(plan: Plan, proofs: list[LayerProof]) -> Iterator[Finding]:
 def _details(plan: Plan, proofs: list[LayerProof]) -> dict[str, Any]:
     return {
         "version": VERSION,
-        "settings": plan.settings.to_json(),
+        # A model that another tool made follows no settings of ours.
+        **({"settings": plan.settings.to_json()} if plan.given is None else {}),
         "batches": plan.calibration.batches,
         "images": plan.calibration.images,
         "calibration_digest": plan.calibration.digest,
         "resumed_batches": plan.calibration.resumed,
         "random_calibration": plan.calibration.random,
         "int8_layers": len(plan.quantized) + len(plan.untraced),
-        "candidate_layers": len(plan.selection.layers) + len(plan.untraced),
+        "candidate_layers": sum(1 for _ in layer_reports(plan)),
         "proof": [asdict(proof) for proof in proofs],
         "search": None if plan.search is None else asdict(plan.search),
     }
@@ -276,9 +283,11 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 def layer_reports(plan: Plan) -> Iterator[LayerReport]:
     """One line per candidate layer."""
-    for name in plan.untraced:
-        yield LayerReport(name, "", True)
+    yield from plan.untraced
+    names = {report.name for report in plan.untraced}
     for layer in plan.selection.layers:
+        if layer.name in names:
+            continue  # INT8 in the given model, but not as the float model has it
         quantized = plan.quantized.get(layer.name)
         if quantized is None:
             reason = layer.reason or say("quantize.floated")
@@ -315,7 +324,9 @@ def _report(plan: Plan, layer: Layer, quantized: Quantized) -> LayerReport:
     if histogram is None:
         return report  # another tool calibrated
     values, counts = histogram.points()
-    outside = (values < chosen.lowest) | (values > chosen.highest)
+    # Up to half a step beyond the last level a value is rounded like any other.
+    slack = float(chosen.scale) / 2
+    outside = (values < chosen.lowest - slack) | (values > chosen.highest + slack)
     power = float(np.dot(values**2, counts) / counts.sum())
     return replace(
         report,

@@ -93,14 +93,11 @@ def _attributes_form(node: onnx.NodeProto) -> Iterator[Message]:
 
 
 def _constants_form(part: Part, constants: Mapping[str, onnx.TensorProto]) -> Iterator[Message]:
-    """Types and sizes of a layer's constants; `parts_of` has seen that the weight is INT8."""
-    channels = 1 if part.weight is None else part.rows.shape[0]
+    """Types of a layer's constants; `parts_of` has seen that the weight is INT8 and that the sizes fit."""
     parameter = constants.get(part.dequant.input[1])
     if parameter is None or parameter.data_type != TensorProto.UINT64:
         kind = "-" if parameter is None else TensorProto.DataType.Name(parameter.data_type)
         yield say("quantize.form-constant", layer=part.name, what="deq_scale", kind=kind, wanted="UINT64")
-    if part.deq_scale.size not in (1, channels):
-        yield say("quantize.form-size", layer=part.name, what="deq_scale", size=part.deq_scale.size, channels=channels)
     if not (np.all(np.isfinite(part.deq_scale)) and np.all(part.deq_scale > 0)):
         yield say("quantize.form-scale", node=part.dequant.name, scale=str(float(np.min(part.deq_scale))))
     names = [*part.layer.input[2:3], *(part.add.input if part.add is not None else ())]
@@ -109,8 +106,6 @@ def _constants_form(part: Part, constants: Mapping[str, onnx.TensorProto]) -> It
         if tensor is not None and tensor.data_type != TensorProto.INT32:
             kind = TensorProto.DataType.Name(tensor.data_type)
             yield say("quantize.form-constant", layer=part.name, what="bias", kind=kind, wanted="INT32")
-    if part.bias is not None and part.bias.size not in (1, channels):
-        yield say("quantize.form-size", layer=part.name, what="bias", size=part.bias.size, channels=channels)
 
 
 def _twin_form(twin: onnx.ModelProto) -> Iterator[Message]:

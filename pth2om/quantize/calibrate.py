@@ -88,8 +88,9 @@ def calibrate(
     sessions: list[tuple[Any, list[str]]] = []
     result = Calibration({name: Histogram() for name in tensors})
     chain = hashlib.sha256()
+    chained: tuple[str, ...] = ("", "")
     pending = found
-    saved = whole = 0
+    saved = 0
     try:
         for batch in feeds:
             if not sessions:
@@ -97,33 +98,32 @@ def calibrate(
                 sessions = [(_observing(model, group, tensors), group) for group in groups]
             _chain(chain, batch)
             result.batches += 1
+            chained = (chained[-1], chain.hexdigest())
             result.images += _images(batch)
             if pending is not None and result.batches <= pending.batches:
                 if result.batches == pending.batches:
-                    if chain.hexdigest() != pending.digest:
+                    if chained[-1] != pending.digest:
                         raise QuantizeError("quantize.state-of-other-data", where=str(state))
                     result.histograms, result.resumed = pending.histograms, pending.batches
                     saved = result.batches
                 continue
             _observe(sessions, batch, result.histograms, tensors, names)
-            result.digest = chain.hexdigest()
-            whole = result.batches
+            result.digest = chained[-1]
             if progress is not None:
                 progress(result.batches, total)
             if state is not None and result.batches - saved >= _SAVE_EVERY:
                 _save(state, key, result)
                 saved = result.batches
     except KeyboardInterrupt:
-        # Counts of half a batch cannot be taken back: where one has begun to be counted, the last state stays.
-        if (
-            state is not None
-            and whole > saved
-            and all(histogram.images == whole for histogram in result.histograms.values())
-        ):
-            result.batches = whole
+        counted = {histogram.batches for histogram in result.histograms.values()}
+        # Where some tensors have the last batch and others lack it, what was saved before is all there is.
+        if state is not None and len(counted) == 1 and (done := counted.pop()) > saved:
+            # The batch may have been counted to its end although the interrupt came meanwhile.
+            result.digest = chained[-1 if done == result.batches else 0]
+            result.batches = done
             _save(state, key, result)
         raise
-    result.digest = chain.hexdigest()
+    result.digest = chained[-1]
     if result.batches == 0:
         raise QuantizeError("quantize.no-data")
     if pending is not None and result.batches < pending.batches:
@@ -191,23 +191,24 @@ def _observe(
     tensors: Mapping[str, int | None],
     inputs: set[str],
 ) -> None:
+    images = _images(batch)
     for name in tensors:
         if name in inputs:
-            histograms[name].update(np.asarray(batch[name], np.float32), tensors[name])
+            histograms[name].update(np.asarray(batch[name], np.float32), tensors[name], images)
     for session, group in sessions:
         values = run_session(session, batch)
 
         def count(name: str, values: dict[str, Array] = values) -> None:
             found = [values.pop(part) for part in _parts(name, tensors[name])]
             if len(found) == 1:
-                histograms[name].update(np.asarray(found[0], np.float32), tensors[name])
+                histograms[name].update(np.asarray(found[0], np.float32), tensors[name], images)
                 return
             codes = np.ascontiguousarray(found[0]).view(np.uint16)
             total = None
             if len(found) > 3 and codes.size:
                 means = np.asarray(found[3], np.float64)
                 total = means.reshape(means.shape[:2]).sum(axis=0) * (codes.size / means.size)
-            histograms[name].add(codes, float(found[1]), float(found[2]), total)
+            histograms[name].add(codes, float(found[1]), float(found[2]), total, images)
 
         # NumPy lets go of the interpreter while it counts, so threads share the work.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from pth2om.evidence import Finding
 
 if TYPE_CHECKING:
     from pth2om.data import Labelled
@@ -31,6 +34,7 @@ class CalibrationData:
         feeds: makes the batches; called anew for each pass.
         bins: the folders, where the batches lie on disk already.
         random: the batches are random numbers.
+        findings: what was noticed of the folders.
     """
 
     name: str
@@ -40,6 +44,7 @@ class CalibrationData:
     feeds: Callable[[], Iterator[Feeds]]
     bins: tuple[Path, ...] = ()
     random: bool = False
+    findings: tuple[Finding, ...] = ()
 
 
 def from_images(dataset: Labelled, preprocess: Preprocess, fed: str, batch: int, limit: int) -> CalibrationData:
@@ -85,7 +90,15 @@ def from_bins(
     files = [path for paths in opened.files.values() for path in paths]
     whole = hashlib.sha256("".join(digest(path) for path in files).encode()).hexdigest()
     count = len(opened)
-    return CalibrationData(folders[0].name, whole, count, count * batch, lambda: iter(opened), bins=tuple(folders))
+    return CalibrationData(
+        folders[0].name,
+        whole,
+        count,
+        count * batch,
+        lambda: iter(opened),
+        bins=tuple(folders),
+        findings=tuple(opened.findings),
+    )
 
 
 def from_random(inputs: Sequence[Input], batch: int, seed: int) -> CalibrationData:
@@ -95,4 +108,6 @@ def from_random(inputs: Sequence[Input], batch: int, seed: int) -> CalibrationDa
     def feeds() -> Iterator[Feeds]:
         return (example(inputs, batch, seed + number) for number in range(_RANDOM_BATCHES))
 
-    return CalibrationData("random", f"random-{seed}", _RANDOM_BATCHES, _RANDOM_BATCHES * batch, feeds, random=True)
+    drawn = json.dumps([[entry.model_dump(mode="json") for entry in inputs], batch, seed])
+    digest = f"random-{hashlib.sha256(drawn.encode()).hexdigest()}"
+    return CalibrationData("random", digest, _RANDOM_BATCHES, _RANDOM_BATCHES * batch, feeds, random=True)

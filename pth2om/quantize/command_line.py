@@ -159,11 +159,12 @@ def settings_of(request: Request) -> tuple[Settings, list[Finding]]:
     }
     changes["skip"] = (*settings.skip, *request.skip)
     changes["only"] = tuple(request.only)
-    changes["asymmetric"] = settings.asymmetric and not request.symmetric
+    if request.symmetric:
+        changes["asymmetric"] = False
     changes["equalize"] = request.equalize
     changes["small_channels"] = request.small_channels
     changes["bias_correction"] = settings.bias_correction and not request.no_bias_correction
-    return replace(settings, **changes), findings
+    return settings.ruled(**changes), findings
 
 
 @dataclass

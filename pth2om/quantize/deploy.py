@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from pth2om.quantize.network import Array, Network, domains_of
 from pth2om.quantize.weights import Quantized
@@ -137,8 +137,3 @@ def pack(deq_scale: Array) -> Array:
 def unpack(parameter: Array) -> Array:
     """The FP32 scales of AscendDequant's UINT64."""
     return (parameter.astype(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
-
-
-def int8_tensors(model: onnx.ModelProto) -> int:
-    """How many INT8 constants a model holds."""
-    return sum(tensor.data_type == TensorProto.INT8 for tensor in model.graph.initializer)

@@ -25,11 +25,6 @@ DOMAIN = "pth2om"
 OPERATOR = "QuantizedLayer"
 
 
-def has_quantized_layers(model: onnx.ModelProto) -> bool:
-    """Whether a model is a deploy model that needs `on_chip`."""
-    return any(node.op_type == "AscendQuant" for node in model.graph.node)
-
-
 def on_chip(deploy: onnx.ModelProto, soc: str, where: str = "") -> onnx.ModelProto:
     """A deploy model with its INT8 layers as single `OPERATOR` nodes, and rolled-back layers in floating point.
 

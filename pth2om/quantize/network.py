@@ -238,11 +238,6 @@ class Network:
         self._taken.add(unique)
         return unique
 
-    def replace_node(self, node: onnx.NodeProto, new: Sequence[onnx.NodeProto]) -> None:
-        """Put ``new`` where ``node`` is."""
-        position = next(number for number, other in enumerate(self.nodes) if other is node)
-        self.nodes[position : position + 1] = list(new)
-
     def finish(self) -> onnx.ModelProto:
         """The rewritten model, a copy: nodes in topological order, constants that nobody reads left out."""
         graph = self.model.graph

@@ -35,8 +35,8 @@ class Histogram:
     Attributes:
         counts: (65536,) int64, by FP16 code.
         lowest, highest: exact extremes of the finite values, in FP32.
-        images: batches seen.
-        rows: images seen: their first axes, summed.
+        batches: batches seen.
+        images: images seen.
         not_finite: number of the first image that held a NaN or infinity, or None.
         overflow: how many finite values FP16 cannot hold.
         channel_sum: (channels,) float64 sum of the values per channel (axis 1, or the last of a matrix).
@@ -46,28 +46,36 @@ class Histogram:
     def __init__(self) -> None:
         self.counts = np.zeros(CODES, np.int64)
         self.lowest, self.highest = np.inf, -np.inf
-        self.images = self.rows = 0
+        self.batches = self.images = 0
         self.not_finite: int | None = None
         self.overflow = 0
         self.channel_sum: npt.NDArray[np.float64] = np.zeros(0)
         self.channel_count = 0
 
-    def update(self, values: FloatArray, channel_axis: int | None = None) -> None:
+    def update(self, values: FloatArray, channel_axis: int | None = None, images: int | None = None) -> None:
         """Count one batch of values.
 
         Args:
-            values: FP32 of any shape.
+            values: FP32 of any shape, one image after the other.
             channel_axis: axis whose channels' means are kept; None for none.
+            images: how many images they are of; default the first axis, which is no longer that of the images where
+                the network has joined it with others.
         """
         values = np.asarray(values, np.float32)
         with np.errstate(over="ignore"):
             codes = values.astype(np.float16).view(np.uint16)
         low, high = (float(values.min()), float(values.max())) if values.size else (np.inf, -np.inf)
         known = channel_axis is not None and np.isfinite(low) and np.isfinite(high)
-        self.add(codes, low, high, _channel_sums(values, channel_axis) if known and channel_axis is not None else None)
+        sums = _channel_sums(values, channel_axis) if known and channel_axis is not None else None
+        self.add(codes, low, high, sums, images)
 
     def add(
-        self, codes: npt.NDArray[np.uint16], low: float, high: float, channel_sum: npt.NDArray[np.float64] | None = None
+        self,
+        codes: npt.NDArray[np.uint16],
+        low: float,
+        high: float,
+        channel_sum: npt.NDArray[np.float64] | None = None,
+        images: int | None = None,
     ) -> None:
         """Count one batch of which others have taken the codes and the extremes.
 
@@ -76,10 +84,12 @@ class Histogram:
             low: the least value in FP32; not finite where a value is infinite, anything where one is NaN.
             high: the greatest, likewise.
             channel_sum: (channels,) sum of the values per channel.
+            images: as in `update`.
         """
-        first = self.rows
-        self.images += 1
-        self.rows += codes.shape[0] if codes.ndim else 1
+        first = self.images
+        count = images if images is not None else codes.shape[0] if codes.ndim else 1
+        self.batches += 1
+        self.images += count
         if codes.size == 0:
             return
         flat = codes.reshape(-1)
@@ -90,7 +100,7 @@ class Histogram:
         if infinite or counts[_NANS].any():
             if self.not_finite is None:
                 bad = (flat & 0x7FFF) >= (_POSITIVE_INFINITY if infinite else _POSITIVE_INFINITY + 1)
-                self.not_finite = first + int(np.argmax(bad)) // max(1, flat.size // max(1, codes.shape[0]))
+                self.not_finite = first + int(np.argmax(bad)) * count // flat.size
             counts[_NANS] = counts[_POSITIVE_INFINITY] = counts[_NEGATIVE_INFINITY] = 0
             present = np.flatnonzero(counts)
             if present.size == 0:
@@ -128,11 +138,11 @@ class Histogram:
     def merge(self, other: Histogram) -> None:
         """Add another's counts, as if its images had come after this one's."""
         if self.not_finite is None and other.not_finite is not None:
-            self.not_finite = self.rows + other.not_finite
+            self.not_finite = self.images + other.not_finite
         self.counts += other.counts
         self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        self.batches += other.batches
         self.images += other.images
-        self.rows += other.rows
         self.overflow += other.overflow
         if other.channel_count:
             same = self.channel_sum.size == 0
@@ -148,7 +158,7 @@ class Histogram:
             "codes": present.astype(np.uint16),
             "counts": self.counts[present],
             "range": np.asarray(numbers, np.float64),
-            "seen": np.asarray([self.images, self.rows, missing, self.overflow, self.channel_count], np.int64),
+            "seen": np.asarray([self.batches, self.images, missing, self.overflow, self.channel_count], np.int64),
             "channel_sum": self.channel_sum,
         }
 
@@ -158,9 +168,9 @@ class Histogram:
         histogram = cls()
         histogram.counts[np.asarray(state["codes"], np.int64)] = state["counts"]
         histogram.lowest, histogram.highest = (float(value) for value in state["range"])
-        images, rows, missing, overflow, channel_count = (int(value) for value in state["seen"])
-        histogram.rows = rows
-        histogram.images, histogram.overflow, histogram.channel_count = images, overflow, channel_count
+        histogram.batches, histogram.images, missing, histogram.overflow, histogram.channel_count = (
+            int(value) for value in state["seen"]
+        )
         histogram.not_finite = None if missing < 0 else missing
         histogram.channel_sum = np.asarray(state["channel_sum"], np.float64)
         return histogram

@@ -22,7 +22,7 @@ from pth2om.quantize.deploy import build_deploy
 from pth2om.quantize.layers import Layer, Selection, select
 from pth2om.quantize.network import Network, fitting
 from pth2om.quantize.prepare import prepare
-from pth2om.quantize.settings import Settings
+from pth2om.quantize.settings import LayerReport, Settings
 from pth2om.quantize.weights import Quantized, bias_shift, correct_bias, quantize_layer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Plan:
     findings: list[Finding] = field(default_factory=list)
     search: Search | None = None
     given: onnx.ModelProto | None = field(default=None, repr=False)
-    untraced: tuple[str, ...] = ()
+    untraced: tuple[LayerReport, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -253,16 +253,3 @@ def _name_dead_channels(plan: Plan) -> None:
         if dead.size:
             message = say("quantize.constant-channels", count=int(dead.size), first=int(dead[0]))
             plan.findings.append(Finding("quantize.constant-channels", "info", message, node=quantized.layer.name))
-
-
-def layers_left_out(plan: Plan) -> Sequence[Layer]:
-    """Candidates that stay in floating point."""
-    return [layer for layer in plan.selection.layers if layer.name not in plan.quantized]
-
-
-def by_input(plan: Plan) -> Mapping[str, list[str]]:
-    """Tensor -> names of the INT8 layers that read it."""
-    found: dict[str, list[str]] = {}
-    for name, quantized in plan.quantized.items():
-        found.setdefault(quantized.layer.input, []).append(name)
-    return found

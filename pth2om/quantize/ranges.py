@@ -23,6 +23,8 @@ SMALLEST_SCALE = 1.19e-7
 """Below this (FLT_EPSILON) AMCT takes scale 1: the tensor is constant zero as far as FP32 can tell."""
 _ENTROPY_BINS = 4096
 _HFMG_LEVELS = 256
+_COARSEST_STEP = 32.0
+"""Of FP16, from 32768 on."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +322,9 @@ def _cumulative(points: Doubles, mass: Doubles, grid: Doubles) -> Doubles:
 
     Nothing lies outside the grid: counts that would spread over its ends stay inside.
     """
-    half = np.abs(np.spacing(points.astype(np.float16))).astype(np.float64) / 2
+    with np.errstate(over="ignore"):
+        # Above the greatest value NumPy knows no next one, and says infinity.
+        half = np.minimum(np.abs(np.spacing(points.astype(np.float16))).astype(np.float64), _COARSEST_STEP) / 2
     edges = np.concatenate([points - half, points + half])
     steps = np.concatenate([mass / (2 * half), -mass / (2 * half)])
     order = np.argsort(edges, kind="stable")

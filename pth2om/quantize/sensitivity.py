@@ -162,7 +162,9 @@ def range_picture(plan: Plan, layer: str, bars: int = 96) -> dict[str, Any]:
     quantized = plan.quantized[layer]
     histogram = plan.calibration.histograms[quantized.layer.input]
     values, counts = histogram.points()
-    edges = np.linspace(histogram.lowest, max(histogram.highest, histogram.lowest + 1e-12), bars + 1)
+    # A constant tensor has bars of some width too.
+    least = max(1e-12, 1e-6 * abs(histogram.lowest))
+    edges = np.linspace(histogram.lowest, max(histogram.highest, histogram.lowest + least), bars + 1)
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bars - 1)
     return {
         "edges": [float(edge) for edge in edges],

@@ -13,7 +13,7 @@ from pth2om.evidence import Finding
 if TYPE_CHECKING:
     from pth2om import spec
 
-VERSION = 2
+VERSION = 3
 """Of what a quantization makes; raised when it makes something else."""
 
 Activations = Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"]
@@ -108,7 +108,8 @@ class Settings:
 
         Args:
             table: the spec's.
-            start: an AMCT configuration's wishes; they hold where the spec says nothing itself.
+            start: an AMCT configuration's wishes; they hold where the spec says nothing itself. What either skips is
+                skipped.
         """
         names = (
             "activations",
@@ -122,7 +123,17 @@ class Settings:
             "small_channels",
         )
         given = {name: getattr(table, name) for name in names if start is None or name in table.model_fields_set}
-        return replace(start or cls(), **given)
+        if start is None:
+            return cls(**given)
+        return start.ruled(**{**given, "skip": (*start.skip, *table.skip)})
+
+    def ruled(self, **given: Any) -> Settings:  # noqa: ANN401 - fields of this class
+        """These settings with others that hold for every layer, whatever the overrides say of those fields."""
+        overrides = (
+            replace(one, changes={name: value for name, value in one.changes.items() if name not in given})
+            for one in self.overrides
+        )
+        return replace(self, **given, overrides=tuple(overrides))
 
     def of(self, name: str, kind: str) -> Settings:
         """The settings of one layer: these, with the overrides that concern it."""
@@ -149,7 +160,7 @@ class LayerReport:
         values: the message's values.
         scale, offset: of its input; None when not quantized.
         low, high: exact extremes of its input over the calibration images.
-        clipped: share of its input's values outside the chosen range.
+        clipped: share of its input's values outside the chosen range, by more than half a step.
         weight_sqnr_db, input_sqnr_db: signal to quantization noise of its weight and of its input alone.
         exact: whether FP32 arithmetic equals integer arithmetic for it whatever the input.
         rolls_back: whether ATC compiles it in FP16 nevertheless.

@@ -1,7 +1,8 @@
 """The pipeline's INT8 stage: a float ONNX file and a spec's ``[quantize]`` to the artifact of the deploy model.
 
 The artifact holds ``deploy.onnx``, ``fake_quant.onnx``, ``quantize.json`` and, where that could be written,
-``int8_as_fp32.pth``; whoever quantized, they are the same files.
+``int8_as_fp32.pth``; whoever quantized, they are the same files. Our own way
+leaves the QDQ twin and AMCT's records too.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import Absent, CheckpointError, QuantizeError
 from pth2om.evidence import Finding
+from pth2om.language import say
 from pth2om.quantize import amct, api
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress
 from pth2om.quantize.calibration_data import CalibrationData
-from pth2om.quantize.network import read_model, write_model
+from pth2om.quantize.layers import KINDS
+from pth2om.quantize.network import Network, kind_of, read_model, write_model
 from pth2om.quantize.plan import Plan
 from pth2om.quantize.settings import Settings
 from pth2om.store import file_digest
@@ -122,6 +125,7 @@ def _own(task: Task, folder: Path, progress: Progress | None) -> None:
     for role in ("deploy", "fake_quant"):
         result.files[role].rename(folder / f"{role}.onnx")
     report = json.loads(result.files["report"].read_text(encoding="utf-8"))
+    result.files["report"].unlink()
     _write_report(folder, report, findings)
 
 
@@ -131,7 +135,7 @@ def _adopted(task: Task, folder: Path) -> None:
     from pth2om.quantize.qdq_convert import convert_qdq
     from pth2om.quantize.twins import fake_quant
 
-    findings: list[Finding] = list(task.findings)
+    findings: list[Finding] = [*_unread(task), *task.findings]
     extra: dict[str, Any] = {}
     if task.given is not None:
         deploy, where = read_model(task.given), task.given.name
@@ -151,10 +155,33 @@ def _adopted(task: Task, folder: Path) -> None:
         )
         first = [batch for batch, _ in zip(task.data.feeds(), range(_PROOF), strict=False)]
     reports, noticed_later, details = api.described(plan, deploy, first or api.random_feeds(plan.model, where, _PROOF))
+    api.mark(plan, deploy)
     write_model(deploy, folder / "deploy.onnx")
     write_model(fake_quant(deploy, where), folder / "fake_quant.onnx")
     findings += [*noticed_later, *_checkpoint(task, plan, folder)]
     _write_report(folder, api.report_table(reports, findings, details | extra), findings)
+
+
+_SETTINGS = frozenset(
+    {"activations", "weights", "asymmetric", "skip", "only", "bias_correction", "equalize", "balance", "small_channels"}
+)
+_DATA = frozenset({"dataset", "bins", "images", "random"})
+_HANDED = frozenset({"activations", "asymmetric", "skip", "only"})
+"""What `config_text` writes into the configuration of amct_onnx."""
+
+
+def _unread(task: Task) -> list[Finding]:
+    """Keys of ``[quantize]`` that the spec gives and whoever quantizes does not read."""
+    table = task.table
+    if table.onnx is not None:
+        unread, who = _SETTINGS | _DATA | {"config"}, table.onnx
+    elif table.command:
+        unread, who = _SETTINGS | {"config"}, table.command[0]
+    else:
+        unread, who = _SETTINGS if task.config is not None else _SETTINGS - _HANDED, table.tool
+    names = sorted(unread & table.model_fields_set)
+    message = say("quantize.keys-unread", names=", ".join(names), tool=Path(who).name)
+    return [Finding("quantize.keys-unread", "warning", message)] if names else []
 
 
 def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -167,10 +194,12 @@ def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
     work.mkdir()
     folders = task.data.bins
     if not folders:
-        written = bins.write_bins(task.data.feeds(), work / "bins")
-        folders = tuple(written.folders.values())
+        bins.write_bins(task.data.feeds(), work / "bins")
+        folders = (work / "bins",)
     prefix = work / task.name
     if task.table.command:
+        if len(folders) > 1:
+            raise QuantizeError("quantize.one-calib", where=str(folders[1]))
         places = {
             "onnx_in": task.model,
             "onnx_out": prefix.with_name(f"{prefix.name}_deploy_model.onnx"),
@@ -178,14 +207,15 @@ def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
         }
         command = amct.template_command(task.table.command, places)
     else:
-        inputs = bins.open_bins(folders, bins.model_inputs(task.model)).inputs
+        opened = bins.open_bins(folders, bins.model_inputs(task.model))
         config = task.config
         if config is None:
             config = work / "quant.cfg"
-            layers = [(node.name, node.op_type) for node in read_model(task.model).graph.node]
+            nodes = Network(read_model(task.model), own=True).nodes
+            layers = [(node.name, node.op_type) for node in nodes if kind_of(node) in KINDS]
             config.write_text(config_text(Settings.from_spec(task.table), task.data.count, layers), encoding="utf-8")
         command = amct.calibration_command(
-            task.model, prefix, inputs=inputs, bins=folders, batches=task.data.count, config=config
+            task.model, prefix, inputs=opened.inputs, bins=opened.folders, batches=task.data.count, config=config
         )
     made, _ = amct.run_tool(command, folder=work)
     return made, {"quantized_by": Path(command.arguments[0]).name, "command": command.preview()}

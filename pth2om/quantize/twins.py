@@ -43,7 +43,7 @@ class Part:
         name: of the layer's node.
         layer, add, dequant: its nodes; `add` where a MatMul has a bias.
         scale, offset, sqrt_mode: of its AscendQuant.
-        weight: int8, or None (AveragePool).
+        weight: int8, or None (AveragePool); a Gemm's in the layout of transB=0.
         bias: int32, or None.
         deq_scale: float32.
         relu: whether the AscendDequant applies a ReLU.
@@ -67,6 +67,11 @@ class Part:
     channels_in: int | None
     rank: int
     pad: onnx.NodeProto | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The layer's attributes, of a Gemm those beside a weight that is transposed already."""
+        return {name: value for name, value in attributes(self.layer).items() if name != "transB"}
 
     @property
     def group(self) -> int:
@@ -111,7 +116,8 @@ def parts_of(network: Network, where: str = "") -> list[Part]:
     """The INT8 layers of a deploy model, in graph order.
 
     Raises:
-        QuantizeError: it holds no AscendQuant, or one is not followed by the pattern that ATC needs.
+        QuantizeError: it holds no AscendQuant, one is not followed by the pattern that ATC needs, or a layer's
+            constants do not fit it.
     """
     shapes = shapes_of(network.model)
     parts = []
@@ -153,12 +159,21 @@ def _part(
     weight = network.array(layer.input[1]) if layer.op_type != "AveragePool" else None
     if layer.op_type != "AveragePool" and (weight is None or weight.dtype != np.int8):
         raise QuantizeError("quantize.weight-not-int8", where=where or None, layer=layer.name)
+    if layer.op_type == "Gemm" and weight is not None:
+        weight = _plain_gemm(layer, weight, where)
     name = None
     if add is not None:
         name = next(entry for entry in add.input if entry != layer.output[0])
     elif layer.op_type != "AveragePool" and len(layer.input) > 2 and layer.input[2]:
         name = layer.input[2]
     bias = None if name is None else network.array(name)
+    if name is not None and bias is None:
+        raise QuantizeError("quantize.bias-not-constant", where=where or None, layer=layer.name)
+    channels = 1 if weight is None else to_rows(weight, layer.op_type, int(attributes(layer).get("group", 1))).shape[0]
+    for what, size in (("deq_scale", parameter.size), ("bias", 1 if bias is None else bias.size)):
+        if size not in (1, channels):
+            place = {"layer": layer.name, "what": what, "size": size, "channels": channels}
+            raise QuantizeError("quantize.form-size", where=where or None, **place)
     known = shapes.get(follower.output[0])
     rank = _rank(layer, weight, known, shapes.get(quant.input[0]))
     more = attributes(follower)
@@ -179,6 +194,14 @@ def _part(
         rank=rank,
         pad=pad,
     )
+
+
+def _plain_gemm(layer: onnx.NodeProto, weight: Array, where: str) -> Array:
+    """The weight of a Gemm in the layout of transB=0."""
+    values = attributes(layer)
+    if values.get("transA", 0) or values.get("alpha", 1.0) != 1 or values.get("beta", 1.0) != 1:
+        raise QuantizeError("quantize.gemm-scaled", where=where or None, layer=layer.name)
+    return np.ascontiguousarray(weight.T) if values.get("transB", 0) else weight
 
 
 def _rank(
@@ -372,7 +395,7 @@ class _Writer:
         if last is not None and part.add is None:
             inputs.append(last)
         inner = output if part.add is None else None
-        sums = self.emit(part.layer.op_type, inputs, part.layer.name, inner, **attributes(part.layer))
+        sums = self.emit(part.layer.op_type, inputs, part.layer.name, inner, **part.values)
         if part.add is None:
             return sums
         assert last is not None
@@ -406,7 +429,7 @@ def float_sums(writer: _Writer, part: Part, q: str) -> str:
         # Zero is the offset's own level once the offset is taken off.
         q = writer.padded(part, q)
     if part.weight is None:
-        return writer.emit(part.layer.op_type, [q], part.layer.name, None, **attributes(part.layer))
+        return writer.emit(part.layer.op_type, [q], part.layer.name, None, **part.values)
     return writer.float_layer(part, q, part.weight, part.bias, None)
 
 
@@ -434,7 +457,7 @@ class _IntegerWriter(_Writer):
         zero = self.constant(f"{part.name}.integer.zero", np.int8(part.offset))
         weight = self.constant(f"{part.name}.integer.weight", part.weight)
         if part.layer.op_type == "Conv":
-            kept = attributes(part.layer)
+            kept = part.values
             sums = self.emit("ConvInteger", [q, weight, zero], f"{part.name}.integer.conv", **kept)
         else:
             sums = self.emit("MatMulInteger", [q, weight, zero], f"{part.name}.integer.matmul")
@@ -465,7 +488,7 @@ class _IntegerWriter(_Writer):
         for number, digits in enumerate(_digits(part.weight, bits)):
             label = f"{part.name}.integer.{number}"
             data = self.constant(f"{label}.weight", digits.astype(np.float32))
-            sums = self.emit("ConvTranspose", [q, data], label, **attributes(part.layer))
+            sums = self.emit("ConvTranspose", [q, data], label, **part.values)
             whole = self.emit("Cast", [sums], f"{label}.cast", to=TensorProto.INT32)
             if number:
                 factor = self.constant(f"{label}.factor", np.int32(1 << (bits * number)))
@@ -540,7 +563,7 @@ class _NpuWriter(_IntegerWriter):
             source = part.source
             if part.pad is not None:
                 source = self.padded(part, source)
-            pooled = self.emit(part.layer.op_type, [source], part.name, output, **attributes(part.layer))
+            pooled = self.emit(part.layer.op_type, [source], part.name, output, **part.values)
             if part.relu:
                 self.emit("Relu", [pooled], f"{part.name}.npu.relu", part.dequant.output[0])
             return

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pth2om.errors import QuantizeError
-from pth2om.language import Message, say
 from pth2om.quantize.layers import Layer
 from pth2om.quantize.network import FloatArray, Network
 from pth2om.quantize.ranges import Range
@@ -225,10 +224,3 @@ def mean_output(weight: FloatArray, layer: Layer, mean: npt.NDArray[np.float64])
         return np.asarray(np.einsum("gi,gio->go", mean.reshape(group, -1), grouped)).reshape(-1)
     grouped = taps.sum(axis=2).reshape(group, wide.shape[0] // group, wide.shape[1])
     return np.asarray(np.einsum("goi,gi->go", grouped, mean.reshape(group, -1))).reshape(-1)
-
-
-def whole_numbers_message(quantized: Quantized) -> Message | None:
-    """A note for a layer whose FP32 twin is not exact by construction, or None."""
-    if quantized.exact_in_float:
-        return None
-    return say("quantize.beyond-exact", sum=quantized.largest_sum)

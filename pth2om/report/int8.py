@@ -91,6 +91,7 @@ class Calibration:
         scored: whether accuracy is measured on the same images.
         random: whether they were random numbers, no images at all: no figure means anything then.
         activations, weights: the algorithms; empty when unknown.
+        tool: what else than this package quantized: a program or a given file; empty when it was this package.
     """
 
     dataset: str
@@ -100,6 +101,7 @@ class Calibration:
     random: bool
     activations: str
     weights: str
+    tool: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def calibration(card: Card) -> Calibration | None:
         name: value if isinstance(value, str) else ""
         for name, value in (
             ("dataset", stage.details.get("dataset")),
+            ("tool", stage.details.get("quantized_by")),
             ("digest", stage.details.get("calibration_digest")),
             ("activations", settings.get("activations")),
             ("weights", settings.get("weights")),
@@ -178,7 +181,8 @@ def calibration(card: Card) -> Calibration | None:
     }
     rules = {finding.rule for finding in stage.findings}
     return Calibration(
-        images=None if images is None or not math.isfinite(images) else int(images),
+        # A model that came quantized was calibrated on images that nobody here knows of.
+        images=int(images) if images is not None and math.isfinite(images) and images > 0 else None,
         scored="pipeline.calibrated-on-scored" in rules,
         random=stage.details.get("random_calibration") is True or "quantize.random-calibration" in rules,
         **words,

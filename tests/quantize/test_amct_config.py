@@ -99,3 +99,34 @@ def test_a_misspelt_layer_of_a_cfg_is_told(tmp_path):
     settings, _ = read_config(tmp_path / "q.cfg").settings()
     with pytest.raises(QuantizeError, match="conv9"):
         make_plan(every_kind(), feeds(1), settings)
+
+
+def test_a_spec_comes_before_what_a_configuration_says_of_single_layers(tmp_path):
+    from pth2om.quantize import Settings
+    from pth2om.spec import Quantize
+
+    layer = {"quant_enable": True, "activation_quant_params": {"act_algo": "ifmr", "asymmetric": True}}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"version": 1, "conv1": layer, "conv2": {"quant_enable": False}}))
+    start, findings = read_config(path).settings()
+    assert not findings
+    table = Quantize(activations="minmax", asymmetric=False, skip=("conv3",))
+    found = Settings.from_spec(table, start).of("conv1", "Conv")
+    assert (found.activations, found.asymmetric, found.weights) == ("minmax", False, "arq")
+    assert found.skip == ("conv2", "conv3"), "what either skips is skipped"
+    assert Settings.from_spec(Quantize(), start).of("conv1", "Conv").activations == "ifmr"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('skip_layer : "conv1"', "skip_layer"),
+        ("common_config : { ifmr_quantize : { search_range_begin : 0.7 } }", "search_range_begin"),
+        ('{"version": 1, "conv1": {"quant_enabled": false}}', "conv1"),
+    ],
+)
+def test_a_misspelt_name_is_told(tmp_path, text, name):
+    path = tmp_path / "q.cfg"
+    path.write_text(text)
+    _, findings = read_config(path).settings()
+    assert [finding.message.values["name"] for finding in findings] == [name]

@@ -192,6 +192,15 @@ def test_hfmg_is_amcts(name):
     assert len(losses) > 3, "there was something to choose from"
 
 
+@pytest.mark.parametrize("algorithm", ["hfmg", "entropy"])
+@pytest.mark.parametrize("largest", [65504.0, 1e6])
+def test_values_at_the_end_of_fp16_and_beyond_are_counted(algorithm, largest):
+    x = np.linspace(-largest, largest, 4001)
+    chosen = ranges.search(observed(x), algorithm)
+    assert chosen.highest > 0.7 * min(largest, 65504.0)
+    assert chosen.lowest < -0.7 * min(largest, 65504.0)
+
+
 def test_symmetric_rule_of_127_and_128():
     assert ranges.from_limits(-1, 2, False) == ranges.Range(np.float32(2 / 127), 0)
     assert ranges.from_limits(-2, 1, False) == ranges.Range(np.float32(2 / 128), 0)
@@ -258,6 +267,28 @@ def test_an_interrupted_calibration_goes_on_where_it_was(tmp_path):
     assert calibrate(conv(), {"x": 1}, data, state=state, key="k").resumed == 0
 
 
+def test_an_interrupt_while_a_batch_is_counted_leaves_a_state_that_goes_on(tmp_path, monkeypatch):
+    """Ctrl-C reaches the main thread while others count the batch to its end."""
+    from pth2om.quantize import calibrate as module
+
+    data, state = feeds(5), tmp_path / "state.npz"
+    whole, observe, seen = calibrate(conv(), {"x": 1}, data), module._observe, []
+
+    def interrupted(*arguments):
+        observe(*arguments)
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_observe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(conv(), {"x": 1}, data, state=state, key="k")
+    monkeypatch.undo()
+    again = calibrate(conv(), {"x": 1}, data, state=state, key="k")
+    assert (again.resumed, again.digest) == (3, whole.digest)
+    assert np.array_equal(again.histograms["x"].counts, whole.histograms["x"].counts)
+
+
 def test_a_disk_that_is_full_during_calibration_is_told(tmp_path):
     """The counts are kept every 16 batches; a file in the way of their folder stands for the full disk."""
     (tmp_path / "full").write_text("")
@@ -308,6 +339,22 @@ def test_a_value_that_is_not_finite_is_found_with_its_image(value, image):
     assert found.overflow == (1 if image is None else 0)
     assert np.isfinite(found.lowest)
     assert np.isfinite(found.highest)
+
+
+def test_the_image_is_named_of_a_tensor_whose_rows_are_pieces_of_images():
+    net = model(
+        [
+            onnx.helper.make_node("Reshape", ["x", "flat"], ["t"], name="flat"),
+            onnx.helper.make_node("MatMul", ["t", "w"], ["y"], name="matmul"),
+        ],
+        [tensor("w", np.ones((24, 4), np.float32)), tensor("flat", np.asarray([-1, 24], np.int64))],
+        [("x", [2, 7, 24])],
+        [("y", [14, 4])],
+    )
+    data = [{"x": np.ones((2, 7, 24), np.float32)} for _ in range(3)]
+    data[1]["x"][1, 3, 2] = np.nan
+    for axis in (-1, None):
+        assert calibrate(net, {"t": axis}, data).histograms["t"].not_finite == 3
 
 
 def test_several_sessions_see_what_one_sees():
@@ -384,3 +431,15 @@ def test_no_batch_and_wrong_batches():
     with pytest.raises(QuantizeError) as caught:
         plan_of([{"x": np.zeros((1, 3, 8, 8), np.float32)}], every_kind())
     assert caught.value.message.key == "quantize.does-not-fit"
+
+
+def test_a_constant_activation_is_neither_clipped_nor_drawn_without_width():
+    from pth2om.quantize import api
+    from pth2om.quantize.sensitivity import range_picture
+
+    plan = plan_of([{"x": np.full((2, 24, 8, 8), 60000, np.float32)}], activations="minmax")
+    (row,) = api.layer_reports(plan)
+    assert row.clipped == 0
+    picture = range_picture(plan, "conv")
+    assert np.all(np.diff(picture["edges"]) > 0)
+    assert sum(picture["counts"]) == 2 * 24 * 64

@@ -103,7 +103,7 @@ def test_what_could_mean_either_is_asked_about(text):
         ("--calib images --preprocess pre.json --skip g*", "--skip g* matches nodes (GlobalAveragePool)"),
         ("--calib images --preprocess pre.json --checkpoint n.pth", "n.pth: There is no such file"),
         ("--preprocess pre.json --random-calibration", "give one of them"),
-        ("--command t{onnx_out} --calib images --calib images", "takes one --calib"),
+        ("--command t{onnx_out} --calib images --calib images", "takes one folder"),
     ],
 )
 def test_contradictions_are_refused_and_leave_nothing(root, capsys, words, said):
@@ -272,3 +272,14 @@ def test_the_batches_that_a_cfg_asks_for(root, capsys):
     assert "(3 images)" in capsys.readouterr().out
     assert cli.main([*words, "--images", "5"]) == 0
     assert "(5 images)" in capsys.readouterr().out
+
+
+def test_a_spec_is_found_from_its_own_folder(tmp_path, monkeypatch):
+    from pth2om.int8_files import spec_folder
+
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text("")
+    for place, name in ((folder, "."), (folder, "model.toml"), (folder.parent, "tiny"), (tmp_path, "tiny")):
+        monkeypatch.chdir(place)
+        assert spec_folder(Path(name)) == folder

@@ -301,6 +301,7 @@ def test_amct_onnx_quantizes_where_a_spec_says_so(root, amct_onnx):
     details = built.record.details
     assert details["quantized_by"] == "amct_onnx"
     assert "--batch_num 6" in details["command"]
+    assert "settings" not in details, "none of ours made it"
     assert {name: layer["int8"] for name, layer in layers(built).items()} == {
         "stem": False,
         "body": True,
@@ -369,6 +370,101 @@ def test_a_model_that_is_quantized_already_goes_straight_on(root, role):
         pipeline(root, onnx="other.onnx").quantized(1)
 
 
+OWN = """\
+import sys
+from pathlib import Path
+from pth2om.quantize import Settings, quantize
+source, target = Path(sys.argv[1]), Path(sys.argv[2])
+made = quantize(source, None, Settings(skip=("SKIPPED",)), target.parent, prefix="made", random=True)
+made.files["deploy"].rename(target)
+"""
+
+
+def test_a_command_may_name_a_script_beside_the_spec_whose_content_counts(root, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    script, words = root / "models" / "tiny" / "own.py", (sys.executable, "own.py", "{onnx_in}", "{onnx_out}")
+    for skipped, left in (("head", "body"), ("body", "head")):
+        script.write_text(OWN.replace("SKIPPED", skipped))
+        built = pipeline(root, command=words, weights="arq", images=2).quantized(1)
+        assert [name for name, layer in layers(built).items() if layer["int8"]] == [left]
+    (found,) = [finding for finding in built.record.findings if finding.rule == "quantize.keys-unread"]
+    assert found.message.values["names"] == "weights", "images are read: they are what calibrates"
+    assert pipeline(root, command=words, weights="arq", images=2).quantized(1).record.cached
+
+
+TWO = """\
+task = "tensor"
+variants = ["int8-bs1"]
+[source]
+onnx = "net.onnx"
+[[inputs]]
+name = "x"
+shape = [20, 8, 8]
+[[inputs]]
+name = "mask"
+shape = [1, 8, 8]
+[quantize]
+bins = ["bins"]
+"""
+
+
+def test_a_model_of_two_inputs_hands_both_to_whoever_quantizes(tmp_path, amct_onnx):
+    from pth2om.quantize.bins import write_bins
+
+    g = np.random.default_rng(0)
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+        onnx.helper.make_node("Mul", ["a", "mask"], ["y"], name="masked"),
+    ]
+    weight = tensor("w", g.standard_normal((4, 20, 1, 1)).astype(np.float32))
+    shapes = {"x": [1, 20, 8, 8], "mask": [1, 1, 8, 8]}
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    onnx.save(model(nodes, [weight], list(shapes.items()), [("y", [1, 4, 8, 8])]), folder / "net.onnx")
+    (folder / "model.toml").write_text(TWO)
+    batches = [{name: g.random(shape, dtype=np.float32) for name, shape in shapes.items()} for _ in range(11)]
+    write_bins(batches, folder / "bins")
+    for place in ("x", "mask"):
+        for number, path in enumerate(sorted((folder / "bins" / place).iterdir())):
+            path.rename(path.with_name(f"b{number}.bin"))
+    for change in ({}, {"tool": "amct_onnx"}, {"tool": "amct_onnx", "bins": ("bins/x", "bins/mask")}):
+        built = pipeline(tmp_path, **change).quantized(1)
+        assert layers(built)["conv"]["int8"], change
+        assert "bins.text-order" in {finding.rule for finding in built.record.findings}
+    words = (sys.executable, "{onnx_in}", "{onnx_out}", "{calib_dir}")
+    with pytest.raises(QuantizeError, match="one folder"):
+        pipeline(tmp_path, command=words, bins=("bins/x", "bins/mask")).quantized(1)
+
+
+def test_weights_beside_a_large_model_are_copied_with_it(root, monkeypatch):
+    from pth2om import int8_files
+    from pth2om.quantize import network
+
+    monkeypatch.setattr(network, "PROTO_LIMIT", 100)
+    run = pipeline(root)
+    files = int8_files._copied(run.onnx(1), run.quantized(1), root / "out", "p", "s")
+    monkeypatch.undo()
+    assert [path.name for path in (root / "out").glob("*.external")]
+    for role in ("deploy", "fake_quant", "qdq"):
+        assert network.read_model(files[role]).graph.node
+
+
+def test_where_a_configuration_lies_is_not_in_the_key(root):
+    folder = root / "models" / "tiny"
+    (folder / "q.cfg").write_text('skip_layers : "head"')
+    (folder / "same.cfg").write_text('skip_layers : "head"')
+    first, second = (pipeline(root, config=name).quantized(1) for name in ("q.cfg", "same.cfg"))
+    assert second.record.key == first.record.key
+
+
+def test_random_numbers_of_another_range_are_other_data(root):
+    (root / "calib" / "dots" / "dots.npz").unlink()
+    run = pipeline(root, random=True)
+    inputs = tuple(entry.model_copy(update={"range": (0.0, 5.0)}) for entry in run.spec.inputs)
+    wider = Pipeline(run.spec.model_copy(update={"inputs": inputs}), run.settings, run.store)
+    assert wider.quantized(1).record.key != run.quantized(1).record.key
+
+
 def test_random_calibration_is_forced_and_said(root):
     (root / "calib" / "dots" / "dots.npz").unlink()
     with pytest.raises(Absent):
@@ -377,8 +473,18 @@ def test_random_calibration_is_forced_and_said(root):
     (found,) = [finding for finding in built.record.findings if finding.rule == "quantize.random-calibration"]
     assert found.severity == "error"
     assert built.record.details["random_calibration"]
-    kept = {entry.key: entry.value for entry in onnx.load(built.file).metadata_props}
-    assert "random" in kept["pth2om.calibration"]
+    for path in built.artifact.path.glob("*.onnx"):
+        kept = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        assert "random" in kept["pth2om.calibration"], path.name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a first line that names Python")
+def test_random_calibration_of_another_tool_is_said_too(root, amct_onnx):
+    (root / "calib" / "dots" / "dots.npz").unlink()
+    built = pipeline(root, tool="amct_onnx", random=True).quantized(1)
+    assert "quantize.random-calibration" in {finding.rule for finding in built.record.findings}
+    for path in built.artifact.path.glob("*.onnx"):
+        assert "pth2om.calibration" in {entry.key for entry in onnx.load(path).metadata_props}, path.name
 
 
 @pytest.mark.parametrize(

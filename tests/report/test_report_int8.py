@@ -208,6 +208,20 @@ def test_a_card_without_int8_has_no_section(small) -> None:
             assert int8.section(card) is None
 
 
+def test_a_model_that_came_quantized_is_not_said_to_be_calibrated_here(factory) -> None:
+    details = {name: value for name, value in DETAILS.items() if name not in ("settings", "calibration_digest")}
+    stage = factory.stage(
+        "net", "int8-bs1", "quantized", details={**details, "dataset": "", "images": 0, "quantized_by": "given.onnx"}
+    )
+    drop = factory.gate("net", "int8-bs1", "accuracy", "om/top1/drop", 0.0, Limit("<=", 1), "passed")
+    page = render_html(collect([stage, drop]), "en", Links())
+    assert "Quantized by given.onnx." in page
+    assert "Calibrated on 0" not in page
+    assert "Ranges of activations by" not in page
+    assert "It is not scored on them" not in page
+    assert "0 images" not in page
+
+
 @pytest.mark.parametrize(
     "details",
     [
