@@ -115,8 +115,8 @@ def calibrate(
                 _save(state, key, result)
                 saved = result.batches
     except KeyboardInterrupt:
-        counted = {histogram.batches for histogram in result.histograms.values()}
-        # Where some tensors have the last batch and others lack it, what was saved before is all there is.
+        counted = {number for one in result.histograms.values() for number in (one.batches, one.begun)}
+        # Where a tensor lacks the last batch, or has part of it, what was saved before is all there is.
         if state is not None and len(counted) == 1 and (done := counted.pop()) > saved:
             # The batch may have been counted to its end although the interrupt came meanwhile.
             result.digest = chained[-1 if done == result.batches else 0]

@@ -35,7 +35,8 @@ class Histogram:
     Attributes:
         counts: (65536,) int64, by FP16 code.
         lowest, highest: exact extremes of the finite values, in FP32.
-        batches: batches seen.
+        batches: batches counted.
+        begun: batches whose counting has begun; more than ``batches`` where it was interrupted.
         images: images seen.
         not_finite: number of the first image that held a NaN or infinity, or None.
         overflow: how many finite values FP16 cannot hold.
@@ -46,7 +47,7 @@ class Histogram:
     def __init__(self) -> None:
         self.counts = np.zeros(CODES, np.int64)
         self.lowest, self.highest = np.inf, -np.inf
-        self.batches = self.images = 0
+        self.batches = self.begun = self.images = 0
         self.not_finite: int | None = None
         self.overflow = 0
         self.channel_sum: npt.NDArray[np.float64] = np.zeros(0)
@@ -86,9 +87,19 @@ class Histogram:
             channel_sum: (channels,) sum of the values per channel.
             images: as in `update`.
         """
-        first = self.images
-        count = images if images is not None else codes.shape[0] if codes.ndim else 1
+        self.begun += 1
+        self._add(codes, low, high, channel_sum, images if images is not None else codes.shape[0] if codes.ndim else 1)
         self.batches += 1
+
+    def _add(
+        self,
+        codes: npt.NDArray[np.uint16],
+        low: float,
+        high: float,
+        channel_sum: npt.NDArray[np.float64] | None,
+        count: int,
+    ) -> None:
+        first = self.images
         self.images += count
         if codes.size == 0:
             return
@@ -142,6 +153,7 @@ class Histogram:
         self.counts += other.counts
         self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
         self.batches += other.batches
+        self.begun = self.batches
         self.images += other.images
         self.overflow += other.overflow
         if other.channel_count:
@@ -171,6 +183,7 @@ class Histogram:
         histogram.batches, histogram.images, missing, histogram.overflow, histogram.channel_count = (
             int(value) for value in state["seen"]
         )
+        histogram.begun = histogram.batches
         histogram.not_finite = None if missing < 0 else missing
         histogram.channel_sum = np.asarray(state["channel_sum"], np.float64)
         return histogram
