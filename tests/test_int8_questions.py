@@ -15,6 +15,8 @@ from pth2om import int8_questions
 from pth2om import spec as specs
 from pth2om.acceptance import Acceptance
 from pth2om.errors import Absent
+from pth2om.evidence import Finding
+from pth2om.language import say
 from pth2om.pipeline import Pipeline, Settings
 from pth2om.store import Store
 
@@ -352,6 +354,18 @@ def test_a_checkpoint_with_an_unquantized_weight_fails(files):
         state[key] = float_state[key]
     torch.save(state, files.checkpoint)
     assert files.failed_checkpoint() == {"fp32-checkpoint/relative_l2"}
+
+
+def test_a_layer_that_could_not_be_written_back_leaves_nothing_to_compare_with(files):
+    message = say("quantize.not-in-checkpoint")
+    left = Finding("quantize.not-in-checkpoint", "warning", message, node="/0/0/Conv")
+    record = replace(files.built.record, findings=(*files.built.record.findings, left))
+    files.built = replace(files.built, record=record)
+    gates = {gate.check: gate for gate in int8_questions.fp32_checkpoint(files.acceptance, files.built, files.samples)}
+    assert gates["fp32-checkpoint/keys-changed"].verdict == "passed"
+    partly = gates["fp32-checkpoint/relative_l2"]
+    assert (partly.verdict, partly.measured) == ("not_measured", None)
+    assert "/0/0/Conv" in str(partly.message)
 
 
 def test_the_score_of_int8_weights_alone_is_shown_not_judged(files):
