@@ -241,7 +241,7 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
         **{f"source/{name}": digest for name, digest in pipeline.source_digests.items()},
     }
     libraries = ("torch", "onnx", "onnxruntime")
-    measured, artifact = acceptance.measured("fp32-checkpoint", VERSION + 2, inputs, {}, libraries, measure)
+    measured, artifact = acceptance.measured("fp32-checkpoint", VERSION + 2, inputs, {"left": left}, libraries, measure)
     changed = measured["changed"]
     names = [name for group in changed.values() for name in group]
     told = say("pipeline.fp32-checkpoint", path=str(path))
