@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from pth2om.errors import QuantizeError
+from pth2om.machine import return_memory
 from pth2om.quantize.network import Array, open_session, run_session, shapes_of
 from pth2om.quantize.observe import Histogram
 
@@ -111,6 +112,8 @@ def calibrate(
             result.digest = chained[-1]
             if progress is not None:
                 progress(result.batches, total)
+            if result.batches % _SAVE_EVERY == 0:
+                return_memory()  # activations come and go in many sizes, and what lies between them adds up
             if state is not None and result.batches - saved >= _SAVE_EVERY:
                 _save(state, key, result)
                 saved = result.batches

@@ -115,7 +115,8 @@ def make_plan(
     selection = chosen()
     total = operator.length_hint(feeds) or None
     stream = fitting(network.model, feeds)
-    first = _head(stream)
+    # Looked at twice, so kept meanwhile; where there is nothing to balance every batch is let go at once.
+    first = _head(stream) if settings.balance != "off" and depthwise(selection.chosen) else []
     balances = _balance(network, selection, first, settings, findings)
     if balances:
         selection = chosen()
