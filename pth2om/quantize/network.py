@@ -137,6 +137,15 @@ def _captured(graph: onnx.GraphProto) -> set[str]:
     return {name for name in read - own if name}
 
 
+def _unique(name: str, taken: set[str]) -> str:
+    """``name``, with a number appended when it is taken; taken from then on."""
+    unique, count = name, 1
+    while unique in taken:
+        unique, count = f"{name}_{count}", count + 1
+    taken.add(unique)
+    return unique
+
+
 class Network:
     """A model being rewritten: nodes as a list, constants as a dict, everything findable by tensor name.
 
@@ -169,20 +178,11 @@ class Network:
     def _name_nodes(self) -> None:
         seen: set[str] = set()
         for position, node in enumerate(self.nodes):
-            name = node.name or f"node_{position}"
-            unique, count = name, 1
-            while unique in seen:
-                unique, count = f"{name}_{count}", count + 1
-            seen.add(unique)
-            node.name = unique
+            node.name = _unique(node.name or f"node_{position}", seen)
 
     def node_name(self, name: str) -> str:
         """``name`` for a new node, with a number appended when a node has it."""
-        unique, count = name, 1
-        while unique in self._node_names:
-            unique, count = f"{name}_{count}", count + 1
-        self._node_names.add(unique)
-        return unique
+        return _unique(name, self._node_names)
 
     def _drop_constant_inputs(self) -> None:
         """Old files list initializers among the inputs too; a constant is no input."""
@@ -232,11 +232,7 @@ class Network:
 
     def fresh(self, name: str) -> str:
         """``name``, with a number appended when it is taken."""
-        unique, count = name, 1
-        while unique in self._taken:
-            unique, count = f"{name}_{count}", count + 1
-        self._taken.add(unique)
-        return unique
+        return _unique(name, self._taken)
 
     def finish(self) -> onnx.ModelProto:
         """The rewritten model, a copy: nodes in topological order, constants that nobody reads left out."""
