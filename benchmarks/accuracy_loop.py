@@ -18,7 +18,7 @@ import numpy as np
 
 from pth2om.accuracy import measure
 from pth2om.data import Preprocessor, batches, open_dataset
-from pth2om.onnx_session import OnnxSession
+from pth2om.sessions.onnx import OnnxSession
 from pth2om.spec import Postprocess, Preprocess
 
 

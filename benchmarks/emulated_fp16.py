@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from pth2om.onnx_session import OnnxSession
+from pth2om.sessions.onnx import OnnxSession
 from pth2om.toolchain.emulator.numerics import compile_numerics
 from pth2om.toolchain.emulator.session import EmulatedOmSession
 

@@ -105,7 +105,7 @@ def load(name, repo, roots, calibration):
     labels = [dataset.label(i) for i in range(len(dataset))] if read.task == "classification" else None
     scored = None
     if read.task == "detection":
-        from pth2om.quantize.scored import ScoredDrop
+        from pth2om.quantize.metric_search import ScoredDrop
 
         scored = ScoredDrop(model, dataset, preprocess, read.postprocess, optimize="none")
     feed = lambda i: {read.inputs[0].name: preprocess(dataset.image(i))[0][None]}  # noqa: E731 - one line, used once

@@ -24,8 +24,8 @@ from pth2om.errors import ExportError
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.session import Array
+from pth2om.sessions.torch import flat_tensors, output_names, reason_of
 from pth2om.spec import Export, Input
-from pth2om.torch_session import flat_tensors, output_names, reason_of
 
 if TYPE_CHECKING:
     import onnx
@@ -214,7 +214,7 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[str], list[Fi
     """Export at one opset; the attempt, the operators ATC does not know there, and the findings."""
     import onnx
 
-    from pth2om.preflight.lookup import missing_operators
+    from pth2om.ascend.parser_table import missing_operators
 
     try:
         findings = _run_exporter(job, opset, path)
@@ -394,7 +394,7 @@ def take(source: Path, inputs: Sequence[Input], batch: int, destination: Path) -
     """
     import onnx
 
-    from pth2om.preflight.lookup import missing_operators
+    from pth2om.ascend.parser_table import missing_operators
 
     try:
         model = onnx.load(source)

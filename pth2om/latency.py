@@ -232,7 +232,7 @@ def same_chip(reference: str, soc: str | None) -> bool:
         return False
     if reference == soc:
         return True
-    from pth2om.preflight import socs
+    from pth2om.ascend import socs
 
     if reference not in socs.OLD_NAMES:
         return False

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pth2om.preflight import socs
+from pth2om.ascend import socs
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -37,7 +37,7 @@ def work(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None 
     """
     import onnx
 
-    from pth2om.preflight.inference import tensor_types
+    from pth2om.onnxfile.types import tensor_types
 
     graph_model = onnx.load(str(model)) if isinstance(model, Path) else model
     graph = graph_model.graph

@@ -13,8 +13,8 @@ import torch
 
 from pth2om.errors import ExportError
 from pth2om.export import example, export, take
+from pth2om.sessions.torch import TorchSession
 from pth2om.spec import Export, Input
-from pth2om.torch_session import TorchSession
 
 IMAGE = (Input(name="image", shape=(3, 8, 8)),)
 

@@ -348,7 +348,7 @@ def test_chinese(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 
 def test_weights_land_where_specs_look(repository: Path) -> None:
-    from pth2om.checkpoint.places import candidates
+    from pth2om.checkpoint.search import candidates
 
     entry = fetch.find("yolov6n")
     place = fetch.cache_folder("yolov6n", entry) / entry.files[0].name
@@ -371,7 +371,8 @@ def test_the_manifest_agrees_with_the_specs(repository: Path) -> None:
 def test_a_test_never_downloads() -> None:
     """Neither the plugin nor the pipeline imports the module that can."""
     code = (
-        "import sys, pth2om.pytest_plugin, pth2om.pipeline, pth2om.acceptance, pth2om.checkpoint, pth2om.data;"
+        "import sys, pth2om.harness.plugin, pth2om.conversion.pipeline, pth2om.questions.answering;"
+        "import pth2om.checkpoint, pth2om.data;"
         "sys.exit('pth2om.fetch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, env=dict(os.environ)).returncode == 0

@@ -7,11 +7,11 @@ import torch.
 from __future__ import annotations
 
 from pth2om.checkpoint.fitting import Fit, fit
-from pth2om.checkpoint.kinds import Kind, kind_of
+from pth2om.checkpoint.formats import Kind, kind_of
 from pth2om.checkpoint.loading import LoadedModel, load_module
 from pth2om.checkpoint.nets import Net, load_net, net_files
-from pth2om.checkpoint.places import find_weights
 from pth2om.checkpoint.reading import Checkpoint, read
+from pth2om.checkpoint.search import find_weights
 from pth2om.checkpoint.seeding import seed_module
 
 __all__ = [

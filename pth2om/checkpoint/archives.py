@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from pth2om.checkpoint.described import PickleError, Storage, Tensor, is_plain
-from pth2om.checkpoint.kinds import Kind
+from pth2om.checkpoint.formats import Kind
+from pth2om.checkpoint.inert import PickleError, Storage, Tensor, is_plain
 from pth2om.checkpoint.pickles import Unpickler
 from pth2om.errors import CheckpointError
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pth2om.checkpoint.described import Inert, PickleError
+from pth2om.checkpoint.inert import Inert, PickleError
 
 _KNOWN = (
     "state_dict",

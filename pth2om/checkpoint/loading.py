@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om.checkpoint import fitting, nets, reading
-from pth2om.checkpoint.kinds import READABLE, Kind, kind_of
+from pth2om.checkpoint.formats import READABLE, Kind, kind_of
 from pth2om.checkpoint.layout import layout
 from pth2om.errors import CheckpointError
 from pth2om.evidence import Finding, Severity

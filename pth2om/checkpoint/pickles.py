@@ -1,7 +1,7 @@
 """Reading a pickle as data: nothing in it is imported, nothing in it is called.
 
 Python's own unpickler runs what a file names. This one walks the opcodes with `pickletools` and builds plain data and
-the descriptions of `pth2om.checkpoint.described`. Opcodes: Python's ``pickletools`` documentation, protocols 0 to 5.
+the descriptions of `pth2om.checkpoint.inert`. Opcodes: Python's ``pickletools`` documentation, protocols 0 to 5.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from pth2om.checkpoint.described import (
+from pth2om.checkpoint.inert import (
     EMBEDDED,
     Array,
     Inert,

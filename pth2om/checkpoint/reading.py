@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pth2om.checkpoint import branches, numbers
+from pth2om.checkpoint import branches
+from pth2om.checkpoint import tensors as numbers
 from pth2om.checkpoint.archives import Scan, scanned
-from pth2om.checkpoint.described import Array, Inert, PickleError
-from pth2om.checkpoint.kinds import READABLE, Kind, kind_of
+from pth2om.checkpoint.formats import READABLE, Kind, kind_of
+from pth2om.checkpoint.inert import Array, Inert, PickleError
 from pth2om.errors import CheckpointError, Pth2omError
 
 if TYPE_CHECKING:

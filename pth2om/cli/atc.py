@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what atc would print; its exit status."""
-    from pth2om.preflight.socs import generation
+    from pth2om.ascend.socs import generation
     from pth2om.toolchain.emulator.front_end.run import run_atc
 
     try:

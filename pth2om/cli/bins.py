@@ -22,9 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the batches and say where they are."""
     from pth2om.errors import QuantizeError
-    from pth2om.quantize import bins, recipe
+    from pth2om.quantize import bins, preprocessing
 
-    read = recipe.read_recipe(recipe.recipe_path(arguments.preprocess))
+    read = preprocessing.read_recipe(preprocessing.recipe_path(arguments.preprocess))
     images = arguments.images or read.images
     if images is None:
         raise QuantizeError("bins.no-source", where=str(arguments.preprocess))
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     for finding in (*read.findings, *batches.findings):
         print(finding.message, file=sys.stderr)
     written = bins.write_bins(batches, arguments.output)
-    shape = "x".join(str(size) for size in (batch, *recipe.image_shape(read.preprocess)))
+    shape = "x".join(str(size) for size in (batch, *preprocessing.image_shape(read.preprocess)))
     print(
         say(
             "bins.written",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pth2om.language import say
 
 if TYPE_CHECKING:
+    from pth2om.ascend.atc_options import AtcOptions
     from pth2om.evidence import Finding
-    from pth2om.toolchain.atc_options import AtcOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; 1 when one of them is an error (or, with ``--strict``, a warning)."""
+    from pth2om.ascend.socs import generation
     from pth2om.preflight import check
-    from pth2om.preflight.socs import generation
 
     try:
         generation(arguments.cann)
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> AtcOptions | None:
-    from pth2om.toolchain.atc_options import AtcOptions
+    from pth2om.ascend.atc_options import AtcOptions
 
     if not (arguments.input_shape or arguments.precision_mode):
         return None

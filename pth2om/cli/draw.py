@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the SVG, or serve Netron until it is interrupted."""
     if arguments.netron:
         return _netron(arguments.model)
+    from pth2om.ascend.socs import generation
     from pth2om.graph.drawing import draw
-    from pth2om.preflight.socs import generation
 
     try:
         generation(arguments.cann)
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _netron(model: Path) -> int:
     from pth2om.errors import GraphError
-    from pth2om.preflight.model import read
+    from pth2om.onnxfile.reading import read
 
     try:
         import netron

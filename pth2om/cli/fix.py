@@ -47,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         print(arguments.usage, end="", file=sys.stderr)
         return 2
+    from pth2om.ascend.socs import generation
     from pth2om.graph.contract import Settings
     from pth2om.graph.fixing import fix, shapes
-    from pth2om.preflight.socs import generation
 
     try:
         generation(arguments.cann)

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from pth2om.host import data_roots
+from pth2om.init_spec import start
 from pth2om.language import say
-from pth2om.machine import data_roots
 from pth2om.spec import Task
-from pth2om.starter import start
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -53,14 +53,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Quantize as asked and list the files."""
-    from pth2om import int8_files
+    from pth2om.conversion import int8_delivery
     from pth2om.quantize import command_line
     from pth2om.quantize.request import Request
 
     request = Request(**{name: value for name, value in vars(arguments).items() if name != "verb"})
-    folder = int8_files.spec_folder(request.model)
+    folder = int8_delivery.spec_folder(request.model)
     with command_line.Bar(quiet=arguments.json) as bar:
-        outcome = command_line.execute(request, bar) if folder is None else int8_files.write(request, folder)
+        outcome = command_line.execute(request, bar) if folder is None else int8_delivery.write(request, folder)
     if arguments.json:
         print(json.dumps(outcome.to_json(), ensure_ascii=False, indent=1))
         return outcome.status

@@ -17,7 +17,7 @@ import numpy as np
 
 from pth2om.errors import GraphError
 from pth2om.graph.surgery import all_graphs
-from pth2om.preflight.model import external_location, leaves_folder, read
+from pth2om.onnxfile.reading import external_location, leaves_folder, read
 from pth2om.session import Array
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pth2om.graph.surgery import node_count, opset
 from pth2om.preflight import check
 
 if TYPE_CHECKING:
-    from pth2om.toolchain.atc_options import AtcOptions
+    from pth2om.ascend.atc_options import AtcOptions
 
 ROUNDS = 3
 """What a pass uncovers may need another: at a too new opset ATC knows no operator, and nothing else shows."""
@@ -192,7 +192,7 @@ def _look_again(
 
 
 def _options(source: Path, soc: str | None, given: Mapping[str, tuple[int, ...]]) -> AtcOptions | None:
-    from pth2om.toolchain.atc_options import AtcOptions
+    from pth2om.ascend.atc_options import AtcOptions
 
     if not given:
         return None

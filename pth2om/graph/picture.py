@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pth2om.graph.surgery import STANDARD, Types, opset, reads
-from pth2om.preflight.model import element_name
+from pth2om.onnxfile.reading import element_name
 
 if TYPE_CHECKING:
     from onnx import GraphProto

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pth2om.ascend.atc_options import AtcOptions
     from pth2om.evidence import Finding
-    from pth2om.toolchain.atc_options import AtcOptions
 
 VERSION = 3
 """Of the rules; part of what a kept result depends on."""
@@ -42,9 +42,9 @@ def check(
         GraphError: the file cannot be read or is no ONNX.
         ValueError: `cann` is no version.
     """
-    from pth2om.preflight import socs
+    from pth2om.ascend import socs
+    from pth2om.onnxfile.reading import read
     from pth2om.preflight.context import found, make_context
-    from pth2om.preflight.model import read
     from pth2om.preflight.rules import all_rules
 
     socs.generation(cann)

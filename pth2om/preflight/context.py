@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pth2om.ascend.kernels import Kernels
+from pth2om.ascend.socs import Soc
 from pth2om.evidence import Finding, Severity
 from pth2om.language import say
-from pth2om.preflight.kernels import Kernels
-from pth2om.preflight.model import NamedNode, element_name, imports, named_nodes, tensors
-from pth2om.preflight.socs import Soc
+from pth2om.onnxfile.reading import NamedNode, element_name, imports, named_nodes, tensors
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
+    from pth2om.ascend.atc_options import AtcOptions
     from pth2om.preflight.rules.numerics import FloatRange
-    from pth2om.toolchain.atc_options import AtcOptions
 
 SMALL = 4096
 """Tensors of at most this many elements are handed to shape inference with their values."""
@@ -84,7 +84,7 @@ class Context:
     @functools.cached_property
     def types(self) -> dict[str, tuple[int, Sizes | None]]:
         """Tensor name to element type (0 unknown) and sizes (None unknown), by shape inference where needed."""
-        from pth2om.preflight.inference import tensor_types
+        from pth2om.onnxfile.types import tensor_types
 
         return tensor_types(self.model, self.shapes)
 

@@ -191,7 +191,7 @@ def described(
     """What there is to say of a plan: a line per layer, what was noticed, and JSON values.
 
     Args:
-        plan: from `make_plan` or `pth2om.quantize.adopt`.
+        plan: from `make_plan` or `pth2om.quantize.external_model`.
         deploy: its deploy model.
         proof: batches on which FP32 and integer arithmetic are compared layer by layer; none: nothing is measured.
     """

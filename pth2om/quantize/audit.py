@@ -231,7 +231,7 @@ def changed_keys(original: Path, written: Path) -> dict[str, list[str]]:
 def _shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
     import torch
 
-    from pth2om.checkpoint.kinds import kind_of
+    from pth2om.checkpoint.formats import kind_of
     from pth2om.quantize.checkpoint_fp32 import content_of
 
     content, _ = content_of(checkpoint, kind_of(checkpoint))

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
-from pth2om.quantize.recipe import image_shape, read_json_with_comments
+from pth2om.quantize.preprocessing import image_shape, read_json_with_comments
 from pth2om.spec import Preprocess
 
 Array = npt.NDArray[np.generic]

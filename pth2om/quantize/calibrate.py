@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 
 from pth2om.errors import QuantizeError
-from pth2om.machine import return_memory
+from pth2om.host import return_memory
+from pth2om.quantize.histogram import Histogram
 from pth2om.quantize.network import Array, open_session, run_session, shapes_of
-from pth2om.quantize.observe import Histogram
 
 Feeds = Mapping[str, Array]
 Progress = Callable[[int, "int | None"], None]

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pth2om.checkpoint import branches, numbers
-from pth2om.checkpoint.kinds import READABLE, Kind, kind_of
+from pth2om.checkpoint import branches
+from pth2om.checkpoint import tensors as numbers
+from pth2om.checkpoint.formats import READABLE, Kind, kind_of
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import Value, say

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import Absent, QuantizeError
 from pth2om.evidence import Finding
+from pth2om.host import data_roots
 from pth2om.language import say
-from pth2om.machine import data_roots
 from pth2om.quantize.request import Request, check, percent_points
 from pth2om.quantize.settings import QuantizeResult, Settings, matches
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pth2om.data import Labelled
     from pth2om.quantize.amct import Command
     from pth2om.quantize.plan import Plan
-    from pth2om.quantize.recipe import ImageRecipe
+    from pth2om.quantize.preprocessing import ImageRecipe
     from pth2om.spec import Spec
 
 _RANKING_BATCHES = 8
@@ -194,14 +194,14 @@ def data_of(request: Request) -> Data | None:
     Raises:
         QuantizeError: the folder holds neither, or what it holds does not fit the model.
     """
-    from pth2om.quantize import bins, recipe
+    from pth2om.quantize import bins, preprocessing
 
     for folder in request.calib:
         if not folder.is_dir():
             raise QuantizeError("bins.no-folder", where=str(folder))
     if request.preprocess is None:
         return _bins(request) if request.calib else None
-    read = recipe.read_recipe(recipe.recipe_path(request.preprocess))
+    read = preprocessing.read_recipe(preprocessing.recipe_path(request.preprocess))
     entry = bins.image_input(bins.model_inputs(request.model), read.preprocess, str(request.preprocess))
     fixed = entry.shape[0]
     if request.batch is not None and fixed not in (None, request.batch):
@@ -327,7 +327,7 @@ def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Bar], 
     spec = None if data.recipe is None else data.recipe.spec
     few_batches = _RANKING_BATCHES
     if labels is None and spec is not None and any(entry.metric != "agreement" for entry in spec.datasets):
-        from pth2om.quantize import scored
+        from pth2om.quantize import metric_search
 
         dataset, metric = _dataset(spec)
 
@@ -335,7 +335,7 @@ def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Bar], 
             few = list(itertools.islice(iter(data.feeds), few_batches))
             assert spec.preprocess is not None
             batch = data.batch or 1
-            scored.search(plan, dataset, metric, spec.preprocess, spec.postprocess, few, limit, batch, data.feed)
+            metric_search.search(plan, dataset, metric, spec.preprocess, spec.postprocess, few, limit, batch, data.feed)
             judged = say("quantize.judged-dataset", metric=metric, count=len(dataset), dataset=dataset.name)
             return [str(judged), *_found(plan, limit)]
 

@@ -17,8 +17,8 @@ import onnx.numpy_helper
 import onnxruntime
 
 from pth2om.errors import QuantizeError
+from pth2om.host import return_memory
 from pth2om.language import Message, say
-from pth2om.machine import return_memory
 
 Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]

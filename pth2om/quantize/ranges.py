@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from pth2om.quantize.observe import Histogram
+from pth2om.quantize.histogram import Histogram
 from pth2om.quantize.settings import Activations, Ifmr
 
 ALGORITHMS: tuple[Activations, ...] = get_args(Activations)

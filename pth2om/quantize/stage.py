@@ -131,7 +131,7 @@ def _own(task: Task, folder: Path, progress: Progress | None) -> None:
 
 def _adopted(task: Task, folder: Path) -> None:
     """Another tool's deploy model, described as ours are."""
-    from pth2om.quantize.adopt import adopted_plan
+    from pth2om.quantize.external_model import adopted_plan
     from pth2om.quantize.qdq_convert import convert_qdq
     from pth2om.quantize.twins import fake_quant
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pth2om.session import Provenance, Session
 
 if TYPE_CHECKING:
-    from pth2om.toolchain.atc_options import AtcOptions
+    from pth2om.ascend.atc_options import AtcOptions
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,7 @@ from pth2om.aipp import csc
 from pth2om.aipp.dynamic import buffer_size, pack, unpack
 from pth2om.errors import AippError
 from pth2om.spec import Preprocess
-
-_SPEC = importlib.util.spec_from_file_location("aipp_reference", Path(__file__).with_name("aipp_reference.py"))
-reference = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(reference)
+from tests.aipp import aipp_reference as reference
 
 _FORMATS = ("RGB888_U8", "XRGB8888_U8", "YUV420SP_U8", "YUV400_U8")
 _SINGLE = {"width": 32, "allow_nan": False, "allow_infinity": False}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pth2om.checkpoint import read
-from pth2om.checkpoint.described import Inert, PickleError
+from pth2om.checkpoint.inert import Inert, PickleError
 from pth2om.checkpoint.pickles import Unpickler
 from pth2om.errors import CheckpointError
 

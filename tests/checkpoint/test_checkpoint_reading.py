@@ -19,7 +19,7 @@ from torch import nn
 
 from pth2om.checkpoint import read
 from pth2om.checkpoint.archives import scanned
-from pth2om.checkpoint.numbers import Reader
+from pth2om.checkpoint.tensors import Reader
 from pth2om.errors import CheckpointError
 
 

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pth2om.ascend.parser_table import missing_operators
 from pth2om.errors import GraphError
-from pth2om.preflight.lookup import missing_operators
 
 X = "agraph (float[2,3,4,5] x) => (float[2,3,4,5] y)"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import struct
 from pathlib import Path
@@ -17,10 +16,7 @@ from pth2om import omfile
 from pth2om.cli import main
 from pth2om.errors import OmFileError
 from pth2om.session import TensorSpec
-
-_SPEC = importlib.util.spec_from_file_location("om_factory", Path(__file__).with_name("om_factory.py"))
-make = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(make)
+from tests.omfile import om_factory as make
 
 REAL = {
     # name: (soc, atc version, inputs, outputs, operators, kernels), read by eye out of the files

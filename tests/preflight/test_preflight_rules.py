@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from pth2om.ascend.atc_options import AtcOptions
 from pth2om.errors import GraphError
 from pth2om.language import catalogue
+from pth2om.onnxfile.types import tensor_types
 from pth2om.preflight import check
-from pth2om.preflight.inference import tensor_types
 from pth2om.preflight.rules.numerics import float_range
-from pth2om.toolchain.atc_options import AtcOptions
 
 F = TensorProto.FLOAT
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from quantize_nets import every_kind, feeds
 
 from pth2om.errors import QuantizeError
 from pth2om.quantize import fake_quant, integer, ranges
 from pth2om.quantize.amct_config import read_config
 from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
+from tests.quantize.quantize_nets import every_kind, feeds
 
 CFG = """
 batch_num : 2

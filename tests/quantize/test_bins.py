@@ -13,7 +13,7 @@ from PIL import Image
 
 from pth2om.errors import QuantizeError
 from pth2om.quantize import bins
-from pth2om.quantize import recipe as recipes
+from pth2om.quantize import preprocessing as recipes
 from pth2om.spec import Preprocess
 
 RECIPE = """{

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,15 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-sys.path.insert(0, str(Path(__file__).parent))
-from quantize_nets import every_kind, feeds, model, tensor
-
 from pth2om.errors import QuantizeError
 from pth2om.quantize import ranges
 from pth2om.quantize.calibrate import calibrate
-from pth2om.quantize.observe import Histogram
+from pth2om.quantize.histogram import Histogram
 from pth2om.quantize.plan import make_plan
 from pth2om.quantize.settings import Settings
+from tests.quantize.quantize_nets import every_kind, feeds, model, tensor
 
 FLOATS = hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(-60000, 60000, width=32))
 
@@ -219,7 +214,7 @@ def conv(channels=24, **extra):
 
 @pytest.mark.parametrize("counted", [17, 20, 32])
 def test_an_interruption_while_a_batch_is_counted_spoils_nothing(tmp_path, monkeypatch, counted):
-    from pth2om.quantize import observe
+    from pth2om.quantize import histogram as observe
 
     data, state, calls, count = list(feeds(40)), tmp_path / "state.npz", [], np.bincount
 

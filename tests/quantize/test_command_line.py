@@ -12,12 +12,10 @@ import onnx
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-from quantize_nets import model, tensor
-
 from pth2om import cli
 from pth2om.errors import QuantizeError
 from pth2om.quantize.request import Request, check, percent_points
+from tests.quantize.quantize_nets import model, tensor
 
 RECIPE = '{"det_pre_params": {"des_height": 16, "des_width": 16, "stds": [255, 255, 255], "img_root": "images"%s}}'
 
@@ -275,7 +273,7 @@ def test_the_batches_that_a_cfg_asks_for(root, capsys):
 
 
 def test_a_spec_is_found_from_its_own_folder(tmp_path, monkeypatch):
-    from pth2om.int8_files import spec_folder
+    from pth2om.conversion.int8_delivery import spec_folder
 
     folder = tmp_path / "models" / "tiny"
     folder.mkdir(parents=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,14 +9,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-sys.path.insert(0, str(Path(__file__).parent))
-from quantize_nets import every_kind, feeds, model, tensor
-
 from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
 from pth2om.quantize.proof import prove
 from pth2om.quantize.settings import Settings
 from pth2om.quantize.twins import chip_scale, emulation_rewrite, fake_quant, integer
+from tests.quantize.quantize_nets import every_kind, feeds, model, tensor
 
 
 def attributes(node):

@@ -13,9 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent))
-from quantize_nets import every_kind, feeds, model, tensor
-
 from pth2om import cli
 from pth2om.errors import QuantizeError
 from pth2om.quantize import Settings, convert, emulation_rewrite, fake_quant, quantize
@@ -28,6 +25,7 @@ from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
 from pth2om.quantize.record import parse, read_records, render, render_records
 from pth2om.quantize.sensitivity import layer_errors, own_effects, range_picture
+from tests.quantize.quantize_nets import every_kind, feeds, model, tensor
 
 
 @pytest.fixture
@@ -353,7 +351,7 @@ def test_few_images_prove_nothing_but_are_judged_by_what_was_measured():
 
 def test_a_specs_metric_scores_the_search(data_root):
     from pth2om.data import Labelled, Preprocessor, open_dataset
-    from pth2om.quantize.scored import ScoredDrop
+    from pth2om.quantize.metric_search import ScoredDrop
     from pth2om.spec import Postprocess, Preprocess
 
     g = np.random.default_rng(0)

@@ -10,12 +10,10 @@ import onnx
 import pytest
 
 from pth2om import spec as specs
+from pth2om.conversion.pipeline import Pipeline, Settings
 from pth2om.errors import Absent, QuantizeError, SpecError
-from pth2om.pipeline import Pipeline, Settings
 from pth2om.store import Store
-
-sys.path.insert(0, str(Path(__file__).parent))
-from quantize_nets import model, tensor
+from tests.quantize.quantize_nets import model, tensor
 
 SPEC = """\
 task = "classification"
@@ -437,12 +435,12 @@ def test_a_model_of_two_inputs_hands_both_to_whoever_quantizes(tmp_path, amct_on
 
 
 def test_weights_beside_a_large_model_are_copied_with_it(root, monkeypatch):
-    from pth2om import int8_files
+    from pth2om.conversion import int8_delivery
     from pth2om.quantize import network
 
     monkeypatch.setattr(network, "PROTO_LIMIT", 100)
     run = pipeline(root)
-    files = int8_files._copied(run.onnx(1), run.quantized(1), root / "out", "p", "s")
+    files = int8_delivery._copied(run.onnx(1), run.quantized(1), root / "out", "p", "s")
     monkeypatch.undo()
     assert [path.name for path in (root / "out").glob("*.external")]
     for role in ("deploy", "fake_quant", "qdq"):
@@ -582,7 +580,7 @@ def test_the_deploy_model_of_another_model_is_refused(root):
 
 
 def test_what_int8_costs_is_measured_against_the_onnx_file_a_spec_starts_from(root):
-    from pth2om.acceptance import Acceptance
+    from pth2om.questions.answering import Acceptance
 
     run = pipeline(root)
     variant, dataset = run.spec.variants[0], run.spec.datasets[0]

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-sys.path.insert(0, str(Path(__file__).parent))
-from quantize_nets import feeds, tensor
 
 from pth2om.errors import QuantizeError
 from pth2om.quantize.api import convert, quantize
@@ -21,6 +15,7 @@ from pth2om.quantize.qdq import build_qdq
 from pth2om.quantize.random_data import random_feeds
 from pth2om.quantize.settings import Settings
 from pth2om.quantize.twins import fake_quant, integer
+from tests.quantize.quantize_nets import feeds, tensor
 
 DATA = feeds(3, batch=1, size=6)
 

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
 from pth2om.toolchain.emulator.front_end import run_atc
-
-_SPEC = importlib.util.spec_from_file_location("atc_error_cases", Path(__file__).with_name("atc_error_cases.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-table = importlib.util.module_from_spec(_SPEC)
-sys.modules["atc_error_cases"] = table
-_SPEC.loader.exec_module(table)
+from tests.toolchain import atc_error_cases as table
 
 
 @pytest.mark.parametrize("row", table.CASES, ids=lambda row: f"{row.code}-{row.en.replace(' ', '_')[:40]}")

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from pth2om.toolchain.atc_options import FLAGS, AtcOptions
+from pth2om.ascend.atc_options import FLAGS, AtcOptions
 from pth2om.toolchain.emulator.front_end import AtcResult, check_model, run_atc
 from pth2om.toolchain.emulator.front_end.flags import RANGES, lex
 from pth2om.toolchain.emulator.front_end.shapes import parse_ranges, parse_static

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from pth2om.toolchain.atc_options import AtcOptions
+from pth2om.ascend.atc_options import AtcOptions
 from pth2om.toolchain.emulator.front_end import run_atc
 
 

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from pth2om.preflight.lookup import opsets
+from pth2om.ascend.parser_table import opsets
 from pth2om.toolchain.emulator.numerics import compile_numerics
 from pth2om.toolchain.emulator.session import EmulatedOmSession
 

@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pth2om.ascend.atc_options import AtcOptions
 from pth2om.errors import ToolchainError
-from pth2om.toolchain.atc_options import AtcOptions
 from pth2om.toolchain.emulator import EmulatorToolchain, shapes
 from pth2om.toolchain.emulator.numerics import compile_numerics, overflow_report, read_compiled, register
 from pth2om.toolchain.emulator.session import EmulatedOmSession

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pth2om.ascend import parser_table
 from pth2om.graph.building import Builder
 from pth2om.graph.contract import ROUNDING, Applied, Settings
 from pth2om.graph.document import Document
@@ -33,7 +34,6 @@ from pth2om.graph.surgery import (
     types,
 )
 from pth2om.language import Message, say
-from pth2om.preflight import lookup
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -80,9 +80,9 @@ def apply(document: Document, settings: Settings) -> Applied:
         wanted |= _ON_REQUEST
     present = {node.op_type for graph in all_graphs(document.model) for node in graph.node if node.domain in STANDARD}
     for op_type in present & set(_FORMS):
-        if op_type not in _ON_REQUEST and not lookup.registered("ai.onnx", judged, op_type, settings.cann):
+        if op_type not in _ON_REQUEST and not parser_table.registered("ai.onnx", judged, op_type, settings.cann):
             wanted.add(op_type)
-    if "LayerNormalization" in present and not lookup.registered(
+    if "LayerNormalization" in present and not parser_table.registered(
         "ai.onnx", judged, "LayerNormalization", settings.cann
     ):
         wanted.add("LayerNormalization")
@@ -142,7 +142,7 @@ def _inline_schema_functions(document: Document, judged: int, settings: Settings
         for node in graph.node:
             if node.domain not in STANDARD or node.op_type in _FORMS or not onnx.defs.has(node.op_type):
                 continue
-            if lookup.status("ai.onnx", judged, node.op_type, settings.cann) != "missing" or lookup.opsets(
+            if parser_table.status("ai.onnx", judged, node.op_type, settings.cann) != "missing" or parser_table.opsets(
                 "ai.onnx", node.op_type
             ):
                 continue

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pth2om.ascend import parser_table
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
 from pth2om.graph.surgery import all_graphs, node_label, opset
 from pth2om.language import Message, say
-from pth2om.preflight import lookup
 
 NAME = "domains"
 BOUND = EQUAL
@@ -35,7 +35,9 @@ def apply(document: Document, settings: Settings) -> Applied:
                 node.domain = ""
                 changed.append(node_label(node))
             elif node.domain and NAME in settings.asked and (node.domain, node.op_type) not in local:
-                known = lookup.opsets("ai.onnx", node.op_type) and not lookup.opsets(node.domain, node.op_type)
+                known = parser_table.opsets("ai.onnx", node.op_type) and not parser_table.opsets(
+                    node.domain, node.op_type
+                )
                 if known and onnx.defs.has(node.op_type):
                     moved[node.domain] = moved.get(node.domain, 0) + 1
                     node.domain = ""

@@ -12,12 +12,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from pth2om.ascend import parser_table
 from pth2om.errors import GraphError
 from pth2om.graph.contract import ROUNDING, Applied, Settings
 from pth2om.graph.document import Document
 from pth2om.graph.surgery import is_sorted, node_count, sort_nodes
 from pth2om.language import Message, say
-from pth2om.preflight import lookup
 
 NAME = "simplify"
 BOUND = ROUNDING
@@ -75,7 +75,7 @@ _SAME = say("graph.simplify-same")
 def _try(document: Document, tool: str, settings: Settings) -> Message | None:
     """Simplify in place; a reason why not, or `_SAME` where there was nothing to do."""
     before, size = node_count(document.model), document.bytes_needed()
-    unknown = {item.key for item in lookup.missing_operators(document.model, settings.cann)}
+    unknown = {item.key for item in parser_table.missing_operators(document.model, settings.cann)}
     with tempfile.TemporaryDirectory(prefix="pth2om-simplify-", ignore_cleanup_errors=True) as folder:
         source, made = Path(folder) / "source.onnx", Path(folder) / "simplified.onnx"
         document.save(source)
@@ -88,7 +88,7 @@ def _try(document: Document, tool: str, settings: Settings) -> Message | None:
             return say("graph.simplify-crashed", tool=tool, reason=str(error).splitlines()[0])
         if not simplified.graph.output or (document.graph.input and not simplified.graph.input):
             return say("graph.simplify-emptied", tool=tool)
-        new = {item.key for item in lookup.missing_operators(simplified.model, settings.cann)} - unknown
+        new = {item.key for item in parser_table.missing_operators(simplified.model, settings.cann)} - unknown
         if new:
             return say("graph.simplify-unknown", tool=tool, operators=", ".join(sorted(new)))
         if simplified.bytes_needed() > _GROWTH * size + _GROWTH_BYTES:

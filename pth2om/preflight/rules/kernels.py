@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pth2om.ascend import parser_table
 from pth2om.evidence import Finding
-from pth2om.preflight import lookup
+from pth2om.onnxfile.reading import NamedNode, integers
 from pth2om.preflight.context import Context, found
-from pth2om.preflight.model import NamedNode, integers
 
 if TYPE_CHECKING:
     from pth2om.preflight.rules import Rule
@@ -69,7 +69,7 @@ _PASSING = frozenset(
 
 def ge_types(node: NamedNode, opset: int) -> tuple[str, ...]:
     """The GE operators that the plugin makes of a node; empty when they are not known."""
-    row = lookup.table()["operators"].get(f"{node.node.domain or 'ai.onnx'}::{node.node.op_type}")
+    row = parser_table.table()["operators"].get(f"{node.node.domain or 'ai.onnx'}::{node.node.op_type}")
     if row is None:
         return ()
     by_rank = _BY_RANK.get(node.node.op_type)
@@ -77,7 +77,7 @@ def ge_types(node: NamedNode, opset: int) -> tuple[str, ...]:
         rank = len(integers(node.node, "kernel_shape") or ())
         return (by_rank[rank],) if rank in by_rank else ()
     for part, types in row.get("by_opset", ()):
-        if opset in lookup.unpack(part):
+        if opset in parser_table.unpack(part):
             return tuple(types)
     return tuple(row.get("ge", ()))
 
@@ -225,7 +225,7 @@ def _by_made(context: Context) -> dict[tuple[str, ...], list[NamedNode]]:
             continue
         domain = item.node.domain or "ai.onnx"
         opset = context.imports.get(domain)
-        if opset is None or lookup.status(domain, opset, item.node.op_type, context.cann) == "missing":
+        if opset is None or parser_table.status(domain, opset, item.node.op_type, context.cann) == "missing":
             continue
         types = ge_types(item, opset)
         if types:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pth2om.evidence import Finding
+from pth2om.onnxfile.reading import attribute
 from pth2om.preflight.context import Context, found
-from pth2om.preflight.model import attribute
 
 if TYPE_CHECKING:
     from onnx import TensorProto

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pth2om.evidence import Finding, Severity
+from pth2om.onnxfile.reading import NamedNode, attribute, integer, integers, text
 from pth2om.preflight.context import Context, found
-from pth2om.preflight.model import NamedNode, attribute, integer, integers, text
 
 if TYPE_CHECKING:
     from pth2om.preflight.rules import Rule

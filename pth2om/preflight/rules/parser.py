@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pth2om.ascend import parser_table
+from pth2om.ascend.socs import generation
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
-from pth2om.preflight import lookup
-from pth2om.preflight.context import Context, found
-from pth2om.preflight.model import (
+from pth2om.onnxfile.reading import (
     PROTOBUF_LIMIT,
     attribute,
     element_name,
@@ -18,8 +18,8 @@ from pth2om.preflight.model import (
     leaves_folder,
     tensors,
 )
+from pth2om.preflight.context import Context, found
 from pth2om.preflight.plugins import refusals
-from pth2om.preflight.socs import generation
 
 if TYPE_CHECKING:
     from pth2om.preflight.rules import Rule
@@ -55,16 +55,16 @@ def missing_message(domain: str, opset: int, op_type: str, node: str, *, local: 
         local: whether the model defines it as a function of its own.
     """
     rule = _missing_rule(domain, opset, op_type, local=local)
-    at = lookup.pack(lookup.opsets(domain, op_type))
+    at = parser_table.pack(parser_table.opsets(domain, op_type))
     return say(f"preflight.{rule}", op=op_type, domain=domain, opset=opset, opsets=at or "-", count=1, nodes=node)
 
 
 def _missing_rule(domain: str, opset: int, op_type: str, *, local: bool) -> str:
     if local:
         return "local-function"
-    at = lookup.opsets(domain, op_type)
+    at = parser_table.opsets(domain, op_type)
     if domain != "ai.onnx":
-        if lookup.opsets("ai.onnx", op_type):
+        if parser_table.opsets("ai.onnx", op_type):
             return "foreign-domain-known"
         return "foreign-domain"
     if op_type in _QUANTIZED:
@@ -85,15 +85,15 @@ def _missing_rule(domain: str, opset: int, op_type: str, *, local: bool) -> str:
 def _is_standard(op_type: str) -> bool:
     import json
 
-    with (lookup.TABLES / "onnx_standard.json").open(encoding="utf-8") as file:
+    with (parser_table.TABLES / "onnx_standard.json").open(encoding="utf-8") as file:
         return op_type in json.load(file)["operators"]
 
 
 def keys(context: Context) -> Iterator[Finding]:
     """Operators that the parser does not find, one finding a key."""
     functions = {(item.domain, item.name) for item in context.model.functions}
-    newer: dict[int, list[lookup.MissingOperator]] = {}
-    for item in lookup.missing_operators(context.model, context.cann):
+    newer: dict[int, list[parser_table.MissingOperator]] = {}
+    for item in parser_table.missing_operators(context.model, context.cann):
         if item.opset is None:
             continue
         details = {"key": item.key, "opsets": list(item.opsets)}
@@ -102,7 +102,7 @@ def keys(context: Context) -> Iterator[Finding]:
             continue
         domain = "" if item.domain == "ai.onnx" else item.domain
         rule = _missing_rule(item.domain, item.opset, item.op_type, local=(domain, item.op_type) in functions)
-        at = lookup.pack(item.opsets) or "-"
+        at = parser_table.pack(item.opsets) or "-"
         if rule == "opset-too-new":
             newer.setdefault(item.opset, []).append(item)
             continue
@@ -151,7 +151,7 @@ def opset_range(context: Context) -> Iterator[Finding]:
     if not context.standard or "ai.onnx" not in context.imports:
         return
     if not DOCUMENTED[0] <= context.opset <= DOCUMENTED[1] and any(
-        lookup.registered("ai.onnx", context.opset, name) for name in _COMMON
+        parser_table.registered("ai.onnx", context.opset, name) for name in _COMMON
     ):
         yield found("opset-undocumented", "warning", opset=context.opset, first=DOCUMENTED[0], last=DOCUMENTED[1])
 

@@ -8,8 +8,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from pth2om.evidence import Finding
+from pth2om.onnxfile.reading import integer
 from pth2om.preflight.context import Context, found
-from pth2om.preflight.model import integer
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pth2om.evidence import Finding, Severity
+from pth2om.onnxfile.reading import integers
 from pth2om.preflight.context import Context, found
-from pth2om.preflight.model import integers
 
 if TYPE_CHECKING:
     from pth2om.preflight.rules import Rule

@@ -16,7 +16,7 @@ from pth2om.toolchain import CompiledModel
 from pth2om.toolchain.emulator.numerics.compiled import VERSION
 
 if TYPE_CHECKING:
-    from pth2om.toolchain.atc_options import AtcOptions
+    from pth2om.ascend.atc_options import AtcOptions
     from pth2om.toolchain.emulator.session import EmulatedOmSession
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9./_\-\u4e00-\u9fa5]*")

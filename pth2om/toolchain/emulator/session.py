@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pth2om.errors import ToolchainError
-from pth2om.onnx_session import OnnxSession
 from pth2om.session import Array, Feeds, TensorSpec
+from pth2om.sessions.onnx import OnnxSession
 from pth2om.toolchain import CompiledModel
 from pth2om.toolchain.emulator.numerics.compiled import Compiled, read_compiled
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pth2om.toolchain.atc_options import FLAGS
+from pth2om.ascend.atc_options import FLAGS
 from pth2om.toolchain.emulator.front_end.texts import RefusedError, failure
 
 FRAMEWORKS = "0(Caffe) or 1(MindSpore) or 3(TensorFlow) or 5(Onnx)"

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pth2om.ascend import parser_table
+from pth2om.ascend.socs import generation
 from pth2om.language import Message, say
-from pth2om.preflight import lookup
-from pth2om.preflight import model as onnx_model
-from pth2om.preflight.model import NamedNode
-from pth2om.preflight.socs import generation
+from pth2om.onnxfile import reading as onnx_model
+from pth2om.onnxfile.reading import NamedNode
 from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure, hidden
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _precheck_graph(
         kind = f"{domain}::{opset}::{item.node.op_type}"
         entry = report.add(item.name, kind)
         by_name.setdefault(item.name, []).append(entry)
-        if lookup.status(domain, opset, item.node.op_type, keys.cann) == "missing":
+        if parser_table.status(domain, opset, item.node.op_type, keys.cann) == "missing":
             _refuse(entry, NOT_SUPPORTED)
             local = (item.node.domain, item.node.op_type) in keys.functions
             # One explanation a key, and one for an opset that is too new for everything.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pth2om.ascend import socs
 from pth2om.language import Message, say
-from pth2om.preflight import socs
 from pth2om.toolchain.emulator.front_end.flags import DEFAULTS, Flags
 
 _NOT_310B = ("deterministic", "enable_single_stream", "multi_stream_parallel_mode", "ac_parallel_enable")

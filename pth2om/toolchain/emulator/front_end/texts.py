@@ -12,8 +12,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pth2om.ascend.socs import generation
 from pth2om.language import Message, say
-from pth2om.preflight.socs import generation
 
 BANNER = "ATC start working now, please wait for a moment."
 SUCCESS = "ATC run success, welcome to the next use."

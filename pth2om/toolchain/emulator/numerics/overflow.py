@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pth2om.onnx_session import OnnxSession
 from pth2om.session import Feeds
+from pth2om.sessions.onnx import OnnxSession
 from pth2om.toolchain.emulator.numerics.compiled import Compiled
 from pth2om.toolchain.emulator.numerics.rounding import HALF_OVERFLOW
 from pth2om.toolchain.emulator.numerics.weights import DATA_FILE

@@ -1,0 +1,181 @@
+"""The INT8 files of a spec's model where somebody wants them: the pipeline's stages from checkpoint to deploy model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pth2om import spec as specs
+from pth2om.errors import QuantizeError
+from pth2om.host import data_roots
+from pth2om.language import say
+from pth2om.quantize.request import Request, check_flags, check_writable, percent_points
+from pth2om.quantize.settings import LayerReport, QuantizeResult
+from pth2om.spec import Spec
+
+if TYPE_CHECKING:
+    from pth2om.conversion.pipeline import Built
+    from pth2om.quantize.command_line import Outcome
+
+_READ = frozenset(
+    {
+        "model",
+        "output",
+        "prefix",
+        "json",
+        "images",
+        "batch",
+        "random_calibration",
+        "activations",
+        "weights",
+        "symmetric",
+        "skip",
+        "only",
+        "balance",
+        "equalize",
+        "no_bias_correction",
+        "small_channels",
+        "cfg",
+        "max_drop",
+        "checkpoint",
+        "amct",
+    }
+)
+"""The arguments that mean something for a spec; the others are its own business."""
+
+
+def spec_folder(model: Path) -> Path | None:
+    """The folder of the spec that is meant: itself, its ``model.toml``, or a name under ``models/``; else None."""
+    # What a run reads beside it lies two floors up, which a path such as "." does not show.
+    if model.name == "model.toml" and model.is_file():
+        return _whole(model.parent)
+    for folder in (model, Path("models") / model):
+        if (folder / "model.toml").is_file():
+            return _whole(folder)
+    return None
+
+
+def _whole(folder: Path) -> Path:
+    return Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow a linked folder away from `calib`
+
+
+def write(request: Request, folder: Path) -> Outcome:
+    """Export, calibrate and quantize a spec's model, and put the files where they were asked for.
+
+    Args:
+        request: as typed; its flags come before the spec's ``[quantize]``. ``output`` defaults to ``<name>-int8`` in
+            the current folder.
+        folder: of the spec.
+
+    Raises:
+        SpecError: the spec is wrong, or contradicts a flag.
+        Absent: weights or calibration data are not here.
+        QuantizeError: a flag that means nothing here, or see `pth2om.quantize.quantize`.
+    """
+    from pth2om.conversion.pipeline import Pipeline, Settings
+    from pth2om.quantize.command_line import Outcome, search_lines
+    from pth2om.store import Store
+
+    check_flags(request, _READ, say("quantize.way-spec").render())
+    spec = specs.load(folder)
+    destination = request.output or Path(f"{spec.name}-int8")
+    check_writable(destination)
+    spec = asked(spec, request)
+    settings = Settings(
+        models=folder.parent,
+        calib=folder.parent.parent / "calib",
+        data_roots=tuple(data_roots()),
+        weights={spec.name: request.checkpoint} if request.checkpoint is not None else {},
+    )
+    batches = [variant.batch for variant in spec.variants if variant.precision == "int8"] or list(spec.batches)
+    pipeline = Pipeline(spec, settings, Store())
+    try:
+        batch = request.batch or batches[0]
+        exported, built = pipeline.onnx(batch), pipeline.quantized(batch)
+        stem = pipeline.weights.stem if pipeline.weights is not None else spec.name
+        files = _copied(exported, built, destination, request.prefix or spec.name, stem)
+    finally:
+        pipeline.close()
+    details = dict(built.record.details)
+    known = {entry.name for entry in fields(LayerReport)}
+    layers = [LayerReport(**{name: row[name] for name in known & row.keys()}) for row in details.pop("layers")]
+    findings = (*exported.record.findings, *built.record.findings)
+    outcome = Outcome(QuantizeResult(files, tuple(layers), findings, details))
+    if details.get("search"):
+        outcome.said += search_lines(details["search"], spec.quantize.max_drop or 0.0)
+    if details.get("random_calibration"):
+        outcome.said.append(str(say("quantize.random-calibration")))
+    return outcome
+
+
+def asked(spec: Spec, request: Request) -> Spec:
+    """The spec with what the flags say of its ``[quantize]``.
+
+    Raises:
+        QuantizeError: they contradict what it says.
+    """
+    table: dict[str, Any] = {}
+    for name in ("activations", "weights", "balance", "images"):
+        if getattr(request, name) is not None:
+            table[name] = getattr(request, name)
+    for name in ("skip", "only"):
+        if getattr(request, name):
+            table[name] = (*getattr(spec.quantize, name), *getattr(request, name))
+    switches: dict[str, tuple[bool, Any]] = {
+        "asymmetric": (request.symmetric, False),
+        "bias_correction": (request.no_bias_correction, False),
+        "equalize": (request.equalize, True),
+        "small_channels": (request.small_channels, True),
+        "random": (request.random_calibration, True),
+        "tool": (request.amct, "amct_onnx"),
+    }
+    table |= {name: value for name, (flag, value) in switches.items() if flag}
+    if request.max_drop is not None:
+        table["max_drop"] = percent_points(request.max_drop)
+    if request.cfg is not None:
+        table["config"] = str(request.cfg.absolute())
+    given = spec.quantize.model_dump(include=spec.quantize.model_fields_set)
+    try:
+        return spec.model_copy(update={"quantize": specs.Quantize(**(given | table))})
+    except ValueError as error:
+        reason = str(error).split("Value error, ")[-1].split(" [type=")[0]
+        raise QuantizeError("quantize.spec-contradicts", where=str(spec.folder), reason=reason) from None
+
+
+def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem: str) -> dict[str, Path]:
+    """Copy the artifact's files under their usual names, the checkpoint's by its ``stem``; each appears whole.
+
+    Weights that lie beside a model of 2 GB keep their name, by which the model finds them.
+    """
+    name = built.record.model
+    source = built.artifact.path
+    roles = {
+        "onnx": (exported.file, f"{prefix}.onnx"),
+        "deploy": (source / "deploy.onnx", f"{prefix}_deploy_model.onnx"),
+        "fake_quant": (source / "fake_quant.onnx", f"{prefix}_fake_quant_model.onnx"),
+        "qdq": (source / f"{name}_qdq_model.onnx", f"{prefix}_qdq_model.onnx"),
+        "quant_json": (source / f"{name}_quant.json", f"{prefix}_quant.json"),
+        "record": (source / f"{name}_record.txt", f"{prefix}_record.txt"),
+        "report": (source / "quantize.json", f"{prefix}_quantize.json"),
+    }
+    weights = (*exported.file.parent.glob(f"{exported.file.name}.data"), *source.glob("*.external"))
+    found = {path.name: (path, destination / path.name) for path in sorted(weights)}
+    found |= {role: (path, destination / target) for role, (path, target) in roles.items() if path.is_file()}
+    for path in sorted(source.glob("int8_as_fp32.*")):
+        found["checkpoint"] = (path, destination / f"{stem}_{path.name}")
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        for path, target in found.values():
+            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            try:
+                shutil.copyfile(path, temporary)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
+    return {role: target for role, (_, target) in found.items()}

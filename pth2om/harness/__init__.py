@@ -1,0 +1,1 @@
+"""The pytest face: options, cases, fixtures, evidence, report and summary of an acceptance run."""

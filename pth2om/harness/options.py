@@ -1,0 +1,168 @@
+"""What a run was asked: the options of the pytest plugin, read, checked and made into settings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pth2om.host import data_roots
+from pth2om.language import say
+
+if TYPE_CHECKING:
+    from pth2om.conversion.pipeline import Settings
+
+_MOST_WORDS = 12  # known names that a sentence lists
+_CANN_GENERATIONS = ("7", "8", "9")
+_PATH_OPTIONS = ("--models", "--data-dir", "--reports-dir")
+
+
+def add(parser: pytest.Parser) -> None:
+    """Tell pytest the options."""
+    group = parser.getgroup("pth2om", "pth2om: PyTorch -> ONNX -> OM acceptance")
+    add = group.addoption
+    add("--models", metavar="DIR", default=None, help="folder of specs (default: models)")
+    add("--soc", metavar="NAME", default=None, help="SoC to compile for, e.g. Ascend310B1; without it OM rows skip")
+    add("--toolchain", choices=("emulator", "cann"), default="emulator", help="who compiles and runs the OM")
+    add("--cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
+    add("--precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")
+    add("--batch", metavar="LIST", default=None, help="only these batch sizes, e.g. 1,4")
+    add("--subset", metavar="N", type=int, default=None, help="at most N labelled images per dataset")
+    add("--weights", metavar="NAME=FILE", action="append", default=[], help="checkpoint of a model (repeatable)")
+    add("--dataset", metavar="NAME=DIR", action="append", default=[], help="folder of a dataset (repeatable)")
+    add("--data-dir", metavar="DIR", action="append", default=[], help="look here for weights and data (repeatable)")
+    add("--trust", metavar="NAME", action="append", default=[], help="run the pickled architecture of this model")
+    add("--dry-run", action="store_true", default=False, help="print what would run and the atc commands; run nothing")
+    add("--reports-dir", metavar="DIR", default="reports", help="where a run's report goes (default: reports)")
+    add("--ort-providers", metavar="LIST", default="CPUExecutionProvider", help="ONNX Runtime providers, no fallback")
+    add("--threads", metavar="N", type=int, default=None, help="threads of PyTorch and ONNX Runtime")
+    add("--remeasure", action="store_true", default=False, help="time again instead of showing the stored latency")
+
+
+def joined(words: Sequence[str], folder: Path) -> list[str]:
+    """``--data-dir /data`` as ``--data-dir=/data`` wherever that path exists."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] in _PATH_OPTIONS and (folder / word).exists():
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
+
+
+def check(config: pytest.Config, asked: Settings, models: Sequence[str], datasets: Sequence[str]) -> None:
+    """Refuse what would be passed over in silence, its figures then taken for those that were asked for.
+
+    Args:
+        config: of the run.
+        asked: its settings.
+        models: names of the specs.
+        datasets: names of the datasets there are.
+
+    Raises:
+        UsageError: a name that nothing here has, with the nearest one.
+    """
+    from pth2om.spec import PRECISION_MODES
+
+    named = {
+        "--weights": (asked.weights, models),
+        "--trust": (asked.trust, models),
+        "--dataset": (asked.datasets, datasets),
+        "--precision": (words(config.getoption("--precision")), sorted(PRECISION_MODES)),
+    }
+    for option, (given, known) in named.items():
+        for word in given:
+            if word not in known:
+                raise pytest.UsageError(_unknown(option, word, known))
+    for option, number in (("--subset", asked.subset), ("--threads", asked.threads)):
+        if number is not None and number < 1:
+            raise pytest.UsageError(say("plugin.not-positive", option=option, number=number).render())
+    if asked.cann.partition(".")[0] not in _CANN_GENERATIONS:
+        raise pytest.UsageError(_unknown("--cann", asked.cann, ["7.0", "8.0", "9.x"]))
+    if asked.soc is not None:
+        from pth2om.ascend import socs
+
+        if socs.find(asked.soc) is None and not socs.installed(asked.soc):
+            raise pytest.UsageError(_unknown("--soc", asked.soc, socs.suggestions(asked.soc, asked.cann)))
+
+
+def settings(config: pytest.Config, models: Path) -> Settings:
+    """The settings of a run.
+
+    Raises:
+        UsageError: an option that takes ``NAME=PATH`` has something else, or a path that is not there.
+    """
+    from pth2om.conversion.pipeline import Settings
+
+    roots = [config.invocation_params.dir / Path(folder).expanduser() for folder in config.getoption("--data-dir")]
+    for root in roots:
+        if not root.is_dir():
+            raise pytest.UsageError(say("plugin.no-such-path", option="--data-dir", path=str(root)).render())
+    roots += data_roots()
+    return Settings(
+        models=models,
+        calib=models.parent / "calib",
+        data_roots=tuple(roots),
+        soc=config.getoption("--soc"),
+        toolchain=config.getoption("--toolchain"),
+        cann=config.getoption("--cann"),
+        weights=_named_paths(config, "--weights"),
+        datasets=_named_paths(config, "--dataset"),
+        trust=frozenset(config.getoption("--trust")),
+        subset=config.getoption("--subset"),
+        threads=config.getoption("--threads"),
+        providers=tuple(words(config.getoption("--ort-providers"))),
+    )
+
+
+def words(text: str | None, *, digits: bool = False) -> list[str]:
+    """The words of a list with commas; with `digits` only positive numbers.
+
+    Raises:
+        UsageError: a word that is none.
+    """
+    found = [word.strip() for word in (text or "").split(",") if word.strip()]
+    for word in found:
+        if digits and not (word.isdigit() and int(word) > 0):
+            raise pytest.UsageError(say("plugin.not-a-number", text=word).render())
+    return found
+
+
+def filters(config: pytest.Config) -> str:
+    """``--precision fp16 --batch 4`` as asked."""
+    asked = {name: config.getoption(name) for name in ("--precision", "--batch")}
+    return " ".join(f"{name} {value}" for name, value in asked.items() if value)
+
+
+def is_strict(config: pytest.Config) -> bool:
+    """``--strict`` (pytest's own switch, an ini setting since pytest 9) also means: inconclusive is a failure."""
+    if getattr(config.option, "strict", False):
+        return True
+    try:
+        return bool(config.getini("strict"))
+    except (KeyError, ValueError):
+        return False
+
+
+def _named_paths(config: pytest.Config, option: str) -> dict[str, Path]:
+    named = {}
+    for text in config.getoption(option):
+        name, equals, path = text.partition("=")
+        full = config.invocation_params.dir / Path(path).expanduser()
+        if not equals or not name or not path:
+            raise pytest.UsageError(say("plugin.not-named", option=option, text=text).render())
+        if not full.exists():
+            raise pytest.UsageError(say("plugin.no-such-path", option=option, path=str(full)).render())
+        named[name] = full
+    return named
+
+
+def _unknown(option: str, word: str, known: Sequence[str]) -> str:
+    """The sentence about a word that an option does not know, with the nearest it does."""
+    nearest = difflib.get_close_matches(word, known, 1, cutoff=0.4)
+    key = "plugin.unknown-word-nearest" if nearest else "plugin.unknown-word"
+    words = ", ".join(known[:_MOST_WORDS]) + (", ..." if len(known) > _MOST_WORDS else "")
+    return say(key, option=option, word=word, nearest=nearest[0] if nearest else "", words=words or "-").render()

@@ -1,0 +1,1 @@
+"""What an acceptance run asks of a model, one file a question, answered as evidence."""
