@@ -14,8 +14,8 @@ import pth2om
 PACKAGE = Path(pth2om.__file__).parent
 FLOORS = (
     {"language", "errors", "session", "evidence", "store", "spec", "progress", "host"},
-    {"ascend", "explain", "fetch", "onnxfile"},
-    {"aipp", "checkpoint", "data", "export", "omfile", "sessions"},
+    {"ascend", "explain", "onnxfile"},
+    {"aipp", "checkpoint", "data", "export", "fetch", "omfile", "sessions"},
     {"graph", "preflight", "roofline", "toolchain"},
     {"accuracy", "compare", "latency", "quantize"},
     {"conversion"},
