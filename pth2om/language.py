@@ -18,15 +18,11 @@ import functools
 import locale
 import os
 import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Language = Literal["en", "zh"]
 Value = str | int | float | bool | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,6 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pth2om.errors import SpecError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Task = Literal["classification", "detection", "segmentation", "tensor"]
 Precision = Literal["fp16", "mixed", "origin", "fp32", "fp32_to_fp16", "int8"]

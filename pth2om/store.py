@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -276,7 +276,7 @@ class Store:
             started = time.perf_counter()
             build(folder)
             seconds = time.perf_counter() - started
-            created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            created = datetime.now(UTC).isoformat(timespec="seconds")
             sizes = {
                 file.relative_to(folder).as_posix(): file.stat().st_size
                 for file in sorted(folder.rglob("*"))

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Severity = Literal["fatal", "warning", "info"]
 STAGES = ("load", "export", "ort", "simplify", "env", "atc-args", "atc-parse", "atc-compile", "amct", "om-run")
