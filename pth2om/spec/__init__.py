@@ -1,0 +1,51 @@
+"""The spec: ``models/<name>/model.toml``, what a model is and what must hold.
+
+A spec is frozen and typed. Anything wrong in it is reported as ``models/x/model.toml:12: ...`` with the nearest valid
+word, and concerns that model alone.
+"""
+
+from __future__ import annotations
+
+from pth2om.spec.gates import Closeness, Dataset, Gates
+from pth2om.spec.model import Spec
+from pth2om.spec.reading import line_of, load, parse
+from pth2om.spec.tables import (
+    OPSET_LADDER,
+    PRECISION_MODES,
+    Aipp,
+    Export,
+    Input,
+    Name,
+    Postprocess,
+    Precision,
+    Preprocess,
+    Quantize,
+    Slice,
+    Source,
+    Task,
+    Variant,
+)
+
+__all__ = [
+    "OPSET_LADDER",
+    "PRECISION_MODES",
+    "Aipp",
+    "Closeness",
+    "Dataset",
+    "Export",
+    "Gates",
+    "Input",
+    "Name",
+    "Postprocess",
+    "Precision",
+    "Preprocess",
+    "Quantize",
+    "Slice",
+    "Source",
+    "Spec",
+    "Task",
+    "Variant",
+    "line_of",
+    "load",
+    "parse",
+]

@@ -1,0 +1,113 @@
+"""The spec itself: all tables of one model, and what must be consistent between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from pth2om.spec.gates import Dataset, Gates
+from pth2om.spec.tables import (
+    Aipp,
+    Export,
+    Input,
+    Name,
+    Postprocess,
+    Preprocess,
+    Quantize,
+    Slice,
+    Source,
+    Table,
+    Task,
+    Variant,
+)
+
+
+class Spec(Table):
+    """One model: what it is and what must hold.
+
+    Attributes:
+        name: the folder's name.
+        folder: where the spec lies; relative paths in it start here.
+    """
+
+    name: Name
+    folder: Path
+    task: Task
+    title: str = ""
+    description: str = ""
+    licence: str = ""
+    source: Source
+    inputs: tuple[Input, ...] = Field(min_length=1)
+    export: Export = Export()
+    preprocess: Preprocess | None = None
+    postprocess: Postprocess = Postprocess()
+    slices: tuple[Slice, ...] = ()
+    variants: tuple[Variant, ...] = (Variant(precision="fp16"),)
+    aipp: Aipp = Aipp()
+    datasets: tuple[Dataset, ...] = ()
+    gates: Gates = Gates()
+    quantize: Quantize = Quantize()
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _product(cls, value: object) -> object:
+        """``[variants] precision = [...], batch = [...]`` means every combination; ``[[variants]]`` lists them.
+
+        In a list, ``"int8-bs4"`` and ``"fp16-bs1-aipp"`` are short for a table.
+        """
+        if isinstance(value, list):
+            return [_variant(entry) if isinstance(entry, str) else entry for entry in value]
+        if isinstance(value, Mapping):
+            extra = set(value) - {"precision", "batch"}
+            if extra:
+                raise ValueError(f"unknown key {sorted(extra)[0]!r}: a [variants] table has precision and batch")
+            precisions, batches = value.get("precision", ["fp16"]), value.get("batch", [1])
+            if not isinstance(precisions, list) or not isinstance(batches, list):
+                raise ValueError('[variants] takes lists: precision = ["fp16"], batch = [1]')
+            return [{"precision": precision, "batch": batch} for precision in precisions for batch in batches]
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Spec:
+        names = [variant.name for variant in self.variants]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"variant {name} is listed twice")
+        known = [entry.name for entry in self.inputs]
+        fed = self.preprocess.input if self.preprocess else None
+        if fed is not None and fed not in known:
+            raise ValueError(f"preprocess.input {fed!r} is not an input; inputs are {', '.join(known)}")
+        for name in (*self.gates.reference_fps, *self.gates.latency_ms):
+            if name not in names:
+                raise ValueError(f"gates name the variant {name!r}; variants are {', '.join(names)}")
+        slices = [entry.name for entry in self.slices]
+        for name in self.gates.slices:
+            if name not in slices:
+                raise ValueError(f"gates.slices names {name!r}; slices are {', '.join(slices) or '(none)'}")
+        if self.datasets and self.preprocess is None:
+            raise ValueError("datasets need a [preprocess]")
+        if self.preprocess is not None:
+            shape = next(entry.shape for entry in self.inputs if entry.name == (self.preprocess.input or known[0]))
+            channels = (1 if self.preprocess.color == "GRAY" else 3) + (self.preprocess.extra != "none")
+            if shape != (channels, *self.preprocess.size):
+                raise ValueError(
+                    f"preprocess makes {[channels, *self.preprocess.size]} but the input's shape is {list(shape)}"
+                )
+        return self
+
+    @cached_property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes of all variants, ascending."""
+        return tuple(sorted({variant.batch for variant in self.variants}))
+
+
+def _variant(name: str) -> dict[str, Any]:
+    match = re.fullmatch(r"([a-z0-9_]+)-bs(\d+)(-aipp)?", name)
+    if match is None:
+        raise ValueError(f"{name!r} is no variant: write it like fp16-bs1, int8-bs4 or fp16-bs1-aipp")
+    return {"precision": match[1], "batch": int(match[2]), "aipp": match[3] is not None}
