@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om.ascend import socs
+from pth2om.ascend.families import FAMILIES
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 VERSION = 1
-
-_UNCONFIRMED = ("ascend910b",)
 
 
 def work(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Any]:
@@ -94,7 +93,7 @@ def estimate(done: Mapping[str, Any], soc: str, *, batch: int = 1, precision: st
         "peak_tflops": peak,
         "bandwidth_gbs": chip.bandwidth_gbs,
         "source": chip.source,
-        "peak_unconfirmed": chip.family in _UNCONFIRMED,
+        "peak_unconfirmed": not FAMILIES[chip.family].peak_confirmed,
         "uncounted_count": done["uncounted_count"],
         "milliseconds": None,
         "fps": None,

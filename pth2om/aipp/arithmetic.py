@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pth2om.aipp.config import AippConfig, AippOp
 from pth2om.aipp.csc import Settings, settings
+from pth2om.ascend import families
 from pth2om.errors import AippError
 
 Bytes = npt.NDArray[np.uint8]
@@ -24,7 +25,8 @@ Dtype = Literal["float16", "uint8"]
 
 def rounds_to_nearest(soc: str | None) -> bool:
     """Whether that SoC's colour conversion rounds to nearest; all others cut off."""
-    return bool(soc and soc.startswith("Ascend950"))
+    family = families.find(soc)
+    return family is not None and family.aipp is not None and family.aipp.rounds_to_nearest
 
 
 def apply(

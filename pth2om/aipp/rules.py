@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from pth2om.aipp.config import FIELDS, SUPPORTED_FORMATS, AippConfig, AippOp
 from pth2om.aipp.csc import Settings, settings
+from pth2om.ascend import families
+from pth2om.ascend.families import Aipp
 from pth2om.evidence import Finding, Severity
 from pth2om.language import Message, Value, say
 
@@ -270,9 +272,10 @@ _Limit = tuple[str, int, dict[str, Value]]
 
 def _operator_limits(op: AippOp, wanted: Settings, soc: str | None) -> Iterator[_Limit]:
     """Key, line and values of each limit that the settings break."""
-    newest = bool(soc and soc.startswith("Ascend950"))
-    if soc and soc.startswith("Ascend035"):
-        yield "limit-no-aipp", op.line, {"soc": soc}
+    family = families.find(soc)
+    unit = Aipp() if family is None or family.aipp is None else family.aipp
+    if family is not None and family.aipp is None:
+        yield "limit-no-aipp", op.line, {"soc": soc or ""}
     for name, least, most in (
         ("src_image_size_w", 2, 4096),
         ("src_image_size_h", 1, 4096),
@@ -293,7 +296,11 @@ def _operator_limits(op: AippOp, wanted: Settings, soc: str | None) -> Iterator[
                 {"name": name, "value": value, "least": least, "most": most},
             )
     yuv = wanted.input_format == "YUV420SP_U8"
-    for name in ("src_image_size_w", "src_image_size_h", *(() if newest else ("load_start_pos_w", "load_start_pos_h"))):
+    for name in (
+        "src_image_size_w",
+        "src_image_size_h",
+        *(() if unit.odd_crop else ("load_start_pos_w", "load_start_pos_h")),
+    ):
         if yuv and op.integer(name) % 2 and (not name.startswith("load") or op.flag("crop")):
             yield "limit-odd", op.lines.get(name, op.line), {"name": name, "value": op.integer(name)}
     if op.flag("resize"):
@@ -302,15 +309,11 @@ def _operator_limits(op: AippOp, wanted: Settings, soc: str | None) -> Iterator[
         if wanted.source[axis] and wanted.start[axis] + wanted.crop[axis] > wanted.source[axis]:
             values: dict[str, Value] = {"axis": name, "start": wanted.start[axis], "size": wanted.crop[axis]}
             yield "crop-outside", op.lines.get(f"crop_size_{name}", op.line), values | {"source": wanted.source[axis]}
-    if any(wanted.padding):
-        # 310P and 910 pad rows of at most 1080 pixels, and so does 950's tiling, whatever its guide says.
-        narrow = newest or bool(soc and soc.startswith(("Ascend310P", "Ascend910A", "Ascend910Pro", "Ascend710")))
-        widest = 1080 if narrow or soc == "Ascend910" else 4096
-        if wanted.output_hw[1] > widest:
-            yield "limit-width", op.line, {"width": wanted.output_hw[1], "most": widest}
+    if any(wanted.padding) and wanted.output_hw[1] > unit.widest_padded:
+        yield "limit-width", op.line, {"width": wanted.output_hw[1], "most": unit.widest_padded}
     if wanted.input_format == "YUV400_U8" and wanted.csc is not None:
         yield "grey-conversion", op.lines.get("csc_switch", op.line), {}
-    if newest:
+    if unit.strict:
         if wanted.source[0] == 1:
             yield "limit-one-row", op.line, {"soc": soc or ""}
         if wanted.swap_ax and wanted.input_format != "XRGB8888_U8":

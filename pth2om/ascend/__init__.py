@@ -1,1 +1,8 @@
-"""What is known of the chips and of CANN: SoCs, operators that have a parser or a kernel, options of atc."""
+"""The vendor's facts: SoCs and their families, parser keys, kernels, atc's command line, installed packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TABLES = Path(__file__).parent / "tables"
+"""The folder of the packaged tables, which `pth2om.ascend.make_tables` writes."""

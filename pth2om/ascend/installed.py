@@ -7,12 +7,11 @@ loaded. A key that is found is registered; one that is not may still be (compile
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pth2om.ascend.socs import toolkit
+from pth2om.ascend.toolkit import operator_folder, vendor_folders
 
 _KEY = re.compile(rb"[A-Za-z_][A-Za-z0-9_.]{0,63}::[0-9]{1,3}::[A-Za-z_][A-Za-z0-9_.]{0,63}")
 _LIMIT = 256 * 2**20
@@ -22,15 +21,13 @@ _BELOW = ("framework/onnx/*.so", "framework/*.so", "vendors/*/framework/onnx/*.s
 
 def plugin_keys() -> frozenset[str]:
     """Every ``domain::opset::Type`` that an installed plugin names; empty where nothing is installed."""
-    home = toolkit()
-    opp = os.environ.get("ASCEND_OPP_PATH") or (str(home / "opp") if home else "")
-    return _keys(opp, os.environ.get("ASCEND_CUSTOM_OPP_PATH", ""))
+    return _keys(operator_folder(), vendor_folders())
 
 
 @functools.cache
-def _keys(opp: str, custom: str) -> frozenset[str]:
+def _keys(library: Path | None, vendors: tuple[Path, ...]) -> frozenset[str]:
     found: set[str] = set()
-    for number, path in enumerate(_plugins(opp, custom)):
+    for number, path in enumerate(_plugins(library, vendors)):
         if number >= _MOST:
             break
         try:
@@ -41,11 +38,10 @@ def _keys(opp: str, custom: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _plugins(opp: str, custom: str) -> Iterator[Path]:
-    if opp and Path(opp).is_dir():
-        yield from sorted(Path(opp).glob("built-in/framework/onnx/*.so"))
-        yield from sorted(Path(opp).glob("vendors/*/framework/**/*.so"))
-    for entry in custom.split(os.pathsep):
-        if entry and Path(entry).is_dir():
-            for place in (*_BELOW, *(f"packages/{below}" for below in _BELOW)):
-                yield from sorted(Path(entry).glob(place))
+def _plugins(library: Path | None, vendors: tuple[Path, ...]) -> Iterator[Path]:
+    if library is not None:
+        yield from sorted(library.glob("built-in/framework/onnx/*.so"))
+        yield from sorted(library.glob("vendors/*/framework/**/*.so"))
+    for folder in vendors:
+        for place in (*_BELOW, *(f"packages/{below}" for below in _BELOW)):
+            yield from sorted(folder.glob(place))

@@ -10,22 +10,19 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pth2om.ascend.parser_table import TABLES
-from pth2om.ascend.socs import toolkit
+from pth2om.ascend import TABLES
+from pth2om.ascend.families import FAMILIES
+from pth2om.ascend.toolkit import operator_folder, vendor_folders
 
 Verdict = Literal["core", "cpu", "none", "unknown"]
 """AI Core kernel, AI CPU kernel only, none by all that is public, or not known."""
 
 _PLACES = ("", "vendors/*/", "packages/vendors/*/", "*/packages/vendors/*/")
-_UNREAD = frozenset({"ascend910_93"})
-"""Families whose operator library was not public: that only an AI CPU definition is seen says nothing there."""
-
 _LIMIT = 64 * 2**20
 
 
@@ -113,7 +110,8 @@ def _packaged(op_type: str, family: str) -> Kernel:
         if row.get("cpu"):
             return Kernel("unknown", None, "operator list")
         return Kernel("core", None, "operator list")
-    if row.get("cpu") and family not in _UNREAD:
+    known = FAMILIES.get(family)
+    if row.get("cpu") and (known is None or known.kernels_public):
         return Kernel("cpu", _dtypes(row["cpu"]), "AI CPU")
     return Kernel("none" if supported is False else "unknown", None, "operator list" if supported is False else "")
 
@@ -133,15 +131,13 @@ def _dtypes(rows: Any) -> frozenset[str] | None:  # noqa: ANN401 - rows of the t
 def _files(family: str) -> Iterator[tuple[Path, bool]]:
     """The operator information files of a family: path, and whether a vendor's."""
     name = f"op_impl/ai_core/tbe/config/{family}/aic-{family}-ops-info*.json"
-    home = toolkit()
-    opp = os.environ.get("ASCEND_OPP_PATH") or (str(home / "opp") if home else "")
-    if opp and Path(opp).is_dir():
-        yield from ((path, False) for path in sorted(Path(opp).glob(f"built-in/{name}")))
-        yield from ((path, True) for path in sorted(Path(opp).glob(f"vendors/*/{name}")))
-    for entry in os.environ.get("ASCEND_CUSTOM_OPP_PATH", "").split(os.pathsep):
-        if entry and Path(entry).is_dir():
-            for place in _PLACES:
-                yield from ((path, True) for path in sorted(Path(entry).glob(f"{place}{name}")))
+    opp = operator_folder()
+    if opp is not None:
+        yield from ((path, False) for path in sorted(opp.glob(f"built-in/{name}")))
+        yield from ((path, True) for path in sorted(opp.glob(f"vendors/*/{name}")))
+    for folder in vendor_folders():
+        for place in _PLACES:
+            yield from ((path, True) for path in sorted(folder.glob(f"{place}{name}")))
 
 
 def _ops_info(path: Path) -> dict[str, frozenset[str] | None]:

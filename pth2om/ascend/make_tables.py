@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pth2om.ascend.parser_table import TABLES, pack
+from pth2om.ascend import TABLES
+from pth2om.ascend.parser_table import pack
 
 OPEN_DATE = "2026-08"
 """Snapshot of the open cann/ge and cann/ops-* repositories (CANN 9.2 in development)."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pth2om.ascend import parser_table
+from pth2om.ascend import TABLES, parser_table
 from pth2om.ascend.kernels import Kernels
 
 FAMILIES = (
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _standard() -> dict[str, str]:
     """Standard operators and the opsets (7 to 28) at which they exist; Constant is taken at any."""
-    with (parser_table.TABLES / "onnx_standard.json").open(encoding="utf-8") as file:
+    with (TABLES / "onnx_standard.json").open(encoding="utf-8") as file:
         spans: dict[str, str] = json.load(file)["operators"]
     return {**spans, **dict.fromkeys(parser_table.ANY_OPSET, "")}
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pth2om.ascend import TABLES
+from pth2om.ascend.installed import plugin_keys
 from pth2om.errors import GraphError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
-
-TABLES = Path(__file__).parent / "tables"
 
 Status = Literal["registered", "missing", "unknown"]
 """``unknown``: no public source says whether that CANN registers the key."""
@@ -78,11 +78,8 @@ def status(domain: str, opset: int, op_type: str, cann: str = "9.x") -> Status:
     plugin installed on this machine names is registered (`pth2om.ascend.installed`).
     """
     judged = _packaged_status(domain or "ai.onnx", opset, op_type, cann)
-    if judged != "registered":
-        from pth2om.ascend.installed import plugin_keys
-
-        if f"{domain or 'ai.onnx'}::{opset}::{op_type}" in plugin_keys():
-            return "registered"
+    if judged != "registered" and f"{domain or 'ai.onnx'}::{opset}::{op_type}" in plugin_keys():
+        return "registered"
     return judged
 
 

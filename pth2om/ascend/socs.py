@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-from pth2om.ascend.parser_table import TABLES
+from pth2om.ascend import TABLES
+from pth2om.ascend.toolkit import toolkit
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,11 @@ class Soc:
 
     Attributes:
         name: as ``--soc_version`` takes it.
-        family: key of the kernel table, ``ascend310b``.
+        family: key of `pth2om.ascend.families.FAMILIES` and of the kernel table, ``ascend310b``.
         fp16_tflops: peak of the cube units, derived from core count, clock and tile; None when unknown.
         int8_tops: the same for INT8.
         memory_bytes: device memory of the platform file; None when unknown. On Ascend310B it is shared with Linux.
         bandwidth_gbs: published or derived memory bandwidth in GB/s; None when unknown.
-        cube_fp32: whether the cube computes FP32.
-        cube_bf16: whether the cube computes BF16.
         cube_cores: number of AI cores.
         vector_cores: number of vector cores; None when unknown.
         source: where the figures come from.
@@ -40,8 +37,6 @@ class Soc:
     int8_tops: float | None
     memory_bytes: int | None
     bandwidth_gbs: float | None
-    cube_fp32: bool | None
-    cube_bf16: bool | None
     cube_cores: int | None
     vector_cores: int | None
     source: str
@@ -87,8 +82,6 @@ def find(name: str) -> Soc | None:
             ),
             None,
         ),
-        cube_fp32=row.get("cube_fp32"),
-        cube_bf16=row.get("cube_bf16"),
         cube_cores=row.get("ai_core_count"),
         vector_cores=row.get("vector_core_count"),
         source=row["source"],
@@ -102,15 +95,6 @@ def names(cann: str = "9.x") -> tuple[str, ...]:
     found = [name for name, row in table()["socs"].items() if _taken(name, row, release)]
     found += [alias for alias in table()["aliases"] if table()["aliases"][alias] in found]
     return tuple(sorted(found))
-
-
-def toolkit() -> Path | None:
-    """The folder of an installed CANN toolkit, from ``ASCEND_HOME_PATH`` or ``ASCEND_TOOLKIT_HOME``."""
-    for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"):
-        folder = os.environ.get(name)
-        if folder and Path(folder).is_dir():
-            return Path(folder)
-    return None
 
 
 def installed(name: str) -> bool:

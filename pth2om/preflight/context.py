@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pth2om.ascend.families import FAMILIES, Family
 from pth2om.ascend.kernels import Kernels
 from pth2om.ascend.socs import Soc
 from pth2om.evidence import Finding, Severity
@@ -52,6 +53,11 @@ class Context:
     kernels: Kernels
     latency_ms: float | None = None
     shapes: Mapping[str, Sizes] = field(default_factory=dict)
+
+    @property
+    def family(self) -> Family | None:
+        """The chip's family; None when the chip is not known."""
+        return None if self.soc is None else FAMILIES[self.soc.family]
 
     @functools.cached_property
     def imports(self) -> dict[str, int]:

@@ -180,7 +180,7 @@ def weights_only(deploy: onnx.ModelProto, where: str = "") -> onnx.ModelProto:
     Raises:
         QuantizeError: it is not a deploy model.
     """
-    return _rewrite(deploy, where, lambda network: _FloatWriter(network, ""))
+    return _rewrite(deploy, where, lambda network: _FloatWriter(network, None))
 
 
 def relative_gap(deploy: Path, session: Session, feeds: Sequence[Feeds]) -> float:

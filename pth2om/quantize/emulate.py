@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pth2om.ascend import families
 from pth2om.quantize.network import attributes
-from pth2om.quantize.twins import Part, _NpuWriter, _rewrite, chip_scale
+from pth2om.quantize.twins import Part, _NpuWriter, _rewrite
 from pth2om.toolchain.emulator.numerics import emulation
 
 DOMAIN = "pth2om"
@@ -36,7 +37,7 @@ def on_chip(deploy: onnx.ModelProto, soc: str, where: str = "") -> onnx.ModelPro
     Raises:
         QuantizeError: it is not a deploy model.
     """
-    model = _rewrite(deploy, where, lambda network: _ChipWriter(network, soc))
+    model = _rewrite(deploy, where, lambda network: _ChipWriter(network, families.find(soc)))
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return model
 
@@ -55,7 +56,7 @@ class _ChipWriter(_NpuWriter):
             "sqrt_mode": int(part.sqrt_mode),
             "relu": int(part.relu),
             "rank": part.rank,
-            "deq_scale": numpy_helper.from_array(chip_scale(part.deq_scale, self.soc)),
+            "deq_scale": numpy_helper.from_array(self.kept_scale(part)),
         }
         if part.weight is not None:
             values["weight"] = numpy_helper.from_array(np.ascontiguousarray(part.weight))
@@ -75,7 +76,7 @@ class _EmissionWriter(_NpuWriter):
     def __init__(self, pen: emulation.Emission) -> None:
         # There is no network: names and constants are the emulator's.
         self.pen = pen
-        self.soc = ""
+        self.family = None
         self._quants: dict[tuple[Any, ...], str] = {}
         self._clips: dict[tuple[Any, ...], str] = {}
         self._bytes: dict[tuple[Any, ...], str] = {}

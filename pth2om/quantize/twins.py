@@ -10,7 +10,6 @@ put together again:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from pth2om.ascend import families
 from pth2om.errors import QuantizeError
 from pth2om.quantize.deploy import unpack
 from pth2om.quantize.layers import ROLLBACK_CHANNELS, from_rows, to_rows
@@ -29,10 +29,6 @@ from pth2om.quantize.weights import EXACT_FLOAT
 Level = Literal["math", "npu"]
 """``math``: FP32 around exact integers. ``npu``: AscendQuant computed in FP16, dequantized results rounded to FP16, the
 scale kept as the SoC's registers keep it, and layers that ATC rolls back compiled in floating point."""
-
-_S19_MASK = np.uint32(0xFFFFE000)
-_FIXPIPE = re.compile(r"ascend(310b|910b\d|910_93|950|910_95)", re.IGNORECASE)
-"""SoCs whose fixpipe dequantizes with 19 bits. Ascend910B without a digit is an old name of the first generation."""
 
 
 @dataclass
@@ -272,16 +268,7 @@ def emulation_rewrite(
     """
     if level == "math":
         return integer(deploy, where)
-    return _rewrite(deploy, where, lambda network: _NpuWriter(network, soc or ""))
-
-
-def chip_scale(deq_scale: npt.NDArray[np.float32], soc: str) -> npt.NDArray[np.float32]:
-    """``deq_scale`` as a SoC holds it: 19 bits (truncated) on fixpipe chips, FP16 on 310, FP32 elsewhere."""
-    if _FIXPIPE.match(soc):
-        return (deq_scale.view(np.uint32) & _S19_MASK).view(np.float32)
-    if soc.lower() == "ascend310":
-        return deq_scale.astype(np.float16).astype(np.float32)
-    return deq_scale
+    return _rewrite(deploy, where, lambda network: _NpuWriter(network, families.find(soc)))
 
 
 def _rewrite(deploy: onnx.ModelProto, where: str, writer_of: Callable[[Network], _Writer]) -> onnx.ModelProto:
@@ -522,9 +509,9 @@ class _NpuWriter(_IntegerWriter):
 
     kind = "npu"
 
-    def __init__(self, network: Network, soc: str) -> None:
+    def __init__(self, network: Network, family: families.Family | None) -> None:
         super().__init__(network)
-        self.soc = soc
+        self.family = family
 
     def part(self, part: Part) -> None:
         if part.rolls_back:
@@ -533,8 +520,12 @@ class _NpuWriter(_IntegerWriter):
         sums = self.emit("Cast", [self.sums(part)], f"{part.name}.npu.cast", to=TensorProto.FLOAT)
         last = part.dequant.output[0]
         part.dequant.output[0] = self.network.fresh(f"{part.name}.npu.wide")
-        wide = self.dequantized(part, sums, chip_scale(part.deq_scale, self.soc))
+        wide = self.dequantized(part, sums, self.kept_scale(part))
         self.half(wide, f"{part.name}.npu.half", last)
+
+    def kept_scale(self, part: Part) -> npt.NDArray[np.float32]:
+        """The dequantization scale as the chip keeps it; as it is where the chip is not known."""
+        return part.deq_scale if self.family is None else self.family.kept_scale(part.deq_scale)
 
     def half(self, source: str, name: str, output: str | None = None) -> str:
         """Round to FP16 and back, saturating nowhere: beyond 65504 is infinite, as the cast makes it."""

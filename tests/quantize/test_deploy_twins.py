@@ -9,11 +9,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from pth2om.ascend import families
 from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
 from pth2om.quantize.proof import prove
 from pth2om.quantize.settings import Settings
-from pth2om.quantize.twins import chip_scale, emulation_rewrite, fake_quant, integer
+from pth2om.quantize.twins import emulation_rewrite, fake_quant, integer
 from tests.quantize.quantize_nets import every_kind, feeds, model, tensor
 
 
@@ -295,11 +296,11 @@ def test_npu_level_rounds_as_the_chip_does(deploy):
 
 def test_nineteen_bit_scale_is_truncated():
     scale = np.asarray([1.0009765, 3.1415927e-4], np.float32)
-    kept = chip_scale(scale, "Ascend310B4")
+    kept = families.family("Ascend310B4").kept_scale(scale)
     assert np.all(kept <= scale)
     assert np.all(kept.view(np.uint32) & np.uint32(0x1FFF) == 0)
     assert np.all((scale - kept) / scale < 2.0**-10)
-    assert np.array_equal(chip_scale(scale, "Ascend310P3"), scale)
+    assert np.array_equal(families.family("Ascend310P3").kept_scale(scale), scale)
 
 
 def test_small_channels_roll_back_at_npu_level():

@@ -194,7 +194,7 @@ def boolean(context: Context) -> Iterator[Finding]:
 
 def bfloat16(context: Context) -> Iterator[Finding]:
     """BF16 on chips whose cube has none."""
-    if context.soc is None or context.soc.cube_bf16 is not False:
+    if context.soc is None or context.family is None or context.family.cube_bf16 is not False:
         return
     nodes = [
         item.name
@@ -207,7 +207,9 @@ def bfloat16(context: Context) -> Iterator[Finding]:
 
 def full_precision(context: Context) -> Iterator[Finding]:
     """FP32 asked of a chip whose cube has none."""
-    if context.soc is None or context.soc.cube_fp32 is not False or context.options is None:
+    if context.soc is None or context.family is None or context.options is None:
+        return
+    if context.family.cube_fp32 is not False:
         return
     mode = context.options.precision_mode or context.options.precision_mode_v2
     if mode in ("force_fp32", "cube_fp16in_fp32out", "origin", "must_keep_origin_dtype"):

@@ -152,8 +152,8 @@ def int64_range(context: Context) -> Iterator[Finding]:
 
 
 def dequantization_scale(context: Context) -> Iterator[Finding]:
-    """An INT8 layer's dequantization scale that Ascend310, which keeps it in FP16, rounds by a per cent or to zero."""
-    if context.soc is None or context.soc.family != "ascend310":
+    """An INT8 layer's dequantization scale that a chip which keeps it in FP16 rounds by a per cent or to zero."""
+    if context.family is None or context.family.scale != "float16":
         return
     lost, worst = [], 0.0
     for item in context.by_type.get("AscendDequant", ()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pth2om.ascend import parser_table
+from pth2om.ascend import TABLES, parser_table
 from pth2om.ascend.socs import generation
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
@@ -85,7 +85,7 @@ def _missing_rule(domain: str, opset: int, op_type: str, *, local: bool) -> str:
 def _is_standard(op_type: str) -> bool:
     import json
 
-    with (parser_table.TABLES / "onnx_standard.json").open(encoding="utf-8") as file:
+    with (TABLES / "onnx_standard.json").open(encoding="utf-8") as file:
         return op_type in json.load(file)["operators"]
 
 

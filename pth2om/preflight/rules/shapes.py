@@ -30,9 +30,9 @@ def dynamic_inputs(context: Context) -> Iterator[Finding]:
         severity: Severity = "error" if options is not None else "warning"
         yield found("dynamic-input", severity, list(dynamic), inputs=listed, example=example)
     elif not geared:
-        on_310b = context.soc is not None and context.soc.family == "ascend310b"
-        rule = "dynamic-range-310b" if on_310b else "dynamic-range"
-        yield found(rule, "error" if on_310b else "warning", list(dynamic), inputs=listed, example=example)
+        refused = context.family is not None and not context.family.ranges
+        rule = "dynamic-range-310b" if refused else "dynamic-range"
+        yield found(rule, "error" if refused else "warning", list(dynamic), inputs=listed, example=example)
 
 
 def zero_sizes(context: Context) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pth2om.ascend import families
 from pth2om.language import say
 from pth2om.toolchain.emulator.front_end import shapes
 from pth2om.toolchain.emulator.front_end.flags import FRAMEWORKS, Flags
@@ -37,7 +38,6 @@ PATH_LIMIT = 4096
 CONVERTING = (0, 3, 7, 30)
 """Modes that take a model of a framework."""
 
-_NANO_SOCS = ("Ascend035", "Ascend035A", "Ascend035B")
 _FORMATS = {
     0: (("NCHW", "ND"), "The value must be NCHW or ND in Caffe model."),
     5: (("NCHW", "ND", "NCDHW"), "The value must be NCHW, ND or NCDHW in ONNX model."),
@@ -69,7 +69,8 @@ def check(flags: Flags, folder: Path) -> InputShapes:
         raise RefusedError(failure("E10007", "framework", FRAMEWORKS, cann=cann))
     if flags.framework == 0 and not flags["weight"]:
         raise RefusedError(failure("E10008", cann=cann))
-    nano = flags["soc_version"] in _NANO_SOCS
+    family = families.find(flags["soc_version"])
+    nano = family is not None and family.nano
     if nano != (flags.mode == 30) and flags.mode in (0, 30):
         reason = f"--mode={flags.mode} and --soc_version={flags['soc_version']} cannot be used together"
         raise RefusedError(failure("E10055", reason, cann=cann))

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pth2om.ascend import socs
+from pth2om.ascend import families, socs
 from pth2om.errors import AtcError
 from pth2om.language import Message, say
 from pth2om.onnxfile.reading import NamedNode
@@ -180,7 +180,8 @@ def _note(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> 
     done.notes += products.notes(flags)
     if flags["output"].endswith(".om"):
         done.notes.append(say("atc.output-has-suffix", path=flags["output"]))
-    if done.shapes.ranges and flags["soc_version"].startswith("Ascend310B"):
+    family = families.find(flags["soc_version"])
+    if done.shapes.ranges and family is not None and not family.ranges:
         done.notes.append(say("atc.range-on-310b", soc=flags["soc_version"]))
     if done.shapes.static and not done.shapes.by:
         still = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pth2om.ascend import socs
+from pth2om.ascend.families import FAMILIES
 from pth2om.language import Message, say
 from pth2om.toolchain.emulator.front_end.flags import DEFAULTS, Flags
 
@@ -36,5 +37,5 @@ def notes(flags: Flags) -> Iterator[Message]:
     if flags["core_type"] == "VectorCore" and soc.family != "ascend310p":
         yield say("atc.not-for-product", flag="core_type", soc=name)
     mode = flags["precision_mode"] or flags["precision_mode_v2"]
-    if (mode in _BF16 and soc.cube_bf16 is False) or ("hif8" in mode and soc.family != "ascend950"):
+    if (mode in _BF16 and FAMILIES[soc.family].cube_bf16 is False) or ("hif8" in mode and soc.family != "ascend950"):
         yield say("atc.mode-not-for-product", mode=mode, soc=name)

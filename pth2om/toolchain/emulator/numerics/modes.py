@@ -1,17 +1,16 @@
-"""Precision modes and SoC families: who computes in float16, and what happens beyond its range."""
+"""Precision modes: which nodes compute in float16 under one mode on one SoC."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pth2om.ascend.families import Family, family
 from pth2om.errors import ToolchainError
 from pth2om.toolchain.emulator.numerics.operators import CUBE
 
-Overflow = Literal["saturate", "infinity"]
 Scheme = Literal["force_fp16", "origin", "allow_fp32_to_fp16", "mixed", "cube_fp16"]
 
 _SCHEMES: dict[str, Scheme] = {
@@ -35,55 +34,6 @@ _NOT_EMULATED = {
     "cube_hif8": "hifloat8",
     "mixed_hif8": "hifloat8",
 }
-
-
-@dataclass(frozen=True)
-class Family:
-    """The numeric rules of one SoC family.
-
-    Attributes:
-        name: ``Ascend310P``.
-        overflow: what a result beyond +-65504 becomes.
-        evidence: ``documented`` (CANN API reference, aclrtFloatOverflowMode, and INF_NAN_MODE_ENABLE: Atlas A2, A3 and
-            Ascend 950 compute Inf/NaN by default; Atlas 200I/500 A2 inference products, Atlas inference products and
-            Atlas training products support saturation only) or ``inferred`` (not named there; taken from its
-            generation).
-        cube_fp32: whether the matrix unit multiplies float32 ("CANN platform_config ini files, mmad types").
-    """
-
-    name: str
-    overflow: Overflow
-    evidence: Literal["documented", "inferred"]
-    cube_fp32: bool
-
-
-_FAMILIES: tuple[tuple[str, Family], ...] = (
-    # Longest first: Ascend910B is also the old name of a first-generation chip, told apart by its digit.
-    (r"Ascend310P.*", Family("Ascend310P", "saturate", "documented", False)),
-    (r"Ascend310B.*", Family("Ascend310B", "saturate", "documented", True)),
-    (r"Ascend310", Family("Ascend310", "saturate", "inferred", False)),
-    (r"Ascend610.*", Family("Ascend610", "saturate", "inferred", False)),
-    (r"Ascend910B\d.*", Family("Ascend910B", "infinity", "documented", True)),
-    (r"Ascend910_93.*", Family("Ascend910_93", "infinity", "documented", True)),
-    (r"Ascend910(A|B|Pro.*|Premium.*)?", Family("Ascend910", "saturate", "documented", False)),
-    (r"Ascend950.*", Family("Ascend950", "infinity", "documented", True)),
-    (r"Ascend910_95.*", Family("Ascend950", "infinity", "documented", True)),
-    (r"Ascend03[15].*", Family("Ascend03x", "saturate", "inferred", False)),
-    (r"(Ascend71\d|Ascend61\d|AS31|BS9SX).*", Family("Ascend310P", "saturate", "inferred", False)),
-)
-
-
-def family(soc: str) -> Family:
-    """The rules of a SoC's family.
-
-    Raises:
-        ToolchainError: no family of that name is known.
-    """
-    for pattern, found in _FAMILIES:
-        if re.fullmatch(pattern, soc):
-            return found
-    known = ", ".join(dict.fromkeys(entry.name for _, entry in _FAMILIES))
-    raise ToolchainError("emulator.unknown-soc", soc=soc, families=known)
 
 
 def scheme(mode: str) -> Scheme:
