@@ -23,7 +23,8 @@ from pth2om.errors import DataError
 from pth2om.language import Message
 from pth2om.session import Ground, Provenance
 
-Verdict = Literal["passed", "failed", "inconclusive", "not_measured"]
+Verdict = Literal["passed", "failed", "inconclusive", "not_measured", "not_reached", "shown"]
+"""``not_reached``: the run ended before the gate was measured; ``shown``: a figure that has no limit."""
 Severity = Literal["error", "warning", "info"]
 Question = Literal[
     "checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness"

@@ -17,7 +17,7 @@ from pth2om.language import Message
 from pth2om.session import Ground, Provenance
 
 QUESTIONS: tuple[Question, ...] = get_args(Question)
-VERDICTS: tuple[Verdict, ...] = ("failed", "inconclusive", "passed", "not_measured")
+VERDICTS: tuple[Verdict, ...] = ("failed", "not_reached", "inconclusive", "passed", "not_measured", "shown")
 GROUNDS: tuple[Ground, ...] = ("host", "emulated", "double", "device")
 STAGES = ("checkpoint", "onnx", "clean", "quantized", "om")
 _BATCH_ONLY = re.compile(r"bs(\d+)")
@@ -33,7 +33,7 @@ class Answer:
     """What all gates of one question come to.
 
     Attributes:
-        verdict: the worst one: failed, inconclusive, passed, not measured.
+        verdict: the worst one, in the order of `VERDICTS`.
         ground: the weakest ground among the gates that decided it.
         counts: gates per verdict.
         judged: whether there was anything to judge; figures that are only shown pass nothing.
@@ -194,6 +194,11 @@ def leaves(cards: Sequence[Card]) -> list[Card]:
     return [card for card in cards if not card.heirs]
 
 
+def is_shown(gate: GateRecord) -> bool:
+    """Whether a gate is a figure that nobody judged; evidence of earlier versions calls such a figure passed."""
+    return gate.verdict == "shown" or (gate.verdict == "passed" and gate.limit is None)
+
+
 def unproven_ground(ground: Ground) -> bool:
     """Whether a pass on this ground says nothing certain about an NPU."""
     return ground in ("emulated", "double")
@@ -263,7 +268,7 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
             card.stages.append(stage)
     _adopt(socs)
     _inherit(socs)
-    counts = Counter((gate.verdict, gate.ground) for gate in gates)
+    counts = Counter(("shown" if is_shown(gate) else gate.verdict, gate.ground) for gate in gates)
     return Report(tuple(runs), tuple(_in_order(socs)), counts, folder)
 
 
@@ -367,7 +372,7 @@ def _without_stand_ins(gates: list[GateRecord]) -> list[GateRecord]:
 
 def _answer(gates: Sequence[GateRecord]) -> Answer:
     # A figure without a limit is shown, not judged: PyTorch's latency does not answer for an OM that nobody timed.
-    judged = [gate for gate in gates if gate.limit is not None or gate.verdict != "passed"]
+    judged = [gate for gate in gates if not is_shown(gate)]
     gates = judged or gates
     counts = Counter(gate.verdict for gate in gates)
     worst = next(verdict for verdict in VERDICTS if counts[verdict])

@@ -26,6 +26,7 @@ from pth2om.report.collect import (
     Answer,
     Card,
     Report,
+    is_shown,
     leaves,
     ordered_stages,
     unproven_ground,
@@ -278,15 +279,18 @@ class _Page:
         """Style class of a gate or an answer."""
         if gate is None:
             return "s"
-        judged = gate.judged if isinstance(gate, Answer) else gate.limit is not None
-        if gate.verdict == "passed" and not judged:
+        if gate.verdict in ("passed", "shown") and not (
+            gate.judged if isinstance(gate, Answer) else not is_shown(gate)
+        ):
             return "s"
         if gate.verdict == "passed":
             return "u" if unproven_ground(gate.ground) else "p"
-        return {"failed": "f", "inconclusive": "q"}.get(gate.verdict, "n")
+        return {"failed": "f", "not_reached": "f", "inconclusive": "q"}.get(gate.verdict, "n")
 
     def sign(self, gate: GateRecord | Answer) -> str:
         """One sign per verdict, for cells."""
+        if gate.verdict == "not_reached":
+            return "⊘"
         return {"p": "✓", "u": "(✓)", "f": "✗", "q": "?", "n": "–", "s": "○"}[self.kind(gate)]
 
     def word(self, gate: GateRecord | Answer) -> Markup:

@@ -30,7 +30,7 @@ _MOST_DISAGREEMENTS = 200
 _COLUMNS = ("file", "image", "label", "reference", "candidate", "lost", "false_alarms")
 _NO_METRIC = ("torch", "onnx", "om", "fake-quant", "int8-weights", "drop", "expected", "score")
 _MOSTLY_ZERO = ("equal", "lost_nonfinite")
-_WORST_FIRST = ("failed", "inconclusive", "not_measured", "passed")
+_WORST_FIRST = ("failed", "not_reached", "inconclusive", "not_measured", "passed", "shown")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from pth2om import evidence
 from pth2om.errors import DataError
 from pth2om.evidence import GateRecord, Limit
 from pth2om.report import collect, load
-from pth2om.report.collect import leaves
+from pth2om.report.collect import is_shown, leaves
+from pth2om.report.html import render_html
+from pth2om.report.markdown import render_markdown
 from pth2om.report.tables import closeness, others, scores, speeds
 
 
@@ -22,9 +24,9 @@ def test_counts_are_of_records_not_of_cards(small):
     report = collect(small)
     gates = [record for record in small if isinstance(record, GateRecord)]
     assert report.count() == len(gates)
-    assert report.counts == Counter((gate.verdict, gate.ground) for gate in gates)
+    assert report.counts == Counter(("shown" if is_shown(gate) else gate.verdict, gate.ground) for gate in gates)
     assert report.unproven == sum(gate.verdict == "passed" and gate.ground in ("emulated", "double") for gate in gates)
-    assert {verdict for verdict, _ in report.counts} == {"passed", "failed", "inconclusive", "not_measured"}
+    assert {verdict for verdict, _ in report.counts} == {"passed", "failed", "inconclusive", "not_measured", "shown"}
     assert {ground for _, ground in report.counts} == {"host", "emulated", "double", "device"}
 
 
@@ -185,3 +187,15 @@ def test_stages_of_a_variant_nobody_asked_are_shown_by_what_is_built_from_them(f
     build = card(report, "net-int8-bs1-aipp")
     assert build.origin is card(report, "net-int8-bs1")
     assert (build.stages, build.origin.stages) == ([], [stage])
+
+
+def test_a_run_that_ended_early_and_a_figure_without_a_limit_have_words_of_their_own(factory):
+    lost = factory.gate("net", "fp16-bs1", "closeness", "onnx~om/x/cosine", None, None, "not_reached")
+    figure = factory.gate("net", "fp16-bs1", "accuracy", "torch/top1", 90.0, None, "shown", unit="percent")
+    report = collect([factory.run_record("r"), lost, figure])
+    assert report.count("not_reached") == report.count("shown") == 1
+    page = render_html(report, "en")
+    for words in ("not reached", "未执行到", "shown only", "仅供参考"):
+        assert words in page
+    for language, words in (("en", "not reached"), ("zh", "未执行到")):
+        assert words in render_markdown(report, language)
