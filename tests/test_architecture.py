@@ -76,7 +76,7 @@ def test_modules_are_readable(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pth2om.harness.plugin", "pth2om.cli", "pth2om.conversion.pipeline", "pth2om.questions.answering"]
+    "module", ["pth2om.harness.plugin", "pth2om.cli", "pth2om.conversion.pipeline", "pth2om.questions.accuracy"]
 )
 def test_the_faces_are_light(module: str) -> None:
     code = (

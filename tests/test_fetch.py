@@ -371,7 +371,7 @@ def test_the_manifest_agrees_with_the_specs(repository: Path) -> None:
 def test_a_test_never_downloads() -> None:
     """Neither the plugin nor the pipeline imports the module that can."""
     code = (
-        "import sys, pth2om.harness.plugin, pth2om.conversion.pipeline, pth2om.questions.answering;"
+        "import sys, pth2om.harness.plugin, pth2om.conversion.pipeline, pth2om.questions.accuracy;"
         "import pth2om.checkpoint, pth2om.data;"
         "sys.exit('pth2om.fetch' in sys.modules)"
     )

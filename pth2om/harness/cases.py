@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from pth2om.evidence import Question
     from pth2om.spec import Dataset, Spec, Variant
 
-QUESTIONS = ("checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness")
-
 
 @dataclass(frozen=True)
 class Case:

@@ -25,7 +25,7 @@ from pth2om.language import say
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Built, Pipeline
     from pth2om.evidence import GateRecord, Record
-    from pth2om.questions.answering import Acceptance
+    from pth2om.questions.subject import Subject
     from pth2om.session import Session
     from pth2om.spec import Spec, Variant
 
@@ -111,10 +111,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 def _tell(item: pytest.Item, error: Pth2omError) -> None:
     case = case_of(item)
     if case is not None and case.spec is not None and _BOARD in item.config.stash:
-        acceptance = _acceptance(item.config.stash[_BOARD], case)
-        record = acceptance.failed(question_of(item), f"{question_of(item)}/{item.name.partition('[')[0]}", error)
+        subject = _subject(item.config.stash[_BOARD], case)
+        record = subject.failed(question_of(item), f"{question_of(item)}/{item.name.partition('[')[0]}", error)
         _keep(item, [record])
-        _keep(item, list(acceptance.pipeline.records.values()))
+        _keep(item, list(subject.pipeline.records.values()))
     if isinstance(error, Absent):
         pytest.skip(str(error))
     # A stage that fails stops every question behind it: said in full once, referred to afterwards.
@@ -182,11 +182,11 @@ def _keep(item: pytest.Item, records: Sequence[Record]) -> None:
     item.stash.setdefault(_EVIDENCE, []).extend(records)
 
 
-def _acceptance(board: Board, case: Case) -> Acceptance:
-    from pth2om.questions.answering import Acceptance
+def _subject(board: Board, case: Case) -> Subject:
+    from pth2om.questions.subject import Subject
 
     assert case.spec is not None
-    return Acceptance(board.pipeline(case.spec), case.variant, case.batch)
+    return Subject(board.pipeline(case.spec), case.variant, case.batch)
 
 
 # --- fixtures: each one stage or one session ---------------------------------------------------------------------
@@ -327,49 +327,66 @@ class Accept:
         self._case = case
         self._strict = options.is_strict(board.config)
         self._remeasure = bool(board.config.getoption("--remeasure"))
-        self.acceptance = _acceptance(board, case)
+        self.subject = _subject(board, case)
 
     def stage(self, built: Built) -> None:
         """The stage has no finding that is an error."""
-        self._settle(self.acceptance.stage(question_of(self._item), built))
+        from pth2om.questions.stages import stage
+
+        self._settle(stage(self.subject, question_of(self._item), built))
 
     def preflight(self, built: Built) -> None:
         """ATC will take the ONNX file on this SoC, as far as the tables know."""
-        self._settle(self.acceptance.preflight(built))
+        from pth2om.questions.preflight import preflight
+
+        assert self._case.variant is not None
+        self._settle(preflight(self.subject, self._case.variant, built))
 
     def quantized(self, built: Built, samples: Any) -> None:  # noqa: ANN401 - data.Samples, not imported
         """The INT8 files are well formed, and FP32 and integer arithmetic agree in them."""
         from pth2om.questions import int8_files
 
-        self._settle(int8_files.files(self.acceptance, built, samples))
+        self._settle(int8_files.files(self.subject, built, samples))
 
     def fp32_checkpoint(self, built: Built, samples: Any) -> None:  # noqa: ANN401 - as above
         """The INT8 weights load as an FP32 checkpoint with the same keys, and compute what the INT8 weights do."""
         from pth2om.questions import int8_files
 
-        self._settle(int8_files.fp32_checkpoint(self.acceptance, built, samples))
+        self._settle(int8_files.fp32_checkpoint(self.subject, built, samples))
 
     def closeness(self, reference: Any, candidate: Any, samples: Any) -> None:  # noqa: ANN401 - sessions, or bands
         """The candidate computes what the reference computes, slice by slice."""
-        self._settle(self.acceptance.closeness(reference, candidate, samples))
+        from pth2om.questions.candidate import Candidate
+        from pth2om.questions.closeness import closeness
+
+        self._settle(closeness(self.subject, Candidate.of(reference), Candidate.of(candidate), samples))
 
     def score(self, session: Any, labelled: Any) -> None:  # noqa: ANN401 - as above
         """PyTorch reproduces the score the spec expects on these images."""
+        from pth2om.questions.accuracy import score
+
         assert self._case.dataset is not None
-        self._settle(self.acceptance.score(session, labelled, self._case.dataset))
+        self._settle(score(self.subject, session, labelled, self._case.dataset))
 
     def accuracy(self, reference: Any, candidate: Any, labelled: Any) -> None:  # noqa: ANN401 - as above
         """The candidate's metric drops by no more than the gate, judged paired on the same images."""
+        from pth2om.questions.accuracy import accuracy
+        from pth2om.questions.candidate import Candidate
+
         assert self._case.dataset is not None
-        self._settle(self.acceptance.accuracy(reference, candidate, labelled, self._case.dataset))
+        reference, candidate = Candidate.of(reference), Candidate.of(candidate)
+        self._settle(accuracy(self.subject, reference, candidate, labelled, self._case.dataset))
 
     def latency(self, session: Any) -> None:  # noqa: ANN401 - as above
         """How long one inference takes; judged on device ground only."""
-        self._settle(self.acceptance.latency(session, remeasure=self._remeasure))
+        from pth2om.questions.candidate import Candidate
+        from pth2om.questions.latency import latency
+
+        self._settle(latency(self.subject, Candidate.of(session), remeasure=self._remeasure))
 
     def keep_stages(self) -> None:
         """Hand over the records of the stages this test used."""
-        _keep(self._item, list(self.acceptance.pipeline.records.values()))
+        _keep(self._item, list(self.subject.pipeline.records.values()))
 
     def _settle(self, gates: Sequence[GateRecord]) -> None:
         _keep(self._item, gates)

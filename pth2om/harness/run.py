@@ -17,7 +17,7 @@ import pytest
 
 from pth2om.errors import Pth2omError
 from pth2om.harness import options as run_options
-from pth2om.harness.cases import QUESTIONS, Case, Selection, case_of, expand, question_of, read_cases
+from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
 from pth2om.language import say
 
 if TYPE_CHECKING:
@@ -185,6 +185,8 @@ class Board:
             (empty if callspec is not None and "NOTSET" in callspec.id else kept).append(item)
         if empty:
             config.hook.pytest_deselected(items=empty)
+        from pth2om.questions import QUESTIONS
+
         order = {case.folder.name: number for number, case in enumerate(self.cases)} if kept else {}
 
         def place(item: pytest.Item) -> tuple[int, int]:
@@ -205,7 +207,7 @@ class Board:
             if name in told:
                 continue
             told.add(name)
-            from pth2om.questions.answering import undecidable
+            from pth2om.questions.accuracy import undecidable
 
             message = undecidable(self.pipeline(case.spec), case.dataset, case.variant)
             if message is not None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Absent
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit
 from pth2om.language import Message, say
+from pth2om.questions.candidate import INT8_WEIGHTS
+from pth2om.questions.stages import stage
 from pth2om.session import Provenance
 
 if TYPE_CHECKING:
@@ -17,11 +19,8 @@ if TYPE_CHECKING:
 
     from pth2om.conversion.pipeline import Built, Pipeline
     from pth2om.data import Samples
-    from pth2om.questions.answering import Acceptance
+    from pth2om.questions.subject import Subject
     from pth2om.session import Feeds, Session
-
-INT8_WEIGHTS = "int8-weights"
-"""What evidence calls PyTorch with INT8 weights and FP32 activations."""
 
 VERSION = 1
 """Of what is measured here."""
@@ -43,11 +42,11 @@ WEIGHTS_LIMIT = 1e-5
 weight was not quantized shows at 1e-3."""
 
 
-def files(acceptance: Acceptance, built: Built, samples: Samples) -> list[GateRecord]:
+def files(subject: Subject, built: Built, samples: Samples) -> list[GateRecord]:
     """Whether the INT8 files are well formed, twins of each other, and as their table of layers says.
 
     Args:
-        acceptance: of the variant.
+        subject: of the variant.
         built: its quantized artifact.
         samples: the first few are run through both models.
     """
@@ -55,7 +54,7 @@ def files(acceptance: Acceptance, built: Built, samples: Samples) -> list[GateRe
     from pth2om.store import version_of
 
     deploy, twin = built.file, built.artifact.file("fake_quant.onnx")
-    cann = acceptance.pipeline.settings.cann
+    cann = subject.pipeline.settings.cann
 
     def measure() -> Any:  # noqa: ANN401 - JSON
         from pth2om.quantize import audit
@@ -74,16 +73,16 @@ def files(acceptance: Acceptance, built: Built, samples: Samples) -> list[GateRe
             return found
         return {**found, "int8": audit.int8_layers(model), "twins": audit.twins_agree(deploy, twin, _few(samples))}
 
-    store = acceptance.pipeline.store
+    store = subject.pipeline.store
     inputs = {"deploy": store.digest(deploy), "twin": store.digest(twin), "samples": samples.digest}
     options = {"cann": cann, "preflight": preflight.VERSION, "pth2om": version_of("pth2om")}
-    measured, artifact = acceptance.measured(
+    measured, artifact = subject.measured(
         "int8-files", VERSION, inputs, options, ("onnx", "onnxruntime", "numpy"), measure
     )
     judgements = [*_form(measured), *_twins(measured.get("twins")), *_layers(measured.get("int8"), built)]
     provenance = built.record.provenance
-    return acceptance.stage("quantization", built) + [
-        acceptance.gate("quantization", each, provenance, inputs, "host", artifact) for each in judgements
+    return stage(subject, "quantization", built) + [
+        subject.gate("quantization", each, provenance, inputs, "host", artifact) for each in judgements
     ]
 
 
@@ -200,11 +199,11 @@ def weights_session(pipeline: Pipeline, built: Built) -> Session:
     )
 
 
-def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> list[GateRecord]:
+def fp32_checkpoint(subject: Subject, built: Built, samples: Samples) -> list[GateRecord]:
     """Whether the INT8 weights, written back as an FP32 checkpoint, load as the original does and compute the same.
 
     Args:
-        acceptance: of the variant.
+        subject: of the variant.
         built: its quantized artifact.
         samples: the first few are run through both.
 
@@ -212,7 +211,7 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
         Absent: the weights are not here, or are no state dict, so none was written.
         CheckpointError: it does not load into the net.
     """
-    pipeline = acceptance.pipeline
+    pipeline = subject.pipeline
     path = _checkpoint_file(pipeline, built)
     original, deploy = pipeline.weights, built.file
     assert original is not None
@@ -241,7 +240,7 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
         **{f"source/{name}": digest for name, digest in pipeline.source_digests.items()},
     }
     libraries = ("torch", "onnx", "onnxruntime")
-    measured, artifact = acceptance.measured("fp32-checkpoint", VERSION + 2, inputs, {"left": left}, libraries, measure)
+    measured, artifact = subject.measured("fp32-checkpoint", VERSION + 2, inputs, {"left": left}, libraries, measure)
     changed = measured["changed"]
     names = [name for group in changed.values() for name in group]
     told = say("pipeline.fp32-checkpoint", path=str(path))
@@ -279,4 +278,4 @@ def fp32_checkpoint(acceptance: Acceptance, built: Built, samples: Samples) -> l
             )
         )
     provenance = built.record.provenance
-    return [acceptance.gate("quantization", each, provenance, inputs, "host", artifact) for each in judgements]
+    return [subject.gate("quantization", each, provenance, inputs, "host", artifact) for each in judgements]

@@ -8,15 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 from pth2om import evidence
 from pth2om.errors import DataError
 from pth2om.evidence import GateRecord, Question, Record, RunRecord, StageRecord, Verdict
 from pth2om.language import Message
+from pth2om.questions import QUESTIONS
 from pth2om.session import Ground, Provenance
 
-QUESTIONS: tuple[Question, ...] = get_args(Question)
 VERDICTS: tuple[Verdict, ...] = ("failed", "not_reached", "inconclusive", "passed", "not_measured", "shown")
 GROUNDS: tuple[Ground, ...] = ("host", "emulated", "double", "device")
 STAGES = ("checkpoint", "onnx", "clean", "quantized", "om")

@@ -18,10 +18,10 @@ from markupsafe import Markup
 from pth2om import __version__
 from pth2om.evidence import Finding, GateRecord, StageRecord
 from pth2om.language import Language, Message
+from pth2om.questions import QUESTIONS
 from pth2om.report import cost, figures, int8, plots, tables, wording
 from pth2om.report.collect import (
     GROUNDS,
-    QUESTIONS,
     VERDICTS,
     Answer,
     Card,

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 
 from pth2om.evidence import GateRecord
 from pth2om.language import Language, Message, Value
+from pth2om.questions import QUESTIONS
 from pth2om.report import figures, wording
-from pth2om.report.collect import QUESTIONS, Card, Report, leaves, unproven_ground
+from pth2om.report.collect import Card, Report, leaves, unproven_ground
 from pth2om.report.cost import costs
 from pth2om.report.tables import Score, Speed, scores, speeds
 

@@ -580,13 +580,15 @@ def test_the_deploy_model_of_another_model_is_refused(root):
 
 
 def test_what_int8_costs_is_measured_against_the_onnx_file_a_spec_starts_from(root):
-    from pth2om.questions.answering import Acceptance
+    from pth2om.questions.accuracy import accuracy
+    from pth2om.questions.candidate import Candidate
+    from pth2om.questions.subject import Subject
 
     run = pipeline(root)
     variant, dataset = run.spec.variants[0], run.spec.datasets[0]
-    acceptance = Acceptance(run, variant)
     labelled = run.data.dataset(dataset.name, 60)
-    gates = acceptance.accuracy(run.reference_session(), run.om_sessions(variant), labelled, dataset)
+    reference, om = (Candidate.of(each) for each in (run.reference_session(), run.om_sessions(variant)))
+    gates = accuracy(Subject(run, variant), reference, om, labelled, dataset)
     (drop,) = [gate for gate in gates if gate.check == "om/top1/drop"]
     assert (drop.ground, drop.details["images"], drop.details["reference"]) == ("emulated", 60, 100.0)
     assert drop.details["original"] == "onnx"

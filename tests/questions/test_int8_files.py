@@ -17,7 +17,10 @@ from pth2om.errors import Absent
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.questions import int8_files
-from pth2om.questions.answering import Acceptance
+from pth2om.questions.accuracy import accuracy
+from pth2om.questions.candidate import Candidate
+from pth2om.questions.closeness import closeness
+from pth2om.questions.subject import Subject
 from pth2om.store import Store
 
 SPEC = """\
@@ -117,15 +120,15 @@ class Copy:
         monkeypatch.setattr(pipeline, "_sessions", {})
         (variant,) = pipeline.spec.variants
         self.pipeline = pipeline
-        self.acceptance = Acceptance(pipeline, variant)
+        self.subject = Subject(pipeline, variant)
         self.samples = pipeline.data.samples(1, variant)
 
     def failed(self) -> set[str]:
-        gates = int8_files.files(self.acceptance, self.built, self.samples)
+        gates = int8_files.files(self.subject, self.built, self.samples)
         return {gate.check for gate in gates if gate.verdict != "passed"}
 
     def failed_checkpoint(self) -> set[str]:
-        gates = int8_files.fp32_checkpoint(self.acceptance, self.built, self.samples)
+        gates = int8_files.fp32_checkpoint(self.subject, self.built, self.samples)
         return {gate.check for gate in gates if gate.verdict != "passed"}
 
     def edit(self, change, *paths: Path) -> None:
@@ -143,8 +146,8 @@ class Copy:
         self.built = replace(self.built, record=record)
 
     def closeness(self) -> set[str]:
-        session = self.pipeline.fake_quant_session(1)
-        gates = self.acceptance.closeness(self.pipeline.onnx_session(1), session, self.samples)
+        reference, session = self.pipeline.onnx_session(1), self.pipeline.fake_quant_session(1)
+        gates = closeness(self.subject, Candidate.of(reference), Candidate.of(session), self.samples)
         return {gate.check for gate in gates if gate.verdict != "passed"}
 
 
@@ -186,7 +189,7 @@ def test_whole_files_pass(files):
     assert files.failed() == set()
     assert files.failed_checkpoint() == set()
     assert files.closeness() == set()
-    gates = int8_files.files(files.acceptance, files.built, files.samples)
+    gates = int8_files.files(files.subject, files.built, files.samples)
     assert all(gate.cached for gate in gates if gate.check == "quantized/form")
 
 
@@ -299,9 +302,10 @@ def test_files_that_agree_on_something_wrong_fail_against_onnx(files, change):
 def test_wrong_weights_fail_the_metric(files):
     files.edit(swapped_weights)
     files.twin_again()
-    pipeline, acceptance = files.pipeline, files.acceptance
+    pipeline = files.pipeline
     labelled, (dataset,) = pipeline.data.dataset("dots"), pipeline.spec.datasets
-    gates = acceptance.accuracy(pipeline.torch_session(), pipeline.fake_quant_session(1), labelled, dataset)
+    reference, candidate = Candidate.of(pipeline.torch_session()), Candidate.of(pipeline.fake_quant_session(1))
+    gates = accuracy(files.subject, reference, candidate, labelled, dataset)
     assert [(gate.check, gate.verdict) for gate in gates] == [("fake-quant/top1/drop", "failed")]
 
 
@@ -338,7 +342,7 @@ def test_a_checkpoint_with_other_keys_fails(files, damage):
         state[name] = state[name].reshape(-1)
     torch.save(state, files.checkpoint)
     assert files.failed_checkpoint() == {"fp32-checkpoint/keys-changed"}
-    (gate,) = int8_files.fp32_checkpoint(files.acceptance, files.built, files.samples)
+    (gate,) = int8_files.fp32_checkpoint(files.subject, files.built, files.samples)
     assert gate.message is not None
     assert "strict=True" in gate.message.render("en")
 
@@ -361,7 +365,7 @@ def test_a_layer_that_could_not_be_written_back_leaves_nothing_to_compare_with(f
     left = Finding("quantize.not-in-checkpoint", "warning", message, node="/0/0/Conv")
     record = replace(files.built.record, findings=(*files.built.record.findings, left))
     files.built = replace(files.built, record=record)
-    gates = {gate.check: gate for gate in int8_files.fp32_checkpoint(files.acceptance, files.built, files.samples)}
+    gates = {gate.check: gate for gate in int8_files.fp32_checkpoint(files.subject, files.built, files.samples)}
     assert gates["fp32-checkpoint/keys-changed"].verdict == "passed"
     partly = gates["fp32-checkpoint/relative_l2"]
     assert (partly.verdict, partly.measured) == ("not_measured", None)
@@ -372,7 +376,7 @@ def test_the_score_of_int8_weights_alone_is_shown_not_judged(files):
     pipeline = files.pipeline
     labelled, (dataset,) = pipeline.data.dataset("dots"), pipeline.spec.datasets
     session = int8_files.weights_session(pipeline, files.built)
-    (gate,) = files.acceptance.accuracy(pipeline.torch_session(), session, labelled, dataset)
+    (gate,) = files.subject.accuracy(pipeline.torch_session(), session, labelled, dataset)
     assert (gate.check, gate.limit, gate.verdict, gate.ground) == ("int8-weights/top1/drop", None, "passed", "host")
     assert gate.interval is not None
 

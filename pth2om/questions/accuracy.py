@@ -1,0 +1,241 @@
+"""Whether the model still scores on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pth2om.errors import Pth2omError
+from pth2om.evidence import GateRecord, Judgement
+from pth2om.language import Message, say
+from pth2om.questions import pictures
+from pth2om.questions.candidate import INT8_WEIGHTS, Candidate
+
+if TYPE_CHECKING:
+    from pth2om.conversion.pipeline import Pipeline
+    from pth2om.data import Labelled
+    from pth2om.questions.subject import Subject
+    from pth2om.session import Session
+    from pth2om.spec import Dataset, Variant
+    from pth2om.store import Artifact
+
+
+def score(subject: Subject, session: Session, labelled: Labelled, dataset: Dataset) -> list[GateRecord]:
+    """PyTorch's own score: what the spec expects on exactly these files, and at least its least score.
+
+    Args:
+        subject: the model.
+        session: PyTorch.
+        labelled: the images.
+        dataset: the spec's table: which metric, and what is expected of it.
+
+    Raises:
+        Absent: the weights are random.
+    """
+    from pth2om import accuracy as scoring
+
+    pipeline = subject.pipeline
+    if pipeline.seeded:
+        raise pipeline.weights_absent()
+    batch = pipeline.spec.batches[0]
+    measured, artifact = _scored(subject, session, labelled, batch)
+    judgements: list[Judgement] = []
+    if dataset.metric != "agreement":
+        judgements.append(scoring.least(measured, dataset.min_score, metric=dataset.metric))
+    whole = dataset.subset is None and pipeline.settings.subset is None
+    if dataset.expected is not None and whole:
+        exact = labelled.exact and dataset.images in (None, len(labelled))
+        judgements.append(
+            scoring.reproduces(measured, dataset.expected, dataset.tolerance, metric=dataset.metric, exact_files=exact)
+        )
+    if judgements:
+        sides = [pictures.Side("PyTorch", session, measured, batch)]
+        details = {**judgements[0].details, "pictures": _pictures(subject, sides, labelled, {})}
+        judgements[0] = replace(judgements[0], details=details)
+    return _gates(subject, judgements, session, labelled, artifact)
+
+
+def accuracy(
+    subject: Subject, reference: Candidate, candidate: Candidate, labelled: Labelled, dataset: Dataset
+) -> list[GateRecord]:
+    """Whether the candidate's metric drops by no more than the gate, judged paired on the same images.
+
+    Args:
+        subject: of the variant or batch size.
+        reference: the original model: PyTorch, or the ONNX file that the spec starts from.
+        candidate: ONNX, or an OM, of whose bands the worse is judged; what PyTorch scores with INT8 weights alone is
+            shown, not judged, because the loss of the activations is not in it.
+        labelled: the images.
+        dataset: the spec's table: which metric.
+
+    Raises:
+        Absent: the weights are random.
+    """
+    from pth2om import accuracy as scoring
+
+    pipeline = subject.pipeline
+    if pipeline.seeded and dataset.metric != "agreement":
+        raise pipeline.weights_absent()
+    spec = pipeline.spec
+    gate = _drop(pipeline, subject.variant)
+    first = spec.batches[0]
+    batch = subject.batch or first
+    before, _ = _scored(subject, reference.session, labelled, first)
+    judged: list[tuple[Judgement, Session, Artifact]] = []
+    measured: dict[str, Any] = {}
+    scores: list[Judgement] = []
+    figures: dict[str, Any] = {}
+    for band, session in candidate.bands.items():
+        after, artifact = _scored(subject, session, labelled, batch)
+        measured[session.digest] = after
+        if dataset.metric == "agreement":
+            judgement = scoring.agreement(before, after, gate)
+        else:
+            lost = _difference(subject, (reference.session, session), (before, after), labelled, dataset)
+            judgement = scoring.judge(lost, gate)
+            figures[band] = judgement.measured
+            if candidate.role == "om" and dataset.om_min_score is not None:
+                scores.append(_published(after, labelled, dataset))
+        judged.append((judgement, session, artifact))
+    worst, session, artifact = max(judged, key=lambda each: _badness(each[0]))
+    details = pictures.named(worst.details, labelled.names)
+    details |= {"dataset": dataset.name, "bands": figures if len(figures) > 1 else None}
+    if not pipeline.has_torch:
+        details["original"] = "onnx"
+    if candidate.role == "om":
+        onnx = pictures.Side("ONNX", pipeline.onnx_session(batch), None, batch)
+        title = onnx.title if reference.role == "onnx" else "PyTorch"
+        original = pictures.Side(title, reference.session, before, first)
+        om = pictures.Side("OM", session, measured[session.digest], batch)
+        sides = [original, om] if title == onnx.title else [original, onnx, om]
+        details["pictures"] = _pictures(subject, sides, labelled, worst.details)
+    judgement = replace(worst, check=f"{candidate.role}/{worst.check}", details=details)
+    if candidate.role == INT8_WEIGHTS:
+        judgement = replace(judgement, limit=None, verdict="passed", message=None)
+    lowest = [min(scores, key=lambda each: each.measured or 0.0)] if scores else []
+    return _gates(subject, [judgement, *lowest], session, labelled, artifact)
+
+
+def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Message | None:
+    """The warning that this subset can never decide the gate, whatever the model does; None when it can."""
+    from pth2om import accuracy as scoring
+
+    if dataset.metric == "agreement" or pipeline.seeded:
+        return None
+    try:
+        labelled = pipeline.data.dataset(dataset.name, dataset.subset)
+    except Pth2omError:
+        return None  # absent or wrong: reported where it is used
+    return scoring.can_decide(len(labelled), _drop(pipeline, variant))[1]
+
+
+def _drop(pipeline: Pipeline, variant: Variant | None) -> float:
+    gates = pipeline.spec.gates
+    return gates.int8_drop if variant is not None and variant.precision == "int8" else gates.drop
+
+
+def _scored(subject: Subject, session: Session, labelled: Labelled, batch: int) -> tuple[Any, Artifact]:
+    from pth2om import accuracy as scoring
+    from pth2om.data import Preprocessor
+    from pth2om.progress import counted
+
+    spec, preprocess = subject.pipeline.spec, subject.pipeline.data.preprocess()
+
+    def measure() -> Any:  # noqa: ANN401 - JSON
+        with counted(f"{spec.name} {session.provenance.name} {labelled.name}", len(labelled)) as seen:
+            return scoring.measure(
+                session,
+                labelled,
+                Preprocessor(preprocess),
+                spec.postprocess,
+                batch=batch,
+                feed=preprocess.input,
+                seen=seen,
+            )
+
+    inputs = {"session": session.digest, "dataset": labelled.digest}
+    options = {**_options(subject), "batch": batch}
+    return subject.measured("score", scoring.VERSION, inputs, options, ("numpy", "pillow"), measure)
+
+
+def _difference(
+    subject: Subject,
+    sessions: tuple[Session, Session],
+    scores: tuple[Mapping[str, Any], Mapping[str, Any]],
+    labelled: Labelled,
+    dataset: Dataset,
+) -> Any:  # noqa: ANN401 - JSON
+    """What the second session loses against the first; ``scores`` are their measurements on the same images."""
+    from pth2om import accuracy as scoring
+
+    (reference, session), (before, after) = sessions, scores
+    inputs = {"reference": reference.digest, "candidate": session.digest, "dataset": labelled.digest}
+    seed = subject.pipeline.settings.seed
+    options = {"metric": dataset.metric, "seed": seed, **_options(subject), "batch": subject.batch}
+    value, _ = subject.measured(
+        "drop",
+        scoring.VERSION,
+        inputs,
+        options,
+        ("numpy",),
+        lambda: scoring.difference(before, after, metric=dataset.metric, seed=seed),
+    )
+    return value
+
+
+def _options(subject: Subject) -> dict[str, Any]:
+    return {
+        "preprocess": subject.pipeline.data.preprocess().model_dump(mode="json"),
+        "postprocess": subject.pipeline.spec.postprocess.model_dump(mode="json"),
+    }
+
+
+def _pictures(
+    subject: Subject, sides: Sequence[pictures.Side], labelled: Labelled, details: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The pictures of a gate, from the store; none where they cannot be drawn: a verdict does not hang on them."""
+    pipeline, measured = subject.pipeline, sides[0].measured
+    if measured is None or not pictures.drawable(measured):
+        return []
+    preprocess, postprocess = pipeline.data.preprocess(), pipeline.spec.postprocess
+    inputs = {side.title: side.session.digest for side in sides} | {"dataset": labelled.digest}
+    options = {**_options(subject), "batch": [side.batch for side in sides]}
+    key = subject.measurement_key("pictures", pictures.VERSION, inputs, options, ("numpy", "pillow"))
+    try:
+        artifact = pipeline.store.artifact(
+            key, lambda folder: pictures.draw(folder, sides, labelled, preprocess, postprocess, details)
+        )
+    except Pth2omError:
+        return []
+    return pictures.listed(artifact.path)
+
+
+def _gates(
+    subject: Subject, judgements: Sequence[Judgement], session: Session, labelled: Labelled, artifact: Artifact
+) -> list[GateRecord]:
+    judgements = [
+        replace(each, details={"dataset": labelled.name, "images": len(labelled), **each.details})
+        for each in judgements
+    ]
+    digests = {"session": session.digest, "dataset": labelled.digest}
+    return subject.gates("accuracy", judgements, session, digests, artifact)
+
+
+def _published(measured: Mapping[str, Any], labelled: Labelled, dataset: Dataset) -> Judgement:
+    """The OM's own score against the published one, which belongs to exactly so many images."""
+    from pth2om import accuracy as scoring
+
+    judgement = scoring.least(measured, dataset.om_min_score, metric=dataset.metric)
+    judgement = replace(judgement, check=f"om/{judgement.check}")
+    if labelled.exact and dataset.images in (None, len(labelled)):
+        return judgement
+    reached, expected = judgement.measured or 0.0, dataset.om_min_score or 0.0
+    message = say("accuracy.other-files", metric=dataset.metric, score=round(reached, 2), expected=expected)
+    return replace(judgement, verdict="not_measured", message=message)
+
+
+def _badness(judgement: Judgement) -> tuple[int, float]:
+    order = {"passed": 0, "not_measured": 1, "inconclusive": 2, "failed": 3}
+    sign = -1.0 if judgement.limit is not None and judgement.limit.relation in (">=", ">") else 1.0
+    return order[judgement.verdict], sign * (judgement.measured or 0.0)

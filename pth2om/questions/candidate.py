@@ -1,0 +1,51 @@
+"""Whom a question is about: the sessions of one role, by band."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pth2om.session import Session
+
+INT8_WEIGHTS = "int8-weights"
+"""The role of PyTorch with INT8 weights and FP32 activations."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One side of a comparison, or the one that is timed or scored.
+
+    Attributes:
+        role: ``torch``, ``onnx``, ``om``, ``fake-quant`` or ``int8-weights``; the first part of a check's name.
+        bands: the ways it can be run: ``fused`` and ``unfused`` of an emulated OM, ``device`` on an NPU; one of the
+            name ``""`` for all others.
+    """
+
+    role: str
+    bands: Mapping[str, Session]
+
+    @classmethod
+    def of(cls, session: Session | Mapping[str, Session]) -> Candidate:
+        """The candidate of a fixture's value: a session, or the bands of an OM."""
+        if isinstance(session, Mapping):
+            return cls("om", session)
+        name = session.provenance.name
+        return cls({"onnxruntime": "onnx"}.get(name, name), {"": session})
+
+    @property
+    def session(self) -> Session:
+        """The only session, or that of the first band."""
+        return next(iter(self.bands.values()))
+
+    def band(self, name: str) -> Session:
+        """The session of a band; the only session where there are no bands.
+
+        Each band is compared with its own, so that rounding alone is not taken for a difference.
+        """
+        return self.bands.get(name, self.session)
+
+
+def pair(reference: Candidate, candidate: Candidate) -> str:
+    """What evidence calls a comparison: ``torch~onnx``, ``onnx~om``; ``plain~aipp`` for two OMs."""
+    both = reference.role == candidate.role == "om"
+    return "plain~aipp" if both else f"{reference.role}~{candidate.role}"

@@ -1,0 +1,52 @@
+"""Whether one side computes what the other computes, slice by slice, on the same samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pth2om.questions.candidate import Candidate, pair
+
+if TYPE_CHECKING:
+    from pth2om.data import Samples
+    from pth2om.evidence import GateRecord
+    from pth2om.questions.subject import Subject
+    from pth2om.session import Session
+
+
+def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samples: Samples) -> list[GateRecord]:
+    """Whether the candidate computes what the reference computes.
+
+    Args:
+        subject: of the variant or batch size.
+        reference: PyTorch or ONNX; or the OM without AIPP, each band of which is compared with its own.
+        candidate: ONNX, or an OM, of whose bands the worse is judged.
+        samples: what both are fed.
+    """
+    from pth2om import compare
+
+    spec = subject.pipeline.spec
+    slices = [part.model_dump(mode="json") for part in spec.slices]
+    measured: dict[str, Any] = {}
+    artifacts = []
+    for band, session in candidate.bands.items():
+        left = reference.band(band)
+
+        def measure(left: Session = left, session: Session = session) -> Any:  # noqa: ANN401 - JSON
+            return compare.measure(subject.pipeline.remembering(left), session, samples, spec.slices)
+
+        inputs = {"reference": left.digest, "candidate": session.digest, "samples": samples.digest}
+        measured[band], artifact = subject.measured(
+            "closeness", compare.VERSION, inputs, {"slices": slices}, ("numpy",), measure
+        )
+        artifacts.append(artifact)
+    if len(measured) == 2:
+        first, second = measured
+        joined = compare.worse(measured[first], measured[second], (first, second))
+    else:
+        (joined,) = measured.values()
+    int8 = subject.variant is not None and subject.variant.precision == "int8"
+    judgements = compare.judge(joined, pair=pair(reference, candidate), gates=spec.gates, int8=int8)
+    first_band = next(iter(candidate.bands))
+    digests = {"reference": reference.band(first_band).digest, "samples": samples.digest}
+    digests |= {band or "candidate": session.digest for band, session in candidate.bands.items()}
+    return subject.gates("closeness", judgements, candidate.session, digests, artifacts[-1])

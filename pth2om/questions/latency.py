@@ -1,0 +1,74 @@
+"""How long one inference takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pth2om.export import example
+from pth2om.host import host_fingerprint
+
+if TYPE_CHECKING:
+    from pth2om.evidence import GateRecord
+    from pth2om.questions.candidate import Candidate
+    from pth2om.questions.subject import Subject
+    from pth2om.spec import Variant
+
+_SECONDS = 3.0
+"""How long a session is timed at most; within it the median of most models is known to 2 %."""
+
+
+def latency(subject: Subject, candidate: Candidate, *, remeasure: bool = False) -> list[GateRecord]:
+    """How long one inference takes; an emulated OM is not timed, a roofline estimate is shown instead.
+
+    Args:
+        subject: of the variant or batch size.
+        candidate: PyTorch, ONNX, or an OM.
+        remeasure: time again although the store has a measurement of this machine.
+    """
+    from pth2om import latency as timing
+
+    pipeline = subject.pipeline
+    settings, spec, session = pipeline.settings, pipeline.spec, candidate.session
+    ground = session.provenance.ground
+    measured, artifact, estimate = None, None, None
+    if candidate.role == "om" and ground != "device":
+        estimate = None if subject.variant is None else _estimate(subject, subject.variant)
+    else:
+        batch = subject.batch or spec.batches[0]
+        feeds = example(spec.inputs, batch, settings.seed)
+        key = subject.measurement_key(
+            "latency",
+            timing.VERSION,
+            {"session": session.digest},
+            {"host": host_fingerprint(), "batch": batch, "threads": settings.threads, "seed": settings.seed},
+            ("numpy",),
+        )
+        if remeasure:
+            pipeline.store.forget(key)
+        measured, artifact = pipeline.store.measurement(
+            key, lambda: timing.measure(session, feeds, batch=batch, cap_seconds=_SECONDS)
+        )
+    judgements = timing.judge(
+        measured,
+        subject=candidate.role,
+        ground=ground,
+        gates=spec.gates,
+        variant=subject.case,
+        soc=settings.soc,
+        estimate=estimate,
+    )
+    return subject.gates("latency", judgements, session, {"session": session.digest}, artifact)
+
+
+def _estimate(subject: Subject, variant: Variant) -> Any:  # noqa: ANN401 - JSON
+    """The roofline bound of a variant on the SoC; None where the SoC is unknown."""
+    from pth2om import roofline
+
+    soc = subject.pipeline.settings.soc
+    if soc is None:
+        return None
+    source = subject.pipeline.onnx(variant.batch)
+    work, _ = subject.measured(
+        "work", roofline.VERSION, {"onnx": source.record.digest}, {}, ("onnx",), lambda: roofline.work(source.file)
+    )
+    return roofline.estimate(work, soc, batch=variant.batch, precision=variant.precision)

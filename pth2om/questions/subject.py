@@ -1,0 +1,129 @@
+"""What a question is asked about, and how its answers become evidence.
+
+Measurements are kept in the store under the digests of what was measured, so a second run with the same files measures
+nothing again and says so (``cached``, ``measured_at``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pth2om.errors import Absent, Pth2omError
+from pth2om.evidence import GateRecord, Judgement, Question
+from pth2om.host import host_fingerprint
+from pth2om.session import Ground, Provenance, Session
+from pth2om.store import Artifact, Key, version_of
+
+if TYPE_CHECKING:
+    from pth2om.conversion.pipeline import Pipeline
+    from pth2om.spec import Variant
+
+
+class Subject:
+    """One model, or one variant or batch size of it.
+
+    Args:
+        pipeline: the model's stages.
+        variant: the variant in question, or None.
+        batch: the batch size in question, or None; a variant has its own.
+    """
+
+    def __init__(self, pipeline: Pipeline, variant: Variant | None = None, batch: int | None = None) -> None:
+        self.pipeline = pipeline
+        self.variant = variant
+        self.batch = variant.batch if variant else batch
+
+    @property
+    def case(self) -> str:
+        """What evidence calls it: ``fp16-bs1``, ``bs4`` or ``""``."""
+        if self.variant is not None:
+            return self.variant.name
+        return "" if self.batch is None else f"bs{self.batch}"
+
+    def measured(
+        self,
+        kind: str,
+        version: int,
+        inputs: Mapping[str, str],
+        options: Mapping[str, Any],
+        libraries: Sequence[str],
+        measure: Callable[[], Any],
+    ) -> tuple[Any, Artifact]:
+        """``measure()`` through the store.
+
+        Args:
+            kind: name of the measurement, the store's stage.
+            version: of the measuring code.
+            inputs: role -> digest.
+            options: whatever else it depends on.
+            libraries: whose versions it depends on.
+            measure: returns JSON values.
+        """
+        key = self.measurement_key(kind, version, inputs, options, libraries)
+        return self.pipeline.store.measurement(key, measure)
+
+    def measurement_key(
+        self,
+        kind: str,
+        version: int,
+        inputs: Mapping[str, str],
+        options: Mapping[str, Any],
+        libraries: Sequence[str],
+    ) -> Key:
+        """The store's key of a measurement; arguments as `measured`."""
+        label = f"{self.pipeline.spec.name}-{self.case}" if self.case else self.pipeline.spec.name
+        return Key(kind, version, inputs, options, {name: version_of(name) for name in libraries}, label)
+
+    def gates(
+        self,
+        question: Question,
+        judgements: Sequence[Judgement],
+        session: Session,
+        digests: Mapping[str, str],
+        artifact: Artifact | None = None,
+    ) -> list[GateRecord]:
+        """Evidence of ``judgements`` about ``session``."""
+        provenance = session.provenance
+        return [self.gate(question, each, provenance, digests, provenance.ground, artifact) for each in judgements]
+
+    def gate(
+        self,
+        question: Question,
+        judgement: Judgement,
+        provenance: Provenance | None,
+        digests: Mapping[str, str],
+        ground: Ground,
+        artifact: Artifact | None = None,
+    ) -> GateRecord:
+        """Evidence of one judgement; ``artifact`` is the measurement in the store, where there is one."""
+        return GateRecord(
+            model=self.pipeline.spec.name,
+            variant=self.case,
+            soc=self.pipeline.settings.soc if self.variant is not None else None,
+            question=question,
+            check=judgement.check,
+            measured=judgement.measured,
+            unit=judgement.unit,
+            limit=judgement.limit,
+            verdict=judgement.verdict,
+            ground=ground,
+            interval=judgement.interval,
+            message=judgement.message,
+            provenance=provenance,
+            digests=digests,
+            details=judgement.details,
+            seed=judgement.seed,
+            cached=artifact.cached if artifact else False,
+            measured_at=artifact.created if artifact else "",
+            host=host_fingerprint(),
+        )
+
+    def failed(self, question: Question, check: str, error: Pth2omError) -> GateRecord:
+        """The evidence of a question that could not be answered: failed, or not measured when something is absent."""
+        absent = isinstance(error, Absent)
+        details = {"where": error.where} if error.where else {}
+        judgement = Judgement(
+            check, None, "", None, "not_measured" if absent else "failed", message=error.message, details=details
+        )
+        return self.gate(question, judgement, None, {}, "host")

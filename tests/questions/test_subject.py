@@ -1,0 +1,77 @@
+"""What a question is asked about: its name in evidence, and the sides of a comparison."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
+
+import pytest
+
+import pth2om.questions
+from pth2om.evidence import Question
+from pth2om.questions import QUESTIONS
+from pth2om.questions.candidate import Candidate, pair
+from pth2om.questions.subject import Subject
+from pth2om.session import Provenance
+from pth2om.spec import Variant
+
+HOST = {name: Provenance(name, "1", "host") for name in ("torch", "onnxruntime", "fake-quant", "int8-weights")}
+
+
+def session(name="onnxruntime", digest="d"):
+    return SimpleNamespace(provenance=HOST[name], digest=digest)
+
+
+def test_questions_are_listed_once():
+    assert set(QUESTIONS) == set(get_args(Question))
+
+
+@pytest.mark.parametrize(
+    ("variant", "batch", "case"),
+    [
+        (None, None, ""),
+        (None, 4, "bs4"),
+        (Variant(precision="fp16"), None, "fp16-bs1"),
+        (Variant(precision="int8", batch=2, aipp=True), 9, "int8-bs2-aipp"),
+    ],
+)
+def test_evidence_calls_a_subject_by_its_variant_or_batch(variant, batch, case):
+    subject = Subject(None, variant, batch)
+    assert subject.case == case
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("torch", "torch"), ("onnxruntime", "onnx"), ("fake-quant", "fake-quant"), ("int8-weights", "int8-weights")],
+)
+def test_a_session_has_the_role_of_who_computes(name, role):
+    candidate = Candidate.of(session(name))
+    assert (candidate.role, list(candidate.bands)) == (role, [""])
+
+
+def test_bands_are_compared_with_their_own():
+    plain = Candidate.of({band: session(digest=f"plain-{band}") for band in ("fused", "unfused")})
+    om = Candidate.of({band: session(digest=band) for band in ("fused", "unfused")})
+    onnx = Candidate.of(session())
+    assert (om.role, om.session.digest) == ("om", "fused")
+    assert [plain.band(band).digest for band in om.bands] == ["plain-fused", "plain-unfused"]
+    assert [onnx.band(band).digest for band in om.bands] == ["d", "d"]
+    assert (pair(onnx, om), pair(plain, om)) == ("onnx~om", "plain~aipp")
+
+
+def test_no_question_imports_the_others_in_a_circle():
+    folder = Path(pth2om.questions.__file__).parent
+    uses = {}
+    for path in folder.glob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        prefix = "pth2om.questions."
+        names = [node.module.removeprefix(prefix) for node in nodes if node.module.startswith(prefix)]
+        names += [a.name for node in nodes if node.module == "pth2om.questions" for a in node.names]
+        uses[path.stem] = {name for name in names if (folder / f"{name}.py").is_file()}
+    while uses:
+        done = [name for name, others in uses.items() if not others & set(uses)]
+        assert done, f"circle: {sorted(uses)}"
+        for name in done:
+            del uses[name]
