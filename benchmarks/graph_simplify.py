@@ -20,7 +20,7 @@ from torch import nn
 from pth2om.graph import clean
 from pth2om.graph.document import Document
 from pth2om.graph.passes import simplify
-from pth2om.graph.surgery import node_count
+from pth2om.onnxfile.walking import node_count
 
 
 class Bottleneck(nn.Module):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import Names, Sizes, node_label, opset
+from pth2om.graph.surgery import Names
+from pth2om.onnxfile.walking import Sizes, node_label, opset
 
 if TYPE_CHECKING:
     from onnx import NodeProto

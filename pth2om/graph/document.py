@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pth2om.errors import GraphError
-from pth2om.graph.surgery import all_graphs
 from pth2om.onnxfile.reading import external_location, leaves_folder, read
+from pth2om.onnxfile.walking import all_graphs
 from pth2om.session import Array
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pth2om.graph.building import Builder
-from pth2om.graph.surgery import Sizes, text
+from pth2om.onnxfile.walking import Sizes, text
 
 if TYPE_CHECKING:
     from onnx import NodeProto

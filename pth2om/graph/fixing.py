@@ -15,7 +15,7 @@ from pth2om.graph import Cleaned, passes, write
 from pth2om.graph.contract import Settings
 from pth2om.graph.document import Document
 from pth2om.graph.runner import Outcome, run
-from pth2om.graph.surgery import node_count, opset
+from pth2om.onnxfile.walking import node_count, opset
 from pth2om.preflight import check
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pth2om.graph.surgery import STANDARD, Types, opset, reads
-from pth2om.onnxfile.reading import element_name
+from pth2om.onnxfile.types import element_name
+from pth2om.onnxfile.walking import STANDARD, Types, opset, reads
 
 if TYPE_CHECKING:
     from onnx import GraphProto

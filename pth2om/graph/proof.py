@@ -17,7 +17,7 @@ import numpy as np
 
 from pth2om.graph.contract import EQUAL, HALF_ROUNDING, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import STANDARD, all_graphs, integer, subgraphs
+from pth2om.onnxfile.walking import STANDARD, all_graphs, integer, subgraphs
 from pth2om.session import Array
 
 if TYPE_CHECKING:

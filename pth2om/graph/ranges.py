@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import STANDARD, Scope, Types, input_of, integer, integers, opset, scopes
+from pth2om.graph.surgery import Scope, scopes
+from pth2om.onnxfile.walking import STANDARD, Types, input_of, integer, integers, opset
 
 if TYPE_CHECKING:
     from onnx import NodeProto

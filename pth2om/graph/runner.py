@@ -18,8 +18,8 @@ from pth2om.graph.contract import EQUAL, Applied, Pass, Settings
 from pth2om.graph.document import Document
 from pth2om.graph.passes import simplify
 from pth2om.graph.proof import Reference, Verdict
-from pth2om.graph.surgery import all_graphs, is_sorted, node_count, sort_nodes
 from pth2om.language import Message, Value, say
+from pth2om.onnxfile.walking import all_graphs, is_sorted, node_count, sort_nodes
 
 if TYPE_CHECKING:
     from onnx import ModelProto

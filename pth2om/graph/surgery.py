@@ -1,52 +1,25 @@
-"""Small tools for changing ONNX graphs: scopes, fresh names, attributes, rewriting node by node."""
+"""Changing ONNX graphs: scopes, fresh names, attributes, rewriting node by node."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from pth2om.onnxfile.walking import (
+    STANDARD,
+    Types,
+    all_graphs,
+    attribute,
+    reads,
+    set_nodes,
+    subgraphs,
+)
+
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
     from pth2om.graph.document import Document
     from pth2om.session import Array
-
-Sizes = tuple[int, ...]
-"""Sizes of a tensor; -1 where unknown."""
-
-Types = dict[str, tuple[int, "Sizes | None"]]
-"""Tensor name to ``TensorProto.DataType`` (0 unknown) and sizes (None: not even the rank is known)."""
-
-STANDARD = ("", "ai.onnx")
-
-
-def all_graphs(model: ModelProto) -> list[GraphProto]:
-    """The root graph first, then every graph inside an attribute (If, Loop, Scan, ...), parents before children."""
-    found = [model.graph]
-    for graph in found:
-        for node in graph.node:
-            found.extend(subgraphs(node))
-    return found
-
-
-def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """The graphs in a node's attributes."""
-    for item in node.attribute:
-        if item.type == 5:
-            yield item.g
-        elif item.type == 10:
-            yield from item.graphs
-
-
-def node_count(model: ModelProto) -> int:
-    """Nodes of all graphs; those of local functions are not counted."""
-    return sum(len(graph.node) for graph in all_graphs(model))
-
-
-def opset(model: ModelProto) -> int:
-    """The imported version of the standard domain; 0 when it is not imported."""
-    return max((item.version for item in model.opset_import if item.domain in STANDARD), default=0)
 
 
 def set_opset(model: ModelProto, version: int) -> None:
@@ -56,35 +29,6 @@ def set_opset(model: ModelProto, version: int) -> None:
     for domain, number in (("", version), *kept):
         entry = model.opset_import.add()
         entry.domain, entry.version = domain, number
-
-
-def attribute(node: NodeProto, name: str) -> AttributeProto | None:
-    """The attribute of that name, or None."""
-    return next((item for item in node.attribute if item.name == name), None)
-
-
-def integer(node: NodeProto, name: str, default: int) -> int:
-    """An integer attribute, or `default`."""
-    item = attribute(node, name)
-    return default if item is None else int(item.i)
-
-
-def integers(node: NodeProto, name: str) -> list[int] | None:
-    """A list of integers, or None where the attribute is absent."""
-    item = attribute(node, name)
-    return None if item is None else [int(value) for value in item.ints]
-
-
-def real(node: NodeProto, name: str, default: float) -> float:
-    """A float attribute, or `default`."""
-    item = attribute(node, name)
-    return default if item is None else float(item.f)
-
-
-def text(node: NodeProto, name: str, default: str) -> str:
-    """A string attribute, or `default`."""
-    item = attribute(node, name)
-    return default if item is None else item.s.decode("utf-8", "replace")
 
 
 def drop_attribute(node: NodeProto, name: str) -> None:
@@ -100,11 +44,6 @@ def set_attribute(node: NodeProto, name: str, value: int | float | str | Sequenc
 
     drop_attribute(node, name)
     node.attribute.append(helper.make_attribute(name, value))
-
-
-def input_of(node: NodeProto, place: int) -> str:
-    """The name at an input's place; ``""`` where it is left out."""
-    return str(node.input[place]) if place < len(node.input) else ""
 
 
 def trim_inputs(node: NodeProto) -> None:
@@ -217,49 +156,6 @@ def rewrite(graph: GraphProto, change: Callable[[NodeProto], Iterable[NodeProto]
     return count
 
 
-def set_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
-    """Give a graph these nodes; they may be its own."""
-    copies = [_copy(node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copied = type(node)()
-    copied.CopyFrom(node)
-    return copied
-
-
-def captured(node: NodeProto) -> set[str]:
-    """Names that a node's subgraphs read from the graphs around them."""
-    found: set[str] = set()
-    for graph in subgraphs(node):
-        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-        own.update(tensor.values.name for tensor in graph.sparse_initializer)
-        read: set[str] = set()
-        for inner in graph.node:
-            read.update(name for name in inner.input if name)
-            read |= captured(inner)
-            own.update(inner.output)
-        read.update(value.name for value in graph.output)
-        found |= read - own
-    return found
-
-
-def reads(node: NodeProto) -> set[str]:
-    """Every name a node needs: its inputs and what its subgraphs capture."""
-    return {name for name in node.input if name} | captured(node)
-
-
-def readers(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    """Tensor name to the nodes of this graph that read it, themselves or in their subgraphs."""
-    found: dict[str, list[NodeProto]] = defaultdict(list)
-    for node in graph.node:
-        for name in reads(node):
-            found[name].append(node)
-    return found
-
-
 def drop_unused(document: Document) -> int:
     """Remove initializers of the root graph that nothing reads any more; how many."""
     graph = document.graph
@@ -275,42 +171,6 @@ def drop_unused(document: Document) -> int:
         del graph.initializer[:]
         graph.initializer.extend(copies)
     return dropped
-
-
-def is_sorted(graph: GraphProto) -> bool:
-    """Whether every node stands behind the ones it needs."""
-    late = {name for node in graph.node for name in node.output if name}
-    for node in graph.node:
-        if reads(node) & late - set(node.output):
-            return False
-        late.difference_update(node.output)
-    return True
-
-
-def sort_nodes(graph: GraphProto) -> bool:
-    """Sort the nodes, keeping their order where it is right; False (and nothing done) when there is a cycle."""
-    maker = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
-    waiting = [{maker[name] for name in reads(node) if name in maker} for node in graph.node]
-    followers: dict[int, list[int]] = defaultdict(list)
-    for place, before in enumerate(waiting):
-        for other in before:
-            followers[other].append(place)
-    import heapq
-
-    ready = [place for place, before in enumerate(waiting) if not before]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        place = heapq.heappop(ready)
-        order.append(place)
-        for other in followers[place]:
-            waiting[other].discard(place)
-            if not waiting[other]:
-                heapq.heappush(ready, other)
-    if len(order) != len(graph.node):
-        return False
-    set_nodes(graph, [graph.node[place] for place in order])
-    return True
 
 
 def types(document: Document) -> Types:
@@ -345,11 +205,6 @@ def types(document: Document) -> Types:
         for name, kind in own.items():
             found[name] = kind if found.get(name, kind) == kind else (0, None)
     return found
-
-
-def node_label(node: NodeProto) -> str:
-    """How a person finds a node: its name, else what it makes."""
-    return str(node.name or next((name for name in node.output if name), "") or node.op_type)
 
 
 def forget_shapes(document: Document) -> None:

@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from pth2om.errors import GraphError
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto, TensorProto
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Largest ONNX file ATC (and protobuf) reads, in bytes."""
-
-ELEMENT_NAMES = {
-    1: "float32",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    8: "string",
-    9: "bool",
-    10: "float16",
-    11: "float64",
-    12: "uint32",
-    13: "uint64",
-    14: "complex64",
-    15: "complex128",
-    16: "bfloat16",
-    17: "float8_e4m3fn",
-    18: "float8_e4m3fnuz",
-    19: "float8_e5m2",
-    20: "float8_e5m2fnuz",
-    21: "uint4",
-    22: "int4",
-    23: "float4_e2m1",
-}
-"""Names of ``TensorProto.DataType``."""
-
-
-@dataclass(frozen=True)
-class NamedNode:
-    """A node with the name ATC gives it (``Type_<n>`` for the n-th unnamed one), and the graph it stands in."""
-
-    name: str
-    node: NodeProto
-    graph: int
 
 
 class NotOnnxError(Exception):
@@ -92,57 +53,6 @@ def read(path: Path) -> ModelProto:
         raise GraphError("preflight.not-onnx", where=str(path), reason=str(error)) from None
 
 
-def graphs(model: ModelProto) -> list[GraphProto]:
-    """The root graph and the branches of its Ifs, breadth first: the graphs that ATC reads."""
-    found = [model.graph]
-    for graph in found:
-        for node in graph.node:
-            if node.op_type == "If":
-                found.extend(attribute.g for attribute in node.attribute if attribute.HasField("g"))
-    return found
-
-
-def named_nodes(model: ModelProto) -> list[NamedNode]:
-    """Every node that ATC reads, with its name, in ATC's order."""
-    unnamed, found = 0, []
-    for place, graph in enumerate(graphs(model)):
-        for node in graph.node:
-            name = node.name
-            if not name:
-                name = f"{node.op_type}_{unnamed}"
-                unnamed += 1
-            found.append(NamedNode(name, node, place))
-    return found
-
-
-def imports(model: ModelProto) -> dict[str, int]:
-    """Domain to opset; the default domain is ``ai.onnx``, of repeated ones the last wins."""
-    return {item.domain or "ai.onnx": item.version for item in model.opset_import}
-
-
-def attribute(node: NodeProto, name: str) -> AttributeProto | None:
-    """The attribute of that name, or None."""
-    return next((item for item in node.attribute if item.name == name), None)
-
-
-def integer(node: NodeProto, name: str, default: int) -> int:
-    """An integer attribute, or `default`."""
-    item = attribute(node, name)
-    return default if item is None else int(item.i)
-
-
-def text(node: NodeProto, name: str, default: str) -> str:
-    """A string attribute, or `default`."""
-    item = attribute(node, name)
-    return default if item is None else item.s.decode("utf-8", "replace")
-
-
-def integers(node: NodeProto, name: str) -> list[int] | None:
-    """A list of integers, or None where the attribute is absent."""
-    item = attribute(node, name)
-    return None if item is None else [int(value) for value in item.ints]
-
-
 def external_location(tensor: TensorProto) -> str | None:
     """Where the data of an external tensor lies, relative to the model; None for a tensor inside the file."""
     if tensor.data_location != 1:
@@ -156,24 +66,6 @@ def leaves_folder(location: str) -> bool:
         if path.is_absolute() or path.anchor or ".." in path.parts:
             return True
     return False
-
-
-def tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto, bool]]:
-    """Initializers and the ``value`` of Constant nodes: name, tensor, whether it stands in the root graph."""
-    for place, graph in enumerate(graphs(model)):
-        for tensor in graph.initializer:
-            yield tensor.name, tensor, place == 0
-        for node in graph.node:
-            if node.op_type == "Constant":
-                value = attribute(node, "value")
-                if value is not None and value.HasField("t"):
-                    yield node.output[0] if node.output else node.name, value.t, place == 0
-
-
-@functools.cache
-def element_name(number: int) -> str:
-    """``float32`` for 1; the number itself for an unknown type."""
-    return ELEMENT_NAMES.get(number, str(number))
 
 
 def _is_text(model: ModelProto) -> bool:

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pth2om.onnxfile.walking import Sizes
+
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
-Sizes = tuple[int, ...]
+ELEMENT_NAMES = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    8: "string",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+    14: "complex64",
+    15: "complex128",
+    16: "bfloat16",
+    17: "float8_e4m3fn",
+    18: "float8_e4m3fnuz",
+    19: "float8_e5m2",
+    20: "float8_e5m2fnuz",
+    21: "uint4",
+    22: "int4",
+    23: "float4_e2m1",
+}
+"""Names of ``TensorProto.DataType``."""
 
 _SMALL_BYTES = 32 * 1024
 _COVERED = 0.98
@@ -44,6 +72,12 @@ _FOLDED = frozenset(
     }
 )
 """What exporters compute shapes with."""
+
+
+@functools.cache
+def element_name(number: int) -> str:
+    """``float32`` for 1; the number itself for an unknown type."""
+    return ELEMENT_NAMES.get(number, str(number))
 
 
 def tensor_types(model: ModelProto, shapes: Mapping[str, Sizes]) -> dict[str, tuple[int, Sizes | None]]:

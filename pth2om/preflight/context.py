@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,17 @@ from pth2om.ascend.kernels import Kernels
 from pth2om.ascend.socs import Soc
 from pth2om.evidence import Finding, Severity
 from pth2om.language import say
-from pth2om.onnxfile.reading import NamedNode, element_name, imports, named_nodes, tensors
+from pth2om.onnxfile.types import element_name
+from pth2om.onnxfile.walking import NamedNode, Sizes, imports, named_nodes, tensors
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
     from pth2om.ascend.atc_options import AtcOptions
-    from pth2om.preflight.rules.numerics import FloatRange
+    from pth2om.onnxfile.spans import FloatRange
 
 SMALL = 4096
 """Tensors of at most this many elements are handed to shape inference with their values."""
-
-Sizes = tuple[int, ...]
-"""Sizes of a tensor; -1 where unknown."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Context:
     @functools.cached_property
     def floats(self) -> dict[str, FloatRange]:
         """What the values of each floating-point constant span, looked at once."""
-        from pth2om.preflight.rules.numerics import float_range
+        from pth2om.onnxfile.spans import float_range
 
         ranges = {name: float_range(tensor) for name, tensor in self.constants.items()}
         return {name: span for name, span in ranges.items() if span is not None}
@@ -139,6 +137,10 @@ class Context:
         if tensor is None or tensor.data_location == 1:
             return None
         return constant_values(tensor)
+
+
+Rule = Callable[[Context], Iterator[Finding]]
+"""One rule: a context in, findings out."""
 
 
 def make_context(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pth2om.language import Message, say
-from pth2om.onnxfile.reading import NamedNode, attribute, imports, integer, integers, text
+from pth2om.onnxfile.walking import NamedNode, attribute, imports, integer, integers, text
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

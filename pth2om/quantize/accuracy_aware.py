@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import onnx
 
@@ -11,55 +10,13 @@ from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.quantize.calibrate import Feeds, Progress
+from pth2om.quantize.effects import Drop, Search, Trial
 from pth2om.quantize.plan import Plan
-from pth2om.quantize.sensitivity import Effect, own_effects
+from pth2om.quantize.sensitivity import own_effects
 from pth2om.quantize.twins import fake_quant
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A paired comparison of the INT8 model with the float model on the same images.
-
-    Attributes:
-        drop: loss of the metric in percent points; negative when INT8 is better.
-        low, high: its 95 % interval.
-    """
-
-    drop: float
-    low: float
-    high: float
-
 
 Evaluate = Callable[[onnx.ModelProto], Drop]
 """Scores a model of standard operators (a fake-quant twin) against the float model."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One evaluated model: the ``floating`` most harmful layers in FP16."""
-
-    floating: int
-    drop: Drop
-
-
-@dataclass(frozen=True)
-class Search:
-    """What the search found.
-
-    Attributes:
-        floating: layers that stay in FP16, the most harmful first.
-        drop: of the model with those.
-        effects: all layers' own effects, the most harmful first: why these.
-        trials: every model evaluated.
-        proven: whether the interval meets the gate; False when the images are too few to prove any such drop (even
-            the float model against itself), and the measured drop was judged instead.
-    """
-
-    floating: tuple[str, ...]
-    drop: Drop
-    effects: tuple[Effect, ...]
-    trials: tuple[Trial, ...]
-    proven: bool
 
 
 def keep_fewest(

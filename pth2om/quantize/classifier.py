@@ -11,7 +11,7 @@ import onnx
 
 from pth2om.accuracy.bounds import drop_interval
 from pth2om.errors import QuantizeError
-from pth2om.quantize.accuracy_aware import Drop
+from pth2om.quantize.effects import Drop
 from pth2om.quantize.network import open_session, run_session
 
 Ints = npt.NDArray[np.int64]

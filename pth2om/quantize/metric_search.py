@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 
-from pth2om.quantize.accuracy_aware import Drop, keep_fewest, leave_floating
+from pth2om.quantize.accuracy_aware import keep_fewest, leave_floating
 from pth2om.quantize.calibrate import Feeds
+from pth2om.quantize.effects import Drop
 from pth2om.quantize.network import write_model
 from pth2om.quantize.plan import Plan
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import onnxruntime
 from pth2om.errors import QuantizeError
 from pth2om.host import return_memory
 from pth2om.language import Message, say
+from pth2om.onnxfile.walking import captured, order, subgraphs
 
 Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]
@@ -117,26 +117,6 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
-    """The bodies of If, Loop and Scan."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            yield from attribute.graphs
-
-
-def _captured(graph: onnx.GraphProto) -> set[str]:
-    """Names that a subgraph reads from outside."""
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    own |= {name for node in graph.node for name in node.output}
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for node in graph.node:
-        for body in subgraphs(node):
-            read |= _captured(body)
-    return {name for name in read - own if name}
-
-
 def _unique(name: str, taken: set[str]) -> str:
     """``name``, with a number appended when it is taken; taken from then on."""
     unique, count = name, 1
@@ -202,8 +182,8 @@ class Network:
             for name in dict.fromkeys(node.input):
                 if name:
                     self.consumers.setdefault(name, []).append(node)
+            self.captured |= captured(node)
             for body in subgraphs(node):
-                self.captured |= _captured(body)
                 inner |= _names_in(body)
         self.outputs = {value.name for value in self.model.graph.output}
         # A body may not give a name of its own to what an outer graph holds, so its names are taken too.
@@ -240,8 +220,7 @@ class Network:
         ordered = self.finish_order()
         read = {name for node in ordered for name in node.input} | self.outputs
         for node in ordered:
-            for body in subgraphs(node):
-                read |= _captured(body)
+            read |= captured(node)
         tensors = [tensor for name, tensor in self.constants.items() if name in read]
         result = onnx.ModelProto()
         for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
@@ -267,33 +246,10 @@ class Network:
         """
         ready = set(self.constants) | {value.name for value in self.model.graph.input} | {""}
         ready |= {tensor.values.name for tensor in self.model.graph.sparse_initializer}
-        made = {name for node in self.nodes for name in node.output}
-        needs = []
-        for node in self.nodes:
-            names = set(node.input)
-            for body in subgraphs(node):
-                names |= _captured(body)
-            needs.append({name for name in names if name in made and name not in ready})
-        waiting: dict[str, list[int]] = {}
-        missing = [len(names) for names in needs]
-        for number, names in enumerate(needs):
-            for name in names:
-                waiting.setdefault(name, []).append(number)
-        # The heap keeps the file's own order where it is already topological.
-        heap = [number for number, count in enumerate(missing) if count == 0]
-        heapq.heapify(heap)
-        ordered = []
-        while heap:
-            node = self.nodes[heapq.heappop(heap)]
-            ordered.append(node)
-            for name in node.output:
-                for number in waiting.get(name, ()):
-                    missing[number] -= 1
-                    if missing[number] == 0:
-                        heapq.heappush(heap, number)
-        if len(ordered) != len(self.nodes):
+        places = order(self.nodes, ready)
+        if places is None:
             raise QuantizeError("quantize.cyclic")
-        return ordered
+        return [self.nodes[place] for place in places]
 
 
 def as_runtime_takes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,7 +7,6 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -19,14 +18,12 @@ from pth2om.quantize import ranges
 from pth2om.quantize.balance import Balance, balance, channel_magnitudes, depthwise, equalize
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress, calibrate
 from pth2om.quantize.deploy import build_deploy
+from pth2om.quantize.effects import Search
 from pth2om.quantize.layers import Layer, Selection, select
 from pth2om.quantize.network import Network, fitting
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.settings import LayerReport, Settings
 from pth2om.quantize.weights import Quantized, bias_shift, correct_bias, quantize_layer
-
-if TYPE_CHECKING:
-    from pth2om.quantize.accuracy_aware import Search
 
 _BALANCE_BATCHES = 8
 """Batches looked at beforehand, to see whether channels differ much; their number does not grow with the data."""

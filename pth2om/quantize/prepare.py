@@ -16,6 +16,7 @@ import onnx.version_converter
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.onnxfile.walking import subgraphs
 from pth2om.quantize.layers import KINDS
 from pth2om.quantize.network import (
     PROTO_LIMIT,
@@ -28,7 +29,6 @@ from pth2om.quantize.network import (
     kind_of,
     open_session,
     opset_of,
-    subgraphs,
 )
 
 LOWEST_OPSET = 11

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.onnxfile.walking import subgraphs
 from pth2om.quantize.deploy import build_deploy
 from pth2om.quantize.layers import KINDS, Layer, select
 from pth2om.quantize.network import (
@@ -24,7 +25,6 @@ from pth2om.quantize.network import (
     inlined,
     kind_of,
     open_session,
-    subgraphs,
 )
 from pth2om.quantize.prepare import QDQ_OPERATORS, compute_constants, prepare, refuse_integers
 from pth2om.quantize.ranges import Range

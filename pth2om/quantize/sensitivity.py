@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from pth2om.quantize.calibrate import MEMORY, Feeds, Progress, groups_by_memory
+from pth2om.quantize.effects import Effect
 from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import Plan
 from pth2om.quantize.twins import fake_quant
@@ -32,19 +33,6 @@ class LayerError:
     sqnr_db: float
     cosine: float
     largest: float
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What quantizing one layer alone does to the model's outputs.
-
-    Attributes:
-        layer: its name.
-        sqnr_db: the least over the outputs; infinite when nothing changes.
-    """
-
-    layer: str
-    sqnr_db: float
 
 
 class _Sums:

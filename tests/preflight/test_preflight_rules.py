@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from pth2om.ascend.atc_options import AtcOptions
 from pth2om.errors import GraphError
 from pth2om.language import catalogue
+from pth2om.onnxfile.spans import float_range
 from pth2om.onnxfile.types import tensor_types
 from pth2om.preflight import check
-from pth2om.preflight.rules.numerics import float_range
 
 F = TensorProto.FLOAT
 

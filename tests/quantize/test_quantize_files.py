@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from pth2om import cli
 from pth2om.errors import QuantizeError
 from pth2om.quantize import Settings, convert, emulation_rewrite, fake_quant, quantize
-from pth2om.quantize.accuracy_aware import Drop, keep_fewest, leave_floating
+from pth2om.quantize.accuracy_aware import keep_fewest, leave_floating
 from pth2om.quantize.amct import calibration_command, existing, run_command, template_command
 from pth2om.quantize.amct_config import config_text, read_config
 from pth2om.quantize.bins import InputShape
 from pth2om.quantize.checkpoint_fp32 import int8_as_fp32, write_checkpoint
+from pth2om.quantize.effects import Drop
 from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
 from pth2om.quantize.record import parse, read_records, render, render_records

@@ -9,7 +9,7 @@ import numpy as np
 from pth2om.graph.contract import ROUNDING, Applied, Settings
 from pth2om.graph.document import Document
 from pth2om.graph.proof import FP16_MAX
-from pth2om.graph.surgery import STANDARD, all_graphs, readers
+from pth2om.onnxfile.walking import STANDARD, all_graphs, readers
 from pth2om.session import Array
 
 if TYPE_CHECKING:

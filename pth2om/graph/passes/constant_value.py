@@ -8,7 +8,7 @@ import numpy as np
 
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import STANDARD, all_graphs, node_label
+from pth2om.onnxfile.walking import STANDARD, all_graphs, node_label
 from pth2om.session import Array
 
 if TYPE_CHECKING:

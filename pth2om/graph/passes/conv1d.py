@@ -8,22 +8,17 @@ from typing import TYPE_CHECKING
 from pth2om.graph.building import Builder
 from pth2om.graph.contract import ROUNDING, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import (
+from pth2om.graph.surgery import Names, Scope, drop_unused, scopes, set_attribute, types
+from pth2om.onnxfile.walking import (
     STANDARD,
-    Names,
-    Scope,
     Types,
     all_graphs,
-    drop_unused,
     input_of,
     integers,
     node_label,
     readers,
-    scopes,
-    set_attribute,
     set_nodes,
     text,
-    types,
 )
 
 if TYPE_CHECKING:

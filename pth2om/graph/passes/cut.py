@@ -7,8 +7,9 @@ import difflib
 from pth2om.errors import GraphError
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import drop_unused, reads, set_nodes, types
+from pth2om.graph.surgery import drop_unused, types
 from pth2om.language import say
+from pth2om.onnxfile.walking import reads, set_nodes
 
 NAME = "cut"
 BOUND = EQUAL

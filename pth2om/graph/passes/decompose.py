@@ -14,26 +14,22 @@ from pth2om.graph.building import Builder
 from pth2om.graph.contract import ROUNDING, Applied, Settings
 from pth2om.graph.document import Document
 from pth2om.graph.einsum import decompose_einsum
-from pth2om.graph.surgery import (
+from pth2om.graph.surgery import Names, Scope, drop_unused, scopes, types
+from pth2om.language import Message, say
+from pth2om.onnxfile.walking import (
     STANDARD,
-    Names,
-    Scope,
     Types,
     all_graphs,
     attribute,
-    drop_unused,
     input_of,
     integer,
     integers,
     node_label,
     opset,
     real,
-    scopes,
     set_nodes,
     text,
-    types,
 )
-from pth2om.language import Message, say
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pth2om.ascend import parser_table
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import all_graphs, node_label, opset
 from pth2om.language import Message, say
+from pth2om.onnxfile.walking import all_graphs, node_label, opset
 
 NAME = "domains"
 BOUND = EQUAL

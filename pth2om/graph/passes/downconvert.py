@@ -12,26 +12,18 @@ from pth2om.graph.contract import ROUNDING, Applied, Settings
 from pth2om.graph.document import Document
 from pth2om.graph.passes import constant_value, decompose, ir_version, split_clip_pad
 from pth2om.graph.surgery import (
-    STANDARD,
     Names,
     Scope,
-    Types,
-    all_graphs,
-    attribute,
     drop_attribute,
     drop_unused,
-    input_of,
-    integer,
-    node_label,
-    opset,
     scopes,
     set_attribute,
     set_opset,
-    text,
     trim_inputs,
     types,
 )
 from pth2om.language import say
+from pth2om.onnxfile.walking import STANDARD, Types, all_graphs, attribute, input_of, integer, node_label, opset, text
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto

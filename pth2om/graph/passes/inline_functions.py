@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import all_graphs, node_label
+from pth2om.onnxfile.walking import all_graphs, node_label
 
 NAME = "inline-functions"
 BOUND = EQUAL

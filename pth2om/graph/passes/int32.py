@@ -10,23 +10,9 @@ from pth2om.graph.building import Builder
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
 from pth2om.graph.ranges import ARITHMETIC, MOVING, Ranges
-from pth2om.graph.surgery import (
-    STANDARD,
-    Names,
-    Scope,
-    Types,
-    drop_unused,
-    forget_shapes,
-    input_of,
-    integer,
-    node_label,
-    readers,
-    scopes,
-    set_nodes,
-    subgraphs,
-    types,
-)
+from pth2om.graph.surgery import Names, Scope, drop_unused, forget_shapes, scopes, types
 from pth2om.language import Message, say
+from pth2om.onnxfile.walking import STANDARD, Types, input_of, integer, node_label, readers, set_nodes, subgraphs
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto

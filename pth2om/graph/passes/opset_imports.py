@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import STANDARD, all_graphs
+from pth2om.onnxfile.walking import STANDARD, all_graphs
 
 NAME = "opset-imports"
 BOUND = EQUAL

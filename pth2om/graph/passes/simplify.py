@@ -16,8 +16,8 @@ from pth2om.ascend import parser_table
 from pth2om.errors import GraphError
 from pth2om.graph.contract import ROUNDING, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import is_sorted, node_count, sort_nodes
 from pth2om.language import Message, say
+from pth2om.onnxfile.walking import is_sorted, node_count, sort_nodes
 
 NAME = "simplify"
 BOUND = ROUNDING

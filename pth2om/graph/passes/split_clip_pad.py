@@ -8,24 +8,9 @@ import numpy as np
 
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import (
-    STANDARD,
-    Names,
-    Scope,
-    Types,
-    attribute,
-    drop_attribute,
-    drop_unused,
-    input_of,
-    integer,
-    node_label,
-    opset,
-    scopes,
-    set_input,
-    trim_inputs,
-    types,
-)
+from pth2om.graph.surgery import Names, Scope, drop_attribute, drop_unused, scopes, set_input, trim_inputs, types
 from pth2om.language import say
+from pth2om.onnxfile.walking import STANDARD, Types, attribute, input_of, integer, node_label, opset
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import STANDARD, Types, attribute, input_of, node_label, opset, scopes, set_attribute, types
+from pth2om.graph.surgery import scopes, set_attribute, types
 from pth2om.language import Message, say
+from pth2om.onnxfile.walking import STANDARD, Types, attribute, input_of, node_label, opset
 
 if TYPE_CHECKING:
     from onnx import NodeProto

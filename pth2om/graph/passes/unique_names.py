@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pth2om.graph.contract import EQUAL, Applied, Settings
 from pth2om.graph.document import Document
-from pth2om.graph.surgery import all_graphs
+from pth2om.onnxfile.walking import all_graphs
 
 NAME = "unique-names"
 BOUND = EQUAL

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pth2om.evidence import Finding
-    from pth2om.preflight.context import Context
-
-Rule = Callable[["Context"], "Iterator[Finding]"]
+from pth2om.preflight.context import Rule
 
 
 def all_rules() -> tuple[Rule, ...]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pth2om.ascend import parser_table
 from pth2om.evidence import Finding
-from pth2om.onnxfile.reading import NamedNode, integers
-from pth2om.preflight.context import Context, found
-
-if TYPE_CHECKING:
-    from pth2om.preflight.rules import Rule
+from pth2om.onnxfile.walking import NamedNode, integers
+from pth2om.preflight.context import Context, Rule, found
 
 _BY_RANK = {
     "Conv": {1: "Conv2D", 2: "Conv2D", 3: "Conv3D"},

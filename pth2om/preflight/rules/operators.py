@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from pth2om.evidence import Finding, Severity
-from pth2om.onnxfile.reading import NamedNode, attribute, integer, integers, text
-from pth2om.preflight.context import Context, found
-
-if TYPE_CHECKING:
-    from pth2om.preflight.rules import Rule
+from pth2om.onnxfile.walking import NamedNode, attribute, integer, integers, text
+from pth2om.preflight.context import Context, Rule, found
 
 
 def _rule(op_type: str, rule: str, severity: Severity, when: Callable[[Context, NamedNode], bool]) -> Rule:

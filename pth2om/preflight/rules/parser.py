@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pth2om.ascend import TABLES, parser_table
 from pth2om.ascend.socs import generation
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
-from pth2om.onnxfile.reading import (
-    PROTOBUF_LIMIT,
-    attribute,
-    element_name,
-    external_location,
-    graphs,
-    leaves_folder,
-    tensors,
-)
-from pth2om.preflight.context import Context, found
+from pth2om.onnxfile.reading import PROTOBUF_LIMIT, external_location, leaves_folder
+from pth2om.onnxfile.types import element_name
+from pth2om.onnxfile.walking import attribute, graphs, tensors
+from pth2om.preflight.context import Context, Rule, found
 from pth2om.preflight.plugins import refusals
-
-if TYPE_CHECKING:
-    from pth2om.preflight.rules import Rule
 
 DOCUMENTED = (11, 18)
 """Opsets the ATC guide promises; registrations begin at 8."""

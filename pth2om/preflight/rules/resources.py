@@ -8,13 +8,12 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from pth2om.evidence import Finding
-from pth2om.onnxfile.reading import integer
-from pth2om.preflight.context import Context, found
+from pth2om.onnxfile.walking import integer
+from pth2om.preflight.context import Context, Rule, found
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-    from pth2om.preflight.rules import Rule
 
 _BYTES = {
     "float64": 8,

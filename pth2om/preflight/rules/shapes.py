@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pth2om.evidence import Finding, Severity
-from pth2om.onnxfile.reading import integers
-from pth2om.preflight.context import Context, found
-
-if TYPE_CHECKING:
-    from pth2om.preflight.rules import Rule
+from pth2om.onnxfile.walking import integers
+from pth2om.preflight.context import Context, Rule, found
 
 _SPATIAL = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 

@@ -14,6 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pth2om.onnxfile.walking import captured, sort_nodes
+
 if TYPE_CHECKING:
     import onnx
 
@@ -68,16 +70,12 @@ def _move_roundings(graph: onnx.GraphProto) -> int:
     Returns:
         How many roundings were moved.
     """
-    from pth2om.toolchain.emulator.numerics.fusion import captured
-
     reads: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     fixed = {value.name for value in graph.output}
     for node in graph.node:
         for name in node.input:
             reads[name].append(node)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                fixed |= captured(attribute.g)
+        fixed |= captured(node)
     renamed: dict[str, str] = {}
     gone: set[str] = set()
     moved = 0
@@ -128,8 +126,6 @@ def _reorders(node: onnx.NodeProto, op_type: str) -> bool:
 def _rebuild(graph: onnx.GraphProto, renamed: dict[str, str], gone: set[str]) -> None:
     """Write the changed nodes back, producers first; types of blocked tensors are ONNX Runtime's to infer."""
     import onnx
-
-    from pth2om.toolchain.emulator.numerics.sorting import sort_nodes
 
     kept = []
     for node in graph.node:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pth2om.ascend import families, socs
 from pth2om.errors import AtcError
 from pth2om.language import Message, say
-from pth2om.onnxfile.reading import NamedNode
+from pth2om.onnxfile.walking import NamedNode
 from pth2om.toolchain.emulator.front_end import arguments, files, onnx_model, outputs, products
 from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel, Report
@@ -195,7 +195,7 @@ def _note(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> 
 
 def _types(item: NamedNode, parsed: ParsedModel) -> tuple[str, ...]:
     """The ONNX type of a node and the GE types its plugin makes of it: a file may name either."""
-    from pth2om.onnxfile.reading import imports
+    from pth2om.onnxfile.walking import imports
     from pth2om.preflight.rules.kernels import ge_types
 
     opset = imports(parsed.model).get(item.node.domain or "ai.onnx", 0)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pth2om.ascend import parser_table
 from pth2om.ascend.socs import generation
 from pth2om.language import Message, say
-from pth2om.onnxfile import reading as onnx_model
-from pth2om.onnxfile.reading import NamedNode
+from pth2om.onnxfile import reading, walking
+from pth2om.onnxfile.types import element_name
+from pth2om.onnxfile.walking import NamedNode
 from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure, hidden
 
 if TYPE_CHECKING:
@@ -88,15 +89,15 @@ def load(path: Path, cann: str) -> ModelProto:
     """
     try:
         size = path.stat().st_size
-        if not 0 < size <= onnx_model.PROTOBUF_LIMIT:
-            raise RefusedError(failure("E13015", path, size, onnx_model.PROTOBUF_LIMIT, cann=cann))
+        if not 0 < size <= reading.PROTOBUF_LIMIT:
+            raise RefusedError(failure("E13015", path, size, reading.PROTOBUF_LIMIT, cann=cann))
         data = path.read_bytes()
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO)
         raise RefusedError(failure("E13001", path, reason, cann=cann)) from None
     try:
-        model = onnx_model.parse(data)
-    except onnx_model.NotOnnxError:
+        model = reading.parse(data)
+    except reading.NotOnnxError:
         inner = failure("E19999", f"Read onnx model file:{path} failed.", cann=cann)
         raise RefusedError(failure("E13005", path, cann=cann, advice=say("atc.not-onnx")), inner) from None
     if not model.HasField("graph"):
@@ -115,7 +116,7 @@ def precheck(model: ModelProto, cann: str, report: Report) -> ParsedModel:
     Raises:
         RefusedError: with all messages of the pre-check.
     """
-    nodes = tuple(onnx_model.named_nodes(model))
+    nodes = tuple(walking.named_nodes(model))
     _check_branches(nodes, cann)
     graph = model.graph
     for name, found in (("input", graph.input), ("output", graph.output)):
@@ -125,7 +126,7 @@ def precheck(model: ModelProto, cann: str, report: Report) -> ParsedModel:
     problems: list[AtcFailure] = []
     constants = {tensor.name for tensor in graph.initializer}
     keys = _Keys(model, cann)
-    for place, part in enumerate(onnx_model.graphs(model)):
+    for place, part in enumerate(walking.graphs(model)):
         own = [item for item in nodes if item.graph == place]
         problems += _precheck_graph(part, own, keys, report, root=place == 0)
     if problems:
@@ -167,7 +168,7 @@ class _Keys:
 
     def __init__(self, model: ModelProto, cann: str) -> None:
         self.cann = cann
-        self.imports = onnx_model.imports(model)
+        self.imports = walking.imports(model)
         self.fields = len(model.opset_import)
         self.functions = {(item.domain, item.name) for item in model.functions}
         self.single_domain = generation(cann) == 7
@@ -265,7 +266,7 @@ def _refuse(entry: dict[str, Any], cause: dict[str, Any]) -> None:
 def _input_problems(parsed: ParsedModel, cann: str, overrides: Mapping[str, tuple[int, ...]]) -> Iterator[AtcFailure]:
     for name, (kind, sizes) in parsed.inputs.items():
         if kind not in _INPUT_TYPES:
-            advice = say("atc.input-type", name=name, type=onnx_model.element_name(kind))
+            advice = say("atc.input-type", name=name, type=element_name(kind))
             yield failure("E19999", f"tensor_proto data type {kind} is undefined.", cann=cann, node=name, advice=advice)
         given = overrides.get(name)
         if given is not None and sizes and len(given) != len(sizes):
@@ -275,7 +276,7 @@ def _input_problems(parsed: ParsedModel, cann: str, overrides: Mapping[str, tupl
 
 def _constant_problems(parsed: ParsedModel, cann: str, folder: Path) -> Iterator[AtcFailure]:
     asked: set[str] = set()
-    for name, tensor, root in onnx_model.tensors(parsed.model):
+    for name, tensor, root in walking.tensors(parsed.model):
         kind = tensor.data_type
         if kind not in _CONSTANT_TYPES:
             state = "is undefined" if kind not in _INPUT_TYPES else "not support"
@@ -289,7 +290,7 @@ def _constant_problems(parsed: ParsedModel, cann: str, folder: Path) -> Iterator
                 count = 0
                 break
         if tensor.data_location == 1:
-            location = onnx_model.external_location(tensor) or name
+            location = reading.external_location(tensor) or name
             if location not in asked:
                 asked.add(location)
                 yield from _external_problems(name, tensor, folder, cann, root=root)
@@ -298,14 +299,14 @@ def _constant_problems(parsed: ParsedModel, cann: str, folder: Path) -> Iterator
 
 
 def _external_problems(name: str, tensor: TensorProto, folder: Path, cann: str, *, root: bool) -> Iterator[AtcFailure]:
-    location = onnx_model.external_location(tensor)
+    location = reading.external_location(tensor)
     if not location:
         yield failure("E19999", f"external tensor proto[{name}] must contain location.", cann=cann, node=name)
         return
     for entry in tensor.external_data:
         if entry.key != "location" and not _starts_as_number(entry.value):
             yield failure("E10001", entry.value, entry.key, "stol", cann=cann, node=name)
-    if onnx_model.leaves_folder(location):
+    if reading.leaves_folder(location):
         # ATC itself would follow it; this front end reads nothing outside the model's folder.
         advice = say("atc.external-outside", name=name, path=location)
         yield failure("E13026", location, "it lies outside the model's folder", cann=cann, node=name, advice=advice)

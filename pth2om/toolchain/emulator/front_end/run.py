@@ -15,7 +15,7 @@ from pth2om.ascend.atc_options import FLAGS, AtcOptions
 from pth2om.ascend.socs import generation
 from pth2om.errors import AtcError, OmFileError
 from pth2om.language import Message, say
-from pth2om.onnxfile.reading import tensors
+from pth2om.onnxfile.walking import tensors
 from pth2om.toolchain.emulator.front_end import arguments as argument_checks
 from pth2om.toolchain.emulator.front_end import onnx_model
 from pth2om.toolchain.emulator.front_end.convert import check_soc, convert, write_json

@@ -18,6 +18,7 @@ from pth2om import __version__
 from pth2om.errors import ToolchainError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.onnxfile.walking import all_graphs, sort_nodes
 from pth2om.session import TensorSpec
 from pth2om.store import file_digest
 from pth2om.toolchain.emulator.numerics import emulation
@@ -26,7 +27,6 @@ from pth2om.toolchain.emulator.numerics.dtypes import FLOAT, HALF, half_sequence
 from pth2om.toolchain.emulator.numerics.modes import Policy
 from pth2om.toolchain.emulator.numerics.operators import CUBE
 from pth2om.toolchain.emulator.numerics.rewrite import Rewriter
-from pth2om.toolchain.emulator.numerics.sorting import sort_nodes
 from pth2om.toolchain.emulator.numerics.weights import DATA_FILE, WeightFile, is_external
 
 _STANDARD = ("", "ai.onnx")
@@ -127,7 +127,8 @@ def _load(model: Path) -> onnx.ModelProto:
         raise ToolchainError(
             "emulator.unreadable", where=str(model), reason=text[0] if text else type(error).__name__
         ) from None
-    sort_nodes(source.graph)
+    for graph in all_graphs(source):
+        sort_nodes(graph)  # a cycle is left for the judgement on soundness
     sequence = half_sequence(source.graph)
     if sequence is not None:
         raise ToolchainError("emulator.half-sequence", where=str(model), name=sequence)

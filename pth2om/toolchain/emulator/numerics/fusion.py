@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from pth2om.onnxfile.walking import captured
 from pth2om.toolchain.emulator.numerics.operators import ACTIVATIONS, CUBE, GATES
 
 Reads = dict[str, list[onnx.NodeProto | None]]
@@ -44,24 +45,11 @@ def readers(graph: onnx.GraphProto) -> Reads:
         for name in node.input:
             if name:
                 reads[name].append(node)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                for name in captured(attribute.g):
-                    reads[name].append(None)
+        for name in captured(node):
+            reads[name].append(None)
     for value in graph.output:
         reads[value.name].append(None)
     return reads
-
-
-def captured(graph: onnx.GraphProto) -> set[str]:
-    """Every name a sub-graph reads or returns: a superset of what it captures."""
-    names = {value.name for value in graph.output}
-    for node in graph.node:
-        names.update(name for name in node.input if name)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                names |= captured(attribute.g)
-    return names
 
 
 def find(graph: onnx.GraphProto, in_half: Callable[[onnx.NodeProto], bool], *, exact: bool) -> Chains:

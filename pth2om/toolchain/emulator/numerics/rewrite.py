@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from pth2om.onnxfile.walking import captured
 from pth2om.toolchain.emulator.numerics import fusion
 from pth2om.toolchain.emulator.numerics.dtypes import FLOAT, HALF
 from pth2om.toolchain.emulator.numerics.modes import Policy
@@ -100,9 +101,7 @@ class Rewriter:
         result.sparse_initializer.extend(graph.sparse_initializer)
         used = {name for node in result.node for name in node.input}
         for node in result.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    used |= fusion.captured(attribute.g)
+            used |= captured(node)
         result.initializer.extend(tensor for name, tensor in scope.constants.items() if name in used)
         self._export_constants(result, used, scope)
         return result
