@@ -361,9 +361,12 @@ class Pipeline:
             raise Absent("pipeline.no-soc", where=self.spec.name)
         if self.settings.toolchain == "cann":
             raise ToolchainError("pipeline.no-cann")
+        from pth2om.quantize import join_int8
         from pth2om.toolchain.emulator import EmulatorToolchain
 
-        return EmulatorToolchain(self.settings.soc, cann=self.settings.cann, threads=self.settings.threads)
+        return EmulatorToolchain(
+            self.settings.soc, cann=self.settings.cann, threads=self.settings.threads, join=join_int8
+        )
 
     def om(self, variant: Variant) -> Built:
         """Compile one variant.

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, Settings
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from pth2om.quantize.api import convert, quantize
     from pth2om.quantize.twins import emulation_rewrite, fake_quant, integer
 
@@ -34,8 +36,26 @@ __all__ = [
     "emulation_rewrite",
     "fake_quant",
     "integer",
+    "join_int8",
     "quantize",
 ]
+
+
+def join_int8(model: ModelProto, soc: str) -> ModelProto:
+    """What the emulator joins models with: the INT8 layers of a deploy model become single operators.
+
+    A model without AscendQuant is handed back as it is, and so is one whose pattern ATC could not take either: the
+    emulator then refuses its operators by name.
+    """
+    if all(node.op_type != "AscendQuant" for node in model.graph.node):
+        return model
+    from pth2om.errors import QuantizeError
+    from pth2om.quantize.emulate import on_chip
+
+    try:
+        return on_chip(model, soc)
+    except QuantizeError:
+        return model
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module holds

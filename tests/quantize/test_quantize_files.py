@@ -169,11 +169,13 @@ def test_onnx_runtimes_qdq_model_converts_to_deploy_form(tmp_path, per_channel):
 
 
 def test_emulator_computes_the_deploy_model_as_the_npu_level_does(tmp_path):
+    from pth2om.quantize import join_int8
     from pth2om.toolchain.emulator.numerics.compiling import compile_numerics
 
     deploy = make_plan(every_kind(), feeds(), Settings(small_channels=True)).deploy()
     onnx.save(deploy, tmp_path / "d.onnx")
-    compile_numerics(tmp_path / "d.onnx", tmp_path / "out", precision_mode="force_fp16", soc="Ascend310B1")
+    out, soc = tmp_path / "out", "Ascend310B1"
+    compile_numerics(tmp_path / "d.onnx", out, precision_mode="force_fp16", soc=soc, join=join_int8)
     batch = feeds(1, seed=9)[0]
     wanted = run_session(open_session(emulation_rewrite(deploy, "npu", "Ascend310B1")), batch)["y"]
     got = run_session(open_session(onnx.load(tmp_path / "out" / "fused.onnx")), batch)["y"]

@@ -17,6 +17,7 @@ from pth2om.toolchain.emulator.numerics.compiled import VERSION
 
 if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions
+    from pth2om.toolchain.emulator.numerics.emulation import Join
     from pth2om.toolchain.emulator.session import EmulatedOmSession
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9./_\-\u4e00-\u9fa5]*")
@@ -29,12 +30,14 @@ class EmulatorToolchain:
         soc: the SoC whose rules are followed.
         cann: whose front end checks the options and the graph: ``7.0``, ``8.0`` or ``9.x``.
         threads: intra-op threads of its sessions; None leaves ONNX Runtime's own choice.
+        join: see `compile_numerics`: `pth2om.quantize.join_int8` for models with INT8 layers.
     """
 
-    def __init__(self, soc: str, *, cann: str = "9.x", threads: int | None = None) -> None:
+    def __init__(self, soc: str, *, cann: str = "9.x", threads: int | None = None, join: Join | None = None) -> None:
         self.soc = soc
         self.cann = cann
         self._threads = threads
+        self._join = join
 
     @property
     def provenance(self) -> Provenance:
@@ -70,6 +73,7 @@ class EmulatorToolchain:
             input_shapes=None if options.insert_op_conf else shapes(options.input_shape or ""),
             output_type=options.output_type,
             weight_clip=options.is_weight_clip != 0,
+            join=self._join,
         )
         return compiled.model()
 

@@ -44,6 +44,7 @@ def compile_numerics(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     output_type: str | None = "FP32",
     weight_clip: bool = True,
+    join: emulation.Join | None = None,
 ) -> Compiled:
     """Write ``fused.onnx``, ``unfused.onnx`` and ``compiled.json`` into ``destination``.
 
@@ -57,6 +58,7 @@ def compile_numerics(
         input_shapes: shapes that fix dynamic inputs.
         output_type: ``FP32`` or ``FP16`` for all float outputs, None for the source's own types.
         weight_clip: ``--is_weight_clip``.
+        join: joins operators that the SoC computes as one, before anything else; without it INT8 operators are refused.
 
     Returns:
         The record; the files open in any ONNX Runtime.
@@ -65,7 +67,9 @@ def compile_numerics(
         ToolchainError: the file cannot be read, an operator cannot be emulated, or the mode or SoC is not known.
     """
     policy = Policy.of(precision_mode, soc, keep_dtype, modify_mixlist, weight_clip)
-    source = emulation.prepared(_load(model), soc)
+    source = _load(model)
+    if join is not None:
+        source = join(source, soc)
     if input_shapes:
         _fix_shapes(source, input_shapes, str(model))
     opset = _opset(source)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-
-from pth2om.errors import QuantizeError
 
 Array = npt.NDArray[np.generic]
 
@@ -51,6 +47,9 @@ class Emission(Protocol):
 Emulate = Callable[[Emission], None]
 Applies = Callable[[onnx.NodeProto, list[int]], bool]
 
+Join = Callable[[onnx.ModelProto, str], onnx.ModelProto]
+"""Joins operators that the SoC computes as one (the INT8 layers of a deploy model); takes the model and the SoC."""
+
 _REGISTERED: dict[tuple[str, str], list[tuple[Applies, Emulate]]] = {}
 
 
@@ -80,18 +79,3 @@ def knows(node: onnx.NodeProto) -> bool:
     """Whether anything is registered for the node's type."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     return (domain, node.op_type) in _REGISTERED
-
-
-_PREPARED_BY = {"AscendQuant": "pth2om.quantize.emulate"}
-"""Operator -> module of a room above whose ``on_chip(model, soc)`` joins it with its neighbours."""
-
-
-def prepared(model: onnx.ModelProto, soc: str) -> onnx.ModelProto:
-    """The model as this room takes it: INT8 layers of a deploy model joined into single operators, by the SoC."""
-    present = {node.op_type for node in model.graph.node}
-    for operator, module in _PREPARED_BY.items():
-        if operator in present:
-            # A pattern that ATC could not take either stays as it is, and its operators are refused by name.
-            with contextlib.suppress(QuantizeError):
-                model = importlib.import_module(module).on_chip(model, soc)
-    return model

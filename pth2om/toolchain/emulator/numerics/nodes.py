@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,7 @@ from onnx import TensorProto, helper
 from pth2om.toolchain.emulator.numerics import emulation, fusion, operators
 from pth2om.toolchain.emulator.numerics.dtypes import FLOAT, HALF, outputs_of
 from pth2om.toolchain.emulator.numerics.rounding import HALF_MAX, to_half
-from pth2om.toolchain.emulator.numerics.scope import Scope, Tensor
-
-if TYPE_CHECKING:
-    from pth2om.toolchain.emulator.numerics.rewrite import Rewriter
+from pth2om.toolchain.emulator.numerics.scope import Scope, Tensor, Writer
 
 Array = npt.NDArray[np.generic]
 _EXACT_SOURCES = frozenset({int(TensorProto.BOOL), int(TensorProto.INT8), int(TensorProto.UINT8)})
@@ -25,7 +22,7 @@ class NodeRewriter:
     """Writes the nodes that stand for one source node (and is the `Emission` of a registered emulation)."""
 
     def __init__(
-        self, owner: Rewriter, scope: Scope, node: onnx.NodeProto, chains: fusion.Chains, limits: set[str]
+        self, owner: Writer, scope: Scope, node: onnx.NodeProto, chains: fusion.Chains, limits: set[str]
     ) -> None:
         self._owner = owner
         self._scope = scope

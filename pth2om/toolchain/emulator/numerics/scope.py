@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto
+
+from pth2om.toolchain.emulator.numerics.modes import Policy
+
+Array = npt.NDArray[np.generic]
 
 
 @dataclass
@@ -73,3 +81,54 @@ class Scope:
                 return None
             scope = scope.parent
         return None
+
+
+class Writer(Protocol):
+    """What one node is rewritten with: the `Rewriter` of its model, as a node sees it.
+
+    Attributes:
+        policy: who computes in float16.
+        band: ``fused`` or ``unfused``.
+        opset: of the default domain.
+        types: element types by tensor name.
+        half_outputs: graph outputs that leave as float16.
+        saturates: whether overflow gives 65504 instead of infinity.
+        counts: what was done so far.
+    """
+
+    policy: Policy
+    band: str
+    opset: int
+    half_outputs: frozenset[str]
+    saturates: bool
+    counts: dict[str, int]
+
+    @property
+    def types(self) -> Mapping[str, int]:
+        """See the attributes."""
+
+    def graph(self, graph: onnx.GraphProto, scope: Scope) -> onnx.GraphProto:
+        """See `Rewriter.graph`."""
+
+    def constant_tensor(self, proto: TensorProto, scope: Scope) -> None:
+        """See `Rewriter.constant_tensor`."""
+
+    def fresh(self, name: str) -> str:
+        """See `Rewriter.fresh`."""
+
+    def shared(self, scope: Scope, values: Array) -> str:
+        """See `Rewriter.shared`."""
+
+    def value(self, scope: Scope, name: str) -> Array | None:
+        """See `Rewriter.value`."""
+
+    def round(self, scope: Scope, name: str) -> str:
+        """See `Rewriter.round`."""
+
+    def cast(
+        self, scope: Scope, before: str, after: str, *, limit: bool, nan: bool = False, measured: str | None = None
+    ) -> None:
+        """See `Rewriter.cast`."""
+
+    def limit(self, scope: Scope, tensor: str, low: float = ..., into: str | None = None) -> str:
+        """See `Rewriter.limit`."""
