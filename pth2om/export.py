@@ -23,6 +23,7 @@ import numpy as np
 from pth2om.errors import ExportError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.session import Array
 from pth2om.sessions.torch import flat_tensors, output_names, reason_of
 from pth2om.spec import Export, Input
@@ -306,15 +307,12 @@ def _probe(
 
     A graph that froze a branch or a size of the tracing input agrees on the first and not on the second.
     """
-    import onnxruntime
     import torch
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - ORT's exceptions share no public base class
-        findings.append(Finding("export.ort-refuses", "error", say("export.ort-refuses", reason=reason_of(error))))
+        session = open_runtime(path)
+    except RefusedError as error:
+        findings.append(Finding("export.ort-refuses", "error", say("export.ort-refuses", reason=str(error))))
         return []
     known = {entry.name for entry in session.get_inputs()}
     findings.extend(
@@ -328,12 +326,13 @@ def _probe(
         with torch.inference_mode():
             expected = [tensor.numpy() for tensor in module(*(torch.from_numpy(feeds[entry.name]) for entry in inputs))]
         try:
-            got = session.run(list(names), {name: array for name, array in feeds.items() if name in known})
-        except Exception as error:  # noqa: BLE001 - as above
+            found = run_runtime(session, {name: array for name, array in feeds.items() if name in known}, names)
+        except RefusedError as error:
             findings.append(
-                Finding("export.ort-fails", "error", say("export.ort-fails", input=number, reason=reason_of(error)))
+                Finding("export.ort-fails", "error", say("export.ort-fails", input=number, reason=str(error)))
             )
             return distances
+        got = [found[name] for name in names]
         distances.append(max((_relative_l2(a, b) for a, b in zip(expected, got, strict=True)), default=0.0))
     for number, distance in enumerate(distances, 1):
         if not distance <= PROBE_RELATIVE_L2:

@@ -6,7 +6,6 @@ gives the same bits.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 
 from pth2om.graph.contract import EQUAL, HALF_ROUNDING, Settings
 from pth2om.graph.document import Document
+from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.onnxfile.walking import STANDARD, all_graphs, integer, subgraphs
 from pth2om.session import Array
 
@@ -42,10 +42,6 @@ _RATE = 16000
 
 Feeds = dict[str, Array]
 Outputs = dict[str, Any]
-
-
-class CannotRunError(Exception):
-    """ONNX Runtime does not take or run the model; the reason as text."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +87,14 @@ class Reference:
         """Inputs and outputs of the unchanged model.
 
         Raises:
-            CannotRunError: it does not run, or not the same way twice.
+            RefusedError: it does not run, or not the same way twice.
         """
         if self._refusal:
-            raise CannotRunError(self._refusal)
+            raise RefusedError(self._refusal)
         if self._answers is None:
             try:
                 self._answers = self._running.result() if self._running is not None else self._run()
-            except CannotRunError as error:
+            except RefusedError as error:
                 self._refusal = str(error)
                 raise
         return self._answers
@@ -113,7 +109,7 @@ class Reference:
         """
         try:
             answers = self.answers()
-        except CannotRunError as error:
+        except RefusedError as error:
             return Verdict("impossible", reason=str(error))
         worst, place, over = 0.0, "", False
         try:
@@ -121,7 +117,7 @@ class Reference:
             wanted = {value.name: value.type for value in session.get_inputs()}
             for feeds, expected in answers:
                 fitting = {name: _as_type(feeds[name], wanted[name]) for name in wanted if name in feeds}
-                got = run_session(session, fitting)
+                got = run_runtime(session, fitting)
                 for name, array in expected.items():
                     if name not in got:
                         return Verdict("failed", float("inf"), name, reason=f"output {name} is gone")
@@ -130,14 +126,14 @@ class Reference:
                         worst, place = away, name
                     half = bound > EQUAL and getattr(array, "dtype", None) == np.float16
                     over = over or not away <= (max(bound, HALF_ROUNDING) if half else bound)
-        except CannotRunError as error:
+        except RefusedError as error:
             return Verdict("failed", float("inf"), reason=str(error))
         return Verdict("failed" if over else "proven", worst, place)
 
     def _run(self) -> list[tuple[Feeds, Outputs]]:
         document = self._document
         if _is_random(document):
-            raise CannotRunError("the model draws random numbers")
+            raise RefusedError("the model draws random numbers")
         if self._settings.outputs:
             document = _watching(document, self._settings.outputs)
         session = open_session(document)
@@ -146,13 +142,13 @@ class Reference:
             for kind, feeds in enumerate(_feeds(document, sizes, 0)):
                 start = time.perf_counter()
                 try:
-                    outputs = run_session(session, feeds)
-                except CannotRunError as error:
+                    outputs = run_runtime(session, feeds)
+                except RefusedError as error:
                     refusal = str(error)
                     continue
                 seconds = time.perf_counter() - start
                 return [(feeds, outputs), *self._more(session, document, sizes, kind, seconds)]
-        raise CannotRunError(refusal)
+        raise RefusedError(refusal)
 
     def _more(
         self,
@@ -167,8 +163,8 @@ class Reference:
         for seed in range(1, SEEDS):
             feeds = list(_feeds(document, sizes, seed))[kind]
             try:
-                yield feeds, run_session(session, feeds)
-            except CannotRunError:
+                yield feeds, run_runtime(session, feeds)
+            except RefusedError:
                 return  # the first input is what the proof stands on
 
 
@@ -176,38 +172,15 @@ def open_session(document: Document) -> Any:  # noqa: ANN401 - onnxruntime has n
     """ONNX Runtime over a document, graph optimizations off, its weights by reference.
 
     Raises:
-        CannotRunError: it refuses the model.
+        RefusedError: it refuses the model.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.inter_op_num_threads = 1
-    weights = document.feed_weights()
+    kinds = {tensor.name: tensor.data_type for tensor in document.graph.initializer}
+    weights = {name: (array, kinds[name]) for name, array in document.feed_weights().items()}
     try:
-        if weights:
-            values = [_ort_value(document, name, array) for name, array in weights.items()]
-            options.add_external_initializers(list(weights), values)
-        return onnxruntime.InferenceSession(
-            document.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no public base class
-        raise CannotRunError(_first_line(error)) from None
-
-
-def run_session(session: Any, feeds: Feeds) -> Outputs:  # noqa: ANN401 - onnxruntime has no types
-    """One inference; outputs by name, absent optional ones left out.
-
-    Raises:
-        CannotRunError: ONNX Runtime does not run it on these inputs.
-    """
-    names = [value.name for value in session.get_outputs()]
-    try:
-        values = session.run(names, feeds)
-    except Exception as error:  # noqa: BLE001 - as above
-        raise CannotRunError(_first_line(error)) from None
-    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        model = document.model.SerializeToString()
+    except ValueError as error:  # more than protobuf holds
+        raise RefusedError(str(error)) from None
+    return open_runtime(model, optimize=False, initializers=weights)
 
 
 def difference(expected: Any, got: Any, bound: float, *, clipped: bool = False) -> float:  # noqa: ANN401 - arrays, lists
@@ -245,15 +218,6 @@ def difference(expected: Any, got: Any, bound: float, *, clipped: bool = False) 
         return float("inf")
     distance = float(np.linalg.norm(x[finite] - y[finite]))
     return distance / max(float(np.linalg.norm(x[finite])), 1e-12) if distance else 0.0
-
-
-def _ort_value(document: Document, name: str, array: Array) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    import onnxruntime
-
-    kind = next(tensor.data_type for tensor in document.graph.initializer if tensor.name == name)
-    if kind == 16:  # bfloat16 has no NumPy type of its own
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), 16)
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 def _watching(document: Document, outputs: Sequence[str]) -> Document:
@@ -351,11 +315,3 @@ def _as_type(array: Array, wanted: str) -> Array:
     kinds = {"tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(float)": np.float32}
     kind = kinds.get(wanted)
     return array.astype(kind) if kind is not None and array.dtype != kind else array
-
-
-def _first_line(error: Exception) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
-    # The C++ place and signature, where something follows them.
-    line = re.sub(r"/onnxruntime_src/.*\) (?=\S)", "", line)
-    return line if len(line) <= 300 else line[:297] + "..."

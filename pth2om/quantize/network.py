@@ -13,11 +13,11 @@ import numpy.typing as npt
 import onnx
 import onnx.inliner
 import onnx.numpy_helper
-import onnxruntime
 
 from pth2om.errors import QuantizeError
 from pth2om.host import return_memory
 from pth2om.language import Message, say
+from pth2om.onnxfile.runtime import RefusedError, first_line, open_runtime, run_runtime
 from pth2om.onnxfile.walking import captured, order, subgraphs
 
 Array = npt.NDArray[np.generic]
@@ -351,9 +351,7 @@ def _matches(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> b
 # ---------------------------------------------------------------------------------------------------------- sessions
 
 
-def open_session(
-    model: onnx.ModelProto, *, outputs: Sequence[str] | None = None, exact: bool = False
-) -> onnxruntime.InferenceSession:
+def open_session(model: onnx.ModelProto, *, outputs: Sequence[str] | None = None, exact: bool = False) -> Any:  # noqa: ANN401 - onnxruntime has no types
     """An ONNX Runtime session on the CPU.
 
     Args:
@@ -367,40 +365,33 @@ def open_session(
     if outputs is not None:
         with _handing_back(model, outputs):
             return open_session(model, exact=exact)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    # The arena grows by what is asked, not by doubling: memory stays that of one batch.
-    settings = {"arena_extend_strategy": "kSameAsRequested"}
-    providers = [("CPUExecutionProvider", settings)]
-    if exact:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         # Through a file: a session opened from bytes keeps them, which are all weights once more.
         with tempfile.TemporaryDirectory(prefix="pth2om-") as folder:
             path = Path(folder) / "model.onnx"
             write_model(model, path)
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # noqa: BLE001 - ORT's exceptions share no base class but Exception
-        raise QuantizeError("quantize.not-runnable", reason=_first_line(error)) from None
+            session = open_runtime(path, optimize=not exact, lean=True)
+    except (RefusedError, OSError, ValueError) as error:
+        raise QuantizeError("quantize.not-runnable", reason=first_line(error)) from None
     # What building it took, some two times the weights.
     return_memory()
     return session
 
 
 def run_session(
-    session: onnxruntime.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    session: Any,  # noqa: ANN401 - onnxruntime has no types
+    feeds: Mapping[str, Array],
+    outputs: Sequence[str] | None = None,
 ) -> dict[str, Array]:
     """One inference, outputs by name.
 
     Raises:
         QuantizeError: the feeds do not fit the model.
     """
-    names = list(outputs) if outputs is not None else [value.name for value in session.get_outputs()]
     try:
-        values = session.run(names, {name: np.ascontiguousarray(value) for name, value in feeds.items()})
-    except Exception as error:  # noqa: BLE001 - as in open_session
-        raise QuantizeError("quantize.does-not-fit", reason=_first_line(error)) from None
-    return dict(zip(names, values, strict=True))
+        return run_runtime(session, {name: np.ascontiguousarray(value) for name, value in feeds.items()}, outputs)
+    except RefusedError as error:
+        raise QuantizeError("quantize.does-not-fit", reason=str(error)) from None
 
 
 def constant_values(network: Network, names: Sequence[str]) -> dict[str, Array] | None:
@@ -450,8 +441,3 @@ def _handing_back(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[None
     finally:
         del model.graph.output[:]
         model.graph.output.extend(kept)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -13,10 +13,17 @@ from typing import Any, Literal
 import numpy as np
 
 from pth2om.errors import ToolchainError
+from pth2om.onnxfile.runtime import (
+    CPU,
+    RefusedError,
+    available_providers,
+    open_runtime,
+    run_runtime,
+    runtime_version,
+)
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
 from pth2om.store import file_digest, version_of
 
-_CPU = "CPUExecutionProvider"
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -56,7 +63,7 @@ class OnnxSession:
         *,
         digest: str | None = None,
         threads: int | None = None,
-        providers: Sequence[str] = (_CPU,),
+        providers: Sequence[str] = (CPU,),
         optimize: Literal["all", "none"] = "all",
         provenance: Provenance | None = None,
     ) -> None:
@@ -113,12 +120,10 @@ class OnnxSession:
         """
         runtime = self._runtime
         check_feeds(self.inputs, feeds, str(self.path))
-        names = [value.name for value in runtime.get_outputs()]
         try:
-            values = runtime.run(names, dict(feeds))
-        except Exception as error:  # ONNX Runtime raises exceptions of many classes of its own
-            raise ToolchainError("onnx_session.failed", where=str(self.path), reason=_first_line(error)) from error
-        return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+            return run_runtime(runtime, feeds)
+        except RefusedError as error:
+            raise ToolchainError("onnx_session.failed", where=str(self.path), reason=str(error)) from error
 
     def close(self) -> None:
         """Free the runtime's memory; the session cannot run afterwards."""
@@ -139,10 +144,8 @@ class OnnxSession:
             raise ToolchainError("onnx_session.closed", where=str(self.path))
         if not self.path.is_file():
             raise ToolchainError("onnx_session.missing", where=str(self.path))
-        import onnxruntime
-
-        available = onnxruntime.get_available_providers()
-        for provider in self._providers[:1] if _CPU in self._providers else self._providers:
+        available = available_providers()
+        for provider in self._providers[:1] if CPU in self._providers else self._providers:
             if provider not in available:
                 raise ToolchainError(
                     "onnx_session.no-provider",
@@ -150,19 +153,10 @@ class OnnxSession:
                     provider=provider,
                     available=", ".join(available),
                 )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what it logs, it also raises
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-            options.inter_op_num_threads = 1
-        if self._optimize == "none":
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if _CPU not in self._providers:
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            runtime = self._open(options)
-        except Exception as error:  # as in run
-            raise ToolchainError("onnx_session.not-opened", where=str(self.path), reason=_first_line(error)) from error
+            runtime = self._open()
+        except RefusedError as error:
+            raise ToolchainError("onnx_session.not-opened", where=str(self.path), reason=str(error)) from error
         taken = runtime.get_providers()
         if taken[0] != self._providers[0]:
             raise ToolchainError(
@@ -170,10 +164,10 @@ class OnnxSession:
             )
         return runtime
 
-    def _open(self, options: Any) -> Any:  # noqa: ANN401 - onnxruntime has no types
-        import onnxruntime
-
-        return onnxruntime.InferenceSession(str(self.path), options, providers=list(self._providers))
+    def _open(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        return open_runtime(
+            self.path, threads=self._threads, optimize=self._optimize == "all", providers=self._providers
+        )
 
     def _spec(self, value: Any) -> TensorSpec:  # noqa: ANN401 - onnxruntime.NodeArg
         if value.type.startswith(("seq(", "optional(")):
@@ -223,15 +217,9 @@ def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds, where: str) -> None:
             raise ToolchainError("onnx_session.feed-shape", where=where, name=spec.name, wanted=wanted, given=given)
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def _version() -> str:
     """ONNX Runtime's version without importing it: a run that finds its measurements in the store opens no session."""
     for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann", "onnxruntime-directml"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             return version_of(name)
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
+    return runtime_version()

@@ -14,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pth2om.onnxfile.runtime import RefusedError, open_runtime
 from pth2om.onnxfile.walking import captured, sort_nodes
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 _LARGEST = 1 << 30  # bytes of a model file; beyond it a second copy in memory costs more than the reordering
 
 
-def blocked_model(path: Path, threads: int) -> bytes | None:
+def blocked_model(path: Path, threads: int | None) -> bytes | None:
     """The model with its roundings in the blocked layout, optimized for this CPU.
 
     Args:
         path: an ONNX file that `compile_numerics` wrote.
-        threads: intra-op threads, 0 for ONNX Runtime's own choice; they change no layout but cost to start.
+        threads: intra-op threads, None for ONNX Runtime's own choice; they change no layout but cost to start.
 
     Returns:
         A serialized model to be opened without further optimization, or None where nothing can be gained: weights in
@@ -46,20 +47,15 @@ def blocked_model(path: Path, threads: int) -> bytes | None:
         return None  # the file itself is opened then, and says what is wrong with it if anything is
 
 
-def _optimized(path: Path, threads: int) -> onnx.ModelProto:
+def _optimized(path: Path, threads: int | None) -> onnx.ModelProto:
     """What ONNX Runtime makes of a file on this CPU."""
     import onnx
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory(prefix="pth2om-") as folder:
         written = Path(folder) / "optimized.onnx"
-        options.optimized_model_filepath = str(written)
         try:
-            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own classes
+            open_runtime(path, threads=threads, written=written)
+        except RefusedError as error:
             raise RuntimeError(str(error)) from error
         return onnx.load(str(written))
 

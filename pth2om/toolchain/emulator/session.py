@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pth2om.errors import ToolchainError
+from pth2om.onnxfile.runtime import open_runtime, run_runtime, runtime_version
 from pth2om.session import Array, Feeds, TensorSpec
 from pth2om.sessions.onnx import OnnxSession
 from pth2om.toolchain import CompiledModel
@@ -59,17 +60,14 @@ class EmulatedOmSession(OnnxSession):
         _assert_rounding()
         return super().run(feeds)
 
-    def _open(self, options: Any) -> Any:  # noqa: ANN401 - onnxruntime has no types
-        import onnxruntime
-
+    def _open(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
         from pth2om.toolchain.emulator.layout import blocked_model
 
-        blocked = blocked_model(self.path, options.intra_op_num_threads)
+        blocked = blocked_model(self.path, self._threads)
         if blocked is None:
-            return super()._open(options)
+            return super()._open()
         # Everything was optimized when the blocked model was made.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return onnxruntime.InferenceSession(blocked, options, providers=["CPUExecutionProvider"])
+        return open_runtime(blocked, threads=self._threads, optimize=False)
 
 
 @functools.cache
@@ -81,7 +79,6 @@ def _assert_rounding() -> None:
     Raises:
         ToolchainError: it does not.
     """
-    import onnxruntime
     from onnx import TensorProto, helper
 
     graph = helper.make_graph(
@@ -96,12 +93,9 @@ def _assert_rounding() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_runtime(model.SerializeToString(), threads=1)
     x = np.array([1 + 2**-11, 1 + 3 * 2**-11, 3e-8, 2.9e-8, 6.1e-5, 65519.0, 65520.0, 1 / 3], np.float32)
     with np.errstate(over="ignore", under="ignore"):
         wanted = x.astype(np.float16).astype(np.float32) ** 2
-    if not np.array_equal(session.run(None, {"x": x})[0], wanted):
-        raise ToolchainError("emulator.no-rounding", version=str(onnxruntime.__version__))
+    if not np.array_equal(run_runtime(session, {"x": x})["y"], wanted):
+        raise ToolchainError("emulator.no-rounding", version=runtime_version())

@@ -1,0 +1,124 @@
+"""The one place that opens ONNX Runtime: every session's options, providers and refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+
+CPU = "CPUExecutionProvider"
+BFLOAT16 = 16
+"""Of ``TensorProto.DataType``: NumPy has no such type, so its values come as uint16."""
+
+
+class RefusedError(Exception):
+    """ONNX Runtime does not take a model, or does not run it on these inputs; the first line of its reason as text."""
+
+
+def open_runtime(
+    model: Path | bytes,
+    *,
+    threads: int | None = None,
+    optimize: bool = True,
+    providers: Sequence[str] = (CPU,),
+    lean: bool = False,
+    initializers: Mapping[str, tuple[Array, int]] | None = None,
+    written: Path | None = None,
+) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    """An ``onnxruntime.InferenceSession``; nothing is logged, because what it logs it also raises.
+
+    Args:
+        model: a file, or a serialized model without external data.
+        threads: intra-op threads; None leaves ONNX Runtime's own choice.
+        optimize: whether the graph is optimized; without it, nodes run as they are written.
+        providers: in order of preference. Without the CPU among them no node may fall back to it.
+        lean: memory grows by what is asked for, not by doubling.
+        initializers: name to values and ``TensorProto.DataType`` of initializers whose data the model refers to.
+        written: where the optimized model is written.
+
+    Raises:
+        RefusedError: ONNX Runtime does not take the model.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if CPU not in providers:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if written is not None:
+        options.optimized_model_filepath = str(written)
+    chosen: list[Any] = list(providers)
+    if lean:
+        chosen = [(name, {"arena_extend_strategy": "kSameAsRequested"}) if name == CPU else name for name in chosen]
+    try:
+        if initializers:
+            values = [_value(array, kind) for array, kind in initializers.values()]
+            options.add_external_initializers(list(initializers), values)
+        source = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(source, options, providers=chosen)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+        raise RefusedError(first_line(error)) from error
+
+
+def run_runtime(session: Any, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Any]:  # noqa: ANN401
+    """One inference.
+
+    Args:
+        session: of `open_runtime`.
+        feeds: one array per input.
+        outputs: names of those wanted; all by default.
+
+    Returns:
+        Outputs by name; absent optional ones are left out.
+
+    Raises:
+        RefusedError: ONNX Runtime does not run it on these inputs.
+    """
+    names = list(outputs) if outputs is not None else [value.name for value in session.get_outputs()]
+    try:
+        values = session.run(names, dict(feeds))
+    except Exception as error:
+        raise RefusedError(first_line(error)) from error
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def available_providers() -> list[str]:
+    """The execution providers of this installation."""
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def runtime_version() -> str:
+    """The version of the installed ONNX Runtime."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line of at most 300 characters; its class where it says nothing."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    # The C++ place and signature, where something follows them.
+    line = re.sub(r"/onnxruntime_src/.*\) (?=\S)", "", line)
+    return line if len(line) <= 300 else line[:297] + "..."
+
+
+def _value(array: Array, kind: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    import onnxruntime
+
+    if kind == BFLOAT16:
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), kind)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
