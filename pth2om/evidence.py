@@ -54,8 +54,26 @@ class Limit:
             ">": measured > self.value,
         }[self.relation]
 
+    @property
+    def text(self) -> str:
+        """The value with the digits it was written with: 0.9999999 is not 1."""
+        return f"{self.value:.12g}"
+
+    def beside(self, measured: float) -> str:
+        """A measured value with six digits, or with as many more as keep it on its own side of the limit.
+
+        >>> Limit("<=", 0.17).beside(0.17000000012), Limit("<=", 0.17).beside(1 / 6)
+        ('0.1700000001', '0.166667')
+        """
+        held = self.holds(measured)
+        for digits in range(6, 18):
+            shown = f"{measured:.{digits}g}"
+            if self.holds(float(shown)) == held:
+                break
+        return shown
+
     def __str__(self) -> str:
-        return f"{self.relation} {self.value:g}"
+        return f"{self.relation} {self.text}"
 
 
 @dataclass(frozen=True)
@@ -280,7 +298,9 @@ def properties(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
     for record in records:
         if isinstance(record, GateRecord):
             words: list[str] = [record.verdict, record.ground]
-            words += [] if record.measured is None else [f"{record.measured:.9g}", record.unit]
+            if record.measured is not None:
+                shown = f"{record.measured:.9g}" if record.limit is None else record.limit.beside(record.measured)
+                words += [shown, record.unit]
             words += [] if record.limit is None else [str(record.limit)]
             yield f"gate.{record.check}", " ".join(word for word in words if word)
 

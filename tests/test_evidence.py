@@ -109,3 +109,22 @@ def test_newer_formats_and_unknown_kinds_are_refused() -> None:
 def test_limits(relation, value, measured, holds) -> None:
     assert Limit(relation, value).holds(measured) is holds
     assert Limit(relation, value).holds(math.nan) is False
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown"),
+    [(0.17, "<= 0.17"), (0.9999999, "<= 0.9999999"), (1.0, "<= 1"), (1e-5, "<= 1e-05"), (0.1 + 0.2, "<= 0.3")],
+)
+def test_a_limit_is_shown_as_it_was_written(limit, shown) -> None:
+    assert str(Limit("<=", limit)) == shown
+
+
+@given(
+    st.sampled_from(["<=", ">=", "==", "<", ">"]),
+    st.floats(allow_nan=False, width=32),
+    st.floats(-1e-4, 1e-4) | st.floats(),
+)
+def test_a_measured_value_is_never_rounded_across_its_limit(relation, value, distance) -> None:
+    limit = Limit(relation, value)
+    measured = value + distance
+    assert limit.holds(float(limit.beside(measured))) == limit.holds(measured)

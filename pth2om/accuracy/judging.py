@@ -69,19 +69,20 @@ def reproduces(
     Args:
         measured: of the PyTorch session.
         expected: the known figure in percent.
-        tolerance: accepted distance in percent points, besides the rounding of `expected` to two decimals.
+        tolerance: accepted distance in percent points, of both figures rounded to two decimals.
         metric: which figure.
         exact_files: whether the data is what the figure belongs to (`Labelled.exact`).
     """
     score = _figure(measured, metric)
-    distance = abs(score - expected)
-    limit = Limit("<=", tolerance + 0.005)
+    # Known figures have two decimals; the limit stays the one that was written.
+    distance = round(abs(round(score, 2) - round(expected, 2)), 2)
+    limit = Limit("<=", tolerance)
     details: dict[str, Any] = {"score": score, "expected": expected, "close": close_calls(measured)}
     check = f"{metric}/expected"
     if not exact_files:
         message = say("accuracy.other-files", metric=metric, score=round(score, 2), expected=expected)
         return Judgement(check, distance, "points", limit, "not_measured", message=message, details=details)
-    verdict: Verdict = "passed" if distance <= limit.value + 1e-9 else "failed"
+    verdict: Verdict = "passed" if limit.holds(distance) else "failed"
     values: dict[str, Any] = {"metric": metric, "score": round(score, 3), "expected": expected, "tolerance": tolerance}
     message = say(f"accuracy.{'reproduced' if verdict == 'passed' else 'not-reproduced'}", **values)
     return Judgement(check, distance, "points", limit, verdict, message=message, details=details)
@@ -92,7 +93,7 @@ def least(measured: Mapping[str, Any], minimum: float | None, *, metric: str) ->
     score = _figure(measured, metric)
     details = {"metrics": metrics(measured), "images": measured["images"], "unreadable": measured.get("unreadable", 0)}
     if minimum is None:
-        return Judgement(f"{metric}/score", score, "%", None, "passed", details=details)
+        return Judgement(f"{metric}/score", score, "%", None, "shown", details=details)
     limit = Limit(">=", minimum)
     verdict: Verdict = "passed" if limit.holds(score) else "failed"
     message = None if verdict == "passed" else say("accuracy.too-low", metric=metric, score=score, minimum=minimum)

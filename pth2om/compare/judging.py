@@ -174,8 +174,8 @@ def _judge_metric(
         f"compare.{'too-low' if limit.relation == '>=' else 'too-high'}",
         name=name,
         metric=metric,
-        measured=_readable(measured),
-        limit=value,
+        measured=limit.beside(measured),
+        limit=limit.text,
         sample=sample,
     )
     return Judgement(check, measured, unit, limit, "failed", message=message, details={"worst": sample})
@@ -228,7 +228,3 @@ def _by_band(
         others = {row for row, name in enumerate(part["samples"]) if not name.endswith(f" [{band}]")}
         found[band] = worst_row(part, metric, skipped | others)[1]
     return found
-
-
-def _readable(value: float) -> float | str:
-    return float(f"{value:.6g}") if math.isfinite(value) else str(value)

@@ -410,7 +410,8 @@ def _line(gate: GateRecord, subject: str | None = None) -> str:
         subject = f"{gate.model}-{gate.variant}" if gate.variant else gate.model
     text = f"{subject} {gate.check}".strip()
     if gate.measured is not None:
-        text += f" = {gate.measured:.6g}{f' {gate.unit}' if gate.unit else ''}"
+        shown = f"{gate.measured:.6g}" if gate.limit is None else gate.limit.beside(gate.measured)
+        text += f" = {shown}{f' {gate.unit}' if gate.unit else ''}"
     if gate.limit is not None:
         text += f" ({say('plugin.limit').render()} {gate.limit})"
     if gate.ground == "emulated":

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import Pth2omError
-from pth2om.evidence import GateRecord, Judgement
+from pth2om.evidence import GateRecord, Judgement, Verdict
 from pth2om.language import Message, say
 from pth2om.questions import pictures
 from pth2om.questions.candidate import INT8_WEIGHTS, Candidate
@@ -112,7 +112,7 @@ def accuracy(
         details["pictures"] = _pictures(subject, sides, labelled, worst.details)
     judgement = replace(worst, check=f"{candidate.role}/{worst.check}", details=details)
     if candidate.role == INT8_WEIGHTS:
-        judgement = replace(judgement, limit=None, verdict="passed", message=None)
+        judgement = replace(judgement, limit=None, verdict="shown", message=None)
     lowest = [min(scores, key=lambda each: each.measured or 0.0)] if scores else []
     return _gates(subject, [judgement, *lowest], session, labelled, artifact)
 
@@ -236,6 +236,6 @@ def _published(measured: Mapping[str, Any], labelled: Labelled, dataset: Dataset
 
 
 def _badness(judgement: Judgement) -> tuple[int, float]:
-    order = {"passed": 0, "not_measured": 1, "inconclusive": 2, "failed": 3}
+    order: tuple[Verdict, ...] = ("shown", "passed", "not_measured", "not_reached", "inconclusive", "failed")
     sign = -1.0 if judgement.limit is not None and judgement.limit.relation in (">=", ">") else 1.0
-    return order[judgement.verdict], sign * (judgement.measured or 0.0)
+    return order.index(judgement.verdict), sign * (judgement.measured or 0.0)

@@ -366,7 +366,7 @@ def _without_stand_ins(gates: list[GateRecord]) -> list[GateRecord]:
     missing = any(gate.verdict == "not_measured" for gate in gates)
     if not missing or any(gate.verdict == "passed" and gate.ground != "host" for gate in gates):
         return gates
-    return [gate for gate in gates if gate.verdict != "passed"]
+    return [gate for gate in gates if gate.verdict not in ("passed", "shown")]
 
 
 def _answer(gates: Sequence[GateRecord]) -> Answer:

@@ -161,6 +161,9 @@ class TestClassification:
         assert reproduces(measured, 85.71, metric="top1").verdict == "passed"
         assert reproduces(measured, 85.73, metric="top1").verdict == "failed"
         assert reproduces(measured, 85.0, 1.0, metric="top1").verdict == "passed"
+        close = reproduces(measured, 85.54, 0.17, metric="top1")  # 85.714 is 0.174 away, and 0.17 in two decimals
+        assert (close.verdict, close.measured, str(close.limit)) == ("passed", 0.17, "<= 0.17")
+        assert least(measured, None, metric="top1").verdict == "shown"
         other = reproduces(measured, 10.0, metric="top1", exact_files=False)
         assert other.verdict == "not_measured"
         assert least(measured, 90, metric="top1").verdict == "failed"
