@@ -1,1 +1,1 @@
-"""Shared by this repository's tests; the fixtures of the acceptance tests live in the plugin, pth2om.harness.plugin."""
+"""Shared by this repository's tests; the fixtures of the acceptance tests live in pth2om.harness.fixtures."""

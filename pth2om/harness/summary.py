@@ -1,0 +1,62 @@
+"""What a run prints about itself in the terminal: first the SoC and the toolchain, at the end verdicts and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pth2om.errors import Pth2omError
+from pth2om.harness import options
+from pth2om.harness.cases import Case, Selection
+from pth2om.harness.records import RunRecords
+from pth2om.language import say
+
+if TYPE_CHECKING:
+    from pth2om.conversion.pipeline import Settings
+
+
+def header(config: pytest.Config, settings: Settings, cases: Sequence[Case], selection: Selection) -> list[str]:
+    """Which SoC, which toolchain, and that no model has a variant that was asked for."""
+    soc = settings.soc
+    if soc is None:
+        lines = [say("plugin.header-no-soc").render()]
+    else:
+        key = "plugin.header-emulator" if settings.toolchain == "emulator" else "plugin.header-cann"
+        lines = [say(key, soc=soc, cann=settings.cann).render()]
+    variants = [variant for case in cases if case.spec is not None for variant in case.spec.variants]
+    if variants and not any(selection.has(variant.precision, variant.batch) for variant in variants):
+        lines.append(f"pth2om: {say('plugin.no-variant', options=options.filters(config))}")
+    return lines
+
+
+def summarise(reporter: pytest.TerminalReporter, records: RunRecords, *, interrupted: bool) -> None:
+    """Verdicts by ground, what INT8 costs, and where the report is."""
+    if not (records.verdicts or records.unwritten or interrupted):
+        return
+    reporter.section("pth2om")
+    if interrupted:
+        _print(reporter, "plugin.interrupted")
+    error = records.unwritten
+    if error is not None:
+        reason = error.message.values.get("reason") if isinstance(error, Pth2omError) else error.strerror
+        _print(reporter, "plugin.report-unwritten", path=str(records.folder), reason=str(reason or error))
+    for (verdict, ground), count in sorted(records.verdicts.items()):
+        name = "unproven" if (verdict, ground) == ("passed", "emulated") else verdict
+        line = say(f"plugin.count-{name}", count=count, ground=say(f"plugin.ground-{ground}").render())
+        reporter.line(line.render())
+    if records.int8:
+        from pth2om.report.cost import costs
+
+        for one in costs(records.int8):
+            reporter.line(one.line())
+    if records.has_folder and (records.folder / "index.html").exists():
+        reporter.line(say("plugin.report", path=str(records.folder / "index.html")).render())
+
+
+def _print(reporter: pytest.TerminalReporter, key: str, **values: str) -> None:
+    message = say(key, **values)
+    reporter.line(message.render())
+    if fix := message.fix():
+        reporter.line(f"  → {fix}")
