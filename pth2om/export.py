@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pth2om.ascend.versions import DEFAULT
 from pth2om.errors import ExportError
 from pth2om.evidence import Finding
 from pth2om.language import say
@@ -31,6 +32,8 @@ from pth2om.spec import Export, Input
 if TYPE_CHECKING:
     import onnx
     import torch
+
+    from pth2om.ascend.parser_table import MissingOperator
 
 VERSION = 2
 PROBE_RELATIVE_L2 = 1e-3
@@ -119,7 +122,15 @@ def mirrored(inputs: Sequence[Input], feeds: Mapping[str, Array]) -> dict[str, A
     return reflected
 
 
-def export(module: torch.nn.Module, inputs: Sequence[Input], export: Export, batch: int, destination: Path) -> Exported:
+def export(
+    module: torch.nn.Module,
+    inputs: Sequence[Input],
+    export: Export,
+    batch: int,
+    destination: Path,
+    *,
+    cann: str = DEFAULT,
+) -> Exported:
     """Export ``module`` to ``destination`` at the best opset of the ladder.
 
     Args:
@@ -128,10 +139,12 @@ def export(module: torch.nn.Module, inputs: Sequence[Input], export: Export, bat
         export: the spec's ``[export]``.
         batch: samples of the tracing input; the batch axis is fixed to it unless ``export.dynamic_batch``.
         destination: the ``.onnx`` file to write; weights inline below 2 GB, else beside it as external data.
+        cann: whose parser the operators are looked up in.
 
     Returns:
         What was written, every attempt, and all findings. When no opset has all its operators registered the file
-        with the fewest unknown operators is written and the finding ``export.not-registered`` (an error) names them.
+        with the fewest unregistered operators is written and the finding ``export.not-registered`` (an error) names
+        them; operators of which no public source decides are a warning, ``export.registration-unknown``.
 
     Raises:
         ExportError: the module fails on its own inputs, or no opset exports at all.
@@ -153,33 +166,28 @@ def export(module: torch.nn.Module, inputs: Sequence[Input], export: Export, bat
     names = output_names(export.outputs, len(results))
     # A TorchScript program is exported as it is: called from inside a trace, PyTorch refuses it.
     exported = module if isinstance(module, torch.jit.ScriptModule) else flat
-    job = _Job(exported, arguments, inputs, export, names, batch, [tuple(result.shape) for result in results])
+    job = _Job(exported, arguments, inputs, export, names, batch, [tuple(result.shape) for result in results], cann)
 
     attempts: list[Attempt] = []
-    best: tuple[int, int, list[str], list[Finding]] | None = None
+    best: tuple[int, int, list[MissingOperator], list[Finding]] | None = None
     with _scratch(destination) as candidate_path, _scratch(destination) as best_path:
         for opset in export.opsets:
-            attempt, unknown, findings = _try(job, opset, candidate_path)
+            attempt, lacking, findings = _try(job, opset, candidate_path)
             attempts.append(attempt)
             if attempt.outcome == "taken" or (
-                attempt.outcome == "not-registered" and (best is None or len(unknown) < len(best[2]))
+                attempt.outcome == "not-registered" and (best is None or _how_many(lacking) < _how_many(best[2]))
             ):
-                best = (opset, len(attempts) - 1, unknown, findings)
+                best = (opset, len(attempts) - 1, lacking, findings)
                 _move(candidate_path, best_path)
             if attempt.outcome == "taken":
                 break
         if best is None:
             tried = "; ".join(f"{attempt.opset}: {attempt.reason}" for attempt in attempts)
             raise ExportError("export.no-opset", tried=tried)
-        opset, index, unknown, findings = best
-        if unknown:
+        opset, index, lacking, findings = best
+        if lacking:
             attempts[index] = Attempt(opset, "taken", attempts[index].reason)
-            operators = ", ".join(unknown)
-            findings.append(
-                Finding(
-                    "export.not-registered", "error", say("export.not-registered", operators=operators, opset=opset)
-                )
-            )
+            findings.extend(_lacking(lacking, opset, cann))
         probes = _probe(best_path, flat, inputs, names, batch, findings)
         _move(best_path, destination)
     return Exported(opset, export.exporter, tuple(attempts), tuple(names), tuple(findings), tuple(probes))
@@ -194,6 +202,7 @@ class _Job:
     names: Sequence[str]
     batch: int
     result_shapes: Sequence[tuple[int, ...]]
+    cann: str
 
 
 def _flat_module(module: torch.nn.Module) -> torch.nn.Module:
@@ -211,8 +220,25 @@ def _flat_module(module: torch.nn.Module) -> torch.nn.Module:
     return Flat().eval()
 
 
-def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[str], list[Finding]]:
-    """Export at one opset; the attempt, the operators ATC does not know there, and the findings."""
+def _how_many(lacking: Sequence[MissingOperator]) -> tuple[int, int]:
+    """How many operators are surely not registered, and how many perhaps not."""
+    return sum(item.status == "missing" for item in lacking), len(lacking)
+
+
+def _lacking(lacking: Sequence[MissingOperator], opset: int, cann: str) -> Iterator[Finding]:
+    """What is said of operators that the parser does not surely find."""
+    missing = ", ".join(sorted(item.key for item in lacking if item.status == "missing"))
+    unknown = ", ".join(sorted(item.key for item in lacking if item.status == "unknown"))
+    if missing:
+        message = say("export.not-registered", operators=missing, opset=opset)
+        yield Finding("export.not-registered", "error", message)
+    if unknown:
+        message = say("export.registration-unknown", operators=unknown, cann=cann)
+        yield Finding("export.registration-unknown", "warning", message)
+
+
+def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperator], list[Finding]]:
+    """Export at one opset; the attempt, the operators ATC does not surely know there, and the findings."""
     import onnx
 
     from pth2om.ascend.parser_table import missing_operators
@@ -228,9 +254,9 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[str], list[Fi
     if _has_external_data(model) and model.ByteSize() < _INLINE_LIMIT:
         onnx.save(model, path)
         (path.parent / (path.name + ".data")).unlink(missing_ok=True)
-    unknown = sorted({str(missing) for missing in missing_operators(model)})
-    if unknown:
-        return Attempt(opset, "not-registered", ", ".join(unknown)), unknown, findings
+    lacking = missing_operators(model, job.cann)
+    if lacking:
+        return Attempt(opset, "not-registered", ", ".join(sorted(item.key for item in lacking))), lacking, findings
     return Attempt(opset, "taken"), [], findings
 
 
@@ -376,7 +402,9 @@ def _move(source: Path, target: Path) -> None:
         file.replace(target.parent / file.name)
 
 
-def take(source: Path, inputs: Sequence[Input], batch: int, destination: Path) -> dict[str, Any]:
+def take(
+    source: Path, inputs: Sequence[Input], batch: int, destination: Path, *, cann: str = DEFAULT
+) -> dict[str, Any]:
     """Take a model that already is an ONNX file: fix its batch, compare it with the spec, look its operators up.
 
     Args:
@@ -384,6 +412,7 @@ def take(source: Path, inputs: Sequence[Input], batch: int, destination: Path) -
         inputs: the spec's inputs.
         batch: written into a symbolic first axis of the spec's inputs.
         destination: the file to write.
+        cann: whose parser the operators are looked up in.
 
     Returns:
         The same JSON values as `Exported.to_json`, with ``version`` (of the onnx package).
@@ -415,16 +444,12 @@ def take(source: Path, inputs: Sequence[Input], batch: int, destination: Path) -
                     "export.fixed-shape", where=str(source), name=entry.name, has=dim.dim_value, wanted=size
                 )
             dim.dim_value = size
-    unknown = sorted({str(missing) for missing in missing_operators(model)})
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    findings = []
-    if unknown:
-        message = say("export.not-registered", operators=", ".join(unknown), opset=opset)
-        findings.append(Finding("export.not-registered", "error", message))
+    findings = tuple(_lacking(missing_operators(model, cann), opset, cann))
     if model.ByteSize() < _INLINE_LIMIT:
         onnx.save(model, destination)
     else:
         onnx.save(model, destination, save_as_external_data=True, location=destination.name + ".data")
     outputs = tuple(entry.name for entry in model.graph.output)
-    exported = Exported(opset, "given", (), outputs, tuple(findings))
+    exported = Exported(opset, "given", (), outputs, findings)
     return exported.to_json() | {"version": onnx.__version__}

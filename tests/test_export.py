@@ -198,3 +198,19 @@ def test_a_torchscript_file_is_exported(tmp_path: Path, how: str) -> None:
     assert made.opset == 17
     assert made.findings == ()
     assert max(made.probes) < 1e-5
+
+
+def test_the_parser_of_the_target_decides(tmp_path: Path) -> None:
+    class Fold(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.fold(x.flatten(2), (4, 4), (2, 2), stride=2)
+
+    inputs = [Input(name="x", shape=(8, 2, 2))]
+    made = {
+        cann: export(net(Fold), inputs, Export(opsets=(18,)), 1, tmp_path / f"{cann}.onnx", cann=cann)
+        for cann in ("9.x", "8.0")
+    }
+    assert not made["9.x"].findings
+    (finding,) = made["8.0"].findings
+    assert (finding.rule, finding.severity) == ("export.registration-unknown", "warning")
+    assert "ai.onnx::18::Col2Im" in str(finding.message)

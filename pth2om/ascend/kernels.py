@@ -128,6 +128,11 @@ def _dtypes(rows: Any) -> frozenset[str] | None:  # noqa: ANN401 - rows of the t
     return frozenset(merged) or None
 
 
+def info_files(family: str) -> Iterator[Path]:
+    """The operator information files that are installed for a family, the built-in library's first."""
+    return (path for path, _ in _files(family))
+
+
 def _files(family: str) -> Iterator[tuple[Path, bool]]:
     """The operator information files of a family: path, and whether a vendor's."""
     name = f"op_impl/ai_core/tbe/config/{family}/aic-{family}-ops-info*.json"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pth2om.ascend import TABLES
 from pth2om.ascend.installed import plugin_keys
+from pth2om.ascend.versions import generation
 from pth2om.errors import GraphError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _packaged_status(domain: str, opset: int, op_type: str, cann: str) -> Status
         return "missing"
     now = opset in opsets(domain, op_type)
     then = opset in unpack(row.get("opsets_2022", ""))
-    if cann.startswith("9"):
+    if generation(cann) == 9:
         if now:
             return "unknown" if row.get("experimental") else "registered"
         return "unknown" if row.get("unknown") and then else "missing"

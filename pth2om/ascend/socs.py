@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from pth2om.ascend import TABLES
 from pth2om.ascend.toolkit import toolkit
+from pth2om.ascend.versions import generation
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,6 @@ class Soc:
 
 OLD_NAMES = {"Ascend710": "Ascend310P3"}
 """Names of CANN 7 and older, and the chip whose figures stand for them."""
-
-
-def generation(cann: str) -> int:
-    """7, 8 or 9: whose rules and texts hold for a CANN version such as ``7.0``, ``8.0.RC2`` or ``9.x``.
-
-    Raises:
-        ValueError: `cann` does not begin with a number.
-    """
-    return min(max(int(cann.split(".")[0].strip()), 7), 9)
 
 
 @functools.cache

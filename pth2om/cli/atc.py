@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pth2om.cli.target import add_cann
 from pth2om.language import say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options before ``--``; everything else belongs to atc and is passed on as it stands."""
     parser.usage = "pth2om atc [-h] [--cann 7.0|8.0|9.x] -- ATC_ARGUMENTS"
-    parser.add_argument("--cann", default="9.x", metavar="VERSION", help=say("preflight.help-cann").render())
+    add_cann(parser)
     parser.add_argument("arguments", nargs="*", metavar="ATC_ARGUMENTS", help=say("atc.help-arguments").render())
     plain = parser.parse_known_args
 
@@ -32,14 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what atc would print; its exit status."""
-    from pth2om.ascend.socs import generation
     from pth2om.toolchain.emulator.front_end.run import run_atc
 
-    try:
-        generation(arguments.cann)
-    except ValueError:
-        print(say("atc.cann-version", cann=arguments.cann), file=sys.stderr)
-        return 2
     if not arguments.arguments:
         print(say("atc.nothing-given"), file=sys.stderr)
         return 2

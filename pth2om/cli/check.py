@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pth2om.cli.target import add_cann
 from pth2om.language import say
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``check``."""
     parser.add_argument("model", type=Path, help=say("preflight.help-model").render())
     parser.add_argument("--soc", metavar="NAME", help=say("preflight.help-soc").render())
-    parser.add_argument("--cann", default="9.x", metavar="VERSION", help=say("preflight.help-cann").render())
+    add_cann(parser)
     parser.add_argument("--input-shape", metavar="SHAPES", help=say("preflight.help-input-shape").render())
     parser.add_argument("--precision-mode", metavar="MODE", help=say("preflight.help-precision").render())
     parser.add_argument("--latency-ms", type=float, metavar="MS", help=say("preflight.help-latency").render())
@@ -29,14 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; 1 when one of them is an error (or, with ``--strict``, a warning)."""
-    from pth2om.ascend.socs import generation
     from pth2om.preflight import check
 
-    try:
-        generation(arguments.cann)
-    except ValueError:
-        print(say("atc.cann-version", cann=arguments.cann), file=sys.stderr)
-        return 2
     findings = check(
         arguments.model,
         soc=arguments.soc,

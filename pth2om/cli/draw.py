@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from pth2om.cli.target import add_cann
 from pth2om.language import say
 
 
@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help=say("preflight.help-model").render())
     parser.add_argument("-o", "--output", type=Path, help=say("graph.help-draw-output").render())
     parser.add_argument("--soc", metavar="NAME", help=say("graph.help-draw-soc").render())
-    parser.add_argument("--cann", default="9.x", metavar="VERSION", help=say("preflight.help-cann").render())
+    add_cann(parser)
     parser.add_argument(
         "--layout", choices=("auto", "dot", "own"), default="auto", help=say("graph.help-layout").render()
     )
@@ -26,14 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the SVG, or serve Netron until it is interrupted."""
     if arguments.netron:
         return _netron(arguments.model)
-    from pth2om.ascend.socs import generation
     from pth2om.graph.drawing import draw
 
-    try:
-        generation(arguments.cann)
-    except ValueError:
-        print(say("atc.cann-version", cann=arguments.cann), file=sys.stderr)
-        return 2
     drawn = draw(
         arguments.model,
         arguments.output or arguments.model.with_suffix(".svg"),

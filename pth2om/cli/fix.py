@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pth2om.cli.target import add_cann
 from pth2om.language import say
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, nargs="?", help=say("graph.help-fix-model").render())
     parser.add_argument("-o", "--output", type=Path, help=say("graph.help-output").render())
     parser.add_argument("--soc", metavar="NAME", help=say("preflight.help-soc").render())
-    parser.add_argument("--cann", default="9.x", metavar="VERSION", help=say("preflight.help-cann").render())
+    add_cann(parser)
     passes_help = say("graph.help-passes").render()
     parser.add_argument("--pass", "--passes", dest="passes", action="append", metavar="NAMES", help=passes_help)
     parser.add_argument("--skip", action="append", default=[], metavar="NAMES", help=say("graph.help-skip").render())
@@ -47,15 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         print(arguments.usage, end="", file=sys.stderr)
         return 2
-    from pth2om.ascend.socs import generation
     from pth2om.graph.contract import Settings
     from pth2om.graph.fixing import fix, shapes
 
-    try:
-        generation(arguments.cann)
-    except ValueError:
-        print(say("atc.cann-version", cann=arguments.cann), file=sys.stderr)
-        return 2
     settings = Settings(
         input_shapes=shapes(arguments.input_shape),
         outputs=tuple(_words([arguments.outputs])),

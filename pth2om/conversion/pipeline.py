@@ -555,18 +555,18 @@ class Pipeline:
         from pth2om import export, graph
         from pth2om.store import file_digest
 
-        raw = folder / "exported.onnx"
+        raw, cann = folder / "exported.onnx", self.settings.cann
         if self.has_torch:
             from pth2om import checkpoint
 
             module = self.module()
             if self.net is not None:
                 module = checkpoint.load_net(self.net).deployed(module)
-            made = export.export(module, self.spec.inputs, self.spec.export, batch, raw)
+            made = export.export(module, self.spec.inputs, self.spec.export, batch, raw, cann=cann)
             details = made.to_json() | {"version": version_of("torch")}
         else:
-            details = export.take(self._given_onnx(), self.spec.inputs, batch, raw)
-        cleaned = graph.clean(raw, folder / "model.onnx", simplify=self.spec.export.simplify)
+            details = export.take(self._given_onnx(), self.spec.inputs, batch, raw, cann=cann)
+        cleaned = graph.clean(raw, folder / "model.onnx", simplify=self.spec.export.simplify, cann=cann)
         noticed = [*cleaned.findings, *self._preprocess_findings(folder / "model.onnx")]
         details["findings"] = [*details["findings"], *(finding.to_json() for finding in noticed)]
         details["passes"] = cleaned.to_json()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pth2om.ascend.versions import DEFAULT
 from pth2om.evidence import Finding
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Cleaned:
         return {"applied": list(self.applied), "details": [dict(entry) for entry in self.details]}
 
 
-def clean(source: Path, destination: Path, *, simplify: bool) -> Cleaned:
+def clean(source: Path, destination: Path, *, simplify: bool, cann: str = DEFAULT) -> Cleaned:
     """Write ``source`` to ``destination``, mended for ATC.
 
     Only what is right for every file: forms that ATC's parser does not read, names and domains, operators that have no
@@ -51,6 +52,7 @@ def clean(source: Path, destination: Path, *, simplify: bool) -> Cleaned:
         source: an ONNX file; external data is looked for beside it.
         destination: the file to write; weights above 1.9 GB lie beside it as ``<name>.data``.
         simplify: whether to simplify the graph as well.
+        cann: whose parser decides which operators are written in other words.
 
     Raises:
         GraphError: `source` cannot be read or `destination` not be written.
@@ -62,7 +64,7 @@ def clean(source: Path, destination: Path, *, simplify: bool) -> Cleaned:
 
     document = Document.open(source)
     names = [*passes.CLEAN, *(["simplify"] if simplify else [])]
-    return write(run(document, names, Settings()), source, destination)
+    return write(run(document, names, Settings(cann=cann)), source, destination)
 
 
 def write(outcome: Outcome, source: Path, destination: Path) -> Cleaned:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from pth2om.ascend.versions import DEFAULT
 from pth2om.language import Message
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Settings:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     opset: int = 17
-    cann: str = "9.x"
+    cann: str = DEFAULT
     asked: frozenset[str] = frozenset()
     decompose: frozenset[str] = frozenset()
     int32_inputs: bool = False

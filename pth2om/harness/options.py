@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Settings
 
 _MOST_WORDS = 12  # known names that a sentence lists
-_CANN_GENERATIONS = ("7", "8", "9")
 _PATH_OPTIONS = ("--models", "--data-dir", "--reports-dir")
 
 
@@ -80,13 +79,14 @@ def check(config: pytest.Config, asked: Settings, models: Sequence[str], dataset
     for option, number in (("--subset", asked.subset), ("--threads", asked.threads)):
         if number is not None and number < 1:
             raise pytest.UsageError(say("plugin.not-positive", option=option, number=number).render())
-    if asked.cann.partition(".")[0] not in _CANN_GENERATIONS:
-        raise pytest.UsageError(_unknown("--cann", asked.cann, ["7.0", "8.0", "9.x"]))
-    if asked.soc is not None:
-        from pth2om.ascend import socs
+    from pth2om.ascend.target import Target
+    from pth2om.errors import ToolchainError
 
-        if socs.find(asked.soc) is None and not socs.installed(asked.soc):
-            raise pytest.UsageError(_unknown("--soc", asked.soc, socs.suggestions(asked.soc, asked.cann)))
+    try:
+        Target.of(asked.soc, asked.cann)
+    except ToolchainError as error:
+        option = "--cann" if error.message.key == "ascend.cann-version" else "--soc"
+        raise pytest.UsageError(f"{option}: {error}") from None
 
 
 def settings(config: pytest.Config, models: Path) -> Settings:

@@ -40,22 +40,24 @@ def check(
 
     Raises:
         GraphError: the file cannot be read or is no ONNX.
-        ValueError: `cann` is no version.
+        ToolchainError: `cann` is no version that is known.
     """
-    from pth2om.ascend import socs
+    from pth2om.ascend import socs, versions
+    from pth2om.ascend.target import soc_problem
+    from pth2om.evidence import Finding
     from pth2om.onnxfile.reading import read
     from pth2om.preflight.context import found, make_context
     from pth2om.preflight.rules import all_rules
 
-    socs.generation(cann)
-    wanted = soc or (options.soc_version if options else None)
+    cann = versions.version(cann)
+    wanted = soc if soc is not None or options is None else options.soc_version
     chip = socs.find(wanted) if wanted else None
     findings: list[Finding] = []
-    if wanted and chip is None:
-        close = ", ".join(socs.suggestions(wanted, cann)) or "-"
-        findings.append(found("soc-unknown", "error", None, None, soc=wanted, close=close))
-    elif wanted and wanted not in socs.names(cann) and not socs.installed(wanted):
-        findings.append(found("soc-other-release", "error", None, None, soc=wanted, cann=cann))
+    problem = None if wanted is None else soc_problem(wanted, cann)
+    if problem is not None:
+        other = problem.key == "ascend.soc-other-release"
+        name = "preflight.soc-other-release" if other else "preflight.soc-unknown"
+        findings.append(Finding(name, "error", problem))
     proto = read(model)
     if not proto.HasField("graph"):
         return [*findings, found("no-graph", "error")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pth2om.ascend import TABLES, parser_table
-from pth2om.ascend.socs import generation
+from pth2om.ascend.versions import generation
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
 from pth2om.onnxfile.reading import PROTOBUF_LIMIT, external_location, leaves_folder

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pth2om.ascend import families, socs
+from pth2om.ascend.target import soc_problem
 from pth2om.errors import AtcError
 from pth2om.language import Message, say
 from pth2om.onnxfile.walking import NamedNode
@@ -97,12 +98,8 @@ def check_soc(flags: Flags) -> None:
         RefusedError: EE1011 (EE1001), E20101 or E20103.
     """
     name, cann = flags["soc_version"], flags.cann
-    if name not in socs.names(cann) and not socs.installed(name):
-        close = socs.suggestions(name, cann)
-        soc = socs.find(name)
-        advice = say("atc.soc-close", name=name, close=", ".join(close)) if close else say("atc.soc-unknown", name=name)
-        if soc is not None:
-            advice = say("atc.soc-other-release", name=name, cann=cann)
+    advice = soc_problem(name, cann)
+    if advice is not None:
         reason = "The input SoC version is not supported."
         raise RefusedError(failure("EE1011", name, reason, cann=cann, advice=advice))
     cores = flags["aicore_num"]

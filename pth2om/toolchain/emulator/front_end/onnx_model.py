@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om.ascend import parser_table
-from pth2om.ascend.socs import generation
+from pth2om.ascend.versions import generation
 from pth2om.language import Message, say
 from pth2om.onnxfile import reading, walking
 from pth2om.onnxfile.types import element_name

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pth2om.ascend.atc_options import FLAGS, AtcOptions
-from pth2om.ascend.socs import generation
+from pth2om.ascend.versions import generation
 from pth2om.errors import AtcError, OmFileError
 from pth2om.language import Message, say
 from pth2om.onnxfile.walking import tensors
@@ -104,7 +104,7 @@ def run_atc(
 
     Raises:
         AtcError: something that is not emulated: a framework other than ONNX, a graph dump.
-        ValueError: `cann` is no version.
+        ToolchainError: `cann` is no version that is known.
     """
     generation(cann)
     folder = (cwd or Path()).absolute()

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pth2om.ascend.socs import generation
+from pth2om.ascend.versions import generation
 from pth2om.language import Message, say
 
 BANNER = "ATC start working now, please wait for a moment."
