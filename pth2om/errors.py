@@ -22,6 +22,7 @@ faces (pytest plugin, CLI, GUI) print ``str(error)`` and never a traceback for t
 
 from __future__ import annotations
 
+from pth2om.escaping import visible
 from pth2om.language import Language, Message, Value
 
 
@@ -42,7 +43,7 @@ class Pth2omError(Exception):
     def render(self, to: Language | None = None) -> str:
         """Where, what, and on the next line what to do; in language ``to`` (default: the reader's)."""
         what = self.message.render(to)
-        text = f"{self.where}: {what}" if self.where else what
+        text = f"{visible(self.where)}: {what}" if self.where else what
         fix = self.message.fix(to)
         return f"{text}\n  → {fix}" if fix else text
 

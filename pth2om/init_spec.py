@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pth2om.checkpoint.formats import READABLE, Kind, kind_of
 from pth2om.checkpoint.search import candidates
 from pth2om.errors import CheckpointError
+from pth2om.escaping import toml_string, visible
 from pth2om.language import Message, say
 from pth2om.spec import Input, Spec, Task, parse
 from pth2om.store import file_digest
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from pth2om.checkpoint.layout import Layout
     from pth2om.checkpoint.reading import Checkpoint
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _PLACEHOLDER_SIZE = {0: (), 1: (16000,), 2: (224, 224), 3: (64, 64, 64)}
 _SIZE_FACTS = re.compile(r"(^|\.)(imgsz|img_size|image_size|input_size|crop_size)$")
 _LISTED_KEYS = 80
+_LONGEST_KEY = 300
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def start(
     Raises:
         CheckpointError: the name is no name, there is a spec already, or the file is no checkpoint and no ONNX.
     """
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise CheckpointError("starter.bad-name", where=name)
     folder = (models / name).absolute()
     target = folder / "model.toml"
@@ -260,7 +262,7 @@ def _onnx_input(source: Path, entry: Any) -> tuple[str, tuple[int, ...], str]:  
     dtype = "float32" if name == "float" else name
     if dtype not in allowed:
         raise CheckpointError("starter.onnx-dtype", where=str(source), name=entry.name, dtype=dtype)
-    if not re.match(r"^[A-Za-z0-9_.\-]+$", entry.name):
+    if not re.fullmatch(r"[A-Za-z0-9_.\-]+", entry.name):
         raise CheckpointError("starter.onnx-name", where=str(source), name=entry.name)
     return entry.name, _shape(entry), dtype
 
@@ -383,12 +385,12 @@ def _judged(task: Task, found: Found) -> list[str]:
 def _stub(name: str, found: Found) -> str:
     """A net that is yet to be written, with the keys and shapes it must have."""
     comment = "\n".join(_comment(say("starter.net-head", name=name, count=len(found.layout))))
-    listed = "\n".join(f"#   {line}" for line in found.layout[:_LISTED_KEYS])
+    listed = "\n".join(f"#   {visible(line, _LONGEST_KEY)}" for line in found.layout[:_LISTED_KEYS])
     more = len(found.layout) - _LISTED_KEYS
     tail = f"\n#   ... (+{more})" if more > 0 else ""
     classes = found.classes[0] if found.classes else 1000
     return (
-        f"{comment}\n{listed}{tail}\n\nfrom torch import nn\n\nTEMPLATE_NAME = {_text(name)}\n\n\n"
+        f"{comment}\n{listed}{tail}\n\nfrom torch import nn\n\nTEMPLATE_NAME = {_python(name)}\n\n\n"
         f"def build(num_classes: int = {classes}, pretrained: bool = False) -> nn.Module:\n"
         "    raise NotImplementedError\n"
     )
@@ -399,7 +401,16 @@ def _comment(message: Message) -> list[str]:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """A TOML string; only a file name can hold what TOML cannot."""
+    try:
+        return toml_string(value)
+    except UnicodeEncodeError:
+        raise CheckpointError("starter.undecodable", where=value) from None
+
+
+def _python(value: str) -> str:
+    """A Python string in the quotes that formatters prefer."""
+    return json.dumps(value) if value.isascii() else repr(value)
 
 
 def _write(files: Mapping[Path, str], spec: Path, name: str) -> None:

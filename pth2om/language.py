@@ -24,14 +24,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from pth2om.escaping import visible_values
+
 Language = Literal["en", "zh"]
 Value = str | int | float | bool | None
 
 _CATALOGUES = Path(__file__).parent / "messages"
+_english_only = False
+
+
+def speak_english() -> None:
+    """Render in English from now on, whatever is asked: the console cannot show Chinese."""
+    global _english_only
+    _english_only = True
 
 
 def language() -> Language:
     """The reader's language: ``PTH2OM_LANG`` (``zh`` or ``en``), else the locale's, else English."""
+    if _english_only:
+        return "en"
     asked = os.environ.get("PTH2OM_LANG", "")
     if not asked:
         asked = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
@@ -90,7 +101,8 @@ class Message:
         return cast("Mapping[str, Any]", catalogue(room)[name])
 
     def _pick(self, entry: Mapping[str, str], to: Language | None) -> str:
-        return entry[to or language()].format_map(_Values(self.values))
+        # Values come out of files: whatever acts on a terminal, a comment or a log is shown instead.
+        return entry[to or language()].format_map(_Values(visible_values(self.values)))
 
     def __str__(self) -> str:
         return self.render()

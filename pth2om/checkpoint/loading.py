@@ -196,7 +196,7 @@ def misfit(
 
 def _diagnosis(fit: fitting.Fit, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
     if fit.part is not None:
-        return "part", {"part": fit.part}
+        return "part", {"part": fit.part, "quoted": repr(fit.part)}
     if fit.mismatched and not fit.missing and not fit.unexpected:
         heads = {
             (entry.file[0], entry.net[0]) for entry in fit.mismatched if entry.file[1:] == entry.net[1:] and entry.file

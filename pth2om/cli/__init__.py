@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pth2om import __version__
 from pth2om.errors import Pth2omError
 from pth2om.language import say
+from pth2om.terminal import prepare_streams
 
 VERBS = (
     "init",
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 the verb's own "no", 2 a mistake in the call, 130 interrupted.
     """
+    prepare_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     verb = words[0] if words and words[0] in VERBS else None
     parser = argparse.ArgumentParser(prog="pth2om", description=say("cli.description").render())

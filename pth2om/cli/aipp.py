@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from pth2om.errors import AippError
+from pth2om.escaping import visible
 from pth2om.language import say
 
 _FORMATS = ("RGB888_U8", "YUV420SP_U8", "XRGB8888_U8", "YUV400_U8")
@@ -51,11 +52,13 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.onnx:
         found += aipp.diagnose(arguments.onnx, config)
     for item in refused:
-        print(f"{arguments.file}:{item.line}: {item.code}: {item.text}" if item.line else f"{item.code}: {item.text}")
+        place = f"{arguments.file}:{item.line}: " if item.line else ""
+        print(visible(f"{place}{item.code}: {item.text}"))
         if item.advice is not None:
             print(f"  → {item.advice.render()}")
     for finding in found:
-        print(f"{arguments.file}:{finding.details.get('line', 0)}: {finding.severity}: {finding.message.render()}")
+        place = f"{visible(str(arguments.file))}:{finding.details.get('line', 0)}"
+        print(f"{place}: {finding.severity}: {finding.message.render()}")
         fix = finding.message.fix()
         if fix:
             print(f"  → {fix}")

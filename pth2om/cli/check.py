@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pth2om.cli.target import add_cann
+from pth2om.escaping import json_text
 from pth2om.language import say
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         latency_ms=arguments.latency_ms,
     )
     if arguments.json:
-        print(json.dumps(_json(arguments, findings), ensure_ascii=False, indent=2))
+        print(json_text(_json(arguments, findings), indent=2))
     elif sys.stdout.isatty():
         _print_table(arguments, findings)
     else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from pth2om.errors import DataError
+from pth2om.escaping import json_text, visible, visible_lines
 from pth2om.language import say
 
 _STAGES = ("load", "export", "ort", "simplify", "env", "atc", "amct", "om-run")
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     found = explain(_read(arguments.file), arguments.stage)
     if arguments.json:
-        print(json.dumps([item.to_json() for item in found], ensure_ascii=False, indent=1))
+        print(json_text([item.to_json() for item in found], indent=1))
         return int(not found)
     from rich.console import Console
     from rich.text import Text
@@ -35,9 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     for item in found:
         colour = {"fatal": "red", "warning": "yellow", "info": "cyan"}[item.severity]
         place = say("explain.place", line=item.line).render()
-        console.print(Text.assemble((item.id, f"bold {colour}"), f"  {place}  ", (item.text[:300], "dim")))
-        console.print(Text(f"  {item.cause()}"))
-        console.print(Text(f"  → {item.fix()}"))
+        console.print(Text.assemble((item.id, f"bold {colour}"), f"  {place}  ", (visible(item.text, 300), "dim")))
+        console.print(Text(f"  {visible_lines(item.cause())}"))
+        console.print(Text(f"  → {visible_lines(item.fix())}"))
         console.print(Text(f"  {say('explain.index-source')}: {item.source}", style="dim"))
         console.print()
     if not found:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from pth2om import fetch
+from pth2om.escaping import visible
 from pth2om.language import say
 from pth2om.progress import counted
 
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it."""
     if arguments.name is None:
         for name, entry in fetch.entries(arguments.manifest).items():
-            print(f"{name:16} {entry.title}")
+            print(f"{visible(name):16} {visible(entry.title)}")
         return 0
     entry = fetch.find(arguments.name, arguments.manifest)
     folder = arguments.to or fetch.cache_folder(arguments.name, entry)
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(entry: fetch.Entry, folder: Path) -> None:
-    print(entry.title)
+    print(visible(entry.title))
     print(say("fetch.licence", licence=entry.licence))
     for file in entry.files:
         print(say("fetch.address", url=file.url))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pth2om.cli.target import add_cann
+from pth2om.escaping import json_text
 from pth2om.language import say
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     if arguments.json:
-        print(json.dumps(fixed.to_json(), ensure_ascii=False, indent=2))
+        print(json_text(fixed.to_json(), indent=2))
     else:
         _print(arguments.model, fixed)
     return int(_count(fixed.after, "error") > 0)

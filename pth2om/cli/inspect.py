@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from pth2om.escaping import json_text
 from pth2om.language import say
 
 
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         data["findings"] += [finding.to_json() for finding in findings]
         if match is not None:
             data["source"] = {"nodes": match.nodes, "occurring": match.occurring, "recorded": match.recorded}
-        print(json.dumps(data, ensure_ascii=False, indent=1))
+        print(json_text(data, indent=1))
     else:
         from rich.console import Console
 

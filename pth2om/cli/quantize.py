@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import get_args
 
+from pth2om.escaping import json_text
 from pth2om.language import say
 from pth2om.quantize.settings import Activations, Balancing, Weights
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     with command_line.Bar(quiet=arguments.json) as bar:
         outcome = command_line.execute(request, bar) if folder is None else int8_delivery.write(request, folder)
     if arguments.json:
-        print(json.dumps(outcome.to_json(), ensure_ascii=False, indent=1))
+        print(json_text(outcome.to_json(), indent=1))
         return outcome.status
     for line in outcome.lines():
         print(line)

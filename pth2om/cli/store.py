@@ -6,6 +6,7 @@ import argparse
 import re
 
 from pth2om.errors import StoreError
+from pth2om.escaping import visible
 from pth2om.language import say
 from pth2om.store import Entry, Store, differences
 
@@ -38,13 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(store: Store) -> int:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # plain: labels may hold [brackets], which rich would read as markup
 
     entries = sorted(store.entries(), key=lambda entry: entry.used, reverse=True)
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "label", "size", "created", "key"):
         table.add_column(say(f"store.column-{column}").render(), justify="right" if column == "size" else "left")
     for entry in entries:
-        table.add_row(entry.stage, entry.label, _readable(entry.bytes), entry.created, entry.key[:12])
+        row = (entry.stage, entry.label, _readable(entry.bytes), entry.created, entry.key[:12])
+        table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console()
     console.print(table)
     total = _readable(sum(entry.bytes for entry in entries))
@@ -67,13 +70,13 @@ def _why(store: Store, name: str) -> int:
         group.sort(key=lambda entry: entry.created)
         newest = next((entry for entry in group if entry.key.startswith(name)), group[-1])
         others = [entry for entry in group if entry is not newest]
-        print(f"{stage} {label} {newest.key[:12]} ({newest.created})")
+        print(f"{visible(stage)} {visible(label)} {newest.key[:12]} ({newest.created})")
         if not others:
             print(f"  {say('store.only-one')}")
             continue
         nearest = min(others, key=lambda entry: len(differences(entry.parts, newest.parts)))
         for line in differences(nearest.parts, newest.parts):
-            print(f"  {line}")
+            print(f"  {visible(line)}")
     return 0
 
 

@@ -10,7 +10,6 @@ import copy
 import functools
 import hashlib
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pth2om.conversion.data import ModelData
 from pth2om.errors import Absent, Pth2omError, StoreError, ToolchainError
+from pth2om.escaping import shell_line
 from pth2om.evidence import Finding, StageRecord
 from pth2om.language import say
 from pth2om.session import Feeds, Provenance, Remembering, Session
@@ -436,7 +436,7 @@ class Pipeline:
         if variant.precision == "int8":
             model = Path("deploy.onnx")  # its place follows from the ONNX, which a dry run does not export
             lines.append(say("pipeline.plan-int8", images=self.spec.quantize.images, model=model.name).render())
-        return [*lines, shlex.join(self.atc_options(variant, model).command_line())]
+        return [*lines, shell_line(self.atc_options(variant, model).command_line())]
 
     # --- sessions -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from pth2om.errors import GraphError
+from pth2om.escaping import visible_lines
 from pth2om.graph.document import Document
 from pth2om.graph.layout import place
 from pth2om.graph.picture import Box, Picture, describe, picture
@@ -168,10 +169,4 @@ def _box(box: Box) -> str:
 
 def _text(text: str) -> str:
     """Text that XML can hold: control characters, which names in damaged files have, are replaced."""
-    clean = "".join(
-        letter
-        if letter in "\t\n" or " " <= letter < "\ud800" or "\ue000" <= letter < "\ufffe" or letter > "\uffff"
-        else "?"
-        for letter in text
-    )
-    return escape(clean)
+    return escape(visible_lines(text))

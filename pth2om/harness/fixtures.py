@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pth2om.escaping import visible
 from pth2om.harness import options
 from pth2om.harness.cases import Case, question_of
 from pth2om.harness.records import keep
@@ -250,7 +251,7 @@ def _line(gate: GateRecord, subject: str | None = None) -> str:
     """One gate in one line (and its fix in the next)."""
     if subject is None:
         subject = f"{gate.model}-{gate.variant}" if gate.variant else gate.model
-    text = f"{subject} {gate.check}".strip()
+    text = visible(f"{subject} {gate.check}".strip())
     if gate.measured is not None:
         shown = f"{gate.measured:.6g}" if gate.limit is None else gate.limit.beside(gate.measured)
         text += f" = {shown}{f' {gate.unit}' if gate.unit else ''}"

@@ -6,8 +6,6 @@ options. Nothing here imports torch, onnx or onnxruntime.
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from pth2om.harness.cases import case_of, question_of
 from pth2om.harness.records import EVIDENCE, RECORDS, keep
 from pth2om.harness.run import RUN, Run
 from pth2om.language import say
+from pth2om.terminal import choose_language, prepare_streams
 
 AnyReport = pytest.CollectReport | pytest.TestReport
 
@@ -34,6 +33,7 @@ _TOLD = pytest.StashKey[dict[str, str]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of an acceptance run."""
     progress.keep_terminal()
+    choose_language()
     options.add(parser)
 
 
@@ -64,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from pth2om.harness import fixtures
 
+    prepare_streams()
     run = Run(config, models)
     config.stash[RUN] = run
     config.pluginmanager.register(run, "pth2om-run")
@@ -167,8 +168,3 @@ def pytest_report_teststatus(report: AnyReport) -> tuple[str, str, str] | None:
         if any(row.get("kind") == "gate" and row.get("ground") == "emulated" for row in rows):
             return "passed", ".", say("plugin.word-unproven").render()
     return None
-
-
-if sys.platform == "win32":  # pragma: no cover - the arrow needs UTF-8 on an old console
-    with contextlib.suppress(AttributeError, ValueError):
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]

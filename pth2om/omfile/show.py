@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pth2om.escaping import visible
 from pth2om.language import say
 from pth2om.omfile.checks import check, precision_mode
 from pth2om.omfile.container import AICPU_KERNELS, MODEL_DEF, MODEL_TYPES, SO_BINS, TASKS, TBE_KERNELS, WEIGHTS
@@ -113,7 +114,7 @@ def tables(om: OmModel) -> list[RenderableType]:
     facts.add_column()
     facts.add_column(overflow="fold")
     for key, value in _facts(om):
-        facts.add_row(say(f"omfile.show-{key}").render(), Text(value))
+        facts.add_row(say(f"omfile.show-{key}").render(), Text(visible(value)))
     tensors = Table(title=say("omfile.show-tensors").render(), title_justify="left")
     for column in ("", "name", "shape", "dtype", "format", "bytes"):
         tensors.add_column(column, overflow="fold", justify="right" if column == "bytes" else "left")
@@ -121,7 +122,7 @@ def tables(om: OmModel) -> list[RenderableType]:
         for tensor in group:
             shape = " x ".join(str(size) for size in tensor.shape) or "()"
             row = (tensor.name, shape, tensor.dtype, tensor.format, f"{tensor.size:,}")
-            tensors.add_row(say(f"omfile.show-{what}").render(), *map(Text, row))
+            tensors.add_row(say(f"omfile.show-{what}").render(), *(Text(visible(cell)) for cell in row))
     parts = Table(title=say("omfile.show-partitions").render(), title_justify="left")
     for column in ("model", "partition", "start", "bytes"):
         parts.add_column(column, justify="left" if column == "partition" else "right")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pth2om.errors import QuantizeError
+from pth2om.escaping import shell_line
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.quantize.bins import InputShape
@@ -45,7 +46,7 @@ class Command:
 
     def preview(self) -> str:
         """As one would type it."""
-        return shlex.join(self.arguments)
+        return shell_line(self.arguments)
 
 
 def calibration_command(

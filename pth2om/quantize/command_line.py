@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import Absent, QuantizeError
+from pth2om.escaping import visible
 from pth2om.evidence import Finding
 from pth2om.host import data_roots
 from pth2om.language import say
@@ -57,9 +58,9 @@ class Outcome:
                 )
             )
         for entry in self.errors:
-            yield f"  {entry['sqnr_db']:7.2f} dB  cos {entry['cosine']:.6f}  {entry['layer']}"
+            yield f"  {entry['sqnr_db']:7.2f} dB  cos {entry['cosine']:.6f}  {visible(entry['layer'])}"
         for role, path in self.result.files.items():
-            yield f"{role:12} {path}"
+            yield f"{role:12} {visible(str(path))}"
 
     def shown_findings(self) -> Iterator[str]:
         """Findings worth a line each: warnings and errors, with their layer; one line a kind where there are many."""
@@ -69,7 +70,7 @@ class Outcome:
             several = list(group)
             for finding in several[:3]:
                 severity = say(f"preflight.severity-{finding.severity}").render()
-                yield f"{severity}: {finding.node + ': ' if finding.node else ''}{finding.message}"
+                yield f"{severity}: {visible(finding.node) + ': ' if finding.node else ''}{finding.message}"
             if len(several) > 3:
                 yield f"  ... +{len(several) - 3} {rule}"
             if several[0].message.fix():

@@ -169,10 +169,20 @@ def _scalar(tokens: Sequence[_Token], position: int, where: str) -> Scalar:
 
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
+_WRITTEN = {value: f"\\{name}" for name, value in _ESCAPES.items() if name != "'"}
 
 
 def _unescape(text: str) -> str:
-    return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match.group(1), match.group(0)), text)
+    def letter(match: re.Match[str]) -> str:
+        if match[1]:
+            return chr(int(match[1], 8) & 0xFF)
+        return _ESCAPES.get(match[2], match[0])
+
+    return re.sub(r"\\(?:([0-7]{1,3})|(.))", letter, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return _WRITTEN.get(match[0]) or f"\\{ord(match[0]):03o}"
 
 
 def render(message: Message, indent: int = 0) -> str:
@@ -193,8 +203,7 @@ def _text(value: Scalar) -> str:
     if isinstance(value, Word):
         return str(value)
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-        return f'"{escaped}"'
+        return '"' + re.sub(r'[\x00-\x1f\x7f"\\]', _escape, value) + '"'
     if isinstance(value, float):
         return str(np.float32(value)) if abs(value) < 3e38 else str(value)
     return str(value)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pth2om.escaping import visible
 from pth2om.evidence import GateRecord, Limit
 
 MISSING = "–"
@@ -135,7 +136,7 @@ def size(count: object) -> str:
 
 def short(value: object, most: int = 160) -> str:
     """Text cut to `most` characters, so that one absurd name cannot swell the page."""
-    whole = str(value)
+    whole = visible(str(value), 100_000)
     return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 

@@ -6,7 +6,6 @@ import base64
 import functools
 import hashlib
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pth2om import __version__
+from pth2om.escaping import shell_line
 from pth2om.evidence import Finding, GateRecord, StageRecord
 from pth2om.language import Language, Message
 from pth2om.questions import QUESTIONS
@@ -145,7 +145,7 @@ class _Page:
         self.models = report.models
         self._ids = {id(card): f"c{index}" for index, card in enumerate(report.cards, 1)}
         self.run = report.runs[0] if report.runs else None
-        self.command = shlex.join(self.run.command) if self.run else ""
+        self.command = shell_line(self.run.command) if self.run else ""
         self.error_findings = [
             (card, stage.stage, finding)
             for card in report.cards
@@ -383,7 +383,7 @@ class _Page:
 
     def join(self, command: Sequence[str]) -> str:
         """A command line as one would type it."""
-        return shlex.join(command)
+        return shell_line(command)
 
     def pictures(self, card: Card) -> tuple[list[tuple[str, Markup]], int]:
         """(data URI, caption) of the card's pictures, and how many were left out."""

@@ -77,10 +77,12 @@ class _Writer:
 
 
 def _escaped(value: object, most: int = 200) -> str:
-    """Text that cannot break out of a Markdown cell, become HTML or form a link."""
-    text = figures.short(value, most).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"[\r\n\t]+", " ", text)
-    return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", text)
+    """Text that cannot break out of a Markdown cell, become HTML, form a link or call a person."""
+    text = figures.short(re.sub(r"[\r\n\t]+", " ", str(value)), most)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # Bare addresses and @names become links on the pages that show step summaries; $ begins a formula there.
+    text = text.replace("://", ":&#47;&#47;").replace("www.", "www&#46;").replace("@", "&#64;").replace("$", "&#36;")
+    return re.sub(r"([\\`*_\[\]|!~]|(?<!&)#)", r"\\\1", text)
 
 
 def _costs(write: _Writer, report: Report) -> None:

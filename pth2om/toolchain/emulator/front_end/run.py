@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from pth2om.ascend.atc_options import FLAGS, AtcOptions
 from pth2om.ascend.versions import generation
 from pth2om.errors import AtcError, OmFileError
+from pth2om.escaping import visible_lines
 from pth2om.language import Message, say
 from pth2om.onnxfile.walking import tensors
 from pth2om.toolchain.emulator.front_end import arguments as argument_checks
@@ -68,6 +69,7 @@ class _Console:
     lines: list[str] = field(default_factory=list)
 
     def print(self, text: str) -> None:
+        text = visible_lines(text)
         self.lines.append(text)
         if self.stream is not None:
             print(text, file=self.stream, flush=True)
@@ -114,7 +116,7 @@ def run_atc(
     except LexicalError as error:
         console.print(BANNER)
         if stderr is not None:
-            print(error, file=stderr)
+            print(visible_lines(str(error)), file=stderr)
         return _refused(console, (), cann, notes=(say("atc.lexer", reason=str(error).removeprefix("ERROR: ")),))
     except RefusedError as refused:
         console.print(BANNER)
