@@ -1,4 +1,4 @@
-"""Text out of files is shown and never acts: in Python, TOML, Markdown, HTML, JSON, shell lines, protobuf text, logs."""
+"""Text out of files is shown and never acts: in Python, TOML, Markdown, HTML, JSON, shell lines, protobuf, logs."""
 
 from __future__ import annotations
 
