@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from pth2om.ascend.parser_table import MissingOperator
 
-VERSION = 2
+VERSION = 3
 PROBE_RELATIVE_L2 = 1e-3
 """Above this relative L2 between torch and ORT the exported graph computes something else (float32 noise is < 1e-5)."""
 
@@ -271,7 +271,7 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
             for name, shape in zip(job.names, job.result_shapes, strict=True)
             if shape and shape[0] == job.batch
         }
-    with warnings.catch_warnings(record=True) as caught, _silent_stdout(), torch.no_grad():
+    with warnings.catch_warnings(record=True) as caught, _silent_stdout(), torch.no_grad(), _plain_attention():
         warnings.simplefilter("always")
         torch.onnx.export(
             job.module,
@@ -287,6 +287,21 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
             else None,
         )
     return _tracer_findings(caught)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """PyTorch's fast path for attention off: in eval mode ``nn.TransformerEncoder`` and ``nn.MultiheadAttention`` call
+    one fused operator (``aten::_transformer_encoder_layer_fwd``), for which ONNX has no form in any opset.
+    """
+    from torch.backends import mha
+
+    kept = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(kept)
 
 
 @contextlib.contextmanager

@@ -214,3 +214,24 @@ def test_the_parser_of_the_target_decides(tmp_path: Path) -> None:
     (finding,) = made["8.0"].findings
     assert (finding.rule, finding.severity) == ("export.registration-unknown", "warning")
     assert "ai.onnx::18::Col2Im" in str(finding.message)
+
+
+@pytest.mark.parametrize("what", ["encoder", "masked encoder", "attention"])
+def test_attention_that_pytorch_fuses_in_eval_mode_is_exported(what: str, tmp_path: Path) -> None:
+    class Attending(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder = torch.nn.TransformerEncoder(layer, 1)
+            self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if what == "attention":
+                return self.attention(x, x, x)[0]
+            return self.encoder(x, mask=torch.ones(5, 5).triu(1).bool() if "masked" in what else None)
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    made = export(net(Attending), (Input(name="x", shape=(5, 8)),), Export(opsets=(17,)), 1, tmp_path / "m.onnx")
+    assert made.attempts[0].outcome == "taken"
+    assert max(made.probes) < 1e-5  # the reference is PyTorch's own way, fused or not
+    assert torch.backends.mha.get_fastpath_enabled() == before
