@@ -291,8 +291,10 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
 
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
-    """PyTorch's fast path for attention off: in eval mode ``nn.TransformerEncoder`` and ``nn.MultiheadAttention`` call
-    one fused operator (``aten::_transformer_encoder_layer_fwd``), for which ONNX has no form in any opset.
+    """PyTorch's fast path for attention switched off.
+
+    In eval mode ``nn.TransformerEncoder`` and ``nn.MultiheadAttention`` call one fused operator
+    (``aten::_transformer_encoder_layer_fwd``), for which ONNX has no form in any opset.
     """
     from torch.backends import mha
 

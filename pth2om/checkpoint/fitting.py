@@ -7,17 +7,20 @@ key fits: a common prefix removed or added, wrapper components (``module``, ``_o
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-# Counters that the thop profiler leaves in a module and so in its checkpoints (YOLOX and many others).
-_PROFILER = re.compile(r"(^|\.)total_(ops|params)$")
+# Counters that the thop profiler leaves in a module and so in its checkpoints (YOLOX and many others), and the number
+# of models that torch.optim.swa_utils.AveragedModel has averaged.
+_PROFILER = re.compile(r"(^|\.)total_(ops|params)$|^n_averaged$")
 # Only momentum=None uses it, and only in training; PyTorch itself fills it in for checkpoints from before 0.4.1.
 _COUNTER = re.compile(r"(^|\.)num_batches_tracked$")
 
@@ -41,14 +44,17 @@ class Fit:
     Attributes:
         tensors: by the net's names, complete, where everything fits; empty elsewhere.
         renamed: what was done to the names: ``-module.`` (removed), ``+model.`` (added), ``~module`` (removed inside),
-            ``hooks`` (by the net's own loading code).
+            ``hooks`` (by the net's own loading code), ``parametrizations`` (weight or spectral norm by its other
+            names).
         matched: number of keys with the right name and shape.
         missing: keys of the net that the file has not.
         unexpected: keys of the file that the net has not.
         mismatched: keys of both with different shapes.
         dropped: profiler counters left out.
         defaulted: ``num_batches_tracked`` counters the file has not.
-        part: prefix under which a part of the file's keys would fit the whole net.
+        part: prefix under which a part of the file's keys would fit the whole net; `unexpected` are then the others.
+        normed: ``folded`` where the net has weight norm and the file holds the product, ``unfolded`` where the net has
+            plain weights and the file has weight norm.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -60,6 +66,7 @@ class Fit:
     dropped: tuple[str, ...] = ()
     defaulted: tuple[str, ...] = ()
     part: str | None = field(default=None)
+    normed: Literal["", "folded", "unfolded"] = ""
 
     @property
     def fits(self) -> bool:
@@ -81,8 +88,7 @@ def fit(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> Fit:
 
     expected = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     best: Fit | None = None
-    for renamed, rename in _renamings(list(tensors), list(expected)):
-        candidate = {rename(name): value for name, value in tensors.items()}
+    for renamed, candidate in _candidates(tensors, list(expected)):
         if len(candidate) != len(tensors):
             continue  # two keys became one
         found = _compare(expected, candidate, renamed)
@@ -92,7 +98,65 @@ def fit(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> Fit:
             best = found
     assert best is not None
     hooked = _by_hooks(module, tensors)
-    return hooked if hooked is not None else _with_part(best, expected, tensors)
+    return hooked if hooked is not None else _with_norms(_with_part(best, expected, tensors))
+
+
+def plain_names(names: Iterable[str]) -> list[Callable[[str], str]]:
+    """Ways to bring names to those that a net may use: wrappers removed, then every prefix that all names share."""
+    prefixes = _common_prefixes([_unwrapped(name) for name in names])
+    return [_unwrapped, *(functools.partial(_without, prefix) for prefix in prefixes)]
+
+
+def _without(prefix: str, name: str) -> str:
+    return _unwrapped(name).removeprefix(prefix)
+
+
+def _candidates(
+    tensors: Mapping[str, torch.Tensor], expected: list[str]
+) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """The tensors under every renaming, the least first; then each with the other names of weight and spectral norm."""
+    for renamed, rename in _renamings(list(tensors), expected):
+        yield renamed, {rename(name): value for name, value in tensors.items()}
+    for translate in (_parametrized_to_old, _old_to_parametrized):
+        names = translate(list(tensors), expected)
+        if names:
+            translated = {names.get(name, name): value for name, value in tensors.items()}
+            for renamed, rename in _renamings(list(translated), expected):
+                label = f"{renamed} parametrizations".strip()
+                yield label, {rename(name): value for name, value in translated.items()}
+
+
+# torch.nn.utils.weight_norm and spectral_norm (hooks) against torch.nn.utils.parametrizations: the same tensors, with
+# the same shapes and meaning (g and v; the weight and its singular vectors).
+_PARAMETRIZED = re.compile(r"^(?P<owner>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.(?P<role>original[01]?|0\._[uv])$")
+_OLD_ROLES = {"original0": "_g", "original1": "_v", "original": "_orig", "0._u": "_u", "0._v": "_v"}
+
+
+def _parametrized_to_old(names: list[str], expected: list[str]) -> dict[str, str]:
+    """New names -> old ones, where the net has old ones."""
+    if not any(name.endswith(("_g", "_orig")) for name in expected):
+        return {}
+    matches = {name: match for name in names if (match := _PARAMETRIZED.match(name))}
+    return {name: match["owner"] + match["name"] + _OLD_ROLES[match["role"]] for name, match in matches.items()}
+
+
+def _old_to_parametrized(names: list[str], expected: list[str]) -> dict[str, str]:
+    """Old names -> new ones, where the net has new ones."""
+    if not any(".parametrizations." in f".{name}" for name in expected):
+        return {}
+    known = set(names)
+    found: dict[str, str] = {}
+    for name in names:
+        for first, roles in (("_g", ("original0", "original1")), ("_orig", ("original", "0._u", "0._v"))):
+            base = name.removesuffix(first)
+            if base == name:
+                continue
+            owner, _, leaf = base.rpartition(".")
+            place = f"{owner}.parametrizations.{leaf}" if owner else f"parametrizations.{leaf}"
+            old = {role: base + _OLD_ROLES[role] for role in roles}
+            if known.issuperset(old.values()):
+                found |= {value: f"{place}.{role}" for role, value in old.items()}
+    return found
 
 
 def _renamings(names: list[str], expected: list[str]) -> Iterator[tuple[str, Callable[[str], str]]]:
@@ -192,5 +256,25 @@ def _with_part(best: Fit, expected: Mapping[str, torch.Tensor], tensors: Mapping
     for prefix in sorted(prefixes):
         inner = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
         if _compare(expected, inner, "").fits:
-            return Fit({}, best.renamed, best.matched, best.missing, best.unexpected, best.mismatched, part=prefix)
+            others = tuple(name for name in tensors if not name.startswith(prefix))
+            return dataclasses.replace(best, unexpected=others, part=prefix)
+    return best
+
+
+def _with_norms(best: Fit) -> Fit:
+    """``best`` with word of a weight norm that only one side has, where that is all that differs."""
+
+    def owners(names: Iterable[str]) -> set[str]:
+        known = set(names)
+        old = {name[:-2] for name in known if name.endswith("_g") and f"{name[:-2]}_v" in known}
+        matches = [match for name in known if (match := _PARAMETRIZED.match(name)) and match["role"] == "original0"]
+        return old | {match["owner"] + match["name"] for match in matches}
+
+    if best.part is None and not best.mismatched:
+        normed = owners(best.missing)
+        if normed and normed == set(best.unexpected):
+            return dataclasses.replace(best, normed="folded")
+        normed = owners(best.unexpected)
+        if normed and normed == set(best.missing):
+            return dataclasses.replace(best, normed="unfolded")
     return best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,15 +78,24 @@ def _into_net(spec: Spec, weights: Path, net: nets.Net) -> LoadedModel:
     """The first branch, preferred first, all of whose tensors fit the net."""
     preferred = reading.read(weights)
     first: tuple[reading.Checkpoint, fitting.Fit, Mapping[str, Any]] | None = None
+    broken: CheckpointError | None = None
     for checkpoint in _each_branch(preferred):
         tensors = net.rename(checkpoint.tensors)
-        for arguments, source in _arguments(spec, checkpoint, net, tensors):
-            module = net.build(**arguments).float()
+        inferred, failed = _inferred(net, tensors)
+        broken = broken or failed
+        for arguments, source in _arguments(spec, checkpoint, tensors, inferred):
+            try:
+                module = net.build(**arguments).float()
+            except CheckpointError as error:
+                broken = broken or error  # perhaps only for the arguments that were read off
+                continue
             fit = fitting.fit(module, tensors)
-            if fit.fits:
+            if fit.fits and failed is None:
                 return _filled(module, net, preferred, checkpoint, fit, arguments, source)
             if first is None or (checkpoint is preferred and fit.matched > first[1].matched):
                 first = (checkpoint, fit, arguments)
+    if broken is not None and (first is None or first[1].part is None):
+        raise broken
     assert first is not None
     raise misfit(weights, net, *first)
 
@@ -99,11 +108,48 @@ def _each_branch(preferred: reading.Checkpoint) -> Iterator[reading.Checkpoint]:
 
 
 def _arguments(
-    spec: Spec, checkpoint: reading.Checkpoint, net: nets.Net, tensors: Mapping[str, torch.Tensor]
+    spec: Spec, checkpoint: reading.Checkpoint, tensors: Mapping[str, torch.Tensor], inferred: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """Arguments of ``build`` to try, and where the number of classes is from; the spec's word is final."""
-    inferred = net.infer(tensors)
-    known = {**inferred, **spec.source.arguments}
+    for each in inferred:
+        yield from _with_classes(spec, checkpoint, tensors, {**each, **spec.source.arguments})
+
+
+def _inferred(
+    net: nets.Net, tensors: Mapping[str, torch.Tensor]
+) -> tuple[list[dict[str, Any]], CheckpointError | None]:
+    """What the net's ``infer`` reads off the tensors, under each naming that it understands.
+
+    A net knows its own names: those in the file may carry ``module.`` or another prefix that all of them share.
+
+    Returns:
+        The results; a single empty one, and the first error, where it fails under every naming.
+    """
+    found: list[dict[str, Any]] = []
+    failed: CheckpointError | None = None
+    tried: set[tuple[str, ...]] = set()
+    for rename in (*fitting.plain_names(tensors), _unchanged):
+        named = {rename(name): value for name, value in tensors.items()}
+        if len(named) != len(tensors) or tuple(named) in tried:
+            continue
+        tried.add(tuple(named))
+        try:
+            inferred = net.infer(named)
+        except CheckpointError as error:
+            failed = failed or error
+            continue
+        if inferred not in found:
+            found.append(inferred)
+    return (found, None) if found else ([{}], failed)
+
+
+def _unchanged(name: str) -> str:
+    return name
+
+
+def _with_classes(
+    spec: Spec, checkpoint: reading.Checkpoint, tensors: Mapping[str, torch.Tensor], known: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], str]]:
     if spec.source.num_classes is not None:
         yield {**known, "num_classes": spec.source.num_classes}, "spec"
         return
@@ -197,6 +243,8 @@ def misfit(
 def _diagnosis(fit: fitting.Fit, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
     if fit.part is not None:
         return "part", {"part": fit.part, "quoted": repr(fit.part)}
+    if fit.normed:
+        return fit.normed, {}
     if fit.mismatched and not fit.missing and not fit.unexpected:
         heads = {
             (entry.file[0], entry.net[0]) for entry in fit.mismatched if entry.file[1:] == entry.net[1:] and entry.file

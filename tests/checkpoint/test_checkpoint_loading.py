@@ -427,3 +427,79 @@ def test_real_torchscript_tensors_agree_with_the_interpreter(data_root: Path, tm
     state = loaded.module.state_dict()
     assert state
     assert all(torch.equal(tensors[key], state[key]) for key in state)
+
+
+# --- layouts that training frameworks leave --------------------------------------------------------------------------
+
+INFER = NET + 'def infer(state):\n    return {"num_classes": len(state["4.bias"])}\n'
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "model.", "module.model.", "net.module."])
+def test_infer_sees_the_names_of_the_net(tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "net.py").write_text(INFER)
+    path = saved(tmp_path, {prefix + name: value for name, value in tiny(7).state_dict().items()})
+    loaded = load_module(spec(tmp_path), path, net=tmp_path / "net.py")
+    assert loaded.details["arguments"]["num_classes"] == 7
+    assert loaded.details["num_classes_from"] == "net"
+
+
+def test_infer_that_reads_raw_names_is_still_understood(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET + 'def infer(s):\n    return {"num_classes": len(s["module.4.bias"])}\n')
+    path = saved(tmp_path, {f"module.{name}": value for name, value in tiny(7).state_dict().items()})
+    assert load_module(spec(tmp_path), path, net=tmp_path / "net.py").details["num_classes_from"] == "net"
+
+
+def test_infer_that_fails_under_every_naming_is_said(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET + 'def infer(s):\n    return {"num_classes": len(s["head.bias"])}\n')
+    path = saved(tmp_path, tiny().state_dict())
+    with pytest.raises(CheckpointError, match=r"infer: KeyError: 'head\.bias'"):
+        load_module(spec(tmp_path), path, net=tmp_path / "net.py")
+
+
+@pytest.mark.parametrize("text", [NET, INFER], ids=["plain", "infer"])
+def test_the_keys_that_belong_elsewhere_are_those_that_do_not_fit(tmp_path: Path, text: str) -> None:
+    (tmp_path / "net.py").write_text(text)
+    state = {f"model.{name}": value for name, value in tiny(5).state_dict().items()}
+    path = saved(tmp_path, {"state_dict": {**state, "criterion.weight": torch.ones(5)}})
+    with pytest.raises(CheckpointError) as refused:
+        load_module(spec(tmp_path), path, net=tmp_path / "net.py")
+    values = refused.value.message.values
+    assert (refused.value.message.key, values["unexpected"]) == ("checkpoint.misfit-part", 1)
+    assert values["unexpected_keys"] == "criterion.weight"
+
+
+def test_the_counter_of_weight_averaging_is_no_weight(tmp_path: Path, net: Path) -> None:
+    path = saved(tmp_path, torch.optim.swa_utils.AveragedModel(tiny(5)).state_dict())
+    loaded = load_module(spec(tmp_path), path, net=net)
+    assert loaded.details["dropped"] == ["n_averaged"]
+    assert loaded.details["arguments"]["num_classes"] == 5
+
+
+def _normed(kind: str, new: bool) -> nn.Module:
+    owner = nn.utils.parametrizations if new else nn.utils
+    torch.manual_seed(0)
+    return nn.Sequential(getattr(owner, kind)(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 5, 1)).eval()
+
+
+@pytest.mark.filterwarnings("ignore:`?torch.nn.utils.weight_norm:FutureWarning")
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("to_new", [False, True], ids=["into-old", "into-new"])
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm"])
+def test_weight_norm_is_known_by_both_of_its_namings(kind: str, to_new: bool, prefix: str) -> None:
+    source, target = _normed(kind, not to_new), _normed(kind, to_new)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.mul_(1.5).add_(0.1)
+    found = fit(target, {prefix + name: value for name, value in source.state_dict().items()})
+    assert found.fits
+    target.load_state_dict(dict(found.tensors), strict=True)
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.allclose(source(x), target(x), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`?torch.nn.utils.weight_norm:FutureWarning")
+@pytest.mark.parametrize("new", [False, True])
+def test_weight_norm_on_one_side_only_is_named(new: bool) -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1))
+    assert fit(_normed("weight_norm", new), plain.state_dict()).normed == "folded"
+    assert fit(plain, _normed("weight_norm", new).state_dict()).normed == "unfolded"
