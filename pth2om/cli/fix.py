@@ -48,11 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         print(arguments.usage, end="", file=sys.stderr)
         return 2
+    from pth2om.ascend.shapes import static_shapes
     from pth2om.graph.contract import Settings
-    from pth2om.graph.fixing import fix, shapes
+    from pth2om.graph.fixing import fix
 
     settings = Settings(
-        input_shapes=shapes(arguments.input_shape),
+        input_shapes=static_shapes(arguments.input_shape) if arguments.input_shape.strip() else {},
         outputs=tuple(_words([arguments.outputs])),
         opset=arguments.opset,
         cann=arguments.cann,

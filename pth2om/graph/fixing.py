@@ -122,28 +122,6 @@ def fix(
     )
 
 
-def shapes(text: str) -> dict[str, tuple[int, ...]]:
-    """``images:1,3,640,640;mask:1,8`` to sizes by name.
-
-    Raises:
-        GraphError: an entry is no shape of positive sizes.
-    """
-    found: dict[str, tuple[int, ...]] = {}
-    for entry in text.split(";"):
-        if not entry.strip():
-            continue
-        name, colon, sizes = entry.rpartition(":")
-        numbers = [number.strip() for number in sizes.split(",")]
-        if (
-            not colon
-            or not name.strip()
-            or not all(number.isdecimal() and 0 < int(number) < 2**31 for number in numbers)
-        ):
-            raise GraphError("graph.bad-shape", text=entry.strip())
-        found[name.strip()] = tuple(int(number) for number in numbers)
-    return found
-
-
 def _known(names: Iterable[str]) -> list[str]:
     wanted = list(names)
     for name in wanted:

@@ -68,11 +68,10 @@ def check(
 
 
 def _shapes(options: AtcOptions | None) -> dict[str, tuple[int, ...]]:
-    """The static sizes of ``--input_shape``; what is no plain shape is left to the front end."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for entry in (options.input_shape or "").split(";") if options else ():
-        name, colon, values = entry.rpartition(":")
-        numbers = [number.strip() for number in values.split(",")] if values.strip() else []
-        if colon and all(number.removeprefix("-").isdecimal() and len(number) < 10 for number in numbers):
-            shapes[name.strip()] = tuple(max(int(number), -1) for number in numbers)
-    return shapes
+    """The sizes of ``--input_shape``; what is no shape is for the front end to refuse."""
+    from pth2om.ascend.shapes import ShapeError, given_shapes
+
+    try:
+        return given_shapes(options.input_shape or "") if options else {}
+    except ShapeError:
+        return {}

@@ -17,7 +17,7 @@ from pth2om.errors import GraphError
 from pth2om.graph import fixing
 from pth2om.graph.contract import Settings
 from pth2om.graph.document import Document
-from pth2om.graph.fixing import fix, shapes
+from pth2om.graph.fixing import fix
 from pth2om.graph.layout import place
 from pth2om.graph.passes import ORDER
 from pth2om.graph.picture import picture
@@ -138,13 +138,6 @@ def test_every_pass_that_preflight_names_is_there():
                 named |= set(match[1].strip(",").split(","))
     assert named, "the remedies name no pass at all?"
     assert named <= set(ORDER)
-
-
-def test_shapes():
-    assert shapes("images:1,3,640,640; a:b:2") == {"images": (1, 3, 640, 640), "a:b": (2,)}
-    for text in ("x", "x:", "x:0", "x:-1", "x:1.5", ":1"):
-        with pytest.raises(GraphError):
-            shapes(text)
 
 
 HARD = {

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pth2om.ascend.shapes import given_shapes
 from pth2om.errors import AtcError, ToolchainError
 from pth2om.session import Provenance
 from pth2om.toolchain import CompiledModel
@@ -70,7 +71,7 @@ class EmulatorToolchain:
             keep_dtype=_lines(options.keep_dtype),
             modify_mixlist=_json(options.modify_mixlist),
             # With AIPP the inputs it feeds are uint8 NHWC and static; the graph says so itself.
-            input_shapes=None if options.insert_op_conf else shapes(options.input_shape or ""),
+            input_shapes=None if options.insert_op_conf else _fixed_shapes(options.input_shape or ""),
             output_type=options.output_type,
             weight_clip=options.is_weight_clip != 0,
             join=self._join,
@@ -117,15 +118,10 @@ def _plain(path: Path, folder: Path) -> str:
     return (folder / resolved.name).as_posix()
 
 
-def shapes(text: str) -> dict[str, tuple[int, ...]]:
-    """The static shapes of an ``--input_shape`` value; inputs with a dimension of -1 stay dynamic and are left out."""
-    found: dict[str, tuple[int, ...]] = {}
-    for entry in filter(None, text.strip("\"' ").split(";")):
-        name, _, sizes = entry.rpartition(":")
-        numbers = [part.strip() for part in sizes.split(",") if part.strip()]
-        if name and all(part.isdigit() and int(part) > 0 for part in numbers):
-            found[name.strip()] = tuple(int(part) for part in numbers)
-    return found
+def _fixed_shapes(text: str) -> dict[str, tuple[int, ...]]:
+    """The inputs of an ``--input_shape`` value whose sizes are all given; the others stay as the model has them."""
+    shapes = given_shapes(text)
+    return {name: sizes for name, sizes in shapes.items() if all(size > 0 for size in sizes)}
 
 
 def _lines(path: str | None) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ flags, paths, precision, shapes, then the remaining files and switches.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -64,14 +63,16 @@ def check(flags: Flags, folder: Path) -> InputShapes:
         RefusedError: with ATC's code.
     """
     cann = flags.cann
-    check_early(flags, folder)
+    check_early(flags)
     if flags.framework == -1:
         raise RefusedError(failure("E10007", "framework", FRAMEWORKS, cann=cann))
     if flags.framework == 0 and not flags["weight"]:
         raise RefusedError(failure("E10008", cann=cann))
+    if flags["weight"]:
+        check_readable("weight", flags, folder)
     family = families.find(flags["soc_version"])
     nano = family is not None and family.nano
-    if nano != (flags.mode == 30) and flags.mode in (0, 30):
+    if nano != (flags.mode == 30):
         reason = f"--mode={flags.mode} and --soc_version={flags['soc_version']} cannot be used together"
         raise RefusedError(failure("E10055", reason, cann=cann))
     _check_format(flags)
@@ -88,15 +89,13 @@ def check(flags: Flags, folder: Path) -> InputShapes:
     return found
 
 
-def check_early(flags: Flags, folder: Path) -> None:
-    """The checks of every mode: raw options, tuning, determinism.
+def check_early(flags: Flags) -> None:
+    """The checks of every mode: tuning, determinism.
 
     Raises:
         RefusedError: with ATC's code.
     """
     cann = flags.cann
-    if flags["raw_ge_options"]:
-        _check_raw_options(flags, folder)
     if flags["auto_tune_mode"]:
         reason = "The Auto Tune function has been deprecated. Please use the AOE tool for tuning."
         raise RefusedError(failure("E10001", flags["auto_tune_mode"], "--auto_tune_mode", reason, cann=cann))
@@ -190,7 +189,7 @@ def _check_rest(flags: Flags, folder: Path) -> None:
     if flags["insert_op_conf"] and flags["dynamic_dims"]:
         reason = "The dynamic dims function does not support AIPP."
         raise RefusedError(failure("E10001", flags["insert_op_conf"], "--insert_op_conf", reason, cann=cann))
-    for name in ("weight", "cal_conf", "op_name_map", "insert_op_conf"):
+    for name in ("cal_conf", "op_name_map", "insert_op_conf"):
         if flags[name]:
             check_readable(name, flags, folder)
     if flags["enable_compress_weight"] not in ("true", "false"):
@@ -224,27 +223,10 @@ def _switches(flags: Flags) -> Iterator[AtcFailure]:
     for name in ("allow_hf32", "enable_attr_compression"):
         if flags[name] not in ("", "true", "false"):
             yield failure("E10005", flags[name], name, cann=cann)
+    if flags.mode == 30 and flags["display_model_info"] != "0":
+        reason = "It cannot be set when --mode is 30."
+        yield failure("E10001", flags["display_model_info"], "--display_model_info", reason, cann=cann)
     limit = flags["static_model_ops_lower_limit"]
-    if limit and not (re.fullmatch(r"-?[0-9]{1,18}", limit) and int(limit) >= -1):
+    if limit and not (re.fullmatch(r"-?[0-9]{1,19}", limit) and -1 <= int(limit) < 2**63):
         reason = "The value must be an integer not smaller than -1."
         yield failure("E10001", limit, "--static_model_ops_lower_limit", reason, cann=cann)
-
-
-def _check_raw_options(flags: Flags, folder: Path) -> None:
-    cann, text = flags.cann, flags["raw_ge_options"]
-    try:
-        data = (folder / text).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RefusedError(failure("E13001", text, reason, cann=cann)) from None
-    try:
-        options = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(failure("E10032", text, str(error)[:200], cann=cann)) from None
-    groups = options.get("compile options") if isinstance(options, dict) else None
-    if not isinstance(groups, dict):
-        raise RefusedError(failure("E10055", f'{text} has no object "compile options"', cann=cann))
-    for group in groups.values():
-        for name in group if isinstance(group, dict) else ():
-            if str(name).removeprefix("ge.") in ("model", "output", "framework", "soc_version", "socVersion"):
-                raise RefusedError(failure("E10055", f"{name} cannot be set in {text}", cann=cann))

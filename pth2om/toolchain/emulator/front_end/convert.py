@@ -17,6 +17,7 @@ from pth2om.onnxfile.walking import NamedNode
 from pth2om.toolchain.emulator.front_end import arguments, files, onnx_model, outputs, products
 from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel, Report
+from pth2om.toolchain.emulator.front_end.raw_options import with_raw_options
 from pth2om.toolchain.emulator.front_end.shapes import InputShapes, check_gears, parse_static
 from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure
 
@@ -55,6 +56,7 @@ def convert(flags: Flags, folder: Path, *, write: bool = True) -> Conversion:
         RefusedError: ATC stops, with its messages.
         AtcError: a framework other than ONNX, whose parser is not emulated.
     """
+    flags = with_raw_options(flags, folder)
     done = Conversion(shapes=arguments.check(flags, folder))
     check_soc(flags)
     files.check_files(flags, folder)

@@ -6,10 +6,11 @@ other check, and also for an empty value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pth2om.ascend.atc_options import FLAGS
+from pth2om.toolchain.emulator.front_end.getopt import Reader, formatted
 from pth2om.toolchain.emulator.front_end.texts import RefusedError, failure
 
 FRAMEWORKS = "0(Caffe) or 1(MindSpore) or 3(TensorFlow) or 5(Onnx)"
@@ -90,6 +91,8 @@ _FALSE = frozenset({"0", "f", "false", "n", "no"})
 
 KNOWN = frozenset(FLAGS) | {"help"}
 
+_LONG = {name: name not in _OPTIONAL_ARGUMENT for name in sorted(KNOWN)} | {"h": False}
+
 DEFAULTS: dict[str, str] = {
     "mode": "0",
     "framework": "-1",
@@ -159,10 +162,11 @@ class Flags:
 
 
 def lex(arguments: Sequence[str], cann: str = "9.x") -> Flags:
-    """Cut an argument list into flags as ATC does.
+    """Cut an argument list into flags as ATC does, which uses GNU ``getopt_long`` (`getopt.Reader`).
 
-    ``--name=value``, ``--name value`` and ``-name=value`` are one; a hyphen after the fourth character of a name is an
-    underscore. ``-h`` is ``--help``.
+    ``--name=value``, ``--name value`` and ``-name=value`` are one, a hyphen behind the fourth character of a name is an
+    underscore, a name may be shortened as long as it is unique, ``-h`` is ``--help``. Each value is checked as its flag
+    is met; ``--help`` ends the reading; stray words come last.
 
     Args:
         arguments: without the program.
@@ -173,42 +177,34 @@ def lex(arguments: Sequence[str], cann: str = "9.x") -> Flags:
         RefusedError: a value outside an enumerated flag's table.
     """
     given: dict[str, str] = {}
-    for name, value in _pairs(arguments):
-        _check_range(name, value, cann)
-        if name in _OPTIONAL_ARGUMENT and value.lower() not in _TRUE | _FALSE:
-            raise RefusedError(failure("E10003", value, name, "The value type must be [bool].", cann=cann))
-        given[name] = value
-    if given.get("help", "0").lower() in _FALSE:
-        given.pop("help", None)
+    reader = Reader([formatted(word) for word in arguments], _LONG, "h")
+    for option in reader:
+        if option.problem == "missing":
+            description = f"flag description: --{option.name}=VALUE"
+            raise LexicalError(f"ERROR: flag '{option.word}' is missing its argument; {description}")
+        if option.problem is not None:
+            raise LexicalError(f"ERROR: unknown command line flag '{option.word.lstrip('-').partition('=')[0]}'")
+        name = "help" if option.name == "h" else option.name
+        check_value(name, option.value, cann)
+        given[name] = option.value
+        if name == "help":
+            if option.value.lower() not in _FALSE:
+                return Flags({"help": option.value}, cann)
+            del given[name]
+    if reader.rest:
+        raise LexicalError("\n".join(f"ERROR: Non-option parameter: {word}" for word in reader.rest))
     return Flags(given, cann)
 
 
-def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    words = iter(arguments)
-    for word in words:
-        if len(word) > 2 and word[0] == "-" and word[1] != "-":
-            word = "-" + word
-        if word == "-h":
-            word = "--help"
-        if not word.startswith("--") or word == "--":
-            if word.startswith("-") and len(word) == 2 and word != "--":
-                raise LexicalError(f"ERROR: unknown command line flag '{word[1:]}'")
-            rest = next(words, "") if word == "--" else word
-            if word == "--" and not rest:
-                return
-            raise LexicalError(f"ERROR: Non-option parameter: {rest}")
-        head, equals, value = word.partition("=")
-        name = (head[:4] + head[4:].replace("-", "_"))[2:]
-        if name == "h":
-            name = "help"
-        if name not in KNOWN:
-            raise LexicalError(f"ERROR: unknown command line flag '{name}'")
-        if not equals and name not in _OPTIONAL_ARGUMENT:
-            following = next(words, None)
-            if following is None:
-                raise LexicalError(f"ERROR: flag '--{name}' is missing its argument; flag description: --{name}=VALUE")
-            value = following
-        yield name, value
+def check_value(name: str, value: str, cann: str) -> None:
+    """The check that every value of a flag goes through as it is set.
+
+    Raises:
+        RefusedError: it is outside an enumerated flag's table, or no true or false.
+    """
+    _check_range(name, value, cann)
+    if name in _OPTIONAL_ARGUMENT and value.lower() not in _TRUE | _FALSE:
+        raise RefusedError(failure("E10003", value, name, "The value type must be [bool].", cann=cann))
 
 
 def _check_range(name: str, value: str, cann: str) -> None:

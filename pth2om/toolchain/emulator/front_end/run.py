@@ -21,6 +21,7 @@ from pth2om.toolchain.emulator.front_end import arguments as argument_checks
 from pth2om.toolchain.emulator.front_end import onnx_model
 from pth2om.toolchain.emulator.front_end.convert import check_soc, convert, write_json
 from pth2om.toolchain.emulator.front_end.flags import DEFAULTS, RANGES, Flags, LexicalError, lex
+from pth2om.toolchain.emulator.front_end.raw_options import with_raw_options
 from pth2om.toolchain.emulator.front_end.texts import (
     BANNER,
     FAILURE,
@@ -207,14 +208,15 @@ def _advice(failures: Sequence[AtcFailure]) -> list[Message]:
     return special or given[:1]
 
 
-def _dispatch(flags: Flags, folder: Path) -> _Outcome:
+def _dispatch(written: Flags, folder: Path) -> _Outcome:
+    flags = with_raw_options(written, folder)
     if flags["singleop"]:
         return _single_operator(flags, folder)
     if flags.mode in argument_checks.CONVERTING:
         done = convert(flags, folder)
         last = say("atc.checked-only") if flags.mode == 3 else say("atc.emulated", cann=flags.cann)
         return _Outcome(done.report, done.notes, last)
-    argument_checks.check_early(flags, folder)
+    argument_checks.check_early(flags)
     if flags.mode == 1:
         return _to_json(flags, folder)
     if flags.mode == 6:
@@ -230,7 +232,10 @@ def _dispatch(flags: Flags, folder: Path) -> _Outcome:
 
 def _single_operator(flags: Flags, folder: Path) -> _Outcome:
     cann, text = flags.cann, flags["singleop"]
-    argument_checks.check_early(flags, folder)
+    argument_checks.check_early(flags)
+    if "framework" in flags:
+        reason = "It cannot be set together with --singleop."
+        raise RefusedError(failure("E10001", flags["framework"], "--framework", reason, cann=cann))
     for name in ("output", "soc_version"):
         if not flags[name]:
             raise RefusedError(failure("E10054", f"--{name}", cann=cann, advice=say("atc.required", flag=name)))
@@ -253,6 +258,9 @@ def _single_operator(flags: Flags, folder: Path) -> _Outcome:
 def _to_json(flags: Flags, folder: Path) -> _Outcome:
     """Mode 1: the model's own structure as JSON."""
     cann = flags.cann
+    if "framework" in flags and flags.framework not in (0, 3, 5):
+        reason = "The value must be 0(Caffe) or 3(TensorFlow) or 5(Onnx)."
+        raise RefusedError(failure("E10001", flags.framework, "--framework", reason, cann=cann))
     for name in ("om", "json"):
         if not flags[name]:
             raise RefusedError(failure("E10004", name, cann=cann))
@@ -262,11 +270,8 @@ def _to_json(flags: Flags, folder: Path) -> _Outcome:
         data: object = _om_json(source, cann)
     elif flags.framework == 5:
         data = _graph_json(source, cann)
-    elif flags.framework in (0, 3):
-        raise AtcError("atc.framework-not-emulated", framework=flags.framework)
     else:
-        reason = "The value must be 0(Caffe) or 3(TensorFlow) or 5(Onnx)."
-        raise RefusedError(failure("E10001", flags.framework, "--framework", reason, cann=cann))
+        raise AtcError("atc.framework-not-emulated", framework=flags.framework)
     write_json(folder / flags["json"], data, "json", cann)
     return _Outcome(folder / flags["json"])
 

@@ -9,21 +9,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NoReturn
 
-from pth2om.language import say
+from pth2om.ascend.shapes import Kind, Range, ShapeError, is_number, range_shapes, static_shapes
+from pth2om.ascend.shapes import is_range as is_range_text
 from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure
 
 GEAR_FLAGS = ("dynamic_batch_size", "dynamic_image_size", "dynamic_dims")
 
-Range = tuple[int, int]
-"""Smallest and largest size of a dimension; -1 as the largest means no bound."""
-
 _SAMPLE = '"input_name1:n1,c1,h1,w1"'
 _RANGE_SAMPLE = '"input_name1:n1~n2,c1,h1,w1;input_name2:n3~n4,c2,h2,w2"'
 _TWO_PARTS = "The shape must contain two parts: name and value"
-_INT64 = 2**63
+_STATIC_REASONS: Mapping[Kind, str] = {
+    "no-name": _TWO_PARTS,
+    "empty-entry": _TWO_PARTS,
+    "float": "The float number is unsupported",
+    "not-digits": "It is not a digit",
+}
+_RANGE_REASONS: Mapping[Kind, str] = {
+    "no-name": _TWO_PARTS,
+    "empty-entry": _TWO_PARTS,
+    "brackets": "The value can only contains a pair of '[]'",
+    "empty-value": "The shape has a parameter name, whose value cannot be empty",
+    "range-form": "The format of the shape range is invalid",
+    "range-number": "The current string cannot be converted to a number",
+}
+_ADVISED: frozenset[Kind] = frozenset({"no-name", "empty-entry", "not-number", "not-digits", "letters", "float"})
+"""Faults of which pth2om says more than ATC does."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,7 @@ class InputShapes:
 
 def is_range(flags: Flags) -> bool:
     """Whether ``--input_shape`` is read as a range."""
-    text = flags["input_shape"]
-    return not any(flags[name] for name in GEAR_FLAGS) and ("~" in text or "-1" in text)
+    return not any(flags[name] for name in GEAR_FLAGS) and is_range_text(flags["input_shape"])
 
 
 def check_flags(flags: Flags) -> InputShapes:
@@ -90,59 +101,32 @@ def check_flags(flags: Flags) -> InputShapes:
 
 
 def parse_static(text: str, cann: str = "9.x", *, dynamic: bool = False) -> dict[str, tuple[int, ...]]:
-    """``name:1,3,640,640;other:`` to sizes; an empty value is a scalar.
-
-    Entries split at ``;``, and the last ``:`` of an entry parts its name from its value.
-
-    Args:
-        text: the flag's value; a trailing ``;`` is an error, as it is for ATC.
-        cann: whose texts.
-        dynamic: whether -1 is taken.
+    """`pth2om.ascend.shapes.static_shapes` in ATC's words.
 
     Raises:
         RefusedError: with ATC's code.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for entry in text.split(";"):
-        name, colon, values = entry.rpartition(":")
-        if not colon:
-            advice = say("atc.trailing-semicolon") if not entry.strip() else say("atc.shape-needs-name", entry=entry)
-            problem = failure("E10002", entry, _TWO_PARTS, _SAMPLE, cann=cann, advice=advice)
-            raise RefusedError(problem, _unparsed(text, cann))
-        sizes = [
-            _size(number.strip(), entry, text, cann, dynamic=dynamic) for number in values.split(",") if values.strip()
-        ]
-        shapes[name.strip()] = tuple(sizes)
-    return shapes
+    try:
+        return static_shapes(text, open_sizes=dynamic)
+    except ShapeError as error:
+        raise RefusedError(_static_failure(error, cann), _unparsed(text, cann)) from None
 
 
 def parse_ranges(text: str, cann: str = "9.x", *, brackets: bool = False) -> dict[str, tuple[Range, ...]]:
-    """``name:1~8,3,-1,640`` to ranges.
-
-    Args:
-        text: the flag's value.
-        cann: whose texts.
-        brackets: whether the values stand in ``[]``, as in ``--input_shape_range``.
+    """`pth2om.ascend.shapes.range_shapes` in ATC's words.
 
     Raises:
         RefusedError: with ATC's code.
     """
-    ranges: dict[str, tuple[Range, ...]] = {}
-    for entry in text.split(";"):
-        name, colon, values = entry.rpartition(":")
-        if not colon:
-            _bad_range(text, _TWO_PARTS, cann)
-        values = values.strip()
-        if brackets:
-            if not (values.startswith("[") and values.endswith("]") and values.count("[") == 1):
-                _bad_range(text, "The value can only contains a pair of '[]'", cann)
-            values = values[1:-1]
-        if not name.strip() or not values:
-            _bad_range(text, "The shape has a parameter name, whose value cannot be empty", cann)
-        if any(letter not in "0123456789 ,~-" for letter in values):
-            raise RefusedError(failure("E10002", text, "It is not a digit", _RANGE_SAMPLE, cann=cann))
-        ranges[name.strip()] = tuple(_range(part.strip(), text, cann) for part in values.split(","))
-    return ranges
+    try:
+        return range_shapes(text, brackets=brackets)
+    except ShapeError as error:
+        advice = error.message if error.kind in _ADVISED or "[" in error.entry else None
+        if error.kind in ("letters", "empty-name"):
+            reason = "It is not a digit" if error.kind == "letters" else "The input name is empty"
+            raise RefusedError(failure("E10002", text, reason, _RANGE_SAMPLE, cann=cann, advice=advice)) from None
+        reason = _RANGE_REASONS[error.kind]
+        raise RefusedError(failure("E10048", text, reason, _RANGE_SAMPLE, cann=cann, advice=advice)) from None
 
 
 def check_gears(shapes: InputShapes, cann: str = "9.x") -> None:
@@ -166,54 +150,19 @@ def check_gears(shapes: InputShapes, cann: str = "9.x") -> None:
         raise RefusedError(failure("E10039", cann=cann))
 
 
-def _size(number: str, entry: str, text: str, cann: str, *, dynamic: bool) -> int:
-    if "." in number:
-        problem = failure("E10002", entry, "The float number is unsupported", _SAMPLE, cann=cann)
-        raise RefusedError(problem, _unparsed(text, cann))
-    digits = number[1:] if number[:1] in ("-", "+") else number
-    if not (digits.isascii() and digits.isdigit()):
-        if digits[:1].isascii() and digits[:1].isdigit():
-            problem = failure("E10002", entry, "It is not a digit", _SAMPLE, cann=cann)
-        else:
-            problem = failure("E10014", number, "input_shape", cann=cann)
-        raise RefusedError(problem, _unparsed(text, cann))
-    # Bounded before int(): Python refuses very long numbers with an error of its own.
-    size = int(number) if len(digits) < 20 else _INT64
-    if not -_INT64 <= size < _INT64:
-        raise RefusedError(failure("E10013", number, "input_shape", cann=cann), _unparsed(text, cann))
-    if size == 0 or (size < 0 and not dynamic):
-        raise RefusedError(failure("E10011", entry, size, cann=cann), _unparsed(text, cann))
-    return size
+def _static_failure(error: ShapeError, cann: str) -> AtcFailure:
+    advice = error.message if error.kind in _ADVISED or "[" in error.entry or "(" in error.entry else None
+    if error.kind == "too-large":
+        return failure("E10013", error.word, "input_shape", cann=cann, advice=advice)
+    if error.kind == "not-number":
+        return failure("E10014", error.word, "input_shape", cann=cann, advice=advice)
+    if error.kind == "not-positive":
+        return failure("E10011", error.entry, error.word, cann=cann, advice=advice)
+    return failure("E10002", error.entry, _STATIC_REASONS[error.kind], _SAMPLE, cann=cann, advice=advice)
 
 
 def _unparsed(text: str, cann: str) -> AtcFailure:
     return failure("E10001", text, "input_shape", "failed to parse the input shape.", cann=cann)
-
-
-def _range(part: str, text: str, cann: str) -> Range:
-    if "~" not in part:
-        if not _is_number(part):
-            _bad_range(text, "The current string cannot be converted to a number", cann)
-        size = int(part)
-        return (0, -1) if size < 0 else (size, size)
-    ends = [end.strip() for end in part.split("~")]
-    if len(ends) != 2:
-        _bad_range(text, "The format of the shape range is invalid", cann)
-    if not all(_is_number(end) for end in ends):
-        _bad_range(text, "The current string cannot be converted to a number", cann)
-    low, high = (int(end) for end in ends)
-    if low < 0 or (high >= 0 and low > high) or high < -1:
-        _bad_range(text, "The format of the shape range is invalid", cann)
-    return low, high
-
-
-def _is_number(text: str) -> bool:
-    digits = text[1:] if text.startswith("-") else text
-    return digits.isascii() and digits.isdigit() and len(digits) < 19
-
-
-def _bad_range(text: str, reason: str, cann: str) -> NoReturn:
-    raise RefusedError(failure("E10048", text, reason, _RANGE_SAMPLE, cann=cann))
 
 
 def _batch_gears(text: str, shapes: Mapping[str, Sequence[int]], cann: str) -> tuple[tuple[int, ...], ...]:
@@ -221,8 +170,9 @@ def _batch_gears(text: str, shapes: Mapping[str, Sequence[int]], cann: str) -> t
     for sizes in shapes.values():
         if not sizes:
             raise RefusedError(failure("E10012", cann=cann))
-        if sizes[0] < 0:
-            found = True
+        if sizes[0] >= 0:
+            continue
+        found = True
         for place, size in enumerate(sizes[1:], 1):
             if size < 0:
                 raise RefusedError(failure("E10018", size, place, cann=cann))
@@ -262,14 +212,14 @@ def _dims_gears(text: str, shapes: Mapping[str, Sequence[int]], cann: str) -> tu
         reason = "At least one dimension of --input_shape must be -1 when --dynamic_dims is set."
         raise RefusedError(failure("E10001", 0, "--input_shape's dynamic dim num", reason, cann=cann))
     groups = text.removesuffix(";").split(";")
-    if not all(group.strip() for group in groups):
-        raise RefusedError(failure("E10058", "dynamic_dims", cann=cann))
     for group in groups:
         values = group.split(",")
         if len(values) != count:
             reason = "Each setting needs to be consistent with the number of -1 in the input shape."
             raise RefusedError(failure("E10003", text, "dynamic_dims", reason, cann=cann))
-        if not all(value.strip().isascii() and value.strip().isdigit() for value in values):
+        if not all(values):
+            raise RefusedError(failure("E10058", "dynamic_dims", cann=cann))
+        if not all(value.isascii() and value.isdigit() for value in values):
             raise RefusedError(failure("E10001", text, "--dynamic_dims", "It is not a digit", cann=cann))
     return _groups(text.removesuffix(";"), ";", ",", "dynamic_dims", cann)
 
@@ -303,7 +253,7 @@ def _check_hint(flags: Flags, *, dynamic: bool) -> None:
             not index.strip().isdigit()
             or index.strip() in seen
             or not (inside.startswith("[") and inside.endswith("]"))
-            or not all(_is_number(number.strip()) for number in numbers)
+            or not all(is_number(number.strip()) for number in numbers)
         ):
             raise RefusedError(failure("E10014", text, "input_hint_shape", cann=cann))
         seen.add(index.strip())
