@@ -10,7 +10,8 @@
     ├── DataError               datasets, labels, images, .bin files
     ├── StoreError              the artifact store (disk full, permissions)
     ├── ToolchainError          compiling or running an OM
-    │   └── AtcError            what atc would print, with its code
+    │   ├── AtcError            what atc would print, with its code
+    │   └── LostError           a crash, a lost link, a time-out: trying again may help
     ├── AippError               an AIPP configuration
     ├── OmFileError             reading an .om file
     ├── QuantizeError           calibration and quantization
@@ -21,6 +22,8 @@ faces (pytest plugin, CLI, GUI) print ``str(error)`` and never a traceback for t
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from pth2om.escaping import visible
 from pth2om.language import Language, Message, Value
@@ -33,7 +36,13 @@ class Pth2omError(Exception):
         key: catalogue key ``room.entry`` of what is wrong.
         where: file, ``file:line``, node or layer it concerns; printed first.
         **values: the sentence's values.
+
+    Attributes:
+        transient: whether the same may succeed when it is tried again, because not the model but the machine, the link
+            or a missing file is the cause. Only other failures are remembered as a stage's.
     """
+
+    transient: ClassVar[bool] = False
 
     def __init__(self, key: str, /, *, where: str | None = None, **values: Value) -> None:
         self.message = Message(key, values)
@@ -82,9 +91,17 @@ class DataError(Pth2omError):
 class StoreError(Pth2omError):
     """The artifact store cannot be read or written."""
 
+    transient = True
+
 
 class ToolchainError(Pth2omError):
     """An OM could not be compiled or run."""
+
+
+class LostError(ToolchainError):
+    """Whoever computes went away: a child process crashed, a link broke, or a time limit passed."""
+
+    transient = True
 
 
 class AtcError(ToolchainError):
@@ -105,3 +122,5 @@ class QuantizeError(Pth2omError):
 
 class Absent(Pth2omError):  # noqa: N818 - absence is no mistake
     """Something the user has to provide is not here (weights, data, a SoC): what needs it is *not measured*."""
+
+    transient = True

@@ -26,7 +26,7 @@ from typing import Any
 import filelock
 import platformdirs
 
-from pth2om.errors import StoreError
+from pth2om.errors import Pth2omError, StoreError
 
 _RECORD = "artifact.json"
 _CHUNK = 1 << 20
@@ -117,14 +117,24 @@ def default_root() -> Path:
 
 
 class Store:
-    """A content-addressed store of artifacts under ``root``."""
+    """A content-addressed store of artifacts under ``root``.
+
+    Attributes:
+        root: its folder.
+        failures: digest of a key -> why its stage failed; of this process only.
+    """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_root()).absolute()
+        self.failures: dict[str, Pth2omError] = {}
 
     def place(self, key: Key) -> Path:
         """The folder of the artifact of ``key``, whether it is there or not."""
         return self.root / key.stage / key.digest
+
+    def resume(self, key: Key) -> Path:
+        """The folder where an interrupted build of ``key`` keeps what it can be resumed from; gone when it is built."""
+        return self.root / "resume" / key.digest
 
     def artifact(self, key: Key, build: Callable[[Path], None]) -> Artifact:
         """The artifact of ``key``, built by ``build(folder)`` if it is not there yet.
@@ -146,24 +156,6 @@ class Store:
             if found is not None:
                 return found
             return self._build(key, place, build)
-
-    def measurement(self, key: Key, measure: Callable[[], Any]) -> tuple[Any, Artifact]:
-        """A JSON value kept like an artifact.
-
-        Args:
-            key: what it depends on.
-            measure: computes it; JSON values only.
-
-        Returns:
-            The value and the artifact that holds it.
-        """
-
-        def build(folder: Path) -> None:
-            value = measure()
-            (folder / "result.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-
-        artifact = self.artifact(key, build)
-        return artifact.json(), artifact
 
     def forget(self, key: Key) -> None:
         """Remove the artifact of ``key`` if there is one, so that it is built anew."""
@@ -224,7 +216,7 @@ class Store:
         for state in (self.root / "resume").glob("*"):
             # Of a calibration that was interrupted and whose like was never asked for again.
             if state.stat().st_mtime < time.time() - 7 * 86_400:
-                state.unlink(missing_ok=True)
+                shutil.rmtree(state, ignore_errors=True)
         entries = sorted(self.entries(), key=lambda entry: entry.used, reverse=True)
         removed, total = [], 0
         for entry in entries:
@@ -288,6 +280,7 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
             self._remove(place)  # a damaged one
             folder.replace(place)
+            shutil.rmtree(self.resume(key), ignore_errors=True)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError("store.no-space", where=str(self.root), stage=key.stage) from None

@@ -11,12 +11,43 @@ from pth2om import progress
 
 
 def test_no_bar_in_a_pipe_or_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(progress, "_bars", drawn.append)
+    monkeypatch.setattr(progress, "_SLOW_SECONDS", -1.0)
     with progress.counted("work", 3) as seen:
-        assert seen is None
+        seen(1)
     monkeypatch.setattr(progress, "_terminal", sys.stdout)
     monkeypatch.setenv("CI", "true")
     with progress.counted("work", 3) as seen:
-        assert seen is None
+        seen(1)
+    assert drawn == []
+
+
+def test_terminal_and_page_see_the_same_steps() -> None:
+    one: list[progress.Step] = []
+    two: list[progress.Step] = []
+    source = progress.Progress(one.append)
+    end = source.subscribe(two.append)
+
+    def broken() -> None:
+        with source.counted("work", None) as seen:
+            seen(1)
+            seen(2, 3)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        broken()
+    end()
+    with source.counted("more", 1):
+        pass
+    assert two == [
+        progress.Step("work", 0, None),
+        progress.Step("work", 1, None),
+        progress.Step("work", 2, 3),
+        progress.Step("work", 2, 3, ended=True),
+    ]
+    assert one[: len(two)] == two
+    assert [step.title for step in one[len(two) :]] == ["more", "more"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -27,14 +58,13 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_SLOW_SECONDS", -1.0)
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(progress, "_terminal", terminal)
-        with progress.counted("counting images", 2) as seen:
-            assert seen is not None
+        with progress.counted("counting [/images]", 2) as seen:
             seen(1)
             seen(2)
         terminal.flush()
         shown = os.read(ours, 65536).decode()
     os.close(ours)
-    assert "counting images" in shown
+    assert "counting [/images]" in shown

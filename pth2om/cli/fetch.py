@@ -68,7 +68,7 @@ def _agreed() -> bool:
 
 def _one(file: fetch.File, folder: Path) -> fetch.Fetched:
     with counted(file.name, file.bytes or 0) as seen:
-        return fetch.fetch(file, folder, progress=None if seen is None else lambda have, _: seen(have))
+        return fetch.fetch(file, folder, progress=lambda have, _: seen(have))
 
 
 def _megabytes(size: int) -> str:

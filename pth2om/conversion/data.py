@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pth2om.conversion.settings import Settings
 from pth2om.errors import Absent
 from pth2om.spec import Preprocess, Spec, Variant
 from pth2om.store import Store
 
 if TYPE_CHECKING:
-    from pth2om.conversion.pipeline import Settings
     from pth2om.data import Labelled, Samples
     from pth2om.quantize.calibration_data import CalibrationData
 

@@ -18,7 +18,7 @@ from pth2om.quantize.settings import LayerReport, QuantizeResult
 from pth2om.spec import Spec
 
 if TYPE_CHECKING:
-    from pth2om.conversion.pipeline import Built
+    from pth2om.conversion.stage import Built
     from pth2om.quantize.command_line import Outcome
 
 _READ = frozenset(
@@ -76,7 +76,8 @@ def write(request: Request, folder: Path) -> Outcome:
         Absent: weights or calibration data are not here.
         QuantizeError: a flag that means nothing here, or see `pth2om.quantize.quantize`.
     """
-    from pth2om.conversion.pipeline import Pipeline, Settings
+    from pth2om.conversion.pipeline import Pipeline
+    from pth2om.conversion.settings import Settings
     from pth2om.quantize.command_line import Outcome, search_lines
     from pth2om.store import Store
 

@@ -16,7 +16,8 @@ from pth2om.harness.run import RUN, Run
 from pth2om.language import say
 
 if TYPE_CHECKING:
-    from pth2om.conversion.pipeline import Built, Pipeline
+    from pth2om.conversion.pipeline import Pipeline
+    from pth2om.conversion.stage import Built
     from pth2om.evidence import GateRecord
     from pth2om.questions.subject import Subject
     from pth2om.session import Session
@@ -118,9 +119,7 @@ def fake_quant_session(pipeline: Pipeline, variant: Variant) -> Session:
 @pytest.fixture
 def int8_weights_session(pipeline: Pipeline, quantized_model: Built) -> Session:
     """PyTorch with the INT8 weights and FP32 activations."""
-    from pth2om.questions import int8_files
-
-    return int8_files.weights_session(pipeline, quantized_model)
+    return pipeline.int8_weights_session(quantized_model)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pth2om.host import data_roots
 from pth2om.language import say
 
 if TYPE_CHECKING:
-    from pth2om.conversion.pipeline import Settings
+    from pth2om.conversion.settings import Settings
 
 _MOST_WORDS = 12  # known names that a sentence lists
 _PATH_OPTIONS = ("--models", "--data-dir", "--reports-dir")
@@ -95,7 +95,7 @@ def settings(config: pytest.Config, models: Path) -> Settings:
     Raises:
         UsageError: an option that takes ``NAME=PATH`` has something else, or a path that is not there.
     """
-    from pth2om.conversion.pipeline import Settings
+    from pth2om.conversion.settings import Settings
 
     roots = [config.invocation_params.dir / Path(folder).expanduser() for folder in config.getoption("--data-dir")]
     for root in roots:

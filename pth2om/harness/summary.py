@@ -14,7 +14,7 @@ from pth2om.harness.records import RunRecords
 from pth2om.language import say
 
 if TYPE_CHECKING:
-    from pth2om.conversion.pipeline import Settings
+    from pth2om.conversion.settings import Settings
 
 
 def header(config: pytest.Config, settings: Settings, cases: Sequence[Case], selection: Selection) -> list[str]:

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pth2om.conversion.sessions import INT8_WEIGHTS
+from pth2om.conversion.stage import Work, run
 from pth2om.errors import Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Verdict
 from pth2om.language import Message, say
 from pth2om.questions import pictures
-from pth2om.questions.candidate import INT8_WEIGHTS, Candidate
+from pth2om.questions.candidate import Candidate
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
@@ -201,14 +203,15 @@ def _pictures(
     preprocess, postprocess = pipeline.data.preprocess(), pipeline.spec.postprocess
     inputs = {side.title: side.session.digest for side in sides} | {"dataset": labelled.digest}
     options = {**_options(subject), "batch": [side.batch for side in sides]}
-    key = subject.measurement_key("pictures", pictures.VERSION, inputs, options, ("numpy", "pillow"))
+
+    def measure(work: Work) -> None:
+        pictures.draw(work.folder, sides, labelled, preprocess, postprocess, details)
+
+    stage = subject.measurement("pictures", pictures.VERSION, inputs, options, ("numpy", "pillow"), measure)
     try:
-        artifact = pipeline.store.artifact(
-            key, lambda folder: pictures.draw(folder, sides, labelled, preprocess, postprocess, details)
-        )
+        return pictures.listed(run(stage, pipeline.store).artifact.path)
     except Pth2omError:
         return []
-    return pictures.listed(artifact.path)
 
 
 def _gates(

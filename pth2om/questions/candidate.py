@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from pth2om.session import Session
 
-INT8_WEIGHTS = "int8-weights"
-"""The role of PyTorch with INT8 weights and FP32 activations."""
-
 
 @dataclass(frozen=True)
 class Candidate:

@@ -7,20 +7,15 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pth2om.errors import Absent
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit
 from pth2om.language import Message, say
-from pth2om.questions.candidate import INT8_WEIGHTS
 from pth2om.questions.stages import stage
-from pth2om.session import Provenance
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from pth2om.conversion.pipeline import Built, Pipeline
+    from pth2om.conversion.stage import Built
     from pth2om.data import Samples
     from pth2om.questions.subject import Subject
-    from pth2om.session import Feeds, Session
+    from pth2om.session import Feeds
 
 VERSION = 1
 """Of what is measured here."""
@@ -163,42 +158,6 @@ def _layers(int8: list[str] | None, built: Built) -> Iterator[Judgement]:
     )
 
 
-def _checkpoint_file(pipeline: Pipeline, built: Built) -> Path:
-    written = sorted(built.artifact.path.glob("int8_as_fp32.*"))
-    if written:
-        return written[0]
-    if not pipeline.has_torch:
-        raise Absent("pipeline.no-torch", where=pipeline.spec.name)
-    if pipeline.weights is None:
-        raise pipeline.weights_absent()
-    raise Absent("pipeline.no-fp32-checkpoint", where=pipeline.spec.name)
-
-
-def weights_session(pipeline: Pipeline, built: Built) -> Session:
-    """PyTorch with the INT8 weights and FP32 activations: what the FP32 checkpoint computes in the user's own script.
-
-    Args:
-        pipeline: of the model.
-        built: the quantized artifact.
-
-    Raises:
-        Absent: the weights are not here, or are no state dict, so no such checkpoint was written.
-    """
-    from pth2om import checkpoint
-    from pth2om.sessions.torch import TorchSession
-    from pth2om.store import version_of
-
-    path = _checkpoint_file(pipeline, built)
-    return TorchSession(
-        lambda: checkpoint.load_module(pipeline.spec, path, net=pipeline.net).module,
-        pipeline.spec.inputs,
-        pipeline.spec.export.outputs,
-        digest=f"{pipeline.torch_session().digest}-{pipeline.store.digest(path)}",
-        threads=pipeline.settings.threads,
-        provenance=Provenance(INT8_WEIGHTS, version_of("torch"), "host"),
-    )
-
-
 def fp32_checkpoint(subject: Subject, built: Built, samples: Samples) -> list[GateRecord]:
     """Whether the INT8 weights, written back as an FP32 checkpoint, load as the original does and compute the same.
 
@@ -212,7 +171,7 @@ def fp32_checkpoint(subject: Subject, built: Built, samples: Samples) -> list[Ga
         CheckpointError: it does not load into the net.
     """
     pipeline = subject.pipeline
-    path = _checkpoint_file(pipeline, built)
+    path = pipeline.sessions.fp32_checkpoint(built)
     original, deploy = pipeline.weights, built.file
     assert original is not None
 
@@ -229,7 +188,7 @@ def fp32_checkpoint(subject: Subject, built: Built, samples: Samples) -> list[Ga
         counts = {name: loaded.details[name] for name in ("tensors", "parameters")}
         if left:
             return {"changed": changed, "left": left, **counts}
-        gap = audit.relative_gap(deploy, weights_session(pipeline, built), _few(samples))
+        gap = audit.relative_gap(deploy, pipeline.int8_weights_session(built), _few(samples))
         return {"changed": changed, "relative_l2": gap, **counts}
 
     store = pipeline.store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pth2om.conversion.stage import forget, run
 from pth2om.export import example
 from pth2om.host import host_fingerprint
 
@@ -36,18 +37,18 @@ def latency(subject: Subject, candidate: Candidate, *, remeasure: bool = False) 
     else:
         batch = subject.batch or spec.batches[0]
         feeds = example(spec.inputs, batch, settings.seed)
-        key = subject.measurement_key(
+        stage = subject.measurement(
             "latency",
             timing.VERSION,
             {"session": session.digest},
             {"host": host_fingerprint(), "batch": batch, "threads": settings.threads, "seed": settings.seed},
             ("numpy",),
+            lambda _: timing.measure(session, feeds, batch=batch, cap_seconds=_SECONDS),
         )
         if remeasure:
-            pipeline.store.forget(key)
-        measured, artifact = pipeline.store.measurement(
-            key, lambda: timing.measure(session, feeds, batch=batch, cap_seconds=_SECONDS)
-        )
+            forget(stage, pipeline.store)
+        done = run(stage, pipeline.store)
+        measured, artifact = done.result.value, done.artifact
     judgements = timing.judge(
         measured,
         subject=candidate.role,

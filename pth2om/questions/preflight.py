@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit
 
 if TYPE_CHECKING:
-    from pth2om.conversion.pipeline import Built
+    from pth2om.conversion.stage import Built
     from pth2om.questions.subject import Subject
     from pth2om.spec import Variant
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pth2om.evidence import GateRecord, Judgement, Limit, Question
 
 if TYPE_CHECKING:
-    from pth2om.conversion.pipeline import Built
+    from pth2om.conversion.stage import Built
     from pth2om.questions.subject import Subject
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pth2om.conversion.stage import Measurement, Work, run
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Question
 from pth2om.host import host_fingerprint
 from pth2om.session import Ground, Provenance, Session
-from pth2om.store import Artifact, Key, version_of
+from pth2om.store import Artifact
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
@@ -60,20 +61,22 @@ class Subject:
             libraries: whose versions it depends on.
             measure: returns JSON values.
         """
-        key = self.measurement_key(kind, version, inputs, options, libraries)
-        return self.pipeline.store.measurement(key, measure)
+        stage = self.measurement(kind, version, inputs, options, libraries, lambda _: measure())
+        done = run(stage, self.pipeline.store)
+        return done.result.value, done.artifact
 
-    def measurement_key(
+    def measurement(
         self,
         kind: str,
         version: int,
         inputs: Mapping[str, str],
         options: Mapping[str, Any],
         libraries: Sequence[str],
-    ) -> Key:
-        """The store's key of a measurement; arguments as `measured`."""
+        measure: Callable[[Work], Any],
+    ) -> Measurement:
+        """A measurement as a stage, for one that writes files or is to be forgotten; arguments as `measured`."""
         label = f"{self.pipeline.spec.name}-{self.case}" if self.case else self.pipeline.spec.name
-        return Key(kind, version, inputs, options, {name: version_of(name) for name in libraries}, label)
+        return Measurement(kind, version, tuple(libraries), label, inputs, options, measure)
 
     def gates(
         self,

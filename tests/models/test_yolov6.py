@@ -187,7 +187,8 @@ def test_what_is_exported_is_re_parameterized(repository: Path, tmp_path: Path) 
     """The net is loaded for the weights and again for the export: both have to mean the same classes."""
     import onnx
 
-    from pth2om.conversion.pipeline import Pipeline, Settings
+    from pth2om.conversion.pipeline import Pipeline
+    from pth2om.conversion.settings import Settings
     from pth2om.store import Store
 
     spec = load(repository / "models" / "yolov6-shapes")

@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 from pth2om import spec as specs
-from pth2om.conversion.pipeline import Pipeline, Settings
+from pth2om.conversion.pipeline import Pipeline
+from pth2om.conversion.settings import Settings
 from pth2om.errors import Absent, QuantizeError, SpecError
 from pth2om.store import Store
 from tests.quantize.quantize_nets import model, tensor

@@ -12,7 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from pth2om import spec as specs
-from pth2om.conversion.pipeline import Pipeline, Settings
+from pth2om.conversion.pipeline import Pipeline
+from pth2om.conversion.settings import Settings
 from pth2om.errors import Absent
 from pth2om.evidence import Finding
 from pth2om.language import say
@@ -117,7 +118,7 @@ class Copy:
             folder / name for name in ("deploy.onnx", "fake_quant.onnx", "int8_as_fp32.pth")
         )
         monkeypatch.setattr(pipeline, "quantized", lambda batch: self.built)
-        monkeypatch.setattr(pipeline, "_sessions", {})
+        monkeypatch.setattr(pipeline.sessions, "_open", {})
         (variant,) = pipeline.spec.variants
         self.pipeline = pipeline
         self.subject = Subject(pipeline, variant)
@@ -375,7 +376,7 @@ def test_a_layer_that_could_not_be_written_back_leaves_nothing_to_compare_with(f
 def test_the_score_of_int8_weights_alone_is_shown_not_judged(files):
     pipeline = files.pipeline
     labelled, (dataset,) = pipeline.data.dataset("dots"), pipeline.spec.datasets
-    session = int8_files.weights_session(pipeline, files.built)
+    session = pipeline.int8_weights_session(files.built)
     reference = Candidate.of(pipeline.torch_session())
     (gate,) = accuracy(files.subject, reference, Candidate.of(session), labelled, dataset)
     assert (gate.check, gate.limit, gate.verdict, gate.ground) == ("int8-weights/top1/drop", None, "shown", "host")
@@ -387,7 +388,7 @@ def test_absent_weights_are_what_is_absent(files, monkeypatch):
     with pytest.raises(Absent) as told:
         files.failed_checkpoint()
     assert told.value.message.key == "pipeline.no-fp32-checkpoint"
-    monkeypatch.setitem(files.pipeline.__dict__, "weights", None)
+    monkeypatch.setitem(files.pipeline.source.__dict__, "weights", None)
     with pytest.raises(Absent) as told:
         files.failed_checkpoint()
     assert told.value.message.key == "pipeline.weights-absent"

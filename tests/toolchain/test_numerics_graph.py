@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pth2om.ascend.atc_options import AtcOptions
+from pth2om.ascend.target import Target
 from pth2om.errors import ToolchainError
 from pth2om.toolchain.emulator import EmulatorToolchain, shapes
 from pth2om.toolchain.emulator.numerics import compile_numerics, overflow_report, read_compiled, register
@@ -522,15 +523,15 @@ def test_what_is_no_model(tmp_path, content):
 def test_toolchain(mlp):
     path, x, _ = mlp
     (path.parent / "keep.txt").write_text("product\nOpType::Tanh\n\nstretch\n")
-    toolchain = EmulatorToolchain(SOC, threads=1)
+    toolchain = EmulatorToolchain(Target.of(SOC), threads=1)
     output = str(path.parent / "m")
     options = AtcOptions(output=output, soc_version=SOC, input_shape="x:2,8", keep_dtype=str(path.parent / "keep.txt"))
     compiled = toolchain.compile(path, options, path.parent / "om")
-    assert toolchain.bands(compiled) == ("fused", "unfused")
+    assert compiled.bands == ("fused", "unfused")
     assert compiled.provenance.ground == "emulated"
     json.dumps(compiled.details)
     results = []
-    for band in toolchain.bands(compiled):
+    for band in compiled.bands:
         with toolchain.open(compiled, band) as session:
             results.append(session.run({"x": x})["y"])
             assert session.provenance == toolchain.provenance

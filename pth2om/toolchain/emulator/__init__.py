@@ -6,18 +6,23 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om.ascend.shapes import given_shapes
 from pth2om.errors import AtcError, ToolchainError
+from pth2om.evidence import Finding
+from pth2om.language import say
 from pth2om.session import Provenance
 from pth2om.toolchain import CompiledModel
 from pth2om.toolchain.emulator.numerics.compiled import VERSION
 
 if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions
+    from pth2om.ascend.target import Target
+    from pth2om.toolchain.emulator.front_end.texts import AtcFailure
     from pth2om.toolchain.emulator.numerics.emulation import Join
     from pth2om.toolchain.emulator.session import EmulatedOmSession
 
@@ -28,15 +33,14 @@ class EmulatorToolchain:
     """Compiles to, and runs, rewritten ONNX graphs (`pth2om.toolchain.emulator.numerics`).
 
     Args:
-        soc: the SoC whose rules are followed.
-        cann: whose front end checks the options and the graph: ``7.0``, ``8.0`` or ``9.x``.
+        target: the SoC whose rules are followed, and the CANN whose front end checks the options and the graph.
         threads: intra-op threads of its sessions; None leaves ONNX Runtime's own choice.
         join: see `compile_numerics`: `pth2om.quantize.join_int8` for models with INT8 layers.
     """
 
-    def __init__(self, soc: str, *, cann: str = "9.x", threads: int | None = None, join: Join | None = None) -> None:
-        self.soc = soc
-        self.cann = cann
+    def __init__(self, target: Target, *, threads: int | None = None, join: Join | None = None) -> None:
+        self.target = target
+        self.soc = target.soc or ""
         self._threads = threads
         self._join = join
 
@@ -44,6 +48,16 @@ class EmulatorToolchain:
     def provenance(self) -> Provenance:
         """The emulator of this version, for `soc`."""
         return Provenance("emulator", VERSION, "emulated", self.soc)
+
+    @property
+    def compiler(self) -> Mapping[str, str]:
+        """The emulator's version, and the target that its front end checks for; the SoC is among the options."""
+        return {"name": "emulator", "version": VERSION, **self.target.compiler}
+
+    @property
+    def device(self) -> Mapping[str, str]:
+        """Empty: no device is measured."""
+        return {}
 
     def compile(self, model: Path, options: AtcOptions, destination: Path) -> CompiledModel:
         """Check the options and the model as atc would, then write the bands of ``model`` into ``destination``.
@@ -78,14 +92,25 @@ class EmulatorToolchain:
         )
         return compiled.model()
 
-    def _check(self, model: Path, options: AtcOptions, destination: Path) -> None:
-        from pth2om.toolchain.emulator.front_end import check_model
+    def refuses(self, model: Path, options: AtcOptions) -> list[Finding]:
+        """What atc's front end would refuse, each with its code and text.
 
-        with tempfile.TemporaryDirectory() as clean:
-            asked = replace(options, model=_plain(model, Path(clean)))
-            if options.insert_op_conf:
-                asked = replace(asked, insert_op_conf=_plain(Path(options.insert_op_conf), Path(clean)))
-            failures = check_model(asked, self.cann, destination)
+        Raises:
+            AtcError: an option that atc does not have.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            failures = self._failures(model, options, Path(folder))
+        found = []
+        for number, failure in enumerate(failures):
+            message = failure.advice or say("emulator.atc-refuses", more=len(failures) - 1 - number)
+            details = {"code": failure.code, "text": failure.text}
+            found.append(
+                Finding(f"atc.{failure.code.lower()}" if failure.code else "atc", "error", message, None, details)
+            )
+        return found
+
+    def _check(self, model: Path, options: AtcOptions, destination: Path) -> None:
+        failures = self._failures(model, options, destination)
         if failures:
             first = failures[0]
             said = f"atc: {first.code}: {first.text}" if first.text else "atc"
@@ -93,11 +118,26 @@ class EmulatorToolchain:
                 raise AtcError(first.advice.key, where=said, **first.advice.values)
             raise AtcError("emulator.atc-refuses", where=said, more=len(failures) - 1)
 
-    def bands(self, compiled: CompiledModel) -> tuple[str, ...]:
-        """``fused`` and ``unfused``; gates judge the worse of the two."""
-        return compiled.bands
+    def _failures(self, model: Path, options: AtcOptions, destination: Path) -> list[AtcFailure]:
+        from pth2om.toolchain.emulator.front_end import check_model
 
-    def open(self, compiled: CompiledModel, band: str = "fused") -> EmulatedOmSession:
+        with tempfile.TemporaryDirectory() as clean:
+            asked = replace(options, model=_plain(model, Path(clean)))
+            if options.insert_op_conf:
+                asked = replace(asked, insert_op_conf=_plain(Path(options.insert_op_conf), Path(clean)))
+            return check_model(asked, self.target.cann, destination)
+
+    def compiled(self, folder: Path) -> CompiledModel:
+        """What `compile` made in ``folder``; gates judge the worse of its two bands.
+
+        Raises:
+            ToolchainError: the folder holds no emulated model.
+        """
+        from pth2om.toolchain.emulator.numerics.compiled import read_compiled
+
+        return read_compiled(folder).model()
+
+    def open(self, compiled: CompiledModel, band: str) -> EmulatedOmSession:
         """A session of one band.
 
         Raises:
@@ -105,7 +145,10 @@ class EmulatorToolchain:
         """
         from pth2om.toolchain.emulator.session import EmulatedOmSession
 
-        return EmulatedOmSession(compiled, band or "fused", threads=self._threads)
+        return EmulatedOmSession(compiled, band, threads=self._threads)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def _plain(path: Path, folder: Path) -> str:

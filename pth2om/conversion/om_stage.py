@@ -1,0 +1,182 @@
+"""The OM stage: the AIPP configuration of a variant, its atc options, and what the toolchain compiles of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pth2om.conversion.data import ModelData
+from pth2om.conversion.onnx_stage import preprocess_findings
+from pth2om.conversion.settings import Settings
+from pth2om.conversion.source import Source
+from pth2om.conversion.stage import Built, Shown, Value, Work
+from pth2om.evidence import Finding
+from pth2om.spec import PRECISION_MODES, Spec, Variant
+from pth2om.store import Artifact
+
+if TYPE_CHECKING:
+    from pth2om.ascend.atc_options import AtcOptions
+    from pth2om.toolchain import Toolchain
+
+
+@dataclass(frozen=True)
+class AippStage:
+    """The AIPP configuration: the spec's own file, or derived from its ``[preprocess]``."""
+
+    source: Source
+    data: ModelData
+    name = "aipp"
+    version = 2
+    libraries = ("pth2om",)
+
+    @property
+    def label(self) -> str:
+        """See `Stage.label`."""
+        return self.source.spec.name
+
+    def inputs(self) -> Mapping[str, str]:
+        """See `Stage.inputs`."""
+        given = self._given()
+        return {"config": self.source.store.digest(given)} if given else {}
+
+    def options(self) -> Mapping[str, Any]:
+        """See `Stage.options`."""
+        preprocess = self.data.preprocess()
+        return {
+            "input_format": self.source.spec.aipp.input_format,
+            "preprocess": preprocess.model_dump(mode="json"),
+        }
+
+    def build(self, work: Work) -> Value:
+        """See `Stage.build`.
+
+        Raises:
+            AippError: AIPP cannot do what the spec's preprocessing does.
+        """
+        from pth2om import aipp
+
+        given = self._given()
+        table = self.source.spec.aipp
+        config = aipp.read_config(given) if given else aipp.derive(self.data.preprocess(), table.input_format)
+        aipp.save_config(config, work.folder / "aipp.cfg")
+        return Value({})
+
+    def restored(self, value: Any) -> Value:  # noqa: ANN401 - JSON
+        """See `Stage.restored`."""
+        return Value(value)
+
+    def _given(self) -> Path | None:
+        config = self.source.spec.aipp.config
+        return (self.source.spec.folder / config) if config else None
+
+
+def atc_options(spec: Spec, settings: Settings, variant: Variant, model: Path, aipp: Path | None) -> AtcOptions:
+    """What atc is asked for this variant; the same for the emulator and the real tool.
+
+    Args:
+        spec: the model.
+        settings: the run: its SoC.
+        variant: precision and batch.
+        model: the ONNX file.
+        aipp: the AIPP configuration of a variant that has one.
+    """
+    from pth2om.ascend.atc_options import AtcOptions
+
+    shapes = ";".join(
+        f"{entry.name}:{','.join(str(size) for size in (variant.batch, *entry.shape))}" for entry in spec.inputs
+    )
+    rank = max(len(entry.shape) + 1 for entry in spec.inputs)
+    return AtcOptions(
+        model=model.as_posix(),
+        output=f"{spec.name}-{variant.name}",
+        soc_version=settings.soc,
+        input_format={4: "NCHW", 5: "NCDHW"}.get(rank, "ND"),
+        input_shape=shapes,
+        precision_mode=PRECISION_MODES[variant.precision],
+        insert_op_conf=aipp.as_posix() if aipp else None,
+        extra=variant.atc,
+    )
+
+
+@dataclass(frozen=True)
+class OmStage:
+    """Compile one variant.
+
+    Attributes:
+        source: the model's.
+        variant: precision and batch.
+        compiled_from: the ONNX file, or the deploy model.
+        atc: what atc is asked.
+        toolchain: who compiles.
+    """
+
+    source: Source
+    variant_: Variant
+    compiled_from: Built
+    atc: AtcOptions
+    toolchain: Toolchain
+    name = "om"
+    version = 2
+    libraries = ("pth2om", "onnx", "onnxruntime")
+
+    @property
+    def label(self) -> str:
+        """See `Stage.label`."""
+        return f"{self.source.spec.name}-{self.variant}"
+
+    @property
+    def variant(self) -> str:
+        """See `Conversion.variant`."""
+        return self.variant_.name
+
+    def inputs(self) -> Mapping[str, str]:
+        """See `Stage.inputs`."""
+        inputs = {"onnx": self.compiled_from.record.digest}
+        if self.atc.insert_op_conf:
+            inputs["aipp"] = self.source.store.digest(Path(self.atc.insert_op_conf))
+        for word in self.atc.extra:  # a mix list, shapes of gears: files count by their content
+            flag, _, value = word.partition("=")
+            if value and (file := Path(value)).is_file():
+                inputs[f"atc/{flag.lstrip('-')}"] = self.source.store.digest(file)
+        return inputs
+
+    def options(self) -> Mapping[str, Any]:
+        """See `Stage.options`."""
+        return {"atc": asked(self.atc), "toolchain": dict(self.toolchain.compiler)}
+
+    def build(self, work: Work) -> Value:
+        """See `Stage.build`.
+
+        Raises:
+            AtcError: what atc refuses.
+        """
+        self.toolchain.compile(self.compiled_from.file, self.atc, work.folder)
+        return Value({})
+
+    def restored(self, value: Any) -> Value:  # noqa: ANN401 - JSON
+        """See `Stage.restored`."""
+        return Value(value)
+
+    def shown(self, result: Value, artifact: Artifact) -> Shown:  # noqa: ARG002 - a Conversion's
+        """See `Conversion.shown`."""
+        compiled = self.toolchain.compiled(artifact.path)
+        details = dict(compiled.details)
+        findings = [Finding.from_json(entry) for entry in details.pop("findings", ())]
+        if self.atc.insert_op_conf:
+            model, config = self.compiled_from, Path(self.atc.insert_op_conf)
+            findings += preprocess_findings(self.source, model.file, model.record.digest, config)
+        return Shown(
+            compiled.path,
+            compiled.digest,
+            self.toolchain.provenance,
+            findings,
+            details,
+            self.atc.command_line(),
+        )
+
+
+def asked(options: AtcOptions) -> dict[str, Any]:
+    """The options as a part of keys: paths say where, not what; the files behind them count by their content."""
+    return {name: value for name, value in options.to_json().items() if name not in ("model", "insert_op_conf")}

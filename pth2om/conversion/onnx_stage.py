@@ -1,0 +1,163 @@
+"""The ONNX stage: the module exported, or the spec's own ONNX file taken, cleaned up for ATC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pth2om.conversion.source import Source
+from pth2om.conversion.stage import Shown, Work
+from pth2om.evidence import Finding
+from pth2om.session import Provenance
+from pth2om.store import Artifact, file_digest, version_of
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the exporter and the clean-up report.
+
+    Attributes:
+        findings: what was noticed.
+        details: exporter, opset, passes, ``sha256`` and ``bytes`` of the file, ``version`` of who made it.
+    """
+
+    findings: tuple[Finding, ...]
+    details: Mapping[str, Any]
+
+    def to_json(self) -> Any:  # noqa: ANN401 - JSON
+        """As plain JSON values."""
+        return {"findings": [finding.to_json() for finding in self.findings], "details": dict(self.details)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Exported:
+        """From what `to_json` gave."""
+        return cls(tuple(Finding.from_json(entry) for entry in data["findings"]), data["details"])
+
+
+@dataclass(frozen=True)
+class OnnxStage:
+    """Export at one batch size.
+
+    Attributes:
+        source: checkpoint and net.
+        batch: images per inference.
+        noticed: what the preprocessing looks like beside the file, see `preprocess_findings`.
+    """
+
+    source: Source
+    batch: int
+    name = "onnx"
+
+    @property
+    def version(self) -> int:
+        """See `Stage.version`."""
+        from pth2om import export
+
+        return export.VERSION
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """See `Stage.libraries`."""
+        common = ("pth2om", "onnx", "onnxslim")
+        return (*common, "torch", "onnxruntime") if self.source.has_torch else common
+
+    @property
+    def label(self) -> str:
+        """See `Stage.label`."""
+        return f"{self.source.spec.name}-bs{self.batch}"
+
+    @property
+    def variant(self) -> str:
+        """See `Conversion.variant`."""
+        return f"bs{self.batch}"
+
+    def inputs(self) -> Mapping[str, str]:
+        """See `Stage.inputs`."""
+        return self.source.digests
+
+    def options(self) -> Mapping[str, Any]:
+        """See `Stage.options`."""
+        from pth2om import graph
+
+        return {
+            **self.source.options(),
+            "graph": graph.VERSION,
+            "inputs": self.source.inputs(),
+            "export": self.source.spec.export.model_dump(mode="json"),
+            "batch": self.batch,
+            "target": dict(self.source.settings.target.parser),
+        }
+
+    def build(self, work: Work) -> Exported:
+        """See `Stage.build`."""
+        from pth2om import export, graph
+
+        spec, source = self.source.spec, self.source
+        cann = source.settings.target.cann
+        raw, file = work.folder / "exported.onnx", work.folder / "model.onnx"
+        if source.has_torch:
+            from pth2om import checkpoint
+
+            module = source.module()
+            if source.net is not None:
+                module = checkpoint.load_net(source.net).deployed(module)
+            made = export.export(module, spec.inputs, spec.export, self.batch, raw, cann=cann)
+            details = made.to_json() | {"version": version_of("torch")}
+        else:
+            details = export.take(source.given_onnx(), spec.inputs, self.batch, raw, cann=cann)
+        cleaned = graph.clean(raw, file, simplify=spec.export.simplify, cann=cann)
+        findings = [Finding.from_json(entry) for entry in details.pop("findings")]
+        details |= {"passes": cleaned.to_json(), "sha256": file_digest(file), "bytes": file.stat().st_size}
+        for extra in work.folder.glob(f"{raw.name}*"):  # with its external data
+            extra.unlink()
+        return Exported((*findings, *cleaned.findings), details)
+
+    def restored(self, value: Any) -> Exported:  # noqa: ANN401 - JSON
+        """See `Stage.restored`."""
+        return Exported.from_json(value)
+
+    def shown(self, result: Exported, artifact: Artifact) -> Shown:
+        """See `Conversion.shown`."""
+        noticed = preprocess_findings(self.source, artifact.file("model.onnx"), result.details["sha256"])
+        return Shown(
+            artifact.file("model.onnx"),
+            result.details["sha256"],
+            Provenance("torch" if self.source.has_torch else "onnx", result.details["version"], "host"),
+            [*self.source.stand_ins(), *result.findings, *noticed],
+            result.details,
+        )
+
+
+def preprocess_findings(source: Source, model: Path, digest: str, config: Path | None = None) -> Sequence[Finding]:
+    """Whether the spec's numbers look right, and whether host, AIPP and graph together normalize once.
+
+    Args:
+        source: of the model.
+        model: the ONNX file.
+        digest: of that file.
+        config: the AIPP configuration, where the variant has one.
+    """
+    from pth2om.conversion.stage import Measurement, run
+
+    spec = source.spec
+    preprocess = spec.preprocess
+    if preprocess is None:
+        return []
+    table = preprocess
+    fed = table.input or spec.inputs[0].name
+
+    def measure(_: Work) -> Any:  # noqa: ANN401 - JSON
+        from pth2om.aipp import diagnose, read_config
+        from pth2om.data.preprocess import plausibility
+
+        findings = [] if config else plausibility(table)
+        given = read_config(config) if config else None
+        findings = [*findings, *diagnose(model, given, preprocess=table, input_name=fed)]
+        return [finding.to_json() for finding in findings]
+
+    inputs = {"onnx": digest} | ({"aipp": source.store.digest(config)} if config else {})
+    asked = {"preprocess": table.model_dump(mode="json"), "input": fed}
+    stage = Measurement("preprocessing", 1, ("pth2om", "onnx"), spec.name, inputs, asked, measure)
+    return [Finding.from_json(entry) for entry in run(stage, source.store).result.value]

@@ -1,0 +1,186 @@
+"""The sessions of one model: PyTorch, ONNX Runtime, the INT8 twins, and the compiled variants; opened once each."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pth2om.conversion.data import ModelData
+from pth2om.conversion.settings import Settings
+from pth2om.conversion.source import Source
+from pth2om.conversion.stage import Built
+from pth2om.errors import Absent
+from pth2om.session import Provenance, Remembering, Session
+from pth2om.spec import Spec, Variant
+from pth2om.store import version_of
+
+if TYPE_CHECKING:
+    from pth2om.sessions.onnx import OnnxSession
+    from pth2om.sessions.torch import TorchSession
+    from pth2om.toolchain import Toolchain
+
+
+class Sessions:
+    """Open sessions by name.
+
+    Args:
+        source: checkpoint and net.
+        data: the model's datasets, for what an AIPP variant is fed.
+    """
+
+    def __init__(self, source: Source, data: ModelData) -> None:
+        self._source = source
+        self._data = data
+        self._open: dict[str, Session] = {}
+        self._references: dict[str, Remembering] = {}
+
+    @property
+    def _settings(self) -> Settings:
+        return self._source.settings
+
+    @property
+    def _spec(self) -> Spec:
+        return self._source.spec
+
+    def torch(self) -> Session:
+        """PyTorch, opened on its first run.
+
+        Raises:
+            Absent: the source is an ONNX file, or the weights are not here.
+        """
+        source = self._source
+        if not source.has_torch:
+            raise Absent("pipeline.no-torch", where=self._spec.name)
+        digests = source.digests
+
+        def make() -> TorchSession:
+            from pth2om.sessions.torch import TorchSession
+
+            parts = [digests, source.options(), version_of("torch")]
+            return TorchSession(
+                source.module,
+                self._spec.inputs,
+                self._spec.export.outputs,
+                digest=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
+                threads=self._settings.threads,
+            )
+
+        return self._session("torch", make)
+
+    def int8_weights(self, built: Built) -> Session:
+        """PyTorch with the INT8 weights and FP32 activations: what the FP32 checkpoint computes in the user's script.
+
+        Args:
+            built: the quantized artifact.
+
+        Raises:
+            Absent: the weights are not here, or are no state dict, so no such checkpoint was written.
+        """
+        from pth2om import checkpoint
+        from pth2om.sessions.torch import TorchSession
+
+        source, path = self._source, self.fp32_checkpoint(built)
+        return TorchSession(
+            lambda: checkpoint.load_module(source.spec, path, net=source.net).module,
+            source.spec.inputs,
+            source.spec.export.outputs,
+            digest=f"{self.torch().digest}-{source.store.digest(path)}",
+            threads=self._settings.threads,
+            provenance=Provenance(INT8_WEIGHTS, version_of("torch"), "host"),
+        )
+
+    def fp32_checkpoint(self, built: Built) -> Path:
+        """The FP32 checkpoint with the INT8 weights that quantization wrote.
+
+        Raises:
+            Absent: the weights are not here, or are no state dict.
+        """
+        written = sorted(built.artifact.path.glob("int8_as_fp32.*"))
+        if written:
+            return written[0]
+        if not self._source.has_torch:
+            raise Absent("pipeline.no-torch", where=self._spec.name)
+        if self._source.weights is None:
+            raise self._source.absent()
+        raise Absent("pipeline.no-fp32-checkpoint", where=self._spec.name)
+
+    def onnx(self, batch: int, exported: Callable[[], Built]) -> Session:
+        """ONNX Runtime over the exported file.
+
+        Args:
+            batch: images per inference.
+            exported: makes the file where it is not open yet.
+        """
+
+        def make() -> OnnxSession:
+            from pth2om.sessions.onnx import OnnxSession
+
+            built = exported()
+            providers = self._settings.providers
+            # What another provider computes is another measurement.
+            suffix = "" if providers == ("CPUExecutionProvider",) else f"@{','.join(providers)}"
+            return OnnxSession(
+                built.file, digest=built.record.digest + suffix, threads=self._settings.threads, providers=providers
+            )
+
+        return self._session(f"onnx-bs{batch}", make)
+
+    def fake_quant(self, batch: int, quantized: Callable[[], Built]) -> Session:
+        """The INT8 model's twin of standard operators, in ONNX Runtime without fusion: the mathematical level."""
+
+        def make() -> OnnxSession:
+            from pth2om.sessions.onnx import OnnxSession
+
+            built = quantized()
+            return OnnxSession(
+                built.artifact.file("fake_quant.onnx"),
+                digest=f"{built.record.digest}-fake-quant",
+                threads=self._settings.threads,
+                optimize="none",
+                provenance=Provenance("fake-quant", version_of("onnxruntime"), "host"),
+            )
+
+        return self._session(f"fake-quant-bs{batch}", make)
+
+    def om(self, variant: Variant, built: Built, toolchain: Toolchain) -> dict[str, Session]:
+        """The compiled variant, by band: ``fused`` and ``unfused`` on the emulator, ``device`` on an NPU."""
+        compiled = toolchain.compiled(built.artifact.path)
+
+        def make(band: str) -> Session:
+            session = toolchain.open(compiled, band)
+            if not variant.aipp:
+                return session
+            from pth2om.data.pixels import PixelFed
+
+            preprocess = self._data.preprocess()
+            return PixelFed(session, preprocess, preprocess.input or self._spec.inputs[0].name)
+
+        return {
+            band: self._session(f"om-{variant.name}-{band}", functools.partial(make, band)) for band in compiled.bands
+        }
+
+    def remembering(self, session: Session) -> Session:
+        """``session`` with a memory of its answers, for a reference that is compared with many candidates."""
+        if session.digest not in self._references:
+            self._references[session.digest] = Remembering(session)
+        return self._references[session.digest]
+
+    def close(self) -> None:
+        """Close all of them."""
+        for session in self._open.values():
+            session.close()
+        self._open.clear()
+        self._references.clear()
+
+    def _session(self, name: str, make: Callable[[], Session]) -> Session:
+        if name not in self._open:
+            self._open[name] = make()
+        return self._open[name]
+
+
+INT8_WEIGHTS = "int8-weights"
+"""What evidence calls PyTorch with INT8 weights and FP32 activations."""

@@ -1,0 +1,229 @@
+"""Where a model comes from: its checkpoint or ONNX file, its net, and the module that these make."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pth2om.conversion.settings import Settings
+from pth2om.conversion.stage import Shown, Work
+from pth2om.errors import Absent
+from pth2om.evidence import Finding
+from pth2om.language import say
+from pth2om.session import Provenance
+from pth2om.spec import Spec
+from pth2om.store import Artifact, Store, version_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Source:
+    """Checkpoint, net and module of one model.
+
+    Args:
+        spec: the model.
+        settings: the run.
+        store: remembers digests.
+    """
+
+    def __init__(self, spec: Spec, settings: Settings, store: Store) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.store = store
+        self._module: torch.nn.Module | None = None
+
+    @functools.cached_property
+    def weights(self) -> Path | None:
+        """The checkpoint (or ONNX) file; None where it is absent."""
+        from pth2om.checkpoint import find_weights
+
+        return find_weights(self.spec, overrides=self.settings.weights, data_roots=self.settings.data_roots)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the weights are random stand-ins because the file is absent."""
+        return self.weights is None and self.spec.source.seeded
+
+    @functools.cached_property
+    def net(self) -> Path | None:
+        """The net's Python file; None where the checkpoint brings its own architecture."""
+        if self.spec.source.net is not None:
+            return (self.spec.folder / self.spec.source.net).resolve()
+        own = self.spec.folder / "net.py"
+        return own if own.is_file() else None
+
+    @property
+    def has_torch(self) -> bool:
+        """Whether there is a PyTorch side at all (an ONNX source has none)."""
+        return self.spec.source.onnx is None
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """sha256 of what the model is made of: ``checkpoint`` (or ``onnx``), the net and what it imports.
+
+        Raises:
+            Absent: the weights are not here and the spec does not allow seeded ones.
+        """
+        role = "onnx" if self.spec.source.onnx else "checkpoint"
+        if self.weights is not None:
+            digests = {role: self.store.digest(self.weights)}
+        elif self.spec.source.seeded:
+            from pth2om.checkpoint import seeding
+
+            digests = {role: f"seeded-{seeding.VERSION}-{self.settings.seed}"}
+        else:
+            raise self.absent()
+        if self.net is not None:
+            from pth2om.checkpoint import net_files
+
+            digests |= {f"net/{file.name}": self.store.digest(file) for file in net_files(self.net)}
+        return digests
+
+    def options(self) -> dict[str, Any]:
+        """What the spec asks of the checkpoint and the net, as a part of keys."""
+        source = self.spec.source
+        return {
+            "num_classes": source.num_classes,
+            "arguments": source.arguments,
+            "trust": self.spec.name in self.settings.trust,
+        }
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The spec's inputs, as a part of keys."""
+        return [entry.model_dump(mode="json") for entry in self.spec.inputs]
+
+    def absent(self) -> Absent:
+        """The error that names the missing file and how to get it."""
+        name = self.spec.source.checkpoint or self.spec.source.onnx or ""
+        key = "pipeline.weights-absent-fetch" if self.spec.source.fetch else "pipeline.weights-absent"
+        return Absent(key, where=self.spec.name, file=name, model=self.spec.name, fetch=self.spec.source.fetch or "")
+
+    def given_onnx(self) -> Path:
+        """The ONNX file that the model starts from.
+
+        Raises:
+            Absent: it is not here.
+        """
+        if self.weights is None:
+            raise self.absent()
+        return self.weights
+
+    def stand_ins(self) -> list[Finding]:
+        """The finding that weights are random; of the ONNX too: its figures are not those of the trained model."""
+        message = say("pipeline.seeded", file=self.spec.source.checkpoint, model=self.spec.name)
+        return [Finding("checkpoint.seeded", "warning", message)] if self.seeded else []
+
+    def module(self) -> torch.nn.Module:
+        """The module with its weights: float32, eval mode; kept until `close`.
+
+        Raises:
+            CheckpointError: it does not fit its net.
+            Absent: the weights are not here.
+        """
+        if self._module is None:
+            self.load()
+        assert self._module is not None
+        return self._module
+
+    def load(self) -> Loaded:
+        """Load the module, and tell what was found."""
+        from pth2om import checkpoint
+        from pth2om.export import example
+
+        if self.weights is not None:
+            loaded = checkpoint.load_module(
+                self.spec, self.weights, trust=self.spec.name in self.settings.trust, net=self.net
+            )
+            self._module = loaded.module
+            return Loaded(tuple(loaded.findings), dict(loaded.details))
+        if self.net is None:
+            raise self.absent()
+        import torch
+
+        net = checkpoint.load_net(self.net)
+        module = net.build(self.spec.source.num_classes, **self.spec.source.arguments)
+        feeds = example(self.spec.inputs, 2, self.settings.seed)
+        examples = [torch.from_numpy(feeds[entry.name]) for entry in self.spec.inputs]
+        checkpoint.seed_module(module, examples, seed=self.settings.seed)
+        self._module = module.float().eval()
+        return Loaded((), {"kind": "seeded", "template": net.name})
+
+    def close(self) -> None:
+        """Drop the module."""
+        self._module = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What reading a checkpoint found.
+
+    Attributes:
+        findings: what was noticed.
+        details: kind of the file, numbers of tensors and parameters.
+    """
+
+    findings: tuple[Finding, ...]
+    details: Mapping[str, Any]
+
+    def to_json(self) -> Any:  # noqa: ANN401 - JSON
+        """As plain JSON values."""
+        return {"findings": [finding.to_json() for finding in self.findings], "details": dict(self.details)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Loaded:
+        """From what `to_json` gave."""
+        return cls(tuple(Finding.from_json(entry) for entry in data["findings"]), data["details"])
+
+
+@dataclass(frozen=True)
+class CheckpointStage:
+    """Read the checkpoint, fit it to its net, and tell what was found."""
+
+    source: Source
+    name = "checkpoint"
+    version = 2
+    variant = ""
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """See `Stage.libraries`."""
+        return ("pth2om", "torch", "numpy")
+
+    @property
+    def label(self) -> str:
+        """See `Stage.label`."""
+        return self.source.spec.name
+
+    def inputs(self) -> Mapping[str, str]:
+        """See `Stage.inputs`."""
+        return self.source.digests
+
+    def options(self) -> Mapping[str, Any]:
+        """See `Stage.options`."""
+        return {**self.source.options(), "inputs": self.source.inputs()}
+
+    def build(self, work: Work) -> Loaded:  # noqa: ARG002 - a Stage's
+        """See `Stage.build`."""
+        return self.source.load() if self.source.has_torch else Loaded((), {"kind": "onnx"})
+
+    def restored(self, value: Any) -> Loaded:  # noqa: ANN401 - JSON
+        """See `Stage.restored`."""
+        return Loaded.from_json(value)
+
+    def shown(self, result: Loaded, artifact: Artifact) -> Shown:
+        """See `Conversion.shown`."""
+        source = self.source
+        file = source.weights or artifact.file("result.json")
+        fetch = source.spec.source.fetch
+        return Shown(
+            file,
+            next(iter(source.digests.values())),
+            Provenance("torch", version_of("torch"), "host"),
+            [*source.stand_ins(), *result.findings],
+            {**result.details, "file": file.name, "bytes": file.stat().st_size, "seeded": source.seeded}
+            | ({"fetch": fetch} if fetch else {}),
+        )

@@ -1,0 +1,90 @@
+"""The toolchains that there are, by name.
+
+A toolchain of another package registers itself with `register`, or by an entry point of the group
+``pth2om.toolchains`` that names a function like `Maker`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from typing import TYPE_CHECKING, Protocol
+
+from pth2om.errors import ToolchainError
+from pth2om.toolchain import Toolchain
+
+if TYPE_CHECKING:
+    from pth2om.ascend.target import Target
+    from pth2om.toolchain.emulator.numerics.emulation import Join
+
+
+class Maker(Protocol):
+    """Makes a toolchain."""
+
+    def __call__(self, target: Target, *, threads: int | None, join: Join | None) -> Toolchain:
+        """The toolchain for one target.
+
+        Args:
+            target: the SoC, and the CANN version whose rules are followed.
+            threads: intra-op threads, where it computes on this machine.
+            join: makes the INT8 layers of a deploy model single operators, where it computes on this machine.
+
+        Raises:
+            ToolchainError: it is not installed.
+        """
+
+
+def _emulator(target: Target, *, threads: int | None, join: Join | None) -> Toolchain:
+    from pth2om.toolchain.emulator import EmulatorToolchain
+
+    return EmulatorToolchain(target, threads=threads, join=join)
+
+
+_MAKERS: dict[str, Maker] = {"emulator": _emulator}
+
+
+def register(name: str, maker: Maker) -> Callable[[], None]:
+    """Add a toolchain under ``name``.
+
+    Returns:
+        A function that takes it away again.
+    """
+    before = _MAKERS.get(name)
+    _MAKERS[name] = maker
+
+    def undo() -> None:
+        if before is None:
+            _MAKERS.pop(name, None)
+        else:
+            _MAKERS[name] = before
+
+    return undo
+
+
+def names() -> tuple[str, ...]:
+    """The names that `choose` takes, the emulator first."""
+    installed = metadata.entry_points(group="pth2om.toolchains")
+    return tuple(dict.fromkeys([*_MAKERS, *(entry.name for entry in installed)]))
+
+
+def choose(name: str, target: Target, *, threads: int | None = None, join: Join | None = None) -> Toolchain:
+    """The toolchain of that name.
+
+    Args:
+        name: one of `names`.
+        target: see `Maker`.
+        threads: see `Maker`.
+        join: see `Maker`.
+
+    Raises:
+        ToolchainError: there is none of that name, or it is not installed.
+    """
+    maker = _MAKERS.get(name)
+    if maker is None:
+        for entry in metadata.entry_points(group="pth2om.toolchains", name=name):
+            maker = entry.load()
+    if maker is None:
+        if name == "cann":
+            raise ToolchainError("pipeline.no-cann")
+        raise ToolchainError("pipeline.no-toolchain", name=name, names=", ".join(names()))
+    return maker(target, threads=threads, join=join)
