@@ -6,6 +6,7 @@ is copied: the spec names the file so that it is found from any working director
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _PLACEHOLDER_SIZE = {0: (), 1: (16000,), 2: (224, 224), 3: (64, 64, 64)}
 _SIZE_FACTS = re.compile(r"(^|\.)(imgsz|img_size|image_size|input_size|crop_size)$")
+_HEAD = re.compile(r"(^|\.)(head|fc|classifier|linear|logits|last_linear|cls_head|out)(\.\w+)?\.weight$")
 _LISTED_KEYS = 80
 _LONGEST_KEY = 300
 
@@ -43,6 +45,8 @@ class Found:
         inputs: name, shape without the batch axis, dtype; with its comment.
         batch: fixed batch size of an ONNX file, else 1.
         classes: number of classes and the comment where it was read; None where nothing tells for certain.
+        guessed: whether that number is a guess, which the spec holds as a comment only.
+        problem: why the file does not fit the net that was given.
         layout: lines of ``key shape`` for a net that is yet to be written.
         needs: ``net``, ``trust``, or nothing, to run it.
     """
@@ -54,6 +58,8 @@ class Found:
     layout: tuple[str, ...] = ()
     needs: str = ""
     foreign: str = ""
+    guessed: bool = False
+    problem: CheckpointError | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,8 @@ def start(
 
         load_net(net)  # says now, not in the first run, that it is no net
     found = _from_onnx(source, shape) if kind == "onnx" else _from_checkpoint(source, kind, shape)
+    if net is not None and kind != "onnx":
+        found = _with_net(found, source, net)
     root = models.absolute().parent
     text = _spec_text(
         name,
@@ -160,9 +168,29 @@ def _from_checkpoint(source: Path, kind: Kind, shape: Sequence[int] | None) -> F
         task=_task(seen),
         inputs=(_input(seen, checkpoint, shape),),
         classes=None if checkpoint.is_torchscript else _classes(seen, checkpoint),
+        guessed=kind == "safetensors" and not isinstance(checkpoint.facts.get("nc"), int),
         layout=tuple(f"{key} {list(value.shape)}" for key, value in tensors.items()),
         needs=_needs(checkpoint),
         foreign=", ".join(entry for entry in checkpoint.classes if not entry.startswith("torch."))[:300],
+    )
+
+
+def _with_net(found: Found, source: Path, net: Path) -> Found:
+    """What building the net adds: the number of classes that fits, and the inputs by their names in ``forward``."""
+    from pth2om.checkpoint.trial import try_net
+
+    trial = try_net(source, net)
+    classes, guessed = found.classes, found.guessed
+    if trial.classes is not None:
+        classes, guessed = (trial.classes, say("starter.classes-fit", net=net.name)), False
+    elif trial.problem is None:
+        classes = None  # the net's default fits, or its infer reads the number
+    first, *others = trial.inputs or (found.inputs[0][0],)
+    inputs = [(first, *found.inputs[0][1:])]
+    inputs += [(name, (1,), "float32", say("starter.input-of-forward", net=net.name)) for name in others]
+    needs = found.needs if classes is not None or trial.problem is not None else ""
+    return dataclasses.replace(
+        found, classes=classes, guessed=guessed, inputs=tuple(inputs), needs=needs, problem=trial.problem
     )
 
 
@@ -216,11 +244,23 @@ def _classes(seen: Layout, checkpoint: Checkpoint) -> tuple[int, Message] | None
         return said, say("starter.classes-fact", fact="nc")
     if isinstance(names, list):
         return len(names), say("starter.classes-fact", fact="names")
+    if checkpoint.kind == "safetensors":
+        return _guessed_classes(seen, checkpoint)
     if seen.classes is None or not seen.ends_linear or seen.task == "detection":
         return None  # a detector's last layer has several rows a class; a last convolution may be anything
     return seen.classes.value, say(
         "starter.classes-read", source=seen.classes.source, shape=str(list(seen.classes.shape))
     )
+
+
+def _guessed_classes(seen: Layout, checkpoint: Checkpoint) -> tuple[int, Message] | None:
+    """Of a safetensors file, which keeps tensors by name: which layer comes last can only be guessed from names."""
+    rows = {name: list(value.shape) for name, value in checkpoint.tensors.items() if value.ndim == 2}
+    heads = sorted((name.count("."), name) for name in rows if _HEAD.search(name))
+    if not heads or seen.task == "detection":
+        return None
+    name = heads[0][1]
+    return int(rows[name][0]), say("starter.classes-guess", source=name, shape=str(rows[name]))
 
 
 def _from_onnx(source: Path, shape: Sequence[int] | None) -> Found:
@@ -342,7 +382,8 @@ def _spec_text(
     elif found.needs:
         lines += _comment(say(f"starter.needs-{found.needs}", name=name, classes=found.foreign))
     if found.classes is not None:
-        lines += [*_comment(found.classes[1]), f"num_classes = {found.classes[0]}"]
+        mark = "# " if found.guessed else ""
+        lines += [*_comment(found.classes[1]), f"{mark}num_classes = {found.classes[0]}"]
     elif found.needs:
         lines += [*_comment(say("starter.classes-unknown")), "# num_classes = 10"]
     for entry, shape, dtype, comment in found.inputs:
@@ -448,6 +489,8 @@ def _undo(made: Sequence[Path], temporary: Mapping[Path, Path], folders: Sequenc
 
 def _next_steps(name: str, found: Found, net: Path | None) -> tuple[Message, ...]:
     steps = [say("starter.next-look", name=name)]
+    if found.problem is not None:
+        steps.append(say("starter.next-misfit", reason=str(found.problem.message)))
     if found.needs and net is None:
         steps.append(say(f"starter.next-{found.needs}", name=name))
     return (*steps, say("starter.next-run", name=name))

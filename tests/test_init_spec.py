@@ -190,3 +190,57 @@ def test_real_files_give_specs_that_load(tmp_path: Path, data_root: Path) -> Non
             assert error.message.key.startswith("starter.onnx-")  # noqa: PT017 - either outcome is right
         else:
             assert specs.load(started.folder).source.onnx == str(file)
+
+
+LISTED = """
+from torch import nn
+TEMPLATE_NAME = "x"
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.classifier = nn.Linear(6, n)
+        self.encoder = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(6, 6))
+    def forward(self, {arguments}):
+        return self.classifier(self.encoder(image))
+def build(num_classes=1000, pretrained=False):
+    return Net(num_classes)
+"""
+
+
+@pytest.fixture
+def sorted_file(tmp_path: Path) -> Path:
+    from safetensors.torch import save_file
+
+    (tmp_path / "net.py").write_text(LISTED.format(arguments="image, mask=None"))
+    state = {"classifier.weight": torch.rand(7, 6), "classifier.bias": torch.rand(7), "encoder.0.bias": torch.rand(6)}
+    state |= {"encoder.0.weight": torch.rand(6, 3, 3, 3), "encoder.2.weight": torch.rand(6, 6)}
+    save_file(state | {"encoder.2.bias": torch.rand(6)}, tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
+
+
+def test_the_classes_of_a_sorted_file_are_a_guess(tmp_path: Path, sorted_file: Path) -> None:
+    started = start("mine", sorted_file, models=tmp_path / "models")
+    text = (started.folder / "model.toml").read_text(encoding="utf-8")
+    assert "# A GUESS from a name: rows of classifier.weight [7, 6]" in text
+    assert "\n# num_classes = 7\n" in text
+    assert specs.load(started.folder).source.num_classes is None
+
+
+def test_a_net_is_built_once_for_the_classes_and_the_names_of_inputs(tmp_path: Path, sorted_file: Path) -> None:
+    started = start("mine", sorted_file, models=tmp_path / "models", net=tmp_path / "net.py", shape=(3, 3, 3))
+    spec = specs.load(started.folder)
+    assert spec.source.num_classes == 7
+    assert [entry.name for entry in spec.inputs] == ["image"]
+    assert spec.inputs[0].shape == (3, 3, 3)
+    (tmp_path / "two.py").write_text(LISTED.format(arguments="image, mask"))
+    started = start("two", sorted_file, models=tmp_path / "models", net=tmp_path / "two.py", shape=(3, 3, 3))
+    assert [entry.name for entry in specs.load(started.folder).inputs] == ["image", "mask"]
+    assert "PLACEHOLDER: forward() of two.py" in (started.folder / "model.toml").read_text(encoding="utf-8")
+
+
+def test_a_net_that_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(LISTED.format(arguments="image"))
+    weights = saved(tmp_path / "w.pth", classifier().state_dict())
+    started = start("mine", weights, models=tmp_path / "models", net=tmp_path / "net.py")
+    assert any(step.key == "starter.next-misfit" for step in started.next_steps)
+    assert specs.load(started.folder).inputs[0].name == "image"

@@ -90,6 +90,11 @@ def _into_net(spec: Spec, weights: Path, net: nets.Net) -> LoadedModel:
                 broken = broken or error  # perhaps only for the arguments that were read off
                 continue
             fit = fitting.fit(module, tensors)
+            if not fit.fits and spec.source.num_classes is None and _diagnosis(fit, arguments)[0] == "classes":
+                # Only the rows of the head differ: they are the number that was wanted.
+                arguments, source = {**arguments, "num_classes": fit.mismatched[0].file[0]}, fit.mismatched[0].key
+                module = net.build(**arguments).float()
+                fit = fitting.fit(module, tensors)
             if fit.fits and failed is None:
                 return _filled(module, net, preferred, checkpoint, fit, arguments, source)
             if first is None or (checkpoint is preferred and fit.matched > first[1].matched):
