@@ -17,6 +17,7 @@ from pth2om.graph.document import Document
 from pth2om.graph.runner import Outcome, run
 from pth2om.onnxfile.walking import node_count, opset
 from pth2om.preflight import check
+from pth2om.preflight.soundness import structure
 
 if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions
@@ -86,12 +87,14 @@ def fix(
         force: whether `destination` may be replaced.
 
     Raises:
-        GraphError: `source` cannot be read, `destination` not be written, or a setting does not fit the model.
+        GraphError: `source` cannot be read or has no order to compute in, `destination` cannot be written, or a setting
+            does not fit the model.
     """
     skipped = frozenset(_known(skip))
     asked = frozenset(_known(names)) - skipped if names is not None else frozenset()
     _check_place(source, destination, force=force)
     document = Document.open(source)
+    _check_structure(document, source)
     options = _options(source, soc, settings.input_shapes)
     before = check(source, soc=soc, options=options, cann=settings.cann)
     wanted = set(asked) if names is not None else _named_by(before) | set(passes.CLEAN)
@@ -139,6 +142,13 @@ def _check_place(source: Path, destination: Path, *, force: bool) -> None:
             raise GraphError("graph.in-place", where=str(destination))
         if not force or destination.is_dir():
             raise GraphError("graph.exists", where=str(destination))
+
+
+def _check_structure(document: Document, source: Path) -> None:
+    """Refuse a circle, an undefined input or two makers of a tensor: no pass mends it, most would get lost in it."""
+    broken = next(structure(document.model), None)
+    if broken is not None:
+        raise GraphError(broken.message.key, where=str(source), **broken.message.values)
 
 
 def _named_by(findings: Iterable[Finding]) -> set[str]:

@@ -74,14 +74,25 @@ class Reference:
         self._settings = settings
         self._answers: list[tuple[Feeds, Outputs]] | None = None
         self._refusal = ""
+        self._session: Any = None
         self._running: Future[list[tuple[Feeds, Outputs]]] | None = None
 
-    def begin(self) -> None:
-        """Start running the unchanged model beside what the caller does next; `answers` waits for it."""
+    def begin(self) -> bool:
+        """Start running the unchanged model beside what the caller does next; `answers` waits for it.
+
+        Returns:
+            False where ONNX Runtime does not even open it, which shows at once.
+        """
         if self._answers is None and self._running is None and not self._refusal:
+            try:
+                self._opened()
+            except RefusedError as error:
+                self._refusal = str(error)
+                return False
             executor = ThreadPoolExecutor(1)
             self._running = executor.submit(self._run)
             executor.shutdown(wait=False)
+        return not self._refusal
 
     def answers(self) -> list[tuple[Feeds, Outputs]]:
         """Inputs and outputs of the unchanged model.
@@ -130,13 +141,20 @@ class Reference:
             return Verdict("failed", float("inf"), reason=str(error))
         return Verdict("failed" if over else "proven", worst, place)
 
+    def _opened(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        """A session of the unchanged model, made once."""
+        if self._session is None:
+            if _is_random(self._document):
+                raise RefusedError("the model draws random numbers")
+            self._session = open_session(self._watched())
+        return self._session
+
+    def _watched(self) -> Document:
+        outputs = self._settings.outputs
+        return _watching(self._document, outputs) if outputs else self._document
+
     def _run(self) -> list[tuple[Feeds, Outputs]]:
-        document = self._document
-        if _is_random(document):
-            raise RefusedError("the model draws random numbers")
-        if self._settings.outputs:
-            document = _watching(document, self._settings.outputs)
-        session = open_session(document)
+        document, session = self._watched(), self._opened()
         refusal = "no inputs could be made for it"
         for sizes in _candidates(document, self._settings):
             for kind, feeds in enumerate(_feeds(document, sizes, 0)):

@@ -92,8 +92,10 @@ def run(document: Document, names: Sequence[str], settings: Settings) -> Outcome
 def run_passes(document: Document, wanted: Sequence[Pass], settings: Settings) -> Outcome:
     """As `run`, for the passes themselves."""
     reference = Reference(document, settings)
-    if any(what.NAME == simplify.NAME for what in wanted):
-        reference.begin()  # the simplifier is a process of its own: both cores have something to do
+    # The simplifier is a process of its own: both cores have something to do. What it makes of a model that does not
+    # run could not be proven, so it is not even asked.
+    if any(what.NAME == simplify.NAME for what in wanted) and not reference.begin():
+        return _unproven(document, wanted, settings, reference.judge(document, EQUAL))
     outcome = _apply(document, wanted, settings)
     if not outcome.steps:
         return outcome
@@ -217,13 +219,17 @@ def _unproven(document: Document, wanted: Sequence[Pass], settings: Settings, ve
     if kept.steps:
         message = say("graph.not-proven", names=", ".join(kept.applied), reason=verdict.reason)
         kept.findings.append(Finding("graph.not-proven", "warning", message, details={"passes": list(kept.applied)}))
-    trial = _apply(kept.document, others, settings)
+    if not others:
+        return kept
+    if _runs(kept.document, settings):
+        rest = run_passes(kept.document, others, settings)
+        return Outcome(rest.document, [*kept.steps, *rest.steps], [*kept.findings, *rest.findings])
+    quick = [what for what in others if what.NAME != simplify.NAME]
+    trial = _apply(kept.document, quick, settings)
     if not trial.steps:
         kept.findings.extend(trial.findings)
-        return kept
-    rest = run_passes(kept.document, others, settings) if _runs(kept.document, settings) else None
-    if rest is not None:
-        return Outcome(rest.document, [*kept.steps, *rest.steps], [*kept.findings, *rest.findings])
+    if len(quick) < len(others):
+        kept.findings.append(_finding("not-tried", "warning", simplify, reason=verdict.reason))
     for step in trial.steps:
         kept.findings.append(_finding("unproven", "warning", step.what, reason=verdict.reason))
     return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,20 @@ def open_runtime(
         raise RefusedError(first_line(error)) from error
 
 
-def run_runtime(session: Any, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Any]:  # noqa: ANN401
+def run_runtime(
+    session: Any,  # noqa: ANN401 - onnxruntime has no types
+    feeds: Mapping[str, Array],
+    outputs: Sequence[str] | None = None,
+    *,
+    seconds: float | None = None,
+) -> dict[str, Any]:
     """One inference.
 
     Args:
         session: of `open_runtime`.
         feeds: one array per input.
         outputs: names of those wanted; all by default.
+        seconds: ends a run that takes longer, between two of its nodes.
 
     Returns:
         Outputs by name; absent optional ones are left out.
@@ -86,10 +94,21 @@ def run_runtime(session: Any, feeds: Mapping[str, Array], outputs: Sequence[str]
         RefusedError: ONNX Runtime does not run it on these inputs.
     """
     names = list(outputs) if outputs is not None else [value.name for value in session.get_outputs()]
+    options = timer = None
+    if seconds is not None:
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
     try:
-        values = session.run(names, dict(feeds))
+        values = session.run(names, dict(feeds), options)
     except Exception as error:
         raise RefusedError(first_line(error)) from error
+    finally:
+        if timer is not None:
+            timer.cancel()
     return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 

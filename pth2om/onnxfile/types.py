@@ -105,7 +105,7 @@ def _inferred(model: ModelProto, shapes: Mapping[str, Sizes]) -> dict[str, tuple
     import onnx
     from onnx.shape_inference import InferenceError
 
-    light = _without_weights(model, shapes)
+    light = light_model(model, shapes)
     types: dict[str, tuple[int, Sizes | None]] = {}
     for _ in range(_ROUNDS):
         try:
@@ -196,7 +196,7 @@ def _is_open(value: ValueInfoProto) -> bool:
     return sizes is None or -1 in sizes
 
 
-def _without_weights(model: ModelProto, shapes: Mapping[str, Sizes]) -> ModelProto:
+def light_model(model: ModelProto, shapes: Mapping[str, Sizes]) -> ModelProto:
     """The model with large initializers turned into inputs, so that their data is not copied about."""
     import onnx
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions
     from pth2om.evidence import Finding
 
-VERSION = 3
+VERSION = 4
 """Of the rules; part of what a kept result depends on."""
 
 _RANKS = {"error": 0, "warning": 1, "info": 2}

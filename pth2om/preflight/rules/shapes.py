@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pth2om.evidence import Finding, Severity
-from pth2om.onnxfile.walking import integers
+from pth2om.onnxfile.walking import Sizes, integers
 from pth2om.preflight.context import Context, Rule, found
 
 _SPATIAL = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
@@ -60,6 +60,22 @@ def given_shapes(context: Context) -> Iterator[Finding]:
             yield found("shape-other", "warning", name, name=name, given=asked, declared=written)
 
 
+def soundness(context: Context) -> Iterator[Finding]:
+    """What cannot be computed at the shapes that are compiled: see `pth2om.preflight.soundness`."""
+    from pth2om.preflight.soundness import gears_of, judge, profiles_of
+
+    gears, by = gears_of(context.options)
+    shapes = {name: sizes for name, sizes in context.shapes.items() if _fits(context, name, sizes)}
+    yield from judge(context.path, context.model, profiles_of(context.model, shapes, gears, by))
+
+
+def _fits(context: Context, name: str, sizes: Sizes) -> bool:
+    """Whether a given shape names an input and has its rank; `given_shapes` says where not."""
+    value = next((value for value in context.model.graph.input if value.name == name), None)
+    kind = value.type.tensor_type if value is not None else None
+    return kind is not None and (not kind.HasField("shape") or len(kind.shape.dim) == len(sizes))
+
+
 def baked_batch(context: Context) -> Iterator[Finding]:
     """Reshapes with a constant batch size while the input's batch is to be another one."""
     batches = {sizes[0] for _, sizes in context.inputs.values() if sizes}
@@ -100,4 +116,12 @@ def many_dimensions(context: Context) -> Iterator[Finding]:
         yield found("many-dimensions", "error", nodes)
 
 
-RULES: tuple[Rule, ...] = (dynamic_inputs, zero_sizes, given_shapes, baked_batch, three_dimensional, many_dimensions)
+RULES: tuple[Rule, ...] = (
+    dynamic_inputs,
+    zero_sizes,
+    given_shapes,
+    soundness,
+    baked_batch,
+    three_dimensional,
+    many_dimensions,
+)

@@ -89,6 +89,7 @@ def convert(flags: Flags, folder: Path, *, write: bool = True) -> Conversion:
     outputs.check_output_type(flags, wanted)
     _check_aipp(flags, folder, parsed, done)
     check_gears(done.shapes, flags.cann)
+    _check_soundness(flags, path, parsed, done.shapes)
     _note(flags, folder, parsed, done)
     return done
 
@@ -170,6 +171,22 @@ def _check_aipp(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversio
     from pth2om.toolchain.emulator.front_end.aipp_checks import check_configuration
 
     done.notes += check_configuration(flags, folder / flags["insert_op_conf"], parsed, done.shapes)
+
+
+def _check_soundness(flags: Flags, path: Path, parsed: ParsedModel, shapes: InputShapes) -> None:
+    """What ATC's shape inference refuses when it prepares the graph, at the shape or at every gear.
+
+    Raises:
+        RefusedError: the judgement that the pre-flight gives too, under ATC's own line.
+    """
+    from pth2om.preflight.soundness import judge, profiles_of
+
+    ranged = {name: tuple(low if low == high else -1 for low, high in dims) for name, dims in shapes.ranges.items()}
+    profiles = profiles_of(parsed.model, {**ranged, **shapes.static}, shapes.gears, shapes.by)
+    for finding in judge(path, parsed.model, profiles):
+        kind = finding.message.values.get("kind")
+        line = f"Call InferShapeAndType for node:{finding.node}({kind}) failed" if kind else "Graph sort failed."
+        raise RefusedError(failure("E19999", line, cann=flags.cann, node=finding.node, advice=finding.message))
 
 
 def _note(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> None:
