@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pth2om.ascend.atc_options import AtcOptions
+from pth2om.ascend.target import Target
 from pth2om.cli import main
 from pth2om.errors import AtcError, GraphError
 from pth2om.graph.contract import Settings
@@ -185,7 +186,7 @@ def test_the_emulator_refuses_the_same(tmp_path):
     path = model(tmp_path / "m.onnx", [CONV, node("Relu", ["c"], ["y"], "r")], [IMAGE], {"w": weight(4, 5)})
     options = AtcOptions(model=str(path), soc_version=SOC, output="m", input_shape="x:1,3,8,8")
     with pytest.raises(AtcError, match="its input has 3 channels, its weight is made for 5"):
-        EmulatorToolchain(SOC, threads=1).compile(path, options, tmp_path / "out")
+        EmulatorToolchain(Target.of(SOC), threads=1).compile(path, options, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["a circle", "two makers", "an undefined input"])
