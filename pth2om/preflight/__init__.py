@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from pth2om.ascend.atc_options import AtcOptions
     from pth2om.evidence import Finding
 
 VERSION = 4
 """Of the rules; part of what a kept result depends on."""
+
+NOT_OF_THE_COMPILER = frozenset({"preflight.constant-nan", "preflight.memory-over", "preflight.latency-impossible"})
+"""Errors of models that ``atc`` compiles all the same."""
 
 _RANKS = {"error": 0, "warning": 1, "info": 2}
 
@@ -42,10 +47,24 @@ def check(
         GraphError: the file cannot be read or is no ONNX.
         ToolchainError: `cann` is no version that is known.
     """
+    from pth2om.onnxfile.reading import read
+
+    return check_loaded(read(model), model, soc=soc, options=options, cann=cann, latency_ms=latency_ms)
+
+
+def check_loaded(
+    proto: ModelProto,
+    path: Path,
+    *,
+    soc: str | None = None,
+    options: AtcOptions | None = None,
+    cann: str = "9.x",
+    latency_ms: float | None = None,
+) -> list[Finding]:
+    """`check` of a model that is loaded already; `path` is its file, beside which external weights lie."""
     from pth2om.ascend import socs, versions
     from pth2om.ascend.target import soc_problem
     from pth2om.evidence import Finding
-    from pth2om.onnxfile.reading import read
     from pth2om.preflight.context import found, make_context
     from pth2om.preflight.rules import all_rules
 
@@ -58,10 +77,9 @@ def check(
         other = problem.key == "ascend.soc-other-release"
         name = "preflight.soc-other-release" if other else "preflight.soc-unknown"
         findings.append(Finding(name, "error", problem))
-    proto = read(model)
     if not proto.HasField("graph"):
         return [*findings, found("no-graph", "error")]
-    context = make_context(model, proto, chip, cann, options, latency_ms, _shapes(options))
+    context = make_context(path, proto, chip, cann, options, latency_ms, _shapes(options))
     for rule in all_rules():
         findings.extend(rule(context))
     return sorted(findings, key=lambda finding: _RANKS[finding.severity])

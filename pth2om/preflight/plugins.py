@@ -213,6 +213,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "Split": (_split,),
     "TopK": (_needs("k", below=10),),
     "Transpose": (_needs("perm"),),
+    "Upsample": (_only("mode", "nearest", "linear", default="nearest"),),
     "Unsqueeze": (_needs("axes", below=13),),
 }
 """ONNX type to the checks of its plugin; the first that refuses is reported."""

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pth2om.ascend.atc_options import AtcOptions
 from pth2om.ascend.target import Target
 from pth2om.errors import ToolchainError
-from pth2om.toolchain.emulator import EmulatorToolchain, shapes
+from pth2om.toolchain.emulator import EmulatorToolchain
 from pth2om.toolchain.emulator.numerics import compile_numerics, overflow_report, read_compiled, register
 from pth2om.toolchain.emulator.session import EmulatedOmSession
 
@@ -601,8 +601,3 @@ def test_silero_voice_detector(tmp_path, data_root):
     for name, array in wanted.items():
         assert kept[name].tobytes() == array.tobytes()
         assert 0 < np.abs(rounded[name] - array).max() < 0.02
-
-
-def test_shapes_of_a_command_line():
-    assert shapes("a:1,3,640,640;b/c:0:2,-1; d : 4 ;") == {"a": (1, 3, 640, 640), "d": (4,)}
-    assert shapes("") == {}

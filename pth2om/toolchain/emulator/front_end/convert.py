@@ -9,7 +9,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pth2om.ascend import families, socs
+from pth2om.ascend import socs
+from pth2om.ascend.atc_options import AtcOptions
 from pth2om.ascend.target import soc_problem
 from pth2om.errors import AtcError
 from pth2om.language import Message, say
@@ -18,10 +19,13 @@ from pth2om.toolchain.emulator.front_end import arguments, files, onnx_model, ou
 from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel, Report
 from pth2om.toolchain.emulator.front_end.raw_options import with_raw_options
-from pth2om.toolchain.emulator.front_end.shapes import InputShapes, check_gears, parse_static
-from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure
+from pth2om.toolchain.emulator.front_end.shapes import GEAR_FLAGS, InputShapes, check_gears, parse_static
+from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure, hidden
 
 ONNX = 5
+
+_SAID = frozenset({"preflight.shape-other", "preflight.baked-batch"})
+"""Warnings of pre-flight about the shapes that the command line asks for."""
 
 
 @dataclass
@@ -90,6 +94,7 @@ def convert(flags: Flags, folder: Path, *, write: bool = True) -> Conversion:
     _check_aipp(flags, folder, parsed, done)
     check_gears(done.shapes, flags.cann)
     _check_soundness(flags, path, parsed, done.shapes)
+    _check_graph(flags, path, parsed, done)
     _note(flags, folder, parsed, done)
     return done
 
@@ -189,6 +194,23 @@ def _check_soundness(flags: Flags, path: Path, parsed: ParsedModel, shapes: Inpu
         raise RefusedError(failure("E19999", line, cann=flags.cann, node=finding.node, advice=finding.message))
 
 
+def _check_graph(flags: Flags, path: Path, parsed: ParsedModel, done: Conversion) -> None:
+    """The graph by the rules of pre-flight, which ``check`` and an acceptance run apply too.
+
+    Raises:
+        RefusedError: an error that a compilation ends with. The rules do not know ATC's text for it.
+    """
+    from pth2om.preflight import NOT_OF_THE_COMPILER, check_loaded
+
+    names = ("soc_version", "input_shape", "input_shape_range", *GEAR_FLAGS, "precision_mode", "precision_mode_v2")
+    options = AtcOptions.from_json({name: flags[name] for name in names if flags[name]})
+    findings = check_loaded(parsed.model, path, options=options, cann=flags.cann)
+    wrong = [found for found in findings if found.severity == "error" and found.rule not in NOT_OF_THE_COMPILER]
+    if wrong:
+        raise RefusedError(*(hidden(found.node, found.message) for found in wrong))
+    done.notes += [found.message for found in findings if found.rule in _SAID]
+
+
 def _note(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> None:
     if flags["keep_dtype"]:
         nodes = {item.name: _types(item, parsed) for item in parsed.nodes}
@@ -196,9 +218,6 @@ def _note(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> 
     done.notes += products.notes(flags)
     if flags["output"].endswith(".om"):
         done.notes.append(say("atc.output-has-suffix", path=flags["output"]))
-    family = families.find(flags["soc_version"])
-    if done.shapes.ranges and family is not None and not family.ranges:
-        done.notes.append(say("atc.range-on-310b", soc=flags["soc_version"]))
     if done.shapes.static and not done.shapes.by:
         still = [
             name
