@@ -15,7 +15,7 @@ from pth2om.errors import DataError
 from pth2om.session import Array, Session, TensorSpec
 from pth2om.spec import Postprocess
 
-VERSION = 1
+VERSION = 3
 
 CLOSE_MARGIN = 1e-3
 """Two best outputs closer than this can change places between machines; such images are listed."""
@@ -51,7 +51,7 @@ def measure(
 
     Returns:
         JSON: ``kind``, ``version``, ``images``, ``dataset`` (digest), ``metrics`` (percent), and per image what `judge`
-        needs, packed.
+        needs, packed; ``nonfinite``: of each image the NaN and infinite numbers among all its outputs.
 
     Raises:
         DataError: an image cannot be read, or the output is not what the decoder takes.
@@ -63,6 +63,7 @@ def measure(
         raise DataError("accuracy.no-input", name=str(feed), known=", ".join(entry.name for entry in session.inputs))
     # An input of pixels is AIPP's: it normalizes by itself.
     raw = fed.dtype == np.uint8
+    nonfinite: list[npt.NDArray[np.int64]] = []
     for piece in source() if source is not None else batches(dataset, preprocessor, batch, raw=raw):
         results = session.run({fed.name: _as_input(piece.array, fed)})
         if taken not in results:
@@ -72,11 +73,30 @@ def measure(
             shape = "x".join(map(str, rows.shape))
             raise DataError("accuracy.not-batched", name=taken, shape=shape, count=piece.count)
         reader.add(rows[: piece.count], piece)
+        nonfinite.append(_not_finite(results, piece.count, batch))
         if seen is not None:
             seen(piece.first + piece.count)
     measured = {"version": VERSION, "images": len(dataset), "dataset": dataset.digest}
     measured["files"] = pack_names([dataset.file(index) for index in range(len(dataset))])
+    measured["nonfinite"] = pack(np.concatenate(nonfinite).astype(np.int32))
     return {**measured, **reader.result()}
+
+
+def _not_finite(results: Mapping[str, Array], count: int, batch: int) -> npt.NDArray[np.int64]:
+    """NaN and infinite numbers in the outputs of each of the first ``count`` images of a batch, int64 (count,).
+
+    Those of an output that has no row per image count for all images.
+    """
+    found = np.zeros(count, dtype=np.int64)
+    for array in results.values():
+        if array.dtype.kind not in "fc" or not array.size:
+            continue
+        bad = ~np.isfinite(array)
+        if array.ndim and len(array) == batch:
+            found += np.count_nonzero(bad[:count].reshape(count, -1), axis=1)
+        else:
+            found += int(np.count_nonzero(bad))
+    return found
 
 
 def _as_input(array: npt.NDArray[Any], fed: TensorSpec) -> Array:

@@ -1,8 +1,9 @@
 """Measuring how close two sessions are, per slice of the outputs and per row of each batch.
 
 All sums are in float64. Item k of a batch is compared with item k; the rows' names come with the samples, so the worst
-is named. Values that are not finite are taken out of the sums and counted: new ones (the reference is finite there)
-fail on their own, whatever the rest looks like.
+is named. Values that are not finite drop out of the sums, and every one of them is counted: ``new_nonfinite`` (the
+reference is finite there), ``lost_nonfinite`` (the reference is not, and the candidate is something else) and
+``undefined`` (both are NaN). Only equal infinities count as compared.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pth2om.spec import Slice
 if TYPE_CHECKING:
     from pth2om.data.samples import Sample
 
-VERSION = 1
+VERSION = 2
 
 ATOL = RTOL = 5e-3
 """Of ``within_tolerance``: the share of values with ``|difference| <= ATOL + RTOL * |reference|``."""
@@ -39,12 +40,20 @@ METRICS = (
     "within_tolerance",
     "new_nonfinite",
     "lost_nonfinite",
+    "undefined",
     "reference_peak",
     "top1_agreement",
     "top5_overlap",
     "equal",
     "shift_pixels",
+    "column_l2",
 )
+_COLUMNS = range(2, 1025)
+"""Widths of a last axis whose columns are looked at one by one where nothing names them."""
+_SCALE_APART = 64.0
+_SMALLEST_COLUMN = 2.0**-10
+
+_OF_FINITE = ("cosine", "relative_l2", "max_abs", "mean_abs", "sqnr_db", "within_tolerance", "reference_peak")
 HIGHER_IS_BETTER = frozenset({"cosine", "sqnr_db", "within_tolerance", "top1_agreement", "top5_overlap", "equal"})
 
 
@@ -62,7 +71,8 @@ def measure(
     Returns:
         JSON: ``slices``: name -> ``output``, ``kind``, ``samples`` (row names), one list per metric of `METRICS` with a
         value per row (None where it does not apply), ``histogram``; ``mismatch``: what makes a comparison impossible;
-        ``pixels``: longer side of the image input, for limits in pixels.
+        ``pixels``: longer side of the image input, for limits in pixels; ``constant``: outputs of the reference that
+        are the same for all rows.
 
     Raises:
         DataError: a slice names no output or selects nothing.
@@ -70,22 +80,57 @@ def measure(
     measured: dict[str, Any] = {"version": VERSION, "slices": {}, "mismatch": []}
     pixels = getattr(samples, "pixels", None)
     measured["pixels"] = pixels
+    seen: dict[str, _Seen] = {}
     for sample in samples:
         expected, got = reference.run(sample.feeds), candidate.run(sample.feeds)
         for name, ours, theirs in _paired(expected, got, measured["mismatch"]):
+            seen.setdefault(name, _Seen()).add(ours, len(sample.names))
             parts = [entry for entry in slices if (entry.output or next(iter(expected))) == name]
+            unnamed = not parts
             if not any(entry.index.strip() == "..." for entry in parts):
                 taken = name in {entry.name for entry in slices}
                 # Not validated: an output may be called anything, "/head/Concat_3:0" too.
                 parts.insert(0, Slice.model_construct(name=f"{name}.whole" if taken else name))
             for part in parts:
-                _add(measured["slices"], part, name, sample.names, ours, theirs, pixels=pixels)
+                _add(measured["slices"], part, name, sample.names, ours, theirs, pixels=pixels, unnamed=unnamed)
         for entry in slices:
             if entry.output is not None and entry.output not in expected:
                 raise DataError("compare.no-output", name=entry.name, output=entry.output, known=", ".join(expected))
         if measured["mismatch"]:
             break  # the same will hold for every sample
+    measured["constant"] = [name for name, values in seen.items() if values.constant]
     return measured
+
+
+class _Seen:
+    """Whether an output of the reference ever changes."""
+
+    def __init__(self) -> None:
+        self._first: Array | None = None
+        self._rows = 0
+        self._alike = True
+
+    def add(self, output: Array, count: int) -> None:
+        """The output for ``count`` rows."""
+        batched = output.ndim > 0 and len(output) == count
+        for row in output if batched else [output]:
+            if self._first is None:
+                self._first = np.array(row)
+            self._rows += 1
+            self._alike = self._alike and _equal(self._first, np.asarray(row))
+
+    @property
+    def constant(self) -> bool:
+        """Whether all rows are equal; of a single row, whether all its numbers are."""
+        if not self._alike or self._first is None:
+            return False
+        return self._rows > 1 or (
+            self._first.size > 1 and _equal(np.full_like(self._first, self._first.flat[0]), self._first)
+        )
+
+
+def _equal(first: Array, second: Array) -> bool:
+    return first.shape == second.shape and np.array_equal(first, second, equal_nan=first.dtype.kind in "fc")
 
 
 def worse(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> dict[str, Any]:
@@ -108,6 +153,7 @@ def worse(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str,
         ],
         "slices": {},
         "bands": list(names),
+        "constant": [name for name in first["constant"] if name in second["constant"]],
     }
     for slice_name in dict.fromkeys([*first["slices"], *second["slices"]]):
         parts = [
@@ -187,8 +233,9 @@ def _add(
     theirs: Array,
     *,
     pixels: int | None,
+    unnamed: bool,
 ) -> None:
-    """Measure one slice of one sample, row by row."""
+    """Measure one slice of one sample, row by row; ``unnamed``: no slice of the spec is of this output."""
     index = index_of(part.index)
     try:
         mine, yours = ours[index], theirs[index]
@@ -204,11 +251,12 @@ def _add(
     rows = [(name, mine[number], yours[number]) for number, name in enumerate(names)] if batched else []
     if not batched:
         rows = [(names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}", mine, yours)]
+    kind = "integers" if part.kind == "values" and (ours.dtype == bool or _counts(ours.dtype)) else part.kind
     kept = slices.setdefault(
         part.name,
         {
             "output": output,
-            "kind": part.kind,
+            "kind": kind,
             "elements": int(rows[0][1].size),
             "samples": [],
             **{metric: [] for metric in METRICS},
@@ -216,11 +264,37 @@ def _add(
         },
     )
     for name, row_ours, row_theirs in rows:
-        values, histogram = closeness(row_ours, row_theirs, kind=part.kind, pixels=pixels)
+        values, histogram = closeness(row_ours, row_theirs, kind=kind, pixels=pixels)
+        if unnamed and kind == "values":
+            values["column_l2"] = _worst_column(row_ours, row_theirs)
         kept["samples"].append(name)
         for metric in METRICS:
             kept[metric].append(values.get(metric))
         kept["histogram"] = [old + new for old, new in zip(kept["histogram"], histogram, strict=True)]
+
+
+def _counts(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers of this type are class numbers or indices; narrower ones are pixels or quantized values."""
+    return dtype.kind in "iu" and dtype.itemsize >= 4
+
+
+def _worst_column(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> float | None:
+    """The largest relative L2 of a column of the last axis, where their scales lie far apart; None where they do not.
+
+    Boxes beside scores in one output: the size of the whole is that of the boxes, and hides what became of the scores.
+    """
+    if reference.ndim < 2 or reference.shape[-1] not in _COLUMNS or reference.size < 8 * reference.shape[-1]:
+        return None
+    ours = np.asarray(reference, dtype=np.float64).reshape(-1, reference.shape[-1])
+    theirs = np.asarray(candidate, dtype=np.float64).reshape(ours.shape)
+    usable = np.isfinite(ours) & np.isfinite(theirs)
+    ours, theirs = np.where(usable, ours, 0.0), np.where(usable, theirs, 0.0)
+    peaks = np.abs(ours).max(axis=0)
+    counted = peaks >= _SMALLEST_COLUMN
+    if not counted.any() or peaks.max() < _SCALE_APART * peaks[counted].min():
+        return None
+    sizes = np.linalg.norm(ours[:, counted], axis=0)
+    return float((np.linalg.norm((theirs - ours)[:, counted], axis=0) / sizes).max())
 
 
 def closeness(
@@ -232,6 +306,8 @@ def closeness(
     * relative L2: ``|c - r| / |r|``; 0 when both are zero, infinite when only r is.
     * SQNR: ``10 log10(|r|^2 / |c - r|^2)`` dB; infinite when equal.
     * equal: the share of equal elements.
+
+    Where no position is finite on both sides, these figures do not exist and are None, but for ``equal``.
 
     Args:
         reference: any shape and number type.
@@ -252,6 +328,7 @@ def closeness(
     size = np.abs(difference)
     # The plain norm overflows only beyond 1e154, which no float32 output reaches.
     norm_r, norm_c, norm_d = (math.sqrt(float(np.dot(part, part))) for part in (r, c, difference))
+    compared = bool(size.size) or not ours.size
     values: dict[str, float | None] = {
         "cosine": _cosine(r, c, norm_r, norm_c),
         "relative_l2": norm_d / norm_r if norm_r else (0.0 if not norm_d else math.inf),
@@ -261,13 +338,16 @@ def closeness(
         "within_tolerance": float((size <= ATOL + RTOL * np.abs(r)).mean()) if size.size else 1.0,
         "new_nonfinite": int(np.count_nonzero(finite_ours & ~finite_theirs)),
         "lost_nonfinite": int(np.count_nonzero(~finite_ours & ~_same(ours, theirs))),
+        "undefined": int(np.count_nonzero(np.isnan(ours) & np.isnan(theirs))),
         "reference_peak": float(np.abs(r).max(initial=0.0)),
         "equal": float(_same(ours, theirs).mean()) if ours.size else 1.0,
     }
+    if not compared:
+        values |= dict.fromkeys(_OF_FINITE)
     if kind == "scores" and ours.ndim and ours.shape[-1] > 1:
         values.update(_topk(ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, ours.shape[-1])))
     if kind == "boxes":
-        values["shift_pixels"] = _shift(ours, theirs, both, pixels)
+        values["shift_pixels"] = _shift(ours, theirs, both, pixels) if compared else None
     return values, _histogram(size)
 
 

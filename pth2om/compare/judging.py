@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pth2om.compare.closeness import EDGES, HIGHER_IS_BETTER, METRICS
-from pth2om.evidence import Judgement, Limit
+from pth2om.evidence import Judgement, Limit, Verdict
 from pth2om.language import say
 from pth2om.spec import Closeness, Gates
 
@@ -30,8 +30,21 @@ L2 does not see boxes that are all moved by a few pixels, while YOLOv6Lite in fp
 LABELS = {"torch~onnx": 0.9999, "float": 0.995, "int8": 0.98}
 """Least share of equal elements of a slice of kind ``labels``: class numbers have no distances."""
 
+INTEGERS = {"torch~onnx": 0.9999, "float": 0.999, "int8": 0.99}
+"""The same for whole numbers of which the spec does not say that they are labels: they may be indices or counts."""
+
+COLUMN = 0.5
+"""Largest relative L2 of one column of an output whose columns differ in scale and have no slices: beyond it a column
+is lost or another's. INT8 may round small columns to nothing, so it is not judged by this."""
+
 SMALLEST_NORMAL = 2.0**-14
 """Of fp16. A row whose reference never exceeds it cannot keep its relative precision in fp16."""
+
+SMALLEST_SUBNORMAL = 2.0**-24
+"""Of fp16: the distance of its smallest numbers."""
+
+_WHOLE = ("labels", "integers")
+"""Kinds that are judged by equality."""
 
 _RELATIVE = ("cosine", "relative_l2", "sqnr_db")
 _SPEC_NAMES = {"topk_agreement": "top1_agreement"}
@@ -47,15 +60,16 @@ def limits(
         pair: ``torch~onnx``, or any pair with an OM.
         gates: of the spec.
         slice_name: name of the slice.
-        kind: of the slice.
+        kind: of the slice; ``integers``: whole numbers that the spec does not name.
         int8: whether the OM is quantized.
     """
     table = "torch~onnx" if pair == "torch~onnx" else "int8" if int8 else "float"
-    chosen = {**DEFAULTS[table], "equal": LABELS[table]} | _given(getattr(gates, pair.replace("~", "_"), Closeness()))
+    equal = INTEGERS[table] if kind == "integers" else LABELS[table]
+    chosen = {**DEFAULTS[table], "equal": equal} | _given(getattr(gates, pair.replace("~", "_"), Closeness()))
     if table == "int8":
         chosen |= _given(gates.int8)
     # A limit for all slices only holds for those it means something to; a slice's own is taken as it is.
-    chosen = {name: value for name, value in chosen.items() if (kind == "labels") == (name == "equal")}
+    chosen = {name: value for name, value in chosen.items() if (kind in _WHOLE) == (name == "equal")}
     for name, only in (("shift_pixels", "boxes"), ("top1_agreement", "scores")):
         if kind != only:
             chosen.pop(name, None)
@@ -96,6 +110,7 @@ def judge(measured: Mapping[str, Any], *, pair: str, gates: Gates, int8: bool = 
     ]
     for name, part in measured["slices"].items():
         judgements += _judge_slice(name, part, measured, pair, gates, int8=int8)
+    judgements += _constant(measured, pair)
     if not judgements:
         judgements.append(Judgement(f"{pair}/samples", 0, "samples", None, "failed", message=say("compare.nothing")))
     return judgements
@@ -110,11 +125,18 @@ def _judge_slice(
     tiny = _tiny(part) if pair != "torch~onnx" else frozenset()
     bands = measured.get("bands") or ()
     details = {**summary(part, bands, tiny), "bands": list(bands) or None, "rows_too_small_for_fp16": len(tiny)}
-    judgements = [_nonfinite(name, part, pair, details)]
+    judgements = [_nonfinite(name, part, pair, details), _lost(name, part, pair)]
+    if len(tiny) > len(part["samples"]) / 2:
+        message = say("compare.mostly-tiny", name=name, count=len(tiny), samples=len(part["samples"]))
+        judgements.append(
+            Judgement(f"{pair}/{name}/too-small", float(len(tiny)), "samples", None, "inconclusive", message=message)
+        )
+    if pair != "torch~onnx" and not int8 and any(value is not None for value in part["column_l2"]):
+        chosen = {"column_l2": COLUMN} | chosen
     for metric, value in chosen.items():
         skipped = tiny if metric in _RELATIVE else frozenset()
         judgements.append(_judge_metric(name, part, pair, metric, value, skipped))
-    if part["kind"] != "labels" and not any(math.isfinite(chosen.get(metric, math.inf)) for metric in _SIZED):
+    if part["kind"] not in _WHOLE and not any(math.isfinite(chosen.get(metric, math.inf)) for metric in _SIZED):
         message = say("compare.cosine-alone", name=name)
         judgements.append(Judgement(f"{pair}/{name}/size", None, "", None, "inconclusive", message=message))
     return judgements
@@ -131,11 +153,19 @@ def _own(gates: Gates, pair: str, name: str, *, int8: bool) -> set[str]:
 
 
 def _tiny(part: Mapping[str, Any]) -> frozenset[int]:
-    """Rows whose reference is below fp16's normal range, unless that is all of them."""
+    """Rows whose reference is below fp16's normal range, unless that is all of them.
+
+    A row that fp16 still holds with two bits and that comes out with the opposite sign is no rounding, and is judged.
+    """
     rows = frozenset(
         index
-        for index, (peak, largest) in enumerate(zip(part["reference_peak"], part["max_abs"], strict=True))
-        if peak < SMALLEST_NORMAL and largest < SMALLEST_NORMAL
+        for index, (peak, largest, cosine) in enumerate(
+            zip(part["reference_peak"], part["max_abs"], part["cosine"], strict=True)
+        )
+        if peak is not None
+        and peak < SMALLEST_NORMAL
+        and largest < SMALLEST_NORMAL
+        and not (peak >= 4 * SMALLEST_SUBNORMAL and cosine < -0.5)
     )
     return rows if len(rows) < len(part["samples"]) else frozenset()
 
@@ -145,7 +175,8 @@ def _nonfinite(name: str, part: Mapping[str, Any], pair: str, details: Mapping[s
     worst, _ = worst_row(part, "new_nonfinite")
     message = None
     if total:
-        message = say("compare.nonfinite", name=name, count=total, sample=part["samples"][worst])
+        key = "compare.nonfinite-float32" if pair == "torch~onnx" else "compare.nonfinite"
+        message = say(key, name=name, count=total, sample=part["samples"][worst])
     return Judgement(
         f"{pair}/{name}/new_nonfinite",
         total,
@@ -155,6 +186,41 @@ def _nonfinite(name: str, part: Mapping[str, Any], pair: str, details: Mapping[s
         message=message,
         details=details,
     )
+
+
+def _lost(name: str, part: Mapping[str, Any], pair: str) -> Judgement:
+    """Positions where the reference is NaN or infinite, so that nothing else of the slice is judged by them.
+
+    Equal infinities are compared like any value. NaN says nothing of the other side: where it stands on the sample of
+    zeros alone, the rest decides and this does not; elsewhere it fails.
+    """
+    lost, undefined = int(sum(part["lost_nonfinite"])), int(sum(part["undefined"]))
+    check = f"{pair}/{name}/lost_nonfinite"
+    limit = Limit("<=", 0)
+    if not lost and not undefined:
+        return Judgement(check, 0, "values", limit, "passed")
+    metric = "lost_nonfinite" if lost else "undefined"
+    worst, _ = worst_row(part, metric)
+    values = {"name": name, "count": lost or undefined, "sample": part["samples"][worst]}
+    touched = {sample for sample, count in zip(part["samples"], part["undefined"], strict=True) if count}
+    zeros = {sample for sample in part["samples"] if _is_zeros(sample)}
+    verdict: Verdict = "failed" if lost or not touched <= zeros or zeros == set(part["samples"]) else "inconclusive"
+    message = say(f"compare.{'lost' if lost else 'undefined'}", **values)
+    return Judgement(check, float(lost + undefined), "values", limit, verdict, message=message)
+
+
+def _is_zeros(sample: str) -> bool:
+    """Whether a row is the sample of zeros, by its name; a band may follow it."""
+    return sample.partition(" [")[0] == "zeros"
+
+
+def _constant(measured: Mapping[str, Any], pair: str) -> list[Judgement]:
+    """One that decides nothing where no output of the reference ever changes: any two dead networks are equal."""
+    outputs = {part["output"] for part in measured["slices"].values()}
+    if not outputs or not outputs <= set(measured["constant"]):
+        return []
+    message = say("compare.constant", outputs=", ".join(sorted(outputs)))
+    return [Judgement(f"{pair}/constant", float(len(outputs)), "outputs", None, "inconclusive", message=message)]
 
 
 def _judge_metric(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.conversion.sessions import INT8_WEIGHTS
 from pth2om.conversion.stage import Work, run
 from pth2om.errors import Pth2omError
-from pth2om.evidence import GateRecord, Judgement, Verdict
+from pth2om.evidence import GateRecord, Judgement, Limit, Verdict
 from pth2om.language import Message, say
 from pth2om.questions import pictures
 from pth2om.questions.candidate import Candidate
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pth2om.session import Session
     from pth2om.spec import Dataset, Variant
     from pth2om.store import Artifact
+
+_LISTED = 50
 
 
 def score(subject: Subject, session: Session, labelled: Labelled, dataset: Dataset) -> list[GateRecord]:
@@ -115,8 +117,9 @@ def accuracy(
     judgement = replace(worst, check=f"{candidate.role}/{worst.check}", details=details)
     if candidate.role == INT8_WEIGHTS:
         judgement = replace(judgement, limit=None, verdict="shown", message=None)
+    broken = max((_broken(before, measured[each.digest], candidate.role) for _, each, _ in judged), key=_badness)
     lowest = [min(scores, key=lambda each: each.measured or 0.0)] if scores else []
-    return _gates(subject, [judgement, *lowest], session, labelled, artifact)
+    return _gates(subject, [judgement, broken, *lowest], session, labelled, artifact)
 
 
 def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Message | None:
@@ -236,6 +239,23 @@ def _published(measured: Mapping[str, Any], labelled: Labelled, dataset: Dataset
     reached, expected = judgement.measured or 0.0, dataset.om_min_score or 0.0
     message = say("accuracy.other-files", metric=dataset.metric, score=round(reached, 2), expected=expected)
     return replace(judgement, verdict="not_measured", message=message)
+
+
+def _broken(before: Mapping[str, Any], after: Mapping[str, Any], role: str) -> Judgement:
+    """On how many images an output holds more NaN and infinite numbers than the reference's does."""
+    from pth2om.accuracy.packed import unpack, unpack_names
+
+    ours, theirs = (unpack(part["nonfinite"]) for part in (before, after))
+    worse = (theirs > ours).nonzero()[0]
+    limit = Limit("<=", 0)
+    check = f"{role}/unreadable"
+    details: dict[str, Any] = {"reference": int((ours > 0).sum()), "candidate": int((theirs > 0).sum())}
+    if not len(worse):
+        return Judgement(check, 0, "images", limit, "passed", details=details)
+    names = unpack_names(before["files"])
+    details["differing"] = [names[index] for index in worse[:_LISTED]]
+    message = say("accuracy.unreadable", count=len(worse), images=len(ours), first=names[worse[0]])
+    return Judgement(check, float(len(worse)), "images", limit, "failed", message=message, details=details)
 
 
 def _badness(judgement: Judgement) -> tuple[int, float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pth2om.evidence import Judgement
+from pth2om.language import say
 from pth2om.questions.candidate import Candidate, pair
 
 if TYPE_CHECKING:
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from pth2om.evidence import GateRecord
     from pth2om.questions.subject import Subject
     from pth2om.session import Session
+    from pth2om.spec import Spec
 
 
 def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samples: Samples) -> list[GateRecord]:
@@ -45,8 +49,19 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
     else:
         (joined,) = measured.values()
     int8 = subject.variant is not None and subject.variant.precision == "int8"
-    judgements = compare.judge(joined, pair=pair(reference, candidate), gates=spec.gates, int8=int8)
+    judgements = _unnamed_boxes(spec, joined, pair(reference, candidate)) + compare.judge(
+        joined, pair=pair(reference, candidate), gates=spec.gates, int8=int8
+    )
     first_band = next(iter(candidate.bands))
     digests = {"reference": reference.band(first_band).digest, "samples": samples.digest}
     digests |= {band or "candidate": session.digest for band, session in candidate.bands.items()}
     return subject.gates("closeness", judgements, candidate.session, digests, artifacts[-1])
+
+
+def _unnamed_boxes(spec: Spec, measured: Mapping[str, Any], between: str) -> list[Judgement]:
+    """One that decides nothing where no slice says which numbers of a detector are boxes: nobody looks at them."""
+    if spec.task != "detection" or between == "torch~onnx" or any(part.kind == "boxes" for part in spec.slices):
+        return []
+    outputs = ", ".join(dict.fromkeys(part["output"] for part in measured["slices"].values()))
+    message = say("compare.no-boxes", outputs=outputs)
+    return [Judgement(f"{between}/boxes", None, "", None, "inconclusive", message=message)]

@@ -24,12 +24,14 @@ METRICS = (
     "equal",
     "new_nonfinite",
     "lost_nonfinite",
+    "undefined",
+    "column_l2",
     "reference_peak",
 )
 _MOST_DISAGREEMENTS = 200
 _COLUMNS = ("file", "image", "label", "reference", "candidate", "lost", "false_alarms")
 _NO_METRIC = ("torch", "onnx", "om", "fake-quant", "int8-weights", "drop", "expected", "score")
-_MOSTLY_ZERO = ("equal", "lost_nonfinite")
+_MOSTLY_ZERO = ("equal", "lost_nonfinite", "undefined")
 _WORST_FIRST = ("failed", "not_reached", "inconclusive", "not_measured", "passed", "shown")
 
 

@@ -46,7 +46,7 @@ def measured_closeness(error):
     part |= {name: [values.get(name) for values, _ in figures] for name in METRICS}
     assert names <= set(METRICS)
     part["histogram"] = [sum(counts) for counts in zip(*(histogram for _, histogram in figures), strict=True)]
-    return {"slices": {"boxes": part}, "mismatch": [], "pixels": None}
+    return {"slices": {"boxes": part}, "mismatch": [], "pixels": None, "constant": []}
 
 
 @pytest.mark.parametrize("error", [0.0, 1e-4, 10.0])
