@@ -23,13 +23,13 @@ from pth2om.quantize.files import quant_json, records
 from pth2om.quantize.layers import Layer
 from pth2om.quantize.network import read_model, write_model
 from pth2om.quantize.plan import Plan, make_plan
-from pth2om.quantize.proof import LayerProof, prove
 from pth2om.quantize.qdq import build_qdq
 from pth2om.quantize.qdq_convert import convert_qdq
 from pth2om.quantize.random_data import random_feeds
 from pth2om.quantize.record import render_records
 from pth2om.quantize.sensitivity import layer_errors, range_picture
 from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, Settings
+from pth2om.quantize.twin_proof import LayerProof, prove
 from pth2om.quantize.twins import fake_quant
 from pth2om.quantize.weights import Quantized
 from pth2om.store import file_digest

@@ -20,8 +20,9 @@ from pth2om.errors import QuantizeError
 from pth2om.language import Message, say
 from pth2om.quantize.calibrate import Feeds
 from pth2om.quantize.network import Network, attributes, open_session, read_model, run_session
-from pth2om.quantize.proof import prove
-from pth2om.quantize.twins import Part, _NpuWriter, _rewrite, integer, parts_of
+from pth2om.quantize.parts import Part, parts_of
+from pth2om.quantize.twin_proof import prove
+from pth2om.quantize.twins import _NpuWriter, _rewrite, integer
 from pth2om.session import Session
 
 _KINDS = {

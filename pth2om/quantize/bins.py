@@ -8,7 +8,6 @@ differ. Everything streams: one batch is in memory at a time.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 import uuid
@@ -23,11 +22,11 @@ import numpy.typing as npt
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
-from pth2om.quantize.preprocessing import image_shape, read_json_with_comments
+from pth2om.quantize.bin_records import folder_names, named_folder, read_record, write_record
+from pth2om.quantize.preprocessing import image_shape
 from pth2om.spec import Preprocess
 
 Array = npt.NDArray[np.generic]
-_FORMAT = 1
 _LARGEST_BATCH = 4 << 30
 """Bytes of one batch of images."""
 _NUMBERS = frozenset(
@@ -149,9 +148,9 @@ def write_bins(batches: Iterable[Mapping[str, Array]], destination: Path) -> Bin
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise QuantizeError("bins.not-empty", where=str(destination))
-    destination = _named(destination)
+    destination = named_folder(destination)
     record = destination.with_name(f"{destination.name}.json")
-    if record.exists() and _record_of(record) is None:
+    if record.exists() and read_record(record) is None:
         raise QuantizeError("bins.record-in-the-way", where=str(record), folder=str(destination))
     total = len(batches) if isinstance(batches, Sized) else None
     digits = max(4, len(str(total - 1))) if total else 6
@@ -177,7 +176,7 @@ def write_bins(batches: Iterable[Mapping[str, Array]], destination: Path) -> Bin
                 path.replace(destination / path.name)
         else:
             temporary.replace(destination)
-        _write_record(record, entries, count, getattr(batches, "images", None))
+        write_record(record, entries, count, getattr(batches, "images", None))
     except OSError as error:
         # A short write of tofile carries its reason in the text only.
         reason = error.strerror or str(error)
@@ -189,53 +188,6 @@ def write_bins(batches: Iterable[Mapping[str, Array]], destination: Path) -> Bin
     names = folder_names(list(entries))
     folders = {name: destination / names[name] if len(entries) > 1 else destination for name in entries}
     return BinFolder(folders, record, count)
-
-
-def folder_names(inputs: Sequence[str]) -> dict[str, str]:
-    """The folder of each input: its name without what paths cannot hold, numbered where two would be the same."""
-    taken: dict[str, str] = {}
-    for name in inputs:
-        plain = re.sub(r"[^A-Za-z0-9_.\-]", "_", name).lstrip(".") or "input"
-        free = (plain if number == 0 else f"{plain}_{number}" for number in itertools.count())
-        taken[name] = next(one for one in free if one not in taken.values())
-    return taken
-
-
-def _write_record(
-    path: Path, entries: Mapping[str, Mapping[str, Any]], count: int, images: Sequence[str] | None
-) -> None:
-    places = folder_names(list(entries))
-    inputs = [{"name": name, "folder": places[name], **entry} for name, entry in entries.items()]
-    record: dict[str, Any] = {"format": _FORMAT, "batches": count, "inputs": inputs}
-    if images is not None:
-        record["images"] = list(images)
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _record_of(path: Path) -> dict[str, Any] | None:
-    """A record that `write_bins` wrote; None when the file is something else, or not there."""
-    try:
-        data = read_json_with_comments(path)
-    except QuantizeError:
-        return None
-    plain = isinstance(data, dict) and isinstance(data.get("batches"), int) and isinstance(data.get("inputs"), list)
-    return data if plain and all(_is_entry(one) for one in data["inputs"]) else None
-
-
-def _is_entry(one: Any) -> bool:  # noqa: ANN401 - JSON
-    if not isinstance(one, dict) or not isinstance(one.get("shape"), list):
-        return False
-    texts = [one.get("dtype"), one.get("name", ""), one.get("folder", "")]
-    sizes = all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in one["shape"])
-    return sizes and all(isinstance(text, str) for text in texts)
-
-
-def _named(folder: Path) -> Path:
-    """The folder by a path that ends in its name; a link keeps its own, because the record lies beside the link."""
-    return folder if folder.name not in ("", "..") else folder.resolve()
 
 
 @dataclass(frozen=True)
@@ -344,11 +296,11 @@ def _bins_in(folder: Path, findings: list[Finding]) -> list[Path]:
 
 def _recorded(folder: Path, single: bool) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The record that lies beside a folder, or beside the folder around it, and its entry for this folder."""
-    folder = _named(folder)
-    for place in (folder, _named(folder.parent)):
+    folder = named_folder(folder)
+    for place in (folder, named_folder(folder.parent)):
         if not place.name:
             break  # the root of the disk
-        record = _record_of(place.with_name(f"{place.name}.json"))
+        record = read_record(place.with_name(f"{place.name}.json"))
         if record is None:
             continue
         entries = record["inputs"]

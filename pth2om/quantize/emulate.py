@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pth2om.ascend import families
 from pth2om.quantize.network import attributes
-from pth2om.quantize.twins import Part, _NpuWriter, _rewrite
+from pth2om.quantize.parts import Part
+from pth2om.quantize.twins import _NpuWriter, _rewrite
 from pth2om.toolchain.emulator.numerics import emulation
 
 DOMAIN = "pth2om"

@@ -11,11 +11,11 @@ from pth2om.language import say
 from pth2om.quantize.calibrate import Calibration
 from pth2om.quantize.layers import Layer, select
 from pth2om.quantize.network import FloatArray, Network
+from pth2om.quantize.parts import Part, parts_of
 from pth2om.quantize.plan import Plan
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.ranges import Range
 from pth2om.quantize.settings import LayerReport, Settings
-from pth2om.quantize.twins import Part, parts_of
 from pth2om.quantize.weights import Quantized
 
 _SAME_WEIGHT = 0.3

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 from pth2om.ascend import families
 from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
-from pth2om.quantize.proof import prove
 from pth2om.quantize.settings import Settings
+from pth2om.quantize.twin_proof import prove
 from pth2om.quantize.twins import emulation_rewrite, fake_quant, integer
 from tests.quantize.quantize_nets import every_kind, feeds, model, tensor
 

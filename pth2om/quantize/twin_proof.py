@@ -12,7 +12,8 @@ from onnx import TensorProto
 
 from pth2om.quantize.calibrate import MEMORY, Feeds, groups_by_memory
 from pth2om.quantize.network import open_session, run_session
-from pth2om.quantize.twins import Part, _IntegerWriter, _rewrite, float_sums
+from pth2om.quantize.parts import Part
+from pth2om.quantize.twins import _IntegerWriter, _rewrite, float_sums
 
 
 @dataclass(frozen=True)
