@@ -1,8 +1,8 @@
 """Weights and datasets by name, on request only: ``pth2om fetch NAME``.
 
-A manifest says of each name the files' addresses, sha256 and licence. Files land in the user's cache, where specs find
-them. A download that broke off goes on where it stopped; a file whose sha256 is another than the manifest's is thrown
-away. Nothing else in pth2om imports this module: a test never downloads.
+A manifest gives the files' addresses, sha256 and licence for each name. Files are saved in the user's cache, where
+specs look for them. An interrupted download continues where it stopped; a file whose sha256 differs from the manifest's
+is deleted. Nothing else in pth2om imports this module: a test never downloads.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from pth2om.spec import Name, parse
 
 MANIFEST = Path(__file__).with_name("fetch_manifest.toml")
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection is given up."""
+"""A connection is closed after this many seconds without a byte."""
 
 _ATTEMPTS = 3
 _CHUNK = 1 << 18
 _LARGEST = 64 << 30
-"""No single file is larger; a server that sends without end is stopped here."""
+"""Limit of one file; a server that never stops sending is cut off here."""
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -58,9 +58,9 @@ class File(_Table):
     Attributes:
         url: ``https:``, ``file:``, or ``http:`` on this machine.
         name: its name on disk.
-        sha256: what it must be; None where nobody knew.
+        sha256: the expected digest; None if the manifest has none.
         bytes: its size, when known.
-        unpack: whether it is an archive (zip or tar) whose content is wanted, not the file itself.
+        unpack: whether the file is an archive (zip or tar) to be unpacked.
     """
 
     url: str
@@ -85,13 +85,13 @@ class File(_Table):
 
 
 class Entry(_Table):
-    """What one name stands for.
+    """The entry of one name.
 
     Attributes:
         title: for people.
         licence: shown before anything is downloaded.
-        kind: ``weights`` lie in the cache's ``weights`` folder, a ``dataset`` in a folder of its own name.
-        files: in the order they are fetched.
+        kind: ``weights`` are saved in the cache's ``weights`` folder, a ``dataset`` in a folder of its name.
+        files: in the order of downloading.
     """
 
     title: str
@@ -107,13 +107,13 @@ class _Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Fetched:
-    """What `fetch` did.
+    """The result of `fetch`.
 
     Attributes:
-        path: the file, or the folder an archive was unpacked into.
+        path: the file, or the folder of the unpacked archive.
         sha256: of the file.
-        downloaded: bytes that came over the wire now; 0 where it was there.
-        resumed_from: bytes an earlier attempt had left.
+        downloaded: bytes received now; 0 if the file was already there.
+        resumed_from: bytes kept from an earlier attempt.
     """
 
     path: Path
@@ -123,10 +123,10 @@ class Fetched:
 
 
 def entries(manifest: Path = MANIFEST) -> Mapping[str, Entry]:
-    """Everything a manifest names.
+    """All entries of a manifest.
 
     Raises:
-        SpecError: it is not TOML or something in it is wrong, with its line.
+        SpecError: it is not TOML or has a wrong entry; the message gives the line.
     """
     return parse(manifest, _Manifest, {}).__pydantic_extra__
 
@@ -135,7 +135,7 @@ def find(name: str, manifest: Path = MANIFEST) -> Entry:
     """The entry of that name.
 
     Raises:
-        FetchError: there is none; the nearest and all others are named.
+        FetchError: there is none; the message lists the nearest name and all others.
     """
     known = entries(manifest)
     if name not in known:
@@ -144,22 +144,22 @@ def find(name: str, manifest: Path = MANIFEST) -> Entry:
 
 
 def cache_folder(name: str, entry: Entry) -> Path:
-    """Where an entry's files lie unless told otherwise; weights are found there by name, see `find_weights`."""
+    """The default folder of an entry's files; `find_weights` looks for weights there by name."""
     cache = Path(platformdirs.user_cache_dir("pth2om", appauthor=False))
     return cache / "weights" if entry.kind == "weights" else cache / "datasets" / name
 
 
 def fetch(file: File, folder: Path, *, progress: Progress | None = None, timeout: float = TIMEOUT) -> Fetched:
-    """Get one file into ``folder``, resuming an earlier attempt; one process at a time.
+    """Download one file into ``folder`` and resume an earlier attempt; one process at a time.
 
     Args:
-        file: what to get.
-        folder: where; made when absent.
-        progress: told the bytes that are here and, when known, how many there will be.
+        file: the file to download.
+        folder: the destination; created if absent.
+        progress: called with the bytes received and, if known, the total.
         timeout: seconds without a byte.
 
     Raises:
-        FetchError: the address does not answer, the file is another, or the disk is full.
+        FetchError: the address does not answer, the file is a different one, or the disk is full.
     """
     target = folder / file.name
     part = target.with_name(target.name + ".part")
@@ -192,7 +192,7 @@ def _digest_file(target: Path) -> Path:
 
 
 def _keep_digest(target: Path, digest: str) -> None:
-    """In the form that ``sha256sum --check`` reads."""
+    """The digest in the format that ``sha256sum --check`` reads."""
     beside = _digest_file(target)
     temporary = beside.with_name(beside.name + ".part")
     temporary.write_text(f"{digest}  {target.name}\n", encoding="utf-8")
@@ -200,7 +200,7 @@ def _keep_digest(target: Path, digest: str) -> None:
 
 
 def _present(file: File, target: Path) -> Fetched | None:
-    """The file, where it is here already and is the right one; a wrong one is said, never overwritten."""
+    """The file if the right one is already here; a different one is reported and never overwritten."""
     kept = None
     with contextlib.suppress(OSError, IndexError):
         kept = _digest_file(target).read_text(encoding="utf-8").split()[0]
@@ -218,7 +218,7 @@ def _present(file: File, target: Path) -> Fetched | None:
 
 
 def _checked(file: File, part: Path) -> str:
-    """The sha256 of a finished download; a wrong one is removed."""
+    """The sha256 of a finished download; a wrong file is removed."""
     digest = _sha256(part)
     size = part.stat().st_size
     if file.sha256 is not None and digest != file.sha256:
@@ -228,7 +228,7 @@ def _checked(file: File, part: Path) -> str:
             "fetch.wrong-digest", where=file.url, expected=file.sha256, found=digest, size=size, looks=what
         )
     if file.sha256 is None and (what := _looks_like(part)) in ("html", "lfs-pointer", "empty", "text"):
-        # Without a digest a login page would pass for the file.
+        # Without a digest a login page would be accepted as the file.
         part.unlink()
         raise FetchError("fetch.not-the-file", where=file.url, looks=what, size=size)
     return digest
@@ -252,7 +252,7 @@ def _sha256(path: Path) -> str:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect to an address that a manifest may not name; from the web never to a file of this machine."""
+    """Refuses redirects to addresses not allowed in a manifest, and from the web to a file on this machine."""
 
     def redirect_request(
         self,
@@ -281,7 +281,7 @@ def _is_safe(url: str) -> bool:
 
 
 def _download(file: File, part: Path, progress: Progress | None, timeout: float) -> tuple[int, bool]:
-    """Bring ``part`` to its full length; the bytes received, and whether the first request was answered by the rest."""
+    """Complete ``part``; returns the bytes received and whether the first response was only the missing rest."""
     received = 0
     resumed: bool | None = None
     for attempt in range(_ATTEMPTS):
@@ -300,7 +300,7 @@ def _download(file: File, part: Path, progress: Progress | None, timeout: float)
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether asking again is pointless: the server answered, or there is no such file or host."""
+    """Whether a new request is pointless: the server answered, or there is no such file or host."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code < 500
     return isinstance(error, urllib.error.URLError) and not isinstance(error.reason, TimeoutError | ConnectionError)
@@ -315,14 +315,14 @@ def _reason(error: Exception) -> str:
 
 
 def _attempt(file: File, part: Path, progress: Progress | None, timeout: float) -> Iterator[tuple[int, bool]]:
-    """One request; yields the bytes of each chunk written, and whether it went on where ``part`` ended."""
+    """One request; yields the bytes of each chunk written, and whether it continued where ``part`` ended."""
     marks = part.with_name(part.name + ".json")
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(file.url, headers={"User-Agent": "pth2om", "Accept-Encoding": "identity"})  # noqa: S310 - checked
     validator = _validator(marks, file.url)
     if have and validator is not None:
         request.add_header("Range", f"bytes={have}-")
-        # Without it a file that changed meanwhile would be glued to the old one's beginning.
+        # Without it, the rest of a file that has changed would be appended to the beginning of the old one.
         request.add_header("If-Range", validator)
     opener = urllib.request.build_opener(_SafeRedirects)
     try:
@@ -330,7 +330,7 @@ def _attempt(file: File, part: Path, progress: Progress | None, timeout: float) 
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise
-        # Nothing after what is here: either it is whole, or it is not the same file. The digest decides the first case.
+        # No bytes follow: the file is complete or is a different one. The digest decides.
         error.close()
         if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
             yield 0, True
@@ -369,7 +369,7 @@ def _total(headers: Mapping[str, str], have: int) -> int | None:
 
 
 def _validator(marks: Path, url: str) -> str | None:
-    """The strong validator the server gave for the partial file; None where a rest cannot be asked for safely."""
+    """The strong validator of the partial file from the server; None if the rest cannot be requested safely."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         known = json.loads(marks.read_text(encoding="utf-8"))
         if known.get("url") == url:
@@ -388,7 +388,7 @@ def _remember(marks: Path, url: str, headers: Mapping[str, str]) -> None:
 
 
 def _unpack(file: File, archive: Path, folder: Path) -> None:
-    """Unpack beside and move in: a broken archive leaves nothing; names never lead out of ``folder``."""
+    """Unpack into a temporary folder and move that: a broken archive leaves nothing; no file leaves ``folder``."""
     beside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
     try:
         if zipfile.is_zipfile(archive):

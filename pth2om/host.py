@@ -1,4 +1,4 @@
-"""The machine a run happens on: what a reader needs to repeat it, a name that gives nothing away, and its memory."""
+"""The machine of a run: what is needed to repeat the run, an anonymous name of the machine, and its memory."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pth2om.store import version_of
 
 
 def data_roots() -> list[Path]:
-    """The folders of ``PTH2OM_DATA``, where weights and datasets may lie; several are separated as in ``PATH``."""
+    """The folders in ``PTH2OM_DATA``, searched for weights and datasets; several are separated as in ``PATH``."""
     return [Path(root) for root in os.environ.get("PTH2OM_DATA", "").split(os.pathsep) if root]
 
 
 def host_fingerprint() -> str:
-    """12 hex digits that tell machines apart: processor, core count, operating system; no names, no addresses."""
+    """12 hex digits that distinguish machines, from processor, core count and system; no names or addresses."""
     text = "|".join([platform.machine(), _processor(), str(os.cpu_count()), platform.system()])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def environment() -> dict[str, Any]:
-    """What a reader needs to repeat a run: versions, processor, cores, memory, operating system."""
+    """What is needed to repeat a run: versions, processor, cores, memory, operating system."""
     import sys
 
     packages = ("torch", "onnx", "onnxruntime", "onnxslim", "numpy", "pytest", "faster-coco-eval", "pillow")
@@ -50,7 +50,7 @@ def environment() -> dict[str, Any]:
 
 
 def return_memory() -> None:
-    """Hand freed memory back to the system, where the C library can: glibc keeps what lies below a live block."""
+    """Return freed memory to the system if the C library can: glibc keeps free memory below a block in use."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)

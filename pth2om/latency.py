@@ -1,9 +1,9 @@
-"""How long one inference takes, and how sure that is.
+"""The latency of one inference, with its interval.
 
-Times are of ``session.run`` as a caller sees it. The median's 95 % interval is that of order statistics: whatever the
-distribution, the number of times below the true median is binomial (n, 1/2) (David and Nagaraja 2003, Order Statistics,
-section 7.1). Latency of an NPU is measured on an NPU only; elsewhere it is *not measured*, with the roofline estimate
-of `pth2om.roofline` beside it.
+Measured is the duration of ``session.run`` in the caller. The median's 95 % interval is that of order statistics: for
+every distribution, the number of times below the true median is binomial (n, 1/2) (David and Nagaraja 2003, Order
+Statistics, section 7.1). Latency of an NPU is measured on an NPU only; elsewhere it is *not measured*, and the roofline
+estimate of `pth2om.roofline` is shown beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pth2om.spec import Gates
 VERSION = 1
 
 NARROW = 0.02
-"""Width of the median's interval, relative to the median, at which repeating stops."""
+"""Measuring stops when the median's interval is this narrow, relative to the median."""
 
 _LEVEL = 0.95
 _LEAST_RUNS = 20
@@ -41,19 +41,19 @@ def measure(
     warm_up: int = 3,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Any]:
-    """Time a session until its median is known within 2 %, or the time is up.
+    """Measure a session until the median's interval is at most 2 % wide, or the time is up.
 
     Args:
-        session: what runs.
-        feeds: what it is fed, the same each time.
+        session: the session to run.
+        feeds: its inputs, the same each time.
         batch: images per inference, for frames per second.
-        cap_seconds: how long to go on at most, warm-up not counted; at least three runs are made.
+        cap_seconds: the longest duration without the warm-up; at least three runs are made.
         warm_up: untimed runs before.
-        clock: gives nanoseconds.
+        clock: returns nanoseconds.
 
     Returns:
         JSON: ``median_ms`` with its 95 % interval, ``p90_ms``, ``p99_ms``, ``mean_ms``, ``fps = 1000 * batch / median``
-        with its interval, ``runs``, ``narrow`` (whether it came within 2 %), ``times_ms``.
+        with its interval, ``runs``, ``narrow`` (whether the interval is at most 2 % wide), ``times_ms``.
     """
     for _ in range(warm_up):
         session.run(feeds)
@@ -104,9 +104,9 @@ def summarize(times_ms: Sequence[float], batch: int) -> dict[str, Any]:
 
 
 def median_ranks(count: int) -> tuple[int, int]:
-    """The ranks (from 0) of the two order statistics that hold the median with at least 95 % probability.
+    """The ranks (from 0) of two order statistics with the median between them with at least 95 % probability.
 
-    Below six values no two ranks do; then they are the first and the last.
+    Below six values no two ranks reach that; then the ranks of the first and the last value are returned.
     """
     # P(B <= k) for B ~ binomial(count, 1/2), summed up to the largest k with P <= 2.5 %.
     total, rank = 0.0, 0
@@ -141,9 +141,9 @@ def judge(
     """Judge a latency.
 
     Args:
-        measured: what `measure` returned; None where there is nothing to time.
+        measured: what `measure` returned; None if there is nothing to measure.
         subject: ``torch``, ``onnx`` or ``om``.
-        ground: of the session; an ``om`` is judged on ``device`` only.
+        ground: of the session; an ``om`` is judged only on ``device``.
         gates: of the spec.
         variant: name of the variant, for the gates.
         soc: what it ran on.
@@ -227,7 +227,7 @@ def _fps_gate(measured: Mapping[str, Any], gates: Gates, reference: float, soc: 
 
 
 def same_chip(reference: str, soc: str | None) -> bool:
-    """Whether a reference measured on one SoC may be asked of another: the same name, or an old name of its family."""
+    """Whether a reference measured on one SoC is valid for another: the same name, or an old name of its family."""
     if soc is None:
         return False
     if reference == soc:

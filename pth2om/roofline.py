@@ -1,10 +1,11 @@
 """A lower bound of an OM's latency from the chip's peak and the graph's work: an estimate, never a measurement.
 
 ``max(FLOP / peak, bytes / bandwidth)`` (Williams, Waterman and Patterson 2009, "Roofline", CACM 52:65) over the whole
-graph. Only what no compiler can save is counted: multiplications and additions of convolutions and matrix products at
-the peak of the cube units, and the bytes of weights, inputs and outputs read or written once. Real latencies are
-several times higher. Peaks are core count x clock x tile from the public CANN platform files, or the published figure
-where that is higher; for Ascend910B no published figure agrees with the derived one, which the estimate says.
+graph. Only work that no compiler can avoid is counted: multiplications and additions of convolutions and matrix
+products at the peak of the cube units, and the bytes of weights, inputs and outputs, each read or written once. Real
+latencies are several times as high. Peaks are core count x clock x tile from the public CANN platform files, or the
+published figure if that is higher; for Ascend910B no published figure agrees with the derived one, and the estimate
+reports this.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ def work(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None 
 
     Args:
         model: the file, or the model.
-        shapes: input shapes, where the graph's are symbolic.
+        shapes: input shapes, if the graph's are symbolic.
 
     Returns:
-        ``flop`` (a multiply-add is two), ``parameters``, ``input_elements``, ``output_elements``, ``uncounted``: nodes
-        of convolutions or matrix products whose shapes are unknown.
+        ``flop`` (a multiply-add counts as two), ``parameters``, ``input_elements``, ``output_elements``, ``uncounted``:
+        convolutions and matrix products whose shapes are unknown.
     """
     import onnx
 
@@ -67,7 +68,7 @@ def work(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None 
 
 
 def estimate(done: Mapping[str, Any], soc: str, *, batch: int = 1, precision: str = "fp16") -> dict[str, Any] | None:
-    """The least time one inference could take.
+    """The shortest time that one inference can take.
 
     Args:
         done: what `work` returned for the graph at this batch size.
@@ -76,8 +77,8 @@ def estimate(done: Mapping[str, Any], soc: str, *, batch: int = 1, precision: st
         precision: of the variant; int8 is bounded by the INT8 peak.
 
     Returns:
-        JSON with ``milliseconds``, ``fps``, ``bound_by``, the peak and its source; ``milliseconds`` is None where no
-        peak is known; None for an unknown SoC.
+        JSON with ``milliseconds``, ``fps``, ``bound_by``, the peak and its source; ``milliseconds`` is None if no peak
+        is known. None for an unknown SoC.
     """
     chip = socs.find(soc)
     if chip is None:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-"""What counts as an image where a folder is listed (compared in lower case)."""
+"""Endings that count as images when a folder is listed (compared in lower case)."""
 
 
 def decode(path: Path, *, index: int | None = None) -> Pixels:
-    """The pixels of an image file as a person sees them.
+    """The pixels of an image file, the right way up.
 
     The EXIF orientation is applied; grayscale, palette, CMYK and 16-bit images become 8-bit RGB; an alpha channel is
     dropped, as the usual training loaders do.
@@ -33,7 +33,7 @@ def decode(path: Path, *, index: int | None = None) -> Pixels:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        DataError: the file is missing, no image, cut off, or larger than Pillow's safety limit.
+        DataError: the file is missing, is not an image, is cut off, or is larger than Pillow's safety limit.
     """
     from PIL import Image, ImageOps
 
@@ -46,7 +46,7 @@ def decode(path: Path, *, index: int | None = None) -> Pixels:
     except FileNotFoundError:
         raise DataError("data.image-missing", where=f"{path}{number}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError) as error:
-        # Pillow reports damaged files as any of these, by format.
+        # Pillow raises any of these for a damaged file, depending on the format.
         reason = " ".join(str(error).split()).replace(repr(str(path)), "").strip() or type(error).__name__
         raise DataError("data.image-unreadable", where=f"{path}{number}", reason=reason) from None
 

@@ -1,4 +1,4 @@
-"""A dataset that is there: its images one at a time, its labels, and a digest of its content."""
+"""A dataset on this machine: its images one at a time, its labels, and a digest of its content."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ VERSION = 1
 
 
 class DatasetAbsent(DataError, Absent):  # noqa: N818 - absence is no mistake
-    """The data is not on this machine; the text says how to get it. What needs it is *not measured*."""
+    """The data is not on this machine; the text explains how to get it. What needs it is *not measured*."""
 
 
 class Labelled:
-    """Images with what is known about each.
+    """Images and their labels.
 
     Attributes:
         manifest: where it comes from.
@@ -53,22 +53,22 @@ class Labelled:
 
     @property
     def classes(self) -> int | None:
-        """How many classes there are, when that is known."""
+        """The number of classes; None if it is not known."""
         return self.manifest.classes or len(self.names) or None
 
     @property
     def has_labels(self) -> bool:
-        """Whether anything is known about the images."""
+        """Whether the images have labels of any kind."""
         return self._source.has_labels
 
     @property
     def has_classes(self) -> bool:
-        """Whether each image has one class; boxes and masks are no such thing."""
+        """Whether each image has one class (boxes and masks are not classes)."""
         return self._source.labels is not None
 
     @property
     def whole(self) -> bool:
-        """Whether no image was left out by ``subset``."""
+        """Whether ``subset`` leaves no image out."""
         return self._count == len(self._source.files)
 
     def file(self, index: int) -> str:
@@ -127,7 +127,7 @@ class Labelled:
 
     @property
     def exact(self) -> bool:
-        """Whether these are exactly the files that the manifest's figures belong to (True where it does not say)."""
+        """Whether these are exactly the files that the manifest's figures belong to (True if it has no digest)."""
         return self.whole and self.manifest.content in (None, self.digest)
 
     def _checked(self, index: int) -> int:
@@ -147,20 +147,20 @@ def open_dataset(
 ) -> Labelled:
     """Open a dataset by its name; nothing is decoded yet.
 
-    It is looked for where ``overrides`` says, else in its own folder under ``calib_root``, else in ``data_roots``;
-    data with a recipe is made when it is not in the store.
+    It is searched in the folder that ``overrides`` names, else in its own folder under ``calib_root``, else in
+    ``data_roots``; data with a recipe is made if it is not in the store.
 
     Args:
         name: folder under ``calib_root``.
         calib_root: folder of the manifests.
         data_roots: data folders, searched in order.
         overrides: dataset name -> folder (``--dataset NAME=DIR``).
-        subset: only the first so many images.
+        subset: use only this many images, from the first on.
         store: where made data is kept; default the user's.
 
     Raises:
         DatasetAbsent: the data is not on this machine.
-        DataError: no such manifest, or labels and images do not fit each other.
+        DataError: there is no such manifest, or labels and images do not belong together.
         SpecError: the manifest is wrong.
     """
     manifest = load_manifest(calib_root / name)
@@ -212,7 +212,7 @@ def _wanted(manifest: Manifest) -> str:
 
 
 def _holds(manifest: Manifest, folder: Path) -> bool:
-    """Whether the folder looks like this dataset; what is wrong inside it is said when it is read."""
+    """Whether the folder looks like this dataset; errors inside it are reported when it is read."""
     if not folder.is_dir():
         return False
     if manifest.kind == "npz":
@@ -253,6 +253,6 @@ def _run_recipe(recipe: Path, folder: Path) -> None:
             raise DataError("data.recipe-without-make", where=str(recipe))
         make(folder)
     except (DataError, OSError, KeyboardInterrupt):
-        raise  # the store turns a full disk into its own error
-    except Exception as error:  # a recipe is the repository's own code and raises what it likes
+        raise  # the store reports a full disk with its own error
+    except Exception as error:  # a recipe is the repository's own code and may raise anything
         raise DataError("data.recipe-failed", where=str(recipe), reason=f"{type(error).__name__}: {error}") from error

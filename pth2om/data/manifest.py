@@ -26,7 +26,7 @@ class _Table(BaseModel):
 
 
 class HowToGet(_Table):
-    """``how_to_get.en`` and ``how_to_get.zh``: what to do when the data is absent."""
+    """``how_to_get.en`` and ``how_to_get.zh``: how to get the data when it is absent."""
 
     en: str = ""
     zh: str = ""
@@ -90,8 +90,8 @@ def load_manifest(folder: Path) -> Manifest:
     """Read ``folder/dataset.toml``.
 
     Raises:
-        DataError: there is none; the datasets beside it are named.
-        SpecError: it is not TOML or something in it is wrong, with its line and the nearest valid word.
+        DataError: there is no such file; the message names the other datasets.
+        SpecError: it is not TOML or has a wrong entry; the message gives the line and the nearest valid word.
     """
     path = folder / "dataset.toml"
     if not path.is_file():

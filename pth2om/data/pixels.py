@@ -1,4 +1,4 @@
-"""An OM with AIPP takes pixels; what it is compared with takes normalized values. This session stands between."""
+"""A session that turns normalized values back into pixels, for an OM with AIPP: its reference takes the values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class PixelFed:
     """Feeds a session that takes uint8 NHWC RGB pixels from the normalized NCHW values of a spec's ``[preprocess]``.
 
     ``pixel = round((value * std + mean) * scale)``, clipped to 0..255: exact for values that were made from pixels. A
-    value between two pixels (a random sample) is moved to the nearer one, by at most half a grey level.
+    value between two pixels (a random sample) is rounded to the nearer one, so it moves by at most half a grey level.
 
     Args:
         session: takes pixels.
-        preprocess: says how values were made.
+        preprocess: how the values were made from pixels.
         name: the input that takes the image.
     """
 
@@ -33,7 +33,7 @@ class PixelFed:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """As the model had them before AIPP: float32 NCHW."""
+        """The inputs of the model without AIPP: float32 NCHW."""
         return tuple(self._before(spec) for spec in self._session.inputs)
 
     def _before(self, spec: TensorSpec) -> TensorSpec:

@@ -1,4 +1,4 @@
-"""Image -> network input, and back: what the training code did, done again exactly."""
+"""From image to network input and back, exactly as the training code does it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SOBEL_PEAK = math.sqrt(20.0)  # of the 3x3 Sobel magnitude on pixels in 0..1: g
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image lies in the input: ``input = image * scale + offset``, in pixels.
+    """The place of an image in the input: ``input = image * scale + offset``, in pixels.
 
     Attributes:
         height, width: of the image.
         scale_x, scale_y: input pixels per image pixel.
-        offset_x, offset_y: of the image's left upper corner, in input pixels (negative where it was cropped).
+        offset_x, offset_y: of the image's upper left corner, in input pixels (negative if it was cropped).
     """
 
     height: int
@@ -66,7 +66,7 @@ class Geometry:
 
 
 class Preprocessor:
-    """Does what a spec's ``[preprocess]`` says.
+    """Applies a spec's ``[preprocess]``.
 
     Args:
         spec: the table.
@@ -84,7 +84,7 @@ class Preprocessor:
             where: its name, for messages.
 
         Returns:
-            float32 (C, H, W), C-contiguous, and where the image lies in it.
+            float32 (C, H, W), C-contiguous, and the place of the image in it.
 
         Raises:
             DataError: its size does not fit and the spec neither resizes nor crops.
@@ -93,7 +93,7 @@ class Preprocessor:
         return self.normalize(pixels), geometry
 
     def place(self, image: Pixels, *, where: str | None = None) -> tuple[Pixels, Geometry]:
-        """Resize and crop only: the uint8 RGB picture (H, W, 3) that the input is made of, as AIPP gets it."""
+        """Resize and crop only: the uint8 RGB picture (H, W, 3) that the input is made from and that AIPP takes."""
         spec = self.spec
         height, width = image.shape[:2]
         placed, geometry = _resized(image, spec)
@@ -111,7 +111,7 @@ class Preprocessor:
         return placed, geometry
 
     def normalize(self, pixels: Pixels) -> Floats:
-        """A placed picture, uint8 (H, W, 3) RGB, as network input, float32 (C, H, W)."""
+        """The network input, float32 (C, H, W), made from a resized and cropped picture, uint8 (H, W, 3) RGB."""
         spec = self.spec
         if spec.color == "GRAY":
             from PIL import Image
@@ -119,7 +119,7 @@ class Preprocessor:
             ordered: Pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
         else:
             ordered = pixels if spec.color == "RGB" else pixels[:, :, ::-1]
-        # The same float32 operations in the same order as ToTensor and Normalize, so that results agree to the bit.
+        # The same float32 operations in the same order as in ToTensor and Normalize, so that results agree bit for bit.
         planes: Floats = np.ascontiguousarray(ordered.transpose(2, 0, 1)).astype(np.float32)
         planes /= np.float32(spec.scale)
         if spec.mean:
@@ -137,10 +137,10 @@ def sobel(pixels: Pixels) -> Floats:
         pixels: uint8 (H, W, 3), RGB.
 
     Returns:
-        float32 (H, W) in 0..1, where 1 is the largest value the operator can have.
+        float32 (H, W) in 0..1, where 1 is the largest value that the operator can return.
     """
     luma = pixels.astype(np.float64) @ _LUMA / 255.0
-    # One-pixel images have nothing to mirror; repeating the edge is the same there.
+    # An image of one pixel cannot be mirrored; repeating its edge gives the same result.
     wide = np.pad(luma, 1, mode="reflect" if min(luma.shape) > 1 else "edge")
     across = wide[:, 2:] - wide[:, :-2]
     down = wide[2:] - wide[:-2]
@@ -193,10 +193,11 @@ def _centre_crop(image: Pixels, geometry: Geometry, spec: Preprocess) -> tuple[P
     missing_y, missing_x = max(height - image.shape[0], 0), max(width - image.shape[1], 0)
     top, left = 0, 0
     if missing_y or missing_x:
-        # Smaller than the cut: black around it, the odd pixel at the far side, as torchvision's CenterCrop does.
+        # Smaller than the crop: add a black border, an odd pixel at the right or bottom, as torchvision's CenterCrop
+        # does.
         top, left = missing_y // 2, missing_x // 2
         image = np.pad(image, ((top, missing_y - top), (left, missing_x - left), (0, 0)))
-    # Half a pixel is rounded to even, again as torchvision does: 227 -> 224 starts at 2.
+    # Half a pixel is rounded to even, as torchvision does: 227 -> 224 starts at 2.
     cut_y, cut_x = round((image.shape[0] - height) / 2.0), round((image.shape[1] - width) / 2.0)
     cut = image[cut_y : cut_y + height, cut_x : cut_x + width]
     moved_x, moved_y = geometry.offset_x + left - cut_x, geometry.offset_y + top - cut_y
@@ -205,13 +206,13 @@ def _centre_crop(image: Pixels, geometry: Geometry, spec: Preprocess) -> tuple[P
 
 @dataclass(frozen=True)
 class Batch:
-    """Some images, ready to be fed.
+    """One batch of images as network input.
 
     Attributes:
         first: index of the first image.
-        count: how many rows are images; further rows are padding and count nowhere.
+        count: how many rows are images; the other rows are padding and are never counted.
         array: float32 (batch, C, H, W), or with ``raw`` uint8 (batch, H, W, 3), RGB.
-        geometries: one per image.
+        geometries: the place of each image in its row.
     """
 
     first: int
@@ -237,7 +238,7 @@ def batches(
         preprocessor: makes the input.
         batch: images per inference.
         indices: consecutive images to take; default all.
-        raw: give placed pixels, as AIPP takes them, instead of normalized values.
+        raw: return resized and cropped pixels, as AIPP takes them, instead of normalized values.
 
     Raises:
         DataError: an image cannot be read, or does not fit the input.
@@ -261,10 +262,10 @@ def batches(
 
 
 def plausibility(spec: Preprocess, inputs: Floats | None = None) -> list[Finding]:
-    """What looks wrong about a ``[preprocess]``, from its numbers and from some inputs it made.
+    """Findings about a ``[preprocess]``, from its numbers and from some inputs that it made.
 
-    Normalizing twice, or in grey levels instead of 0..1, leaves cosine similarity high and the metric in ruins; these
-    are the signs of it that need no model.
+    Normalizing twice, or in grey levels instead of 0..1, keeps the cosine similarity high but ruins the metric; these
+    checks find it without a model.
 
     Args:
         spec: the table.

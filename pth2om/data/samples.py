@@ -23,7 +23,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Sample:
-    """What is fed in one inference.
+    """The input of one inference.
 
     Attributes:
         names: of each row (batch item): ``real-3 (dog.jpg)``, ``random-0``, ``zeros``.
@@ -42,14 +42,14 @@ class _Row:
 
 
 class Samples:
-    """Inputs made anew each time they are iterated over, one batch in memory at a time.
+    """Inputs that are made again in each iteration, one batch in memory at a time.
 
-    A row has the same values whatever the batch size is; every batch is full, with as many random rows as that takes,
-    and its rows differ, so that an item of one batch mistaken for another is seen.
+    A row has the same values for every batch size. Random rows fill up the last batch. The rows of a batch differ, so
+    that a mix-up of the items of a batch is found.
 
     Attributes:
         batch: rows per inference.
-        pixels: the longer side of the image input, for limits in pixels; None where there is no image.
+        pixels: the longer side of the image input, for limits in pixels; None if no input is an image.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Samples:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of what the rows are made from; nothing is decoded for it."""
+        """sha256 of the rows' sources; no image is decoded for it."""
         spec = self._spec
         parts = {
             "version": [VERSION, PREPROCESS_VERSION],
@@ -122,11 +122,11 @@ class Samples:
             image = self._dataset.image(row.image)
             values, _ = Preprocessor(self._spec.preprocess)(image, where=self._dataset.file(row.image))
             return values.astype(entry.dtype)
-        # Each row and input has a stream of its own, so that a row does not depend on which rows come before it.
+        # Each row and input has its own random stream, so a row does not depend on the rows before it.
         stream = np.random.default_rng([self.seed, row.kind == "real", row.number, position])
         low, high = entry.range
         if entry.dtype.startswith("float"):
-            # float32, as networks are fed: numbers drawn in float64 and cast could round up to `high` + 1 ulp.
+            # Drawn in float32, the type of the input: numbers drawn in float64 could round up to `high` + 1 ulp.
             return (low + (high - low) * stream.random(entry.shape, dtype=np.float32)).astype(entry.dtype)
         if entry.dtype == "bool":
             return stream.integers(0, 2, entry.shape).astype(bool)
@@ -134,14 +134,14 @@ class Samples:
 
 
 class GivenSamples(Samples):
-    """Batches that exist already: ``.bin`` files that calibrate INT8, where there are no images.
+    """Batches that exist already: the ``.bin`` files that calibrate INT8, for models without images.
 
     Args:
-        feeds: makes the batches; called anew for each iteration.
-        count: so many of them are taken.
-        batch: rows of each.
-        name: of where they come from.
-        digest: sha256 of what they hold.
+        feeds: makes the batches; called once for each iteration.
+        count: the number of batches to take.
+        batch: rows per batch.
+        name: name of their source.
+        digest: sha256 of their content.
         pixels: the longer side of the image input, or None.
     """
 
@@ -173,7 +173,7 @@ class GivenSamples(Samples):
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of what is fed."""
+        """sha256 of the inputs."""
         return hashlib.sha256(f"{VERSION}-{self._digest}-{self._count}".encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Sample]:
@@ -196,13 +196,13 @@ def samples(
 
     Args:
         spec: the model.
-        dataset: images for the real rows, taken evenly over it; None gives none.
+        dataset: images for the real rows, taken at even distances; None: no real rows.
         batch: rows per inference.
         seed: of the random rows.
-        real: so many rows of images, or as many as there are.
-        random: at least so many rows of random values; they fill up the last batch.
-        zeros: so many rows of zeros.
-        from_pixels: make random and zero rows of the image input from uint8 pixels, as an OM with AIPP gets them.
+        real: number of rows from images, or fewer if there are fewer images.
+        random: least number of rows of random values; more of them fill up the last batch.
+        zeros: number of rows of zeros.
+        from_pixels: make random and zero rows of the image input from uint8 pixels, as an OM with AIPP takes them.
     """
     rows: list[_Row] = []
     if dataset is not None and spec.preprocess is not None:

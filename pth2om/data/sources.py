@@ -29,11 +29,11 @@ _WNID = re.compile(r"^n\d{8}$")
 
 @dataclass
 class Source:
-    """What a folder holds.
+    """The content of a dataset's folder.
 
     Attributes:
         files: unique name of each image.
-        paths: the file of each image; empty where images lie in one array.
+        paths: the file of each image; empty if the images are in one array.
         labels: class of each image, int64 (N,).
         names: class names.
         categories: category id of each class (coco).
@@ -86,10 +86,10 @@ class Source:
         return _mask(self.masks[index], index, self.classes)
 
     def content(self, count: int, store: Store) -> str:
-        """Digest of the first ``count`` images and what is known about them."""
+        """Digest of the first ``count`` images and their labels."""
         digest = hashlib.sha256()
         if self.archive is not None:
-            # The archive's directory holds a CRC of each array: enough to tell two files apart without reading them.
+            # The archive's directory has a CRC of each array, which distinguishes two files without reading the arrays.
             with zipfile.ZipFile(self.archive) as archive:
                 for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
                     digest.update(f"{entry.filename}\0{entry.file_size}\0{entry.CRC}\0".encode())
@@ -106,7 +106,7 @@ class Source:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a folder's entry is taken for an image: by suffix, hidden files left out."""
+    """Whether a folder's entry counts as an image: by its suffix, except hidden files."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
@@ -114,7 +114,7 @@ def read(manifest: Manifest, folder: Path) -> Source:
     """Read labels and list images; nothing is decoded.
 
     Raises:
-        DataError: files are missing, or labels and images do not fit each other.
+        DataError: files are missing, or labels and images do not belong together.
     """
     source = {"images": _images, "folders": _folders, "coco": _coco, "masks": _masks, "npz": _npz}[manifest.kind](
         manifest, folder
@@ -168,7 +168,7 @@ def _images(manifest: Manifest, folder: Path) -> Source:
 
 
 def _check_listed(label_file: Path, files: Sequence[str], paths: Sequence[Path]) -> None:
-    """Every listed file is there, once, and below the image folder; every image there is listed."""
+    """Check that every listed file exists, once, below the image folder, and that every image there is listed."""
     seen: dict[str, int] = {}
     for index, file in enumerate(files):
         if file in seen:
@@ -360,12 +360,12 @@ def _image_folder(manifest: Manifest, folder: Path) -> Path:
     if (folder / manifest.images).is_dir():
         return folder / manifest.images
     if any(is_image(entry) for entry in folder.iterdir()):
-        return folder  # a folder handed over by --dataset often holds the images themselves
+        return folder  # a folder given with --dataset often contains the images directly
     raise DataError("data.no-image-folder", where=str(folder), images=manifest.images)
 
 
 def _names(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Class names, and WordNet id -> class where the names file has them."""
+    """Class names, and WordNet id -> class if the names file has the ids."""
     if manifest.names is None:
         return (), {}
     if not isinstance(manifest.names, str):
@@ -438,7 +438,7 @@ def _mask(path: Path, index: int, classes: int | None) -> npt.NDArray[np.uint8]:
 
 
 def _files_digest(paths: Sequence[Path], store: Store) -> str:
-    """Digest of the files' bytes, remembered in one small file by the names, sizes and times of all of them."""
+    """Digest of the files' bytes, cached in one small file under the names, sizes and times of all of them."""
     marks = []
     for index, path in enumerate(paths):
         try:
@@ -458,7 +458,7 @@ def _files_digest(paths: Sequence[Path], store: Store) -> str:
             digest.update(file_digest(path).encode())
     except OSError as error:
         raise DataError("data.image-unreadable", where=str(path), reason=str(error)) from None
-    with contextlib.suppress(OSError):  # a memo that cannot be kept costs time, nothing else
+    with contextlib.suppress(OSError):  # without the cached digest the files are only read again
         memo.parent.mkdir(parents=True, exist_ok=True)
         temporary = memo.with_name(f".{memo.name}.{id(marks)}")
         temporary.write_text(digest.hexdigest(), encoding="ascii")

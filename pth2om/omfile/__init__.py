@@ -1,4 +1,4 @@
-"""Reading real ``.om`` files without CANN: what they say of themselves, and whether it is what was asked."""
+"""Reads real ``.om`` files without CANN: what they record, and whether that is what was requested."""
 
 from pth2om.omfile.checks import SourceMatch, check, check_against, match_source, precision_mode
 from pth2om.omfile.container import Header, Partition

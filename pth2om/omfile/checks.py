@@ -1,4 +1,4 @@
-"""Judging an OM: is it consistent, is it what was asked for, was it made from this ONNX file?"""
+"""Judges an OM: is it consistent, is it what was requested, was it made from this ONNX file?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check(om: OmModel) -> list[Finding]:
     """Whether the parts of a file agree with each other.
 
     Returns:
-        A warning for each disagreement: sizes the model records against its partitions, the number of Data operators
+        A warning for each disagreement: the recorded sizes against the partitions, the number of Data operators
         against the inputs, the header's name against ``--output``.
 
     Raises:
@@ -72,7 +72,7 @@ def check_against(
     outputs: Sequence[TensorSpec] | None = None,
     precision: str | None = None,
 ) -> list[Finding]:
-    """Whether a compiled OM is what was asked for; what is None is not judged.
+    """Whether a compiled OM is what was requested; an argument that is None is not judged.
 
     Args:
         om: the file.
@@ -100,7 +100,7 @@ def check_against(
 
 
 def precision_mode(om: OmModel) -> str | None:
-    """The ``--precision_mode`` it was compiled with, atc's default where none was given; None when unrecorded."""
+    """The ``--precision_mode`` it was compiled with (atc's default if none was given); None if not recorded."""
     if om.atc_cmdline is None:
         return None
     flags = om.flags
@@ -116,7 +116,7 @@ class SourceMatch:
     Attributes:
         nodes: named nodes of the ONNX graph.
         occurring: how many of their names occur anywhere in the OM's model definition.
-        recorded: how many of them an operator records as its source or bears as its own name.
+        recorded: how many of them an operator records as its source or has as its own name.
         missing: names that do not occur; mostly constants and shape arithmetic that atc folds.
     """
 
@@ -177,7 +177,7 @@ def _check_precision(om: OmModel, precision: str) -> Iterator[Finding]:
         yield _finding("precision-not-recorded", "warning", asked=asked)
     elif found != asked:
         yield _finding("wrong-precision", "error", asked=asked, found=found)
-    # What was asked is one thing, what the operators compute in is another.
+    # The requested mode and the types that the operators really compute in can differ.
     matrix = [operator for operator in om.operators if operator.type in _MATRIX and operator.inputs]
     kinds = {operator.inputs[0] for operator in matrix}
     if precision == "int8":

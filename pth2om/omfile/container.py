@@ -1,4 +1,4 @@
-"""The outside of an ``.om``: header, partition tables, and what a file is that only claims to be one.
+"""The container of an ``.om``: header, partition tables, and what a file is that is not an OM.
 
 Layout: CANN graph engine, ``framework_types_internal.h``, ``om_file_helper.cc``, ``file_saver.cc``; checked against
 files made by CANN 3, 5 and 8.
@@ -50,7 +50,7 @@ class Header:
 
     Attributes:
         version: 0x10000000 before about CANN 5, 0x20000000 since.
-        length: bytes after the header, as the file claims.
+        length: bytes after the header, as recorded in the header.
         wide: whether lengths and offsets are 64 bits (since about CANN 6).
         encrypted: the partitions are encrypted and cannot be read.
         checksummed: the file carries a checksum.
@@ -93,7 +93,7 @@ class Partition:
 
     @property
     def name(self) -> str:
-        """``MODEL_DEF``, ...; a number this version does not know stays a number."""
+        """``MODEL_DEF``, ...; for an unknown kind, its number."""
         return PARTITIONS.get(self.kind, f"partition {self.kind}")
 
     @property
@@ -106,8 +106,8 @@ def read_header(source: Source) -> Header:
     """The header of an ``.om``.
 
     Raises:
-        OmFileError: the file is something else (named where it is known), ends early, or its length is not what its
-            header says.
+        OmFileError: the file is something else (named if recognized), ends early, or its length differs from the
+            header's.
     """
     head = source.read(0, min(source.size, HEADER_SIZE))
     if head[:4] != MAGIC:
@@ -170,7 +170,7 @@ def _read_table(source: Source, at: int, *, wide: bool) -> tuple[Partition, ...]
             kind, _, offset, size = source.unpack("IIQQ", place)
         else:
             kind, offset, size = source.unpack("III", place)
-        # The loader walks the sizes; a table whose offsets say otherwise is damaged.
+        # The loader adds up the sizes; a table whose offsets differ from that is damaged.
         if data + offset != begin or size > source.size - begin:
             raise OmFileError("omfile.bad-partition", where=source.where, at=place, kind=kind, offset=offset, size=size)
         partitions.append(Partition(kind, begin, size))

@@ -24,8 +24,8 @@ class Operator:
     Attributes:
         name, type: as in the graph; a fused operator's name joins those of its parts.
         graph: name of the (sub)graph it is in.
-        inputs, outputs: element types of its tensors: ``FLOAT16``, ``INT8``, ...
-        sources: names of the framework's nodes it was made of, where the OM records them.
+        inputs, outputs: element types of its tensors, such as ``FLOAT16``, ``INT8``.
+        sources: names of the framework's nodes that it was made from, where the OM records them.
     """
 
     name: str
@@ -42,7 +42,7 @@ def definition_of(model: tuple[Partition, ...]) -> Partition | None:
 
 
 def attribute_entries(source: Source, part: Partition) -> Iterator[tuple[bytes, Field]]:
-    """Name and value field of each model attribute; the graphs between them are passed over."""
+    """Name and value field of each model attribute; the graphs between them are skipped."""
     count = 0
     for item in fields(source, part.start, part.end):
         if item.number != 11 or item.wire != LENGTH:
@@ -118,7 +118,7 @@ class AttributeNames:
         return names, values, shared
 
     def name(self, raw: bytes, model: int) -> tuple[str, list[bytes] | None]:
-        """The name ``raw`` stands for, and the table of shared strings when its integers index one."""
+        """The name that ``raw`` stands for, and the table of shared strings if its integers index one."""
         strings: list[bytes] | None = None
         for table in dict.fromkeys((model, 0)):
             if not raw.startswith(b"\0"):
@@ -150,7 +150,7 @@ class AttributeNames:
 
 
 def _shared(attribute: dict[str, Any], strings: list[bytes] | None) -> dict[str, Any]:
-    """An attribute whose integers index the table of shared strings, with the strings in their place."""
+    """An attribute whose integers index the table of shared strings, with the integers replaced by the strings."""
     if strings is None:
         return attribute
     if "i" in attribute:
@@ -205,7 +205,7 @@ def _operator(
     resolve: Callable[[bytes], tuple[str, list[bytes] | None]],
     known: dict[bytes, tuple[str, list[bytes] | None]],
 ) -> Operator:
-    """One operator; of its dozens of attributes only the names it was made of are decoded."""
+    """One operator; of its many attributes only the names of its source nodes are decoded."""
     texts = {1: "", 2: ""}
     types: dict[int, list[str]] = {33: [], 34: []}
     sources: tuple[str, ...] = ()
@@ -231,7 +231,7 @@ def _operator(
 def inputs_and_outputs(
     source: Source, models: tuple[tuple[Partition, ...], ...], attributes: Mapping[str, Any]
 ) -> tuple[tuple[OmTensor, ...], tuple[OmTensor, ...]]:
-    """Inputs from the Data operators by their ``index``, outputs from NetOutput's inputs: files without records."""
+    """For files without records: inputs from the Data operators by their ``index``, outputs from NetOutput's inputs."""
     part = definition_of(models[0])
     assert part is not None
     with source.leaping():

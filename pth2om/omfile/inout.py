@@ -34,8 +34,8 @@ class OmTensor:
         dtype: GE's name: ``FLOAT``, ``FLOAT16``, ``UINT8``, ...
         format: ``NCHW``, ``NHWC``, ``ND``, ...
         size: bytes of its buffer.
-        aipp_shape: the other shape an AIPP input carries; empty without AIPP.
-        ranges: least and largest of each axis, where it is dynamic; -1 is unbounded.
+        aipp_shape: the second shape that an AIPP input records; empty without AIPP.
+        ranges: smallest and largest size of each dynamic axis; -1 means unbounded.
     """
 
     name: str
@@ -71,7 +71,7 @@ def read_inout(source: Source, partition: Partition) -> InOut:
     """The records of a MODEL_INOUT_INFO partition.
 
     Raises:
-        OmFileError: a length leads outside its record.
+        OmFileError: a length points outside its record.
     """
     values: dict[int, object] = {}
     at = partition.start
@@ -99,7 +99,7 @@ def read_inout(source: Source, partition: Partition) -> InOut:
 
 
 class _Record:
-    """Takes values off the front of one record."""
+    """Reads the values of one record from front to back."""
 
     def __init__(self, source: Source, start: int, data: bytes) -> None:
         self._source, self._start, self._data, self._at = source, start, data, 0
@@ -111,7 +111,7 @@ class _Record:
         return self._data[self._at - size : self._at]
 
     def count(self, least: int) -> int:
-        """A count of things of at least ``least`` bytes each."""
+        """A count of items of at least ``least`` bytes each."""
         (count,) = struct.unpack("<I", self._take(4))
         if count > _MOST_TENSORS or count * least > len(self._data) - self._at:
             raise _bad(self._source, self._start + self._at)

@@ -1,4 +1,4 @@
-"""An ``.om`` read: what it says of itself, at the price of a few pages of the file."""
+"""Reads an ``.om``: all that it records, at the cost of a few pages of the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from pth2om.omfile.inout import InOut, OmTensor, read_inout
 from pth2om.omfile.schema import decode
 from pth2om.omfile.wire import LENGTH, Part, Source, fields
 
-_EAGER = 16 * 1024  # attributes larger than this (the task list, the name tables) are read when somebody asks
+_EAGER = 16 * 1024  # attributes larger than this (the task list, the name tables) are read on first use
 _KERNEL_MAGIC = 0x5D776EFD
 DYNAMIC_AIPP_INPUT = "ascend_dynamic_aipp_data"
 
@@ -58,7 +58,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class OmModel:
-    """What an ``.om`` says of itself.
+    """What an ``.om`` records.
 
     Attributes:
         path: the file.
@@ -67,9 +67,9 @@ class OmModel:
         models: the partitions of each model of the file; the root's come first.
         attributes: the root model's small attributes as Python values (bytes that are text as ``str``).
         inputs, outputs: in the order in which they are fed.
-        inout: gears and what else MODEL_INOUT_INFO holds; empty where the file has none (before about CANN 6).
+        inout: gears and the rest of MODEL_INOUT_INFO; empty if the file has none (before about CANN 6).
         from_records: whether inputs and outputs come from MODEL_INOUT_INFO and not from the graph.
-        fetched: bytes read from the file to know all that.
+        fetched: bytes that were read from the file for this.
         offset: where the model starts in the file: not 0 for a submodel of a flow model.
     """
 
@@ -87,12 +87,12 @@ class OmModel:
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
-        """Those of the root model."""
+        """The partitions of the root model."""
         return self.models[0]
 
     @property
     def soc_version(self) -> str | None:
-        """The SoC it was compiled for; files before CANN 5 do not say."""
+        """The SoC it was compiled for; files from before CANN 5 do not record it."""
         return self._text("soc_version")
 
     @property
@@ -107,7 +107,7 @@ class OmModel:
 
     @property
     def atc_cmdline(self) -> str | None:
-        """The command line that made it, beginning with the path of ``atc.bin``."""
+        """The command line that compiled it, beginning with the path of ``atc.bin``."""
         return self._text("atc_cmdline")
 
     @property
@@ -131,7 +131,7 @@ class OmModel:
 
     @property
     def aipp(self) -> str | None:
-        """``static`` or ``dynamic`` where the model was compiled with AIPP and says so; else None."""
+        """``static`` or ``dynamic`` if the model records that it was compiled with AIPP; else None."""
         if any(tensor.name == DYNAMIC_AIPP_INPUT for tensor in self.inputs):
             return "dynamic"
         if any(tensor.aipp_shape for tensor in self.inputs) or self.flags.get("insert_op_conf"):
@@ -166,7 +166,7 @@ class OmModel:
 
     @cached_property
     def host_libraries(self) -> tuple[str, ...]:
-        """Names of the host libraries it carries (dynamic-shape models)."""
+        """Names of the host libraries in the file (dynamic-shape models)."""
         with self._open() as source:
             return tuple(_host_libraries(source, self.models))
 
@@ -235,8 +235,8 @@ class OmModel:
 def read_om(path: Path) -> OmModel:
     """Read an ``.om``: header, partition tables, attributes, inputs and outputs.
 
-    Weights, kernels, tasks and the graph stay unread (a graph without MODEL_INOUT_INFO is walked for its Data and
-    NetOutput operators), so that it costs some tens of KiB whatever the file's size.
+    Weights, kernels, tasks and the graph are not read (without MODEL_INOUT_INFO the graph is searched for its Data and
+    NetOutput operators), so reading takes some tens of KiB whatever the file's size.
 
     Raises:
         OmFileError: the file is not an OM or is damaged.
@@ -246,7 +246,7 @@ def read_om(path: Path) -> OmModel:
 
 
 def split_flags(command: str) -> dict[str, str]:
-    """The flags of a command line as atc stores it: quotes are gone already, so words are split at `` --``."""
+    """The flags of a command line as atc stores it: without quotes, so it is split at `` --``."""
     flags = {}
     for word in (" " + command).split(" --")[1:]:
         name, equals, value = word.partition("=")

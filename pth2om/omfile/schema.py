@@ -1,7 +1,7 @@
-"""``ge.proto.ModelDef`` as tables, and decoding it into plain values.
+"""``ge.proto.ModelDef`` as tables, and its decoding into plain values.
 
-Field numbers: CANN graph engine, ``graph_metadef/proto/ge_ir.proto``. Fields that the tables do not name are passed
-over, as protobuf does.
+Field numbers: CANN graph engine, ``graph_metadef/proto/ge_ir.proto``. Fields that the tables do not name are skipped,
+as protobuf does.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _value(source: Source, field: Field, kind: str, depth: int) -> Any:  # noqa:
 
 
 def _entry(source: Source, field: Field, kind: str, depth: int) -> tuple[bytes, Any]:
-    """One entry of a map: key 1, value 2. Keys stay bytes: compressed attribute names are no text."""
+    """One entry of a map: key 1, value 2. Keys stay bytes: compressed attribute names are not text."""
     if field.wire != LENGTH:
         raise OmFileError("omfile.not-protobuf", where=source.where, at=field.start)
     key, value = b"", {}

@@ -1,4 +1,4 @@
-"""What an OM says, as text: atc's own mode 6 and mode 1, a JSON summary, and a table for the terminal."""
+"""The content of an OM as text: as atc's mode 6 and mode 1 print it, as a JSON summary, as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def summary(om: OmModel) -> dict[str, Any]:
 
 
 def tables(om: OmModel) -> list[RenderableType]:
-    """What ``pth2om inspect`` shows, for a rich console.
+    """What ``pth2om inspect`` prints, for a rich console.
 
     Raises:
         OmFileError: the graph or the kernel table is damaged.

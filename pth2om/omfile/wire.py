@@ -1,7 +1,7 @@
-"""Bounded reading: a file (or bytes) seen through a small window, and the protobuf wire format over it.
+"""Bounded reading of a file through a small window, and the protobuf wire format on top of it.
 
-Nothing here trusts a length it reads: every range is checked against the range it lies in before a byte is fetched, and
-what is fetched at once has a ceiling, so that a damaged or hostile file costs an error and not the machine's memory.
+No length in the file is trusted: every range is checked against the range that contains it before it is read, and the
+size of one read is limited, so a damaged or hostile file leads to an error and does not fill the memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Source:
     Attributes:
         size: of the file, in bytes.
         fetched: bytes read from the file so far.
-        ahead: how much is fetched at least; little where a walk leaps over large parts.
+        ahead: the least number of bytes per read; small where large parts are skipped.
         where: what errors name.
     """
 
@@ -54,7 +54,7 @@ class Source:
         """``size`` bytes from ``start``.
 
         Raises:
-            OmFileError: the range leaves the file or is larger than `MOST_AT_ONCE`.
+            OmFileError: the range ends outside the file or is larger than `MOST_AT_ONCE`.
         """
         if start < 0 or size < 0 or start + size > self.size:
             raise OmFileError("omfile.truncated", where=self.where, at=start, size=size, length=self.size)
@@ -86,7 +86,7 @@ class Source:
 
     @contextmanager
     def leaping(self) -> Iterator[None]:
-        """While this is open, fetch little at a time."""
+        """Within this context, read little at a time."""
         before, self.ahead = self.ahead, _LEAP
         try:
             yield
@@ -111,10 +111,10 @@ class Source:
 
 
 class Part(Source):
-    """A range of another source as if it were a file of its own: the OM inside a flow model's partition.
+    """A range of another source, read like a separate file: the OM inside a flow model's partition.
 
     Args:
-        whole: what the range lies in; closing the part leaves it open.
+        whole: the source that contains the range; closing the part leaves it open.
         start, end: the range.
         where: what errors name.
     """
@@ -138,7 +138,7 @@ class Part(Source):
             yield
 
     def close(self) -> None:
-        """Nothing: the whole is closed by who opened it."""
+        """Does nothing: the whole is closed by the code that opened it."""
 
 
 class Field(NamedTuple):
@@ -159,7 +159,7 @@ class Field(NamedTuple):
 
 
 def fields(source: Source, start: int, end: int) -> Iterator[Field]:
-    """The fields of the message at ``start:end``, in file order; values of `LENGTH` fields are passed over unread.
+    """The fields of the message at ``start:end``, in file order; the values of `LENGTH` fields are not read.
 
     Raises:
         OmFileError: the bytes are not a protobuf message.

@@ -72,18 +72,18 @@ def test_what_could_mean_either_is_asked_about(text):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--convert --calib images", "--calib does nothing together with --convert"),
+        ("--convert --calib images", "--calib has no effect together with --convert"),
         ("--convert --max-drop 1%", "--max-drop does nothing"),
-        ("--labels labels.csv --calib bins", "--labels does nothing without --max-drop"),
-        ("--calib bins --preview", "--preview does nothing without --amct / --command"),
-        ("--calib bins --evaluator e.py", "--evaluator does nothing without --amct"),
-        ("--calib bins --batch 4", "--batch does nothing without --preprocess"),
+        ("--labels labels.csv --calib bins", "--labels has no effect without --max-drop"),
+        ("--calib bins --preview", "--preview has no effect without --amct / --command"),
+        ("--calib bins --evaluator e.py", "--evaluator has no effect without --amct"),
+        ("--calib bins --batch 4", "--batch has no effect without --preprocess"),
         ("--amct --calib bins --checkpoint n.pth --symmetric", "--checkpoint, --symmetric does nothing"),
         ("--amct --calib images --preprocess pre.json", "pth2om bins IMAGES"),
         ("--amct --calib bins --evaluator e.py", "--calib, --evaluator: give one"),
-        ("--amct --command t", "--command does nothing together with --amct"),
-        ("--command t --convert", "does nothing together with"),
-        ("--amct --convert --calib bins", "--calib does nothing together with --amct --convert"),
+        ("--amct --command t", "--command has no effect together with --amct"),
+        ("--command t --convert", "has no effect together with"),
+        ("--amct --convert --calib bins", "--calib has no effect together with --amct --convert"),
         ("--calib bins --random-calibration", "--calib, --random-calibration: give one"),
         ("--calib bins --images 0", "--images 0"),
         ("--calib bins --images -3", "--images -3"),
@@ -93,15 +93,15 @@ def test_what_could_mean_either_is_asked_about(text):
         ("--calib bins -o labels.csv", "not a folder"),
         ("--calib bins -o /proc/nowhere/x", "cannot be written"),
         ("--amct", "--evaluator"),
-        ("--amct --evaluator e.py", "e.py: There is no such file"),
-        ("--amct --calib images", "holds images"),
-        ("--calib images", "holds images"),
+        ("--amct --evaluator e.py", "e.py: This file does not exist"),
+        ("--amct --calib images", "contains images"),
+        ("--calib images", "contains images"),
         ("--calib images --calib images --preprocess pre.json", "2 folders"),
         ("--calib images --preprocess pre.json --only relu", "none of a kind that is quantized"),
         ("--calib images --preprocess pre.json --skip g*", "--skip g* matches nodes (GlobalAveragePool)"),
-        ("--calib images --preprocess pre.json --checkpoint n.pth", "n.pth: There is no such file"),
-        ("--preprocess pre.json --random-calibration", "give one of them"),
-        ("--command t{onnx_out} --calib images --calib images", "takes one folder"),
+        ("--calib images --preprocess pre.json --checkpoint n.pth", "n.pth: This file does not exist"),
+        ("--preprocess pre.json --random-calibration", "give only one of them"),
+        ("--command t{onnx_out} --calib images --calib images", "takes only one folder"),
     ],
 )
 def test_contradictions_are_refused_and_leave_nothing(root, capsys, words, said):
@@ -141,14 +141,18 @@ def test_images_of_the_recipe_its_batch_and_labels_of_a_batch_that_is_not_full(r
     words = ["quantize", "net.onnx", "--preprocess", "pre.json", "-o", "out", "--max-drop", "60%"]
     assert cli.main([*words, "--labels", "labels.csv"]) == 0
     shown = capsys.readouterr().out
-    assert "10 labelled images; the float model has 100.0 %" in shown, "the filling of the third batch counts nowhere"
+    assert "10 labelled images; the float model is right on 100.0 %" in shown, (
+        "the filling of the third batch counts nowhere"
+    )
     assert "accepted: 60.0 points" in shown
     assert cli.main(words) == 0
     assert "agreement" in capsys.readouterr().out
     assert cli.main(["bins", "--preprocess", "pre.json", "-o", "bins"]) == 0
     words = ["quantize", "net.onnx", "--calib", "bins", "-o", "out", "--max-drop", "0.6", "--labels", "labels.csv"]
     assert cli.main(words) == 0
-    assert "10 labelled images; the float model has 100.0 %" in capsys.readouterr().out, "the record names the images"
+    assert "10 labelled images; the float model is right on 100.0 %" in capsys.readouterr().out, (
+        "the record names the images"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_images_of_the_recipe_its_batch_and_labels_of_a_batch_that_is_not_full(r
         (lambda text: text.replace("im 3.png", "im x.png"), "im 3.png"),
         (lambda text: text + "what\n", "labels.csv:11"),
         (lambda text: text.splitlines()[0][:-1] + "7\n" + text.split("\n", 1)[1], "5 classes"),
-        (lambda text: "".join(f"{line[:-1]}{(int(line[-1]) + 1) % 5}\n" for line in text.splitlines()), "on none"),
+        (lambda text: "".join(f"{line[:-1]}{(int(line[-1]) + 1) % 5}\n" for line in text.splitlines()), "wrong on all"),
     ],
 )
 def test_labels_that_cannot_be_right_are_named(root, capsys, change, said):

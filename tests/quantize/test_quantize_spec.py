@@ -134,7 +134,7 @@ def test_what_the_search_judges_by_is_in_the_key(root):
 
 
 def test_a_limit_nothing_keeps_is_said_and_leaves_no_file(root):
-    with pytest.raises(QuantizeError, match=r"No number of INT8 layers"):
+    with pytest.raises(QuantizeError, match=r"No choice of INT8 layers"):
         pipeline(root, max_drop=0.0, only=("body",)).quantized(1)
     assert not list((root / "store").rglob("deploy.onnx"))
 
@@ -576,7 +576,7 @@ def test_the_deploy_model_of_another_model_is_refused(root):
         node.input[:] = ["other" if name == "x" else name for name in node.input]
     net.graph.input[0].name = "other"
     onnx.save(net, folder / "int8.onnx")
-    with pytest.raises(QuantizeError, match=r"inputs are other, the float model's x"):
+    with pytest.raises(QuantizeError, match=r"inputs are other, those of the float model are x"):
         pipeline(root, onnx="int8.onnx").quantized(1)
 
 

@@ -1,4 +1,4 @@
-"""The passes, one module each; their names, order and default sets. Importing this imports none of them."""
+"""The passes, one module each: their names, order and default sets. Importing this module imports no pass."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ORDER = (
     "clamp",
     "int32",
 )
-"""All passes in the order in which they run: what makes a file readable first, what profits from folding last."""
+"""All passes in running order: first those that make a file readable, last those that benefit from folding."""
 
 CLEAN = ("constant-value", "domains", "opset-imports", "unique-names", "decompose", "split-clip-pad", "transpose-perm")
-"""What is right for every file that ATC is to take, and changes nothing else."""
+"""The passes that are right for every file for ATC and change nothing else."""
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Pass names in running order, each once."""
+    """Pass names in running order without repetition."""
     wanted = set(names)
     return [name for name in ORDER if name in wanted]
 

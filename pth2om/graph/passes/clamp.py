@@ -1,4 +1,4 @@
-"""Constants that fp16 cannot hold, brought within it: masks of -1e9, infinities, open limits."""
+"""Limits constants that fp16 cannot represent: masks of -1e9, infinities, open limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOUND = ROUNDING
 STRUCTURAL = False
 
 MASK = -1e4
-"""What a mask gets: exp(-1e4) is zero in every type, and a logit added to it stays within fp16 (-65504 would not)."""
+"""The new mask value: exp(-1e4) is zero in every type, and adding a logit stays within fp16 (-65504 would not)."""
 
 _MASKING = frozenset({"Add", "Expand", "Mul", "Where"})
 _FLOATS = (1, 10, 11)
@@ -29,8 +29,8 @@ _FLOATS = (1, 10, 11)
 def apply(document: Document, _settings: Settings) -> Applied:
     """Clamp floating-point constants to +-65504; large negative values of a mask become -1e4.
 
-    A mask is a constant that holds large negative values and, besides them, zeros and ones at most, and that only
-    Where, Add, Mul and Expand read. Scales and regions of a Resize are left alone.
+    A mask is a constant that contains large negative values and apart from them only zeros and ones, and that is read
+    only by Where, Add, Mul and Expand. Scales and regions of a Resize are not changed.
     """
     changed: list[str] = []
     clamped = 0
@@ -67,7 +67,7 @@ def apply(document: Document, _settings: Settings) -> Applied:
 
 
 def _clamp(document: Document, tensor: TensorProto, *, masking: bool) -> int:
-    """Clamp one tensor; how many of its values changed."""
+    """Clamp one tensor; returns the number of changed values."""
     array = document.array(tensor)
     with np.errstate(invalid="ignore"):
         beyond = np.asarray(np.abs(array) > FP16_MAX, bool)

@@ -1,4 +1,4 @@
-"""Constants as dense tensors: ATC reads a Constant's attribute ``value`` only, and no sparse initializer."""
+"""Constants as dense tensors: ATC reads only the attribute ``value`` of a Constant, and no sparse initializer."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _tensor(document: Document, item: AttributeProto) -> TensorProto | None:
 
 
 def _dense(document: Document, sparse: SparseTensorProto) -> Array | None:
-    """The dense values: linear indices of shape ``(n,)`` or coordinates of shape ``(n, rank)``, as ONNX says."""
+    """The dense values: linear indices of shape ``(n,)`` or coordinates of shape ``(n, rank)``, as in ONNX."""
     dims = tuple(int(size) for size in sparse.dims)
     if any(size < 0 for size in dims) or int(np.prod(dims, dtype=object)) > _MOST_ELEMENTS:
         return None

@@ -1,4 +1,4 @@
-"""1-D convolutions as 2-D ones, whole stretches at a time: ATC wraps each into Unsqueeze and Squeeze by itself."""
+"""Turns sequences of 1-D convolutions into 2-D ones: ATC itself would wrap each one into Unsqueeze and Squeeze."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ _KEEPING = frozenset(
         "Tanh",
     ]
 )
-"""Operators that give the same on ``(N, C, 1, L)`` as on ``(N, C, L)``, read on their first input."""
+"""Operators that compute the same on ``(N, C, 1, L)`` as on ``(N, C, L)``; counts for their first input."""
 _PAIRED = frozenset({"Add", "Div", "Mul", "Sub"})
 _PADS = {"pads": 0, "strides": 1, "dilations": 1, "kernel_shape": 1, "output_padding": 0}
-"""Attributes with one entry an axis, and what the new axis gets."""
+"""Attributes with one entry per axis, and the entry for the new axis."""
 
 
 @dataclass
 class _Stretch:
-    """Nodes of one graph that are to become 2-D, and the tensors they make."""
+    """Nodes of one graph to be turned into 2-D nodes, and their output tensors."""
 
     nodes: list[int] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
@@ -73,7 +73,7 @@ class _Stretch:
 def apply(document: Document, _settings: Settings) -> Applied:
     """Put a size of one before the length, ``(N, C, L)`` to ``(N, C, 1, L)``, around 1-D convolutions.
 
-    Pooling, normalization and element-wise operators behind a convolution go along, so that a stretch has one
+    Pooling, normalization and element-wise operators after a convolution are changed too, so that a sequence has one
     Unsqueeze and one Squeeze.
     """
     if not any(node.op_type in _CONVOLUTIONS for graph in all_graphs(document.model) for node in graph.node):
@@ -190,7 +190,7 @@ def _wide_weight(document: Document, scope: Scope, name: str, weights: dict[str,
 def _narrow(
     document: Document, scope: Scope, stretch: _Stretch, wide: dict[str, str], made: list[NodeProto], names: Names
 ) -> None:
-    """Squeeze what is read outside the stretch."""
+    """Squeeze the tensors that are read outside the sequence."""
     graph = scope.graph
     inside = {graph.node[place].output[0] for place in stretch.nodes}
     read_by = readers(graph)

@@ -1,4 +1,4 @@
-"""The graph cut at given outputs: what only the rest needs goes."""
+"""Cuts the graph at given outputs and removes everything that only the rest needs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ STRUCTURAL = True
 
 
 def apply(document: Document, settings: Settings) -> Applied:
-    """End the graph at ``settings.outputs``: names of tensors, or of nodes, whose outputs are meant then.
+    """End the graph at ``settings.outputs``: names of tensors, or of nodes for all their outputs.
 
-    Inputs that nothing needs any more go too.
+    Inputs that are no longer needed are removed too.
 
     Raises:
-        GraphError: no node makes a tensor of that name.
+        GraphError: no node produces a tensor of that name.
     """
     if not settings.outputs:
         return Applied(left=[say("graph.cut-ask")] if NAME in settings.asked else [])

@@ -1,4 +1,4 @@
-"""Operators that ATC has no parser for, written as simple ones it has."""
+"""Replaces operators without a parser in ATC by basic ones that have one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BOUND = ROUNDING
 STRUCTURAL = False
 
 _ON_REQUEST = frozenset({"Einsum", "LayerNormalization"})
-"""Registered, but better avoided: done when the pass is asked for by name, or a finding names the operator."""
+"""Registered, but better avoided: replaced if the pass is named explicitly or a finding names the operator."""
 
 _NEWEST = 18
 """The last opset at which standard operators are registered."""
@@ -47,7 +47,7 @@ _NEWEST = 18
 
 @dataclass(frozen=True)
 class _Place:
-    """A node to be replaced, and what is known around it."""
+    """A node to be replaced, and the known types and shapes around it."""
 
     document: Document
     scope: Scope
@@ -56,7 +56,7 @@ class _Place:
     names: Names
 
     def builder(self) -> Builder | None:
-        """A builder for constants of the node's type; None where that is not known to be floating point."""
+        """A builder for constants of the node's type; None if it is not certain that this is floating point."""
         kind = self.kind()
         return Builder(self.document, self.names, self.node, kind) if kind in (1, 10, 11, 16) else None
 
@@ -68,7 +68,7 @@ class _Place:
 
 
 def apply(document: Document, settings: Settings) -> Applied:
-    """Decompose what is not registered at the model's opset (at the one to convert to, where it is above 18)."""
+    """Decompose operators not registered at the model's opset (if that is above 18: at the opset to convert to)."""
     version = opset(document.model)
     judged = settings.opset if version > _NEWEST else version
     wanted = set(settings.decompose)
@@ -91,10 +91,10 @@ def apply(document: Document, settings: Settings) -> Applied:
 
 
 def replace(document: Document, wanted: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Replace all nodes of those types.
+    """Replace all nodes of the given types.
 
     Returns:
-        Labels of the nodes that were replaced, as ``name (Type)``, and of those whose form is not covered.
+        Labels of the replaced nodes, as ``name (Type)``, and of the nodes whose form is not covered.
     """
     forms = {op_type: _FORMS[op_type] for op_type in wanted if op_type in _FORMS}
     changed: list[str] = []
@@ -120,12 +120,12 @@ def replace(document: Document, wanted: Iterable[str]) -> tuple[list[str], list[
 
 
 def decomposable(op_type: str) -> bool:
-    """Whether there is a form for that operator."""
+    """Whether the operator can be replaced."""
     return op_type in _FORMS
 
 
 def _inline_schema_functions(document: Document, judged: int, settings: Settings) -> list[str]:
-    """Operators that ONNX itself defines by others (Attention, CenterCropPad, ...), where this onnx can inline them."""
+    """Operators that ONNX defines by others (Attention, CenterCropPad, ...), if the installed onnx can inline them."""
     import inspect
 
     import onnx.inliner
@@ -217,9 +217,9 @@ def _swish(place: _Place) -> list[NodeProto] | None:
 
 
 def _stash(place: _Place, build: Builder) -> tuple[str, Callable[[str, str | None], str]]:
-    """The input in the type a normalization computes in, and how to come back from it.
+    """The input in the type in which a normalization computes, and the way back to its own type.
 
-    ``stash_type`` 1 says float32 whatever the input is.
+    ``stash_type`` 1 means float32 for every input type.
     """
     x, kind = place.node.input[0], place.kind()
     if kind not in (10, 16) or integer(place.node, "stash_type", 1) != 1:
@@ -273,7 +273,7 @@ def _rms_norm(place: _Place) -> list[NodeProto] | None:
 def _group_norm(place: _Place) -> list[NodeProto] | None:
     """Reshape to (N, groups, rest), InstanceNormalization, back, then scale and bias.
 
-    They have one value a group at opset 18 and one a channel from 21 (ONNX GroupNormalization-18, -21).
+    These have one value per group at opset 18 and one per channel from 21 on (ONNX GroupNormalization-18, -21).
     """
     build, node = place.builder(), place.node
     sizes = place.sizes(node.input[0])

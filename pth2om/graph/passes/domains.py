@@ -1,4 +1,4 @@
-"""One domain: nodes of the standard domain under its short name, foreign names for standard operators given up."""
+"""Moves standard operators into the one standard domain, under its short name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _OPSET_OF_IR = {3: 8, 4: 10, 5: 10, 6: 11, 7: 14, 8: 17, 9: 20, 10: 22, 11: 23}
 
 
 def apply(document: Document, settings: Settings) -> Applied:
-    """Write ``ai.onnx`` as ``""``; import the standard domain where its nodes stand and the model does not.
+    """Write ``ai.onnx`` as ``""``; import the standard domain if its nodes occur and the model does not import it.
 
-    Asked for by name, the pass also moves a node of a foreign domain into the standard one where that has an operator
-    of the same name which ATC registers (and the foreign domain has none): whether it means the same there only
-    ONNX Runtime can show.
+    If the pass is named explicitly, it also moves a node of a foreign domain into the standard one if ATC registers an
+    operator of this name there (and none in the foreign domain). Whether it has the same meaning can only be checked
+    with ONNX Runtime.
     """
     import onnx
 

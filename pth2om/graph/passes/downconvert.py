@@ -1,4 +1,4 @@
-"""A lower opset: ATC looks a model's opset up exactly and registers standard operators up to 18 only."""
+"""Converts to a lower opset: ATC requires exactly the model's opset and registers standard operators up to 18."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BOUND = ROUNDING
 STRUCTURAL = False
 
 _LOWEST = 11
-"""Opset for files below 11: registrations there have holes, and opset 11 is the best covered one."""
+"""Opset for files below 11: some registrations are missing there, and opset 11 is covered best."""
 
 _REDUCING = frozenset(
     {
@@ -51,10 +51,10 @@ _REDUCING = frozenset(
 
 
 def apply(document: Document, settings: Settings) -> Applied:
-    """Convert to ``settings.opset`` (17); a file below opset 11 to 11.
+    """Convert to ``settings.opset`` (17), or to 11 from a lower opset.
 
-    Operators that the lower opset lacks are decomposed. When one node cannot be said in the lower opset nothing is
-    changed, and the nodes are named.
+    Operators that the lower opset lacks are decomposed. If a node cannot be expressed in the lower opset, nothing is
+    changed and the nodes are reported.
     """
     had = opset(document.model)
     wanted = settings.opset if had > settings.opset else _LOWEST if 0 < had < _LOWEST else had
@@ -78,7 +78,7 @@ def apply(document: Document, settings: Settings) -> Applied:
 
 
 def _by_onnx(document: Document, wanted: int) -> str:
-    """ONNX's own version converter; why it refuses, or an empty string."""
+    """Run ONNX's own version converter; returns its reason for a refusal, or an empty string."""
     import onnx.version_converter
 
     if any(item.domain not in STANDARD for item in document.model.opset_import):
@@ -93,7 +93,7 @@ def _by_onnx(document: Document, wanted: int) -> str:
 
 
 def _lower(document: Document, settings: Settings, wanted: int) -> list[str]:
-    """Convert to a lower opset; labels of the nodes that stand in the way."""
+    """Convert to a lower opset; returns the labels of the nodes that prevent it."""
     constant_value.apply(document, settings)
     split_clip_pad.apply(document, settings)
     decompose.apply(document, settings)
@@ -136,7 +136,7 @@ def _schema(op_type: str, version: int) -> object | None:
 
 
 def _fits(node: NodeProto, old: object | None, new: object | None) -> bool:
-    """Whether the older operator says the same: attributes it lacks are dropped where they have their default."""
+    """Whether the older operator has the same meaning: attributes it lacks are dropped if they have their default."""
     if old is None:
         return False
     if old is new or getattr(old, "since_version", 0) == getattr(new, "since_version", -1):
@@ -157,17 +157,17 @@ def _is_default(item: AttributeProto, schema: object | None) -> bool:
 
     declared = schema.attributes.get(item.name) if schema is not None else None  # type: ignore[attr-defined]  # onnx's C++
     if declared is None or not declared.default_value.name:
-        # AveragePool's dilations have no default value in the schema; ones mean none.
+        # AveragePool's dilations have no default in the schema; ones mean no dilation.
         return item.name == "dilations" and all(value == 1 for value in item.ints)
     return bool(helper.get_attribute_value(declared.default_value) == helper.get_attribute_value(item))
 
 
-# --- adapters: False where the node cannot be said in the lower opset -----------------------------------------------
+# --- adapters: False if the node cannot be expressed in the lower opset ---------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A node to be adapted, and what is known around it."""
+    """A node to be adapted, and the known types and shapes around it."""
 
     document: Document
     scope: Scope
@@ -185,7 +185,7 @@ class _Place:
 
 
 def _axes(place: _Place) -> bool:
-    """The axes (of a Split: the sizes) from an input to an attribute."""
+    """Move the axes (of a Split: the sizes) from an input to an attribute."""
     node, name = place.node, "split" if place.node.op_type == "Split" else "axes"
     if attribute(node, name) is not None:
         return True
@@ -200,7 +200,7 @@ def _axes(place: _Place) -> bool:
 
 
 def _softmax(place: _Place) -> bool:
-    """Below 13 everything from the axis on is one: the same only for the last axis."""
+    """Below 13 all axes from the given one on are taken as one: the same result only for the last axis."""
     rank, axis = place.rank(), integer(place.node, "axis", -1)
     if axis != -1 and (rank is None or axis != rank - 1):
         return False
@@ -216,7 +216,7 @@ def _grid_sample(place: _Place) -> bool:
 
 
 def _resize(place: _Place) -> bool:
-    """Scales or sizes of some axes become those of all; opset 11 wants roi and scales even where they say nothing."""
+    """Extend scales or sizes of some axes to all axes; opset 11 requires roi and scales even if they have no effect."""
     node, names = place.node, place.names
     if text(node, "coordinate_transformation_mode", "half_pixel") == "half_pixel_symmetric":
         return False
@@ -257,7 +257,7 @@ def _pad(place: _Place) -> bool:
 
 
 def _roi_align(place: _Place) -> bool:
-    """Before 16 there was no shift by half a pixel."""
+    """Before opset 16 there was no shift by half a pixel."""
     if text(place.node, "coordinate_transformation_mode", "half_pixel") != "output_half_pixel":
         return False
     drop_attribute(place.node, "coordinate_transformation_mode")
@@ -274,4 +274,4 @@ _ADAPTERS: dict[str, tuple[tuple[int, ...], Callable[[_Place], bool]]] = {
     "Resize": ((13, 18, 19), _resize),
     "RoiAlign": ((16,), _roi_align),
 }
-"""Operator to the opsets that changed it, and what goes back behind them."""
+"""Operator -> the opsets that changed it, each with the adapter to the version before."""

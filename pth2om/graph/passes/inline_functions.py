@@ -1,4 +1,4 @@
-"""Local functions put in place: ATC ignores a model's functions and looks for a plugin of that name."""
+"""Inlines local functions: ATC ignores a model's functions and looks for a plugin of that name."""
 
 from __future__ import annotations
 

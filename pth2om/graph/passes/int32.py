@@ -1,4 +1,4 @@
-"""INT64 arithmetic as INT32 where the values are known to fit: on the NPU INT64 runs on AI CPU, slowly."""
+"""Turns INT64 arithmetic into INT32 where the values are known to fit: the NPU runs INT64 on AI CPU, which is slow."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ STRUCTURAL = False
 _INT32, _INT64 = 6, 7
 _TAKES_BOTH = {"Gather": (1,), "GatherElements": (1,), "Slice": (1, 2, 3, 4), "Cast": (0,), "Equal": (0, 1),
                "Greater": (0, 1), "GreaterOrEqual": (0, 1), "Less": (0, 1), "LessOrEqual": (0, 1)}  # fmt: skip
-"""Readers whose inputs may be INT32 as well as INT64, by place; all of the listed ones have to be of one type."""
+"""Operators whose inputs may be INT32 as well as INT64, by position; all listed inputs must have the same type."""
 _ALL_ALIKE = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Slice"})
 _DATA_FROM = {"Where": 1, "Gather": 0, "GatherElements": 0, "Slice": 0}
 _FIRST_ONLY = frozenset(
     {"CumSum", "Expand", "GatherElements", "Gather", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape",
      "Slice", "Split", "Squeeze", "Tile", "Unsqueeze", "Pad"}
 )  # fmt: skip
-"""Operators whose first input only carries data; the others are shapes, axes and indices and stay as they are."""
+"""Operators with data in the first input only; the others are shapes, axes and indices and are not changed."""
 
 
 def apply(document: Document, settings: Settings) -> Applied:
-    """Compute INT64 stretches in INT32 where every value is known to fit, with Casts at their borders.
+    """Compute connected INT64 nodes in INT32 if every value is known to fit, with Casts at the borders.
 
-    Known are constants, shapes, indices that operators make (ArgMax, TopK, NonZero), and what arithmetic makes of
-    these. Graph inputs count as known, and become INT32 themselves, only with ``settings.int32_inputs``; INT64 outputs
-    become INT32 only when the pass is asked for by name, because whoever reads them has to know.
+    Known are constants, shapes, indices computed by operators (ArgMax, TopK, NonZero), and the results of arithmetic on
+    these. Graph inputs count as known, and become INT32 themselves, only with ``settings.int32_inputs``. INT64 outputs
+    become INT32 only if the pass is named explicitly, because their readers must be adapted.
     """
     known = types(document)
     if not any(kind == _INT64 for kind, _ in known.values()):
@@ -76,7 +76,7 @@ def _data_inputs(node: NodeProto) -> list[int]:
 
 
 def _region(scope: Scope, known: Types, ranges: Ranges) -> tuple[list[int], int]:
-    """Places of the nodes to compute in INT32, and how many arithmetic nodes have to stay because of their range."""
+    """Positions of the nodes to compute in INT32, and the number of arithmetic nodes kept because of their range."""
     members: list[int] = []
     inside: set[str] = set()
     unfit = 0
@@ -88,7 +88,7 @@ def _region(scope: Scope, known: Types, ranges: Ranges) -> tuple[list[int], int]
         if not data or any(known.get(name, (0, None))[0] != _INT64 for name in data):
             continue
         if ranges.folded(node.output[0]):
-            continue  # ATC folds it away itself
+            continue  # ATC folds it itself
         fits = all(ranges.fits(name) for name in data) and ranges.fits(node.output[0])
         if kind in ARITHMETIC and not fits:
             unfit += 1
@@ -99,7 +99,7 @@ def _region(scope: Scope, known: Types, ranges: Ranges) -> tuple[list[int], int]
 
 
 def _narrow(document: Document, scope: Scope, region: list[int], names: Names) -> None:
-    """Rewrite the region's nodes; Casts where INT64 comes in and where someone outside still needs it."""
+    """Rewrite the region's nodes, with Casts at INT64 inputs and where INT64 is still needed outside."""
     graph = scope.graph
     members = set(region)
     small: dict[str, str] = {}
@@ -136,7 +136,7 @@ def _small_input(document: Document, scope: Scope, build: Builder, name: str, na
 def _widen(
     document: Document, scope: Scope, region: list[int], small: dict[str, str], made: list[NodeProto], names: Names
 ) -> None:
-    """A Cast back for every reader that has to have INT64; the others read INT32."""
+    """Add a Cast back for every reader that requires INT64; the others read INT32."""
     graph = scope.graph
     outputs = {value.name for value in graph.output}
     members = {id(graph.node[place]) for place in region}
@@ -155,14 +155,14 @@ def _widen(
             result.extend(build.nodes)
     narrow = set(small.values())
     for node in result:
-        # The Casts that make INT32 keep reading INT64.
+        # The Casts to INT32 still read INT64.
         if not (node.op_type == "Cast" and narrow.intersection(node.output)):
             _take_small(node, small)
     set_nodes(graph, result)
 
 
 def _take_small(node: NodeProto, small: dict[str, str]) -> None:
-    """Let a reader outside the region read INT32 where it takes that: a Cast to another type, indices, comparisons."""
+    """Let a reader outside the region read INT32 if it accepts that: a Cast to another type, indices, comparisons."""
     places = _TAKES_BOTH.get(node.op_type) if node.domain in STANDARD else None
     if places is None or (node.op_type == "Cast" and integer(node, "to", 0) == _INT64):
         return
@@ -175,7 +175,7 @@ def _take_small(node: NodeProto, small: dict[str, str]) -> None:
 
 
 def _inputs(document: Document, names: Names, changed: list[str]) -> list[Message]:
-    """INT64 graph inputs become INT32, with a Cast behind them."""
+    """INT64 graph inputs become INT32, followed by a Cast."""
     graph = document.graph
     constant = {tensor.name for tensor in graph.initializer}
     notes = []
@@ -236,7 +236,7 @@ def _outputs(document: Document, known: Types, ranges: Ranges, names: Names, cha
 
 
 def _drop_idle_casts(graph: GraphProto) -> None:
-    """A Cast to INT64 that nobody reads, and INT32 -> INT64 -> INT32 read across."""
+    """Remove Casts to INT64 that nothing reads, and bypass INT32 -> INT64 -> INT32."""
     makers = {node.output[0]: node for node in graph.node if node.op_type == "Cast" and node.output}
     for node in graph.node:
         if node.op_type != "Cast" or integer(node, "to", 0) != _INT32:

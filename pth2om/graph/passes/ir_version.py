@@ -1,4 +1,4 @@
-"""The IR version that belongs to the opset: files that say none are refused, new ones by older ONNX Runtimes."""
+"""Sets the IR version of the opset: files without one are refused, and too new ones by older ONNX Runtimes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ KNOWN = 8
 """ONNX 1.10 to 1.13, which ONNX Runtime 1.10 and later read; enough for opset 18 ("ONNX versioning table")."""
 
 _NEWER_TYPES = {17: 9, 18: 9, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
-"""``TensorProto.DataType`` to the IR version that brought it: float8 9, int4 10, float4 11."""
+"""``TensorProto.DataType`` -> the IR version that introduced it: float8 9, int4 10, float4 11."""
 _BY_OPSET = ((18, 8), (20, 9), (22, 10), (23, 11))
 
 
 def apply(document: Document, _settings: Settings) -> Applied:
-    """Set the lowest IR version, 8 at least, that has all the model uses; a lower one that is set already stays."""
+    """Set the lowest IR version, at least 8, that has everything the model uses; a lower existing one is kept."""
     model = document.model
     wanted = next((version for last, version in _BY_OPSET if opset(model) <= last), model.ir_version)
     for graph in all_graphs(model):

@@ -1,4 +1,4 @@
-"""Imports that nothing uses: ATC of CANN 7 and older takes exactly one (E16005)."""
+"""Removes unused imports: ATC of CANN 7 and older accepts exactly one import (E16005)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def apply(document: Document, _settings: Settings) -> Applied:
     dropped = []
     for item in model.opset_import:
         domain = _short(item.domain)
-        # A graph without any node keeps what it says of the standard domain.
+        # A graph without nodes keeps its import of the standard domain.
         if domain in used or (domain == "" and not used):
             if domain in kept and kept[domain] != item.version:
-                return Applied()  # two versions of one domain: which was meant cannot be told
+                return Applied()  # two versions of one domain: it is not known which one is right
             kept[domain] = item.version
         else:
             dropped.append(f"{item.domain or 'ai.onnx'} {item.version}")

@@ -1,4 +1,4 @@
-"""Constants folded, idle nodes removed, by onnxslim or onnxsim in a child process with a time limit."""
+"""Folds constants and removes redundant nodes with onnxslim or onnxsim, in a child process with a time limit."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _GROWTH_BYTES = 8 * 2**20
 
 
 def apply(document: Document, settings: Settings) -> Applied:
-    """Replace the graph by what the simplifier makes of it.
+    """Replace the graph by the simplifier's result.
 
-    ``auto`` takes onnxslim up to 900 nodes and onnxsim above (where it is installed), and the other one where the
-    first crashes, runs out of time, brings operators ATC does not know, or makes the file a quarter larger.
+    ``auto`` uses onnxslim up to 900 nodes and onnxsim above (if it is installed), and the other one if the first
+    crashes, exceeds the time limit, introduces operators that ATC does not support, or makes the file a quarter larger.
     """
     refusals: list[Message] = []
     moved = not is_sorted(document.graph) and sort_nodes(document.graph)
@@ -52,7 +52,7 @@ def apply(document: Document, settings: Settings) -> Applied:
 
 
 def order(document: Document, settings: Settings) -> list[str]:
-    """The tools to try, best first; those that are not installed are left out unless asked for by name."""
+    """The tools to try, best first; those not installed are left out unless named explicitly."""
     if settings.simplifier != "auto":
         return [settings.simplifier]
     many = node_count(document.model) > _MANY_NODES
@@ -62,7 +62,7 @@ def order(document: Document, settings: Settings) -> list[str]:
 
 
 def another(document: Document, settings: Settings, used: str) -> Settings | None:
-    """Settings for a second try after a result that did not prove itself; None where there is no other tool."""
+    """Settings for a second try after a result that was not proven; None if there is no other tool."""
     if settings.simplifier != "auto":
         return None
     rest = [tool for tool in order(document, settings) if tool != used]
@@ -73,7 +73,7 @@ _SAME = say("graph.simplify-same")
 
 
 def _try(document: Document, tool: str, settings: Settings) -> Message | None:
-    """Simplify in place; a reason why not, or `_SAME` where there was nothing to do."""
+    """Simplify in place; returns the reason of a failure, or `_SAME` if there was nothing to do."""
     before, size = node_count(document.model), document.bytes_needed()
     unknown = {item.key for item in parser_table.missing_operators(document.model, settings.cann)}
     with tempfile.TemporaryDirectory(prefix="pth2om-simplify-", ignore_cleanup_errors=True) as folder:
@@ -105,7 +105,7 @@ def _types(document: Document) -> list[str]:
 
 
 def _take(document: Document, simplified: Document) -> None:
-    """The simplified graph with its weights under this document's tokens."""
+    """The simplified graph, with its weights under this document's tokens."""
     for tensor in simplified.graph.initializer:
         if simplified.held(tensor):
             document.hold(tensor, bytes(simplified.array(tensor).tobytes()))
@@ -118,7 +118,7 @@ def _take(document: Document, simplified: Document) -> None:
 
 
 def _run(tool: str, source: Path, made: Path, time_limit: float) -> Message | None:
-    """The child; None when it wrote its file, else why not."""
+    """Run the child; returns None if it wrote its file, else the reason why not."""
     command = [sys.executable, "-m", "pth2om.graph.simplify_child", tool, str(source), str(made)]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
     process = subprocess.Popen(
@@ -148,7 +148,7 @@ def _run(tool: str, source: Path, made: Path, time_limit: float) -> Message | No
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The child and what it started."""
+    """End the child and its own children."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Split, Clip and Pad in the forms that ATC's plugins take."""
+"""Writes Split, Clip and Pad in the forms that ATC's plugins accept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRUCTURAL = True
 
 
 def apply(document: Document, _settings: Settings) -> Applied:
-    """Pad-18 without ``axes``, Split-18 with sizes instead of ``num_outputs``, Clip with its limits as inputs.
+    """Write Pad-18 without ``axes``, Split-18 with sizes instead of ``num_outputs``, Clip with its limits as inputs.
 
     A Clip without limits becomes an Identity; one of opset 11 and later that still has the attributes of opset 6 gets
     them as inputs.
@@ -79,7 +79,7 @@ def _pad(document: Document, scope: Scope, node: NodeProto, known: Types, names:
 
 
 def _split(document: Document, _scope: Scope, node: NodeProto, known: Types, names: Names) -> bool:
-    """Equal parts, the last one smaller where it does not divide evenly, as ONNX 18 says."""
+    """Equal parts, the last one smaller if the size is not divisible, as in ONNX 18."""
     parts = integer(node, "num_outputs", 0)
     if input_of(node, 1) or parts != len(node.output) or parts < 1:
         return False

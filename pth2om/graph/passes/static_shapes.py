@@ -1,4 +1,4 @@
-"""Open dimensions fixed to the sizes that were asked for."""
+"""Fixes open dimensions to the requested sizes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ STRUCTURAL = True
 
 
 def apply(document: Document, settings: Settings) -> Applied:
-    """Declare ``settings.input_shapes``; other dimensions of the same symbol follow, outputs are inferred anew.
+    """Declare ``settings.input_shapes``; other dimensions of the same symbol follow, outputs are inferred again.
 
-    Without shapes nothing is guessed: the finding says what to give.
+    Without shapes nothing is guessed: the finding lists the shapes to give.
 
     Raises:
-        GraphError: a shape is for no input of the model, has another rank, or contradicts a size the model fixes.
+        GraphError: a shape is not for an input of the model, has another rank, or contradicts a fixed size of the
+            model.
     """
     constant = {tensor.name for tensor in document.graph.initializer}
     inputs = {value.name: value for value in document.graph.input if value.name not in constant}
@@ -101,7 +102,7 @@ def _example(value: ValueInfoProto) -> str:
 
 
 def _outputs(document: Document) -> None:
-    """Declare what the outputs' shapes are now; inner shapes were for the open sizes and go."""
+    """Declare the outputs' new shapes and remove the inner shapes, which belonged to the open sizes."""
     forget_shapes(document)
     for value in document.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -1,4 +1,4 @@
-"""Defaults written out where ATC's plugin does not know them: Transpose without perm, GridSample's strings, ..."""
+"""Writes out defaults that ATC's plugins do not apply: Transpose without perm, GridSample's strings, ..."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SPATIAL = frozenset({"Conv", "ConvTranspose"})
 
 
 def apply(document: Document, _settings: Settings) -> Applied:
-    """Write out what ONNX leaves to a default.
+    """Write out attributes that ONNX leaves to a default.
 
-    That is ``perm`` of Transpose, ``kernel_shape`` of convolutions, ``mode`` and ``padding_mode`` of GridSample, and
+    These are ``perm`` of Transpose, ``kernel_shape`` of convolutions, ``mode`` and ``padding_mode`` of GridSample, and
     ``axis`` of LogSoftmax and Hardmax below opset 13.
     """
     version = opset(document.model)

@@ -1,4 +1,4 @@
-"""A name of its own for every node: ATC has one name space for nodes and graph inputs (E13009)."""
+"""Gives every node a unique name: ATC has one name space for nodes and graph inputs (E13009)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ STRUCTURAL = True
 
 
 def apply(document: Document, _settings: Settings) -> Applied:
-    """Rename nodes whose name another node or a graph input has, and name those without one ``Type_<n>``.
+    """Rename nodes that share a name with another node or a graph input, and name nameless ones ``Type_<n>``.
 
-    Tensors keep their names: inputs and outputs are what a user's scripts know.
+    Tensors keep their names, because users' scripts refer to inputs and outputs by name.
     """
     graphs = all_graphs(document.model)
     taken = {value.name for graph in graphs for value in graph.input}
@@ -32,7 +32,7 @@ def apply(document: Document, _settings: Settings) -> Applied:
                 while name in every:
                     name, number = f"{had}_{number}", number + 1
             else:
-                # The name ATC itself would give, where it is free.
+                # The name that ATC itself would give, if it is free.
                 name = f"{node.op_type}_{unnamed}"
                 unnamed += 1
                 while name in every:
