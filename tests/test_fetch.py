@@ -126,7 +126,7 @@ def test_a_broken_connection_is_resumed_at_once(site: Site, tmp_path: Path) -> N
 
 def test_a_download_given_up_goes_on_in_the_next_command(site: Site, tmp_path: Path) -> None:
     site.cut_after, site.cuts = 100_000, 3
-    with pytest.raises(fetch.FetchError, match="300000 bytes are kept"):
+    with pytest.raises(fetch.FetchError, match="300000 bytes that arrived are kept"):
         fetch.fetch(file_of(site), tmp_path)
     assert not (tmp_path / "weights.bin").exists()
     done = fetch.fetch(file_of(site), tmp_path)
@@ -190,7 +190,7 @@ def test_without_a_known_digest_the_first_one_is_kept(site: Site, tmp_path: Path
 
 
 def test_a_file_larger_than_announced_is_stopped(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(fetch.FetchError, match="more than the 1000"):
+    with pytest.raises(fetch.FetchError, match="more than the announced 1000"):
         fetch.fetch(file_of(site, bytes=1000), tmp_path)
 
 

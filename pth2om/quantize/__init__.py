@@ -1,6 +1,6 @@
-"""INT8: calibrate, quantize, and write what ATC takes.
+"""INT8: calibrate, quantize, and write the files for ATC.
 
-Works on an ONNX file and an iterable of feeds; heavy libraries are imported when one of the functions is called::
+Takes an ONNX file and an iterable of feeds; heavy libraries are imported on the first call of a function::
 
     from pth2om.quantize import Settings, quantize
     result = quantize(Path("model.onnx"), batches, Settings(), Path("int8"))
@@ -42,9 +42,9 @@ __all__ = [
 
 
 def join_int8(model: ModelProto, soc: str) -> ModelProto:
-    """What the emulator joins models with: the INT8 layers of a deploy model become single operators.
+    """The emulator's preparation of a model: the INT8 layers of a deploy model become single operators.
 
-    A model without AscendQuant is handed back as it is, and so is one whose pattern ATC could not take either: the
+    A model without AscendQuant is returned unchanged, and so is one whose pattern ATC would not accept either: the
     emulator then refuses its operators by name.
     """
     if all(node.op_type != "AscendQuant" for node in model.graph.node):

@@ -1,7 +1,7 @@
-"""Quantization by somebody else's tool: amct_onnx, or a command of the user's own.
+"""Quantization with an external tool: amct_onnx, or the user's own command.
 
-Both give a deploy model that goes on like ours. Commands are argument lists, shown before they run; no shell sees them.
-Options and file names are those of the amct_onnx command line (CANN AMCT guide, "amct_onnx calibration").
+Both produce a deploy model that is used like ours. Commands are argument lists, printed before they run; no shell is
+used. Options and file names are those of the amct_onnx command line (CANN AMCT guide, "amct_onnx calibration").
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pth2om.quantize.settings import QuantizeResult
 
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 PLACES = ("onnx_in", "onnx_out", "calib_dir")
-"""What a template may hold; each also with ``_q``, the shell-quoted spelling that existing templates use."""
+"""The placeholders of a template; each also with ``_q``, the shell-quoted spelling in existing templates."""
 _TAIL = 4000
 PROGRAM = "amct_onnx"
 """Name of the vendor's tool."""
@@ -34,18 +34,18 @@ PROGRAM = "amct_onnx"
 
 @dataclass(frozen=True)
 class Command:
-    """What will run.
+    """A command to run.
 
     Attributes:
         arguments: the argument list.
-        produces: the deploy model it has to leave.
+        produces: the deploy model that it must write.
     """
 
     arguments: tuple[str, ...]
     produces: Path
 
     def preview(self) -> str:
-        """As one would type it."""
+        """The command as typed in a shell."""
         return shell_line(self.arguments)
 
 
@@ -73,7 +73,7 @@ def calibration_command(
         program: name or path of the tool.
 
     Raises:
-        QuantizeError: neither bins nor evaluator, or a shape is not whole.
+        QuantizeError: neither bins nor evaluator are given, or a shape is not fixed.
     """
     words = [program, "calibration", "--model", str(model), "--save_path", str(prefix)]
     if evaluator is not None:
@@ -96,19 +96,19 @@ def calibration_command(
 
 
 def convert_command(model: Path, prefix: Path, program: str = PROGRAM) -> Command:
-    """``amct_onnx convert``: a QAT (QDQ) model to deploy form."""
+    """``amct_onnx convert``: a QAT (QDQ) model into a deploy model."""
     words = (program, "convert", "--model", str(model), "--save_path", str(prefix))
     return Command(words, prefix.with_name(f"{prefix.name}_deploy_model.onnx"))
 
 
 def template_command(template: str | Sequence[str], places: Mapping[str, Path]) -> Command:
-    """A command of the user's own.
+    """The user's own command.
 
     Args:
-        template: an argument list, or one line split as a shell would split it; holds ``{onnx_in}``,
-            ``{onnx_out}`` and perhaps ``{calib_dir}``. ``{onnx_in_q}`` and the like mean the same: a list needs
-            no quoting.
-        places: values of the three.
+        template: an argument list, or one line split as a shell would split it; contains ``{onnx_in}``,
+            ``{onnx_out}`` and optionally ``{calib_dir}``. ``{onnx_in_q}`` and the like mean the same: a list needs no
+            quoting.
+        places: values of the three placeholders.
 
     Raises:
         QuantizeError: unknown or missing placeholders, shell syntax, or unbalanced quotes.
@@ -144,7 +144,7 @@ def template_command(template: str | Sequence[str], places: Mapping[str, Path]) 
 
 
 def run_command(command: Command, *, timeout: float = 3600.0, folder: Path | None = None) -> QuantizeResult:
-    """Run the command and check that it left a deploy model.
+    """Run the command and check that it wrote a deploy model.
 
     Args:
         command: from one of the functions above.
@@ -152,14 +152,14 @@ def run_command(command: Command, *, timeout: float = 3600.0, folder: Path | Non
         folder: working directory.
 
     Raises:
-        QuantizeError: as `run_tool`; or what it left is no deploy model.
+        QuantizeError: as in `run_tool`, or the written file is not a deploy model.
     """
     made, output = run_tool(command, timeout=timeout, folder=folder)
     return existing(made, details={"command": list(command.arguments), "output": output})
 
 
 def run_tool(command: Command, *, timeout: float = 3600.0, folder: Path | None = None) -> tuple[Path, str]:
-    """Run the command; the file it left, whatever is in it, and the end of what it printed.
+    """Run the command; returns the file that it wrote, whatever its content, and the end of its output.
 
     Args:
         command: from one of the functions above.
@@ -167,7 +167,7 @@ def run_tool(command: Command, *, timeout: float = 3600.0, folder: Path | None =
         folder: working directory.
 
     Raises:
-        QuantizeError: the tool is not installed, fails, takes too long, or leaves no file.
+        QuantizeError: the tool is not installed, fails, takes too long, or writes no file.
     """
     program = shutil.which(command.arguments[0])
     if program is None:
@@ -214,7 +214,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def existing(deploy: Path, details: Mapping[str, Any] | None = None) -> QuantizeResult:
-    """For "I already have a quantized ONNX": check that it is a deploy model, and write its fake-quant twin beside it.
+    """For a quantized ONNX file of the user: check that it is a deploy model and write its fake-quant twin beside it.
 
     Raises:
         QuantizeError: it is not a deploy model.
@@ -226,7 +226,7 @@ def existing(deploy: Path, details: Mapping[str, Any] | None = None) -> Quantize
     stem = deploy.stem.removesuffix("_deploy_model")
     twin = deploy.with_name(f"{stem}_fake_quant_model.onnx")
     standard = fake_quant(model, deploy.name)
-    # amct_onnx leaves a twin of its own that needs its operator library; ours has another name then.
+    # amct_onnx writes its own twin, which needs its operator library; ours then gets another name.
     if twin.exists():
         twin = deploy.with_name(f"{stem}_standard_fake_quant_model.onnx")
     write_model(standard, twin)

@@ -1,7 +1,7 @@
 """AMCT's own configurations: the simplified ``.cfg`` (protobuf text) and the full ``config.json``, read and written.
 
-Both are kept whole (`AmctConfig.data`), so what we do not use survives a round trip; what we use is offered as
-`Settings`.
+Both are kept completely (`AmctConfig.data`), so unused entries survive reading and writing; the used ones are available
+as `Settings`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ONNX_TYPES = {
     "Gemm": ("Gemm",),
     "MatMul": ("MatMul",),
 }
-"""What AMCT's other front ends (torch, Caffe, TensorFlow) call the layers."""
+"""Names of the layers in AMCT's other front ends (torch, Caffe, TensorFlow)."""
 
 _IFMR_FIELDS = {
     "search_range_start": "start",
@@ -46,7 +46,7 @@ _IFMR_FIELDS = {
     "min_percentile": "min_percentile",
 }
 _INNER = frozenset({*_IFMR_FIELDS, "search_range", "act_algo", "num_of_bins", "asymmetric"})
-"""What is read of an activation's table."""
+"""The keys that are read from an activation's table."""
 _WEIGHT = frozenset({"channel_wise", "wts_algo"})
 _BITS = ("dst_type", "num_bits", "quant_bits")
 _UNSUPPORTED = ("nuq_config", "joint_quant", "tensor_quantize", "fakequant_precision_mode", "skip_fusion_layers")
@@ -57,15 +57,15 @@ class AmctConfig:
     """One configuration file.
 
     Attributes:
-        form: which of the two.
-        data: its whole content: nested pairs of a ``.cfg``, the object of a ``config.json``.
-        batch_num: calibration batches it asks for; None where it does not say.
+        form: which of the two formats.
+        data: its complete content: nested pairs of a ``.cfg``, the object of a ``config.json``.
+        batch_num: number of calibration batches; None if not given.
         asymmetric: ``activation_offset``.
         skip: layers it leaves in floating point.
-        skip_types: operator types it leaves in floating point, as it calls them.
-        common: fields of `Settings` that its common part asks for.
+        skip_types: operator types it leaves in floating point, under AMCT's names.
+        common: fields of `Settings` that its common part sets.
         overrides: the same for some layers only; types before names, as AMCT ranks them.
-        ignored: what it asks for that has no counterpart here.
+        ignored: entries that have no equivalent here.
     """
 
     form: Literal["cfg", "json"]
@@ -79,7 +79,7 @@ class AmctConfig:
     ignored: tuple[str, ...] = ()
 
     def settings(self) -> tuple[Settings, list[Finding]]:
-        """The same wishes as our settings, with a finding for every one that has no counterpart."""
+        """The same as our settings, with a finding for every entry that has no equivalent."""
         findings = [
             Finding("quantize.cfg-ignored", "warning", say("quantize.cfg-ignored", name=name)) for name in self.ignored
         ]
@@ -103,7 +103,7 @@ class AmctConfig:
 
 
 def read_config(path: Path) -> AmctConfig:
-    """Read a ``.cfg`` or a ``config.json``; told apart by content.
+    """Read a ``.cfg`` or a ``config.json``; the content decides which one it is.
 
     Raises:
         QuantizeError: it is neither, or a value has the wrong type.
@@ -115,7 +115,7 @@ def read_config(path: Path) -> AmctConfig:
 
 
 class _Wishes:
-    """Collects what one calibration table asks for, as fields of `Settings`, and what it asks in vain."""
+    """Collects the entries of one calibration table as fields of `Settings`, and those without effect."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -170,7 +170,7 @@ class _Wishes:
         return found
 
     def _read(self, table: Mapping[str, Any], known: frozenset[str]) -> None:
-        """What is not read of a table, misspelt names included, and INT4 and INT16, which are not made; told once."""
+        """Entries of a table that are not used, including misspelt names, INT4 and INT16; each is reported once."""
         for name, value in table.items():
             if name in _BITS and value not in (8, "INT8"):
                 self.ignored[f"{name}: {value}"] = None
@@ -297,12 +297,12 @@ def _whole(value: object, name: str, where: str) -> int:
 
 
 def config_text(settings: Settings, batch_num: int, layers: Sequence[tuple[str, str]] = ()) -> str:
-    """A ``.cfg`` that asks amct_onnx for what ``settings`` ask of us, as near as it can.
+    """A ``.cfg`` that sets amct_onnx as closely as possible to ``settings``.
 
     Args:
         settings: algorithms that AMCT does not have become its default, IFMR.
         batch_num: calibration batches.
-        layers: name and operator type of the model's layers, on which patterns are tried: AMCT knows whole names only.
+        layers: name and operator type of the model's layers, for patterns: AMCT accepts complete names only.
     """
     skipped = [name for name in settings.skip if not layers] + [
         name

@@ -1,4 +1,4 @@
-"""One call from a float ONNX file and calibration data to the files that ATC takes."""
+"""One call from a float ONNX file and calibration data to the files for ATC."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from pth2om.store import file_digest
 
 _PROOF_BATCHES = 1
 _PICTURES = 5
-"""Layers whose input distribution is kept for a plot."""
+"""Number of layers whose input distribution is kept for a plot."""
 
 
 def quantize(
@@ -55,17 +55,17 @@ def quantize(
 
     Args:
         model: the file.
-        feeds: input name -> array, one mapping a batch, consumed once; None is refused unless ``random``.
-        settings: how; default `Settings`.
+        feeds: input name -> array, one mapping per batch, read once; None is refused unless ``random``.
+        settings: of the quantization; default `Settings`.
         destination: folder of the files; default the model's.
         prefix: file names start with it; default the model's name.
-        random: without data: calibrate on random numbers; every file and finding says so.
+        random: without data, calibrate on random numbers; every file and finding reports this.
         floating: names of layers that stay in floating point, besides ``settings.skip`` (an accuracy-aware search).
         state: where an interrupted calibration is kept; default ``.<prefix>.calibration.npz`` in the destination.
-        progress: told after each batch.
+        progress: called after each batch.
 
     Returns:
-        Files, a table of layers, and what was noticed.
+        Files, a table of layers, and findings.
 
     Raises:
         QuantizeError: no data, a model that cannot be quantized, or files that cannot be written.
@@ -97,10 +97,10 @@ def planned(
     state: Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Plan]:
-    """A calibrated plan; its calibration state is kept until the block ends well, so nothing is measured twice.
+    """A calibrated plan; its calibration state is kept until the block succeeds, so nothing is measured twice.
 
     Args: as `quantize`; and
-        images: how many there are, where that is known: rows that only fill up the last batch are none.
+        images: their number, if known: rows that only fill up the last batch do not count.
     """
     state = state or destination / f".{prefix}.calibration.npz"
     plan = make_plan(
@@ -114,7 +114,7 @@ def planned(
 
 
 class _Head:
-    """Passes batches on and keeps the first, for the proof."""
+    """Passes batches through and keeps the first ones for the check."""
 
     def __init__(self, feeds: Iterable[Feeds]) -> None:
         self._feeds = feeds
@@ -131,7 +131,7 @@ class _Head:
 
 
 def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] | None = None) -> QuantizeResult:
-    """Write every file of a plan; all of them appear, or none.
+    """Write all files of a plan, or none of them.
 
     Args:
         plan: from `make_plan`.
@@ -165,7 +165,7 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
 
 
 def mark(plan: Plan, model: onnx.ModelProto) -> None:
-    """Write into a model's own properties that random numbers calibrated it; a twin made from it inherits that."""
+    """Record in a model's properties that it was calibrated on random numbers; a twin made from it inherits this."""
     if plan.calibration.random:
         entry = model.metadata_props.add()
         entry.key, entry.value = "pth2om.calibration", "random numbers, no data: accuracy means nothing"
@@ -173,7 +173,7 @@ def mark(plan: Plan, model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _together(destination: Path, prefix: str) -> Iterator[Path]:
-    """A folder whose files all appear in ``destination`` when the block ends well, or none of them."""
+    """A folder whose files are all moved to ``destination`` if the block succeeds, else none of them."""
     try:
         destination.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{prefix}.", dir=destination) as temporary:
@@ -188,12 +188,13 @@ def _together(destination: Path, prefix: str) -> Iterator[Path]:
 def described(
     plan: Plan, deploy: onnx.ModelProto, proof: Sequence[Feeds]
 ) -> tuple[tuple[LayerReport, ...], tuple[Finding, ...], dict[str, Any]]:
-    """What there is to say of a plan: a line per layer, what was noticed, and JSON values.
+    """The report of a plan: a line per layer, findings, and JSON values.
 
     Args:
         plan: from `make_plan` or `pth2om.quantize.external_model`.
         deploy: its deploy model.
-        proof: batches on which FP32 and integer arithmetic are compared layer by layer; none: nothing is measured.
+        proof: batches on which FP32 and integer arithmetic are compared layer by layer; without them nothing is
+            measured.
     """
     proofs = prove(deploy, proof, plan.settings.memory) if proof else []
     details = _details(plan, proofs) | (_errors(plan, proof) if proof else {})
@@ -216,10 +217,10 @@ def _write_json(path: Path, data: Any) -> None:  # noqa: ANN401 - JSON
 
 
 def convert(model: Path, destination: Path | None = None, *, prefix: str | None = None) -> QuantizeResult:
-    """A QDQ (QAT) model to deploy form and its fake-quant twin; needs no data.
+    """Convert a QDQ (QAT) model into a deploy model and its fake-quant twin; needs no data.
 
     Raises:
-        QuantizeError: it is not a QDQ model that can be expressed.
+        QuantizeError: it is not a QDQ model, or cannot be expressed as a deploy model.
     """
     destination = destination or model.parent
     prefix = prefix or model.stem
@@ -249,7 +250,7 @@ def _findings(plan: Plan, proofs: list[LayerProof]) -> Iterator[Finding]:
 def _details(plan: Plan, proofs: list[LayerProof]) -> dict[str, Any]:
     return {
         "version": VERSION,
-        # A model that another tool made follows no settings of ours.
+        # A model from another tool does not follow our settings.
         **({"settings": plan.settings.to_json()} if plan.given is None else {}),
         "batches": plan.calibration.batches,
         "images": plan.calibration.images,
@@ -264,7 +265,7 @@ def _details(plan: Plan, proofs: list[LayerProof]) -> dict[str, Any]:
 
 
 def _errors(plan: Plan, batches: Sequence[Feeds]) -> dict[str, Any]:
-    """The error at every INT8 layer's output, and the distributions of the worst with their chosen ranges."""
+    """The error at every INT8 layer's output, and the distributions of the worst layers with their chosen ranges."""
     errors = sorted(layer_errors(plan, batches, memory=plan.settings.memory), key=lambda error: error.sqnr_db)
     return {
         "errors": [_finite(asdict(error)) for error in errors],
@@ -277,7 +278,7 @@ def _errors(plan: Plan, batches: Sequence[Feeds]) -> dict[str, Any]:
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """Infinite decibels (equal to the last bit, or no signal) as None: JSON has no infinity."""
+    """Infinite decibels (equal bit for bit, or no signal) as None: JSON has no infinity."""
     return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
 
 
@@ -287,7 +288,7 @@ def layer_reports(plan: Plan) -> Iterator[LayerReport]:
     names = {report.name for report in plan.untraced}
     for layer in plan.selection.layers:
         if layer.name in names:
-            continue  # INT8 in the given model, but not as the float model has it
+            continue  # INT8 in the given model, but different from the float model
         quantized = plan.quantized.get(layer.name)
         if quantized is None:
             reason = layer.reason or say("quantize.floated")
@@ -324,7 +325,7 @@ def _report(plan: Plan, layer: Layer, quantized: Quantized) -> LayerReport:
     if histogram is None:
         return report  # another tool calibrated
     values, counts = histogram.points()
-    # Up to half a step beyond the last level a value is rounded like any other.
+    # Up to half a step beyond the last level, a value is only rounded, not clipped.
     slack = float(chosen.scale) / 2
     outside = (values < chosen.lowest - slack) | (values > chosen.highest + slack)
     power = float(np.dot(values**2, counts) / counts.sum())
@@ -338,7 +339,7 @@ def _report(plan: Plan, layer: Layer, quantized: Quantized) -> LayerReport:
 
 
 def _decibel(signal: float, noise: float) -> float | None:
-    """10 log10(signal / noise); None where one of them is zero."""
+    """10 log10(signal / noise); None if one of them is zero."""
     return None if signal <= 0 or noise <= 0 else float(10 * np.log10(signal / noise))
 
 

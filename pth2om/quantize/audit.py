@@ -1,9 +1,9 @@
-"""The INT8 files as they lie on the disk, judged without knowing how they were made.
+"""Judges the INT8 files on the disk, whatever tool made them.
 
-* `form`: what ATC's parser would misread or refuse in a deploy model, and what plain ONNX Runtime would in its twin;
-* `twins_agree`: the twin's file in floating point beside the deploy model's file in integers, on the same feeds;
-* `weights_only`: the deploy model with its INT8 weights in floating point: what the FP32 checkpoint has to compute;
-* `changed_keys`: what a checkpoint written back has more, less or otherwise than the one it comes from.
+* `form`: what ATC's parser would misread or refuse in a deploy model, and ONNX Runtime in its twin;
+* `twins_agree`: the twin in floating point compared with the deploy model in integers, on the same feeds;
+* `weights_only`: the deploy model with its INT8 weights in floating point: the reference for the FP32 checkpoint;
+* `changed_keys`: keys that the written checkpoint adds, lacks or changes compared with the original.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _KINDS = {
                     "dst_type": AttributeProto.STRING},
     "AscendDequant": {"sqrt_mode": AttributeProto.INT, "relu_flag": AttributeProto.INT, "dtype": AttributeProto.INT},
 }  # fmt: skip
-"""Types of the attributes that the CANN ops-nn plugins read; of one of another type they take the default."""
+"""Types of the attributes that the CANN ops-nn plugins read; for another type they use the default."""
 _NEEDED = {"AscendQuant": ("scale", "offset"), "AscendDequant": ()}
 
 
 def form(deploy: onnx.ModelProto, twin: onnx.ModelProto | None = None) -> list[Message]:
-    """What is not as it has to be; empty for well-formed files.
+    """What is wrong with the files; empty for well-formed ones.
 
     Args:
         deploy: the deploy model.
@@ -63,7 +63,7 @@ def _deploy_form(deploy: onnx.ModelProto) -> Iterator[Message]:
 
 
 def _unsorted(graph: onnx.GraphProto) -> Iterator[Message]:
-    """Nodes that read what is made only further down: ATC's parser reads a graph in its order."""
+    """Nodes that read the output of a later node: ATC's parser reads the nodes in order."""
     made_later = {name for node in graph.node for name in node.output if name}
     for node in graph.node:
         for name in node.input:
@@ -94,7 +94,7 @@ def _attributes_form(node: onnx.NodeProto) -> Iterator[Message]:
 
 
 def _constants_form(part: Part, constants: Mapping[str, onnx.TensorProto]) -> Iterator[Message]:
-    """Types of a layer's constants; `parts_of` has seen that the weight is INT8 and that the sizes fit."""
+    """Types of a layer's constants; `parts_of` has checked that the weight is INT8 and that the sizes fit."""
     parameter = constants.get(part.dequant.input[1])
     if parameter is None or parameter.data_type != TensorProto.UINT64:
         kind = "-" if parameter is None else TensorProto.DataType.Name(parameter.data_type)
@@ -126,20 +126,20 @@ def int8_layers(deploy: onnx.ModelProto) -> list[str]:
 
 
 def twins_agree(deploy: Path, twin: Path, feeds: Sequence[Feeds]) -> dict[str, Any]:
-    """Both files beside each other, from the inputs to the outputs, and every layer of the deploy model in FP32.
+    """Compare both files from the inputs to the outputs, and every layer of the deploy model with its FP32 form.
 
     Args:
         deploy: the deploy model, evaluated in integers.
-        twin: the fake-quant model, run as it is, without fusion.
+        twin: the fake-quant model, run unchanged and without fusion.
         feeds: batches.
 
     Returns:
-        ``values`` compared at the outputs, ``differing`` of them, ``relative_l2`` of the difference (0 when equal);
-        ``layers``, of which ``exact`` cannot round whatever the input; ``layer_values`` compared in those, and
+        ``values`` compared at the outputs, how many are ``differing``, ``relative_l2`` of the difference (0 if equal);
+        ``layers``, how many are ``exact`` (no input makes them round), ``layer_values`` compared in those, and
         ``layer_differing``.
 
     Raises:
-        QuantizeError: a file is no such model, or the feeds do not fit.
+        QuantizeError: a file is not such a model, or the feeds do not fit.
     """
     model = read_model(deploy)
     sides = [open_session(each, exact=True) for each in (integer(model, deploy.name), read_model(twin))]
@@ -169,7 +169,7 @@ def twins_agree(deploy: Path, twin: Path, feeds: Sequence[Feeds]) -> dict[str, A
 
 
 class _FloatWriter(_NpuWriter):
-    """Every layer as ATC computes one that it rolls back: floating point with the INT8 weights."""
+    """Every layer as ATC computes it when it returns the layer to FP16: floating point with the INT8 weights."""
 
     def part(self, part: Part) -> None:
         self.rolled_back(part)
@@ -189,14 +189,14 @@ def relative_gap(deploy: Path, session: Session, feeds: Sequence[Feeds]) -> floa
 
     Args:
         deploy: the deploy model.
-        session: what should compute the same; its outputs in the model's order.
+        session: should compute the same; its outputs are in the model's order.
         feeds: batches.
 
     Returns:
-        NaN where an output has another shape.
+        NaN if an output has another shape.
 
     Raises:
-        QuantizeError: it is no deploy model, or the feeds do not fit.
+        QuantizeError: it is not a deploy model, or the feeds do not fit.
     """
     reference = open_session(weights_only(read_model(deploy), deploy.name), exact=True)
     noise = signal = 0.0
@@ -212,11 +212,11 @@ def relative_gap(deploy: Path, session: Session, feeds: Sequence[Feeds]) -> floa
 
 
 def changed_keys(original: Path, written: Path) -> dict[str, list[str]]:
-    """How the tensors of two checkpoints differ in name and shape, wherever they are nested.
+    """How the tensors of two checkpoints differ in name and shape, at any nesting.
 
     Returns:
-        ``missing`` and ``unexpected`` paths, as ``load_state_dict(strict=True)`` calls them, and ``reshaped`` ones; all
-        empty when the written file goes wherever the original went.
+        ``missing`` and ``unexpected`` paths, as in ``load_state_dict(strict=True)``, and ``reshaped`` ones; all empty
+        if the written file can replace the original.
 
     Raises:
         QuantizeError: one of them cannot be read as data.

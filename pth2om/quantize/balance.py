@@ -1,10 +1,10 @@
-"""Evening out channels whose ranges differ much, before calibration, without changing what the float model computes.
+"""Balances channels with very different ranges before calibration, without changing the float model's results.
 
-INT8 activations have one scale per tensor, so a channel that is 2**k times smaller than the largest keeps 8 - k bits.
-A depth-wise convolution can be relieved of that for nothing: its input is multiplied by one factor per channel and its
-weight, which has its own scale per channel, divided by it (the idea of cross-layer equalization, Nagel et al. 2019, and
-of AMCT's tensor balance). Where the layer before is a convolution the factor folds into that; elsewhere one Mul stays
-in the graph. Factors are powers of two, so the float model computes the same bits.
+INT8 activations have one scale per tensor, so a channel 2**k times smaller than the largest keeps only 8 - k bits.
+For a depth-wise convolution this can be avoided: its input is multiplied by one factor per channel, and its weight,
+which has its own scale per channel, is divided by the same factor (the idea of cross-layer equalization, Nagel et al.
+2019, and of AMCT's tensor balance). If the layer before is a convolution, the factor is folded into it; otherwise one
+Mul stays in the graph. Factors are powers of two, so the float model computes the same bits.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from pth2om.quantize.network import (
 from pth2om.quantize.prepare import scale_rows
 
 THRESHOLD_BITS = 2.0
-"""Bits that the channels of a tensor must lose on average before it is balanced."""
+"""A tensor is balanced if its channels lose at least this many bits on average."""
 _STRENGTH = 0.7
-"""Exponent of the range ratio; below 1, so that a channel that few images excite is not blown up by others."""
+"""Exponent of the range ratio; below 1, so that a channel active on few images only is not amplified too much."""
 _LARGEST_FACTOR = 2.0**6
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
 """Activations with ``f(c x) = c f(x)`` for positive c."""
@@ -44,12 +44,12 @@ _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
 
 @dataclass(frozen=True)
 class Balance:
-    """What was done to one layer's input.
+    """The balancing of one layer's input.
 
     Attributes:
         layer: its name.
         factor: (channels,) powers of two that the input is multiplied by and the weight divided by.
-        folded_into: the convolution that took the factor; "" where a Mul stays in the graph.
+        folded_into: the convolution that absorbed the factor; "" if a Mul stays in the graph.
         bits: bits the channels had lost on average.
     """
 
@@ -81,7 +81,7 @@ def channel_magnitudes(
 
 
 def depthwise(layers: Iterable[Layer]) -> list[Layer]:
-    """The layers whose weight takes a factor per input channel for nothing."""
+    """The layers whose weight can absorb a factor per input channel at no cost."""
     return [layer for layer in layers if layer.kind == "Conv" and 1 < layer.group == layer.channels_in]
 
 
@@ -98,10 +98,10 @@ def balance(
         network: changed in place.
         layers: those that will be INT8.
         magnitudes: from `channel_magnitudes`.
-        insert: put a Mul into the graph where the factor cannot be folded; otherwise leave such layers alone.
+        insert: insert a Mul where the factor cannot be folded; without it such layers are not balanced.
 
     Returns:
-        What was done, by layer name, and findings that say so.
+        The balancings by layer name, and findings that report them.
     """
     done: dict[str, Balance] = {}
     findings = []
@@ -131,7 +131,7 @@ def balance(
 
 
 def _foldable(network: Network, layer: Layer) -> onnx.NodeProto | None:
-    """The convolution before ``layer``, when nothing else sees its output and at most a Relu lies between."""
+    """The convolution before ``layer``, if nothing else reads its output and at most a Relu lies between."""
     name = layer.input
     for _ in range(2):
         if network.only_consumer(name) is None:
@@ -185,12 +185,13 @@ def _insert(network: Network, layer: Layer, factor: npt.NDArray[np.float64]) -> 
 def equalize(network: Network, layers: Sequence[Layer], rounds: int = 3) -> tuple[dict[str, Balance], list[Finding]]:
     """Cross-layer equalization of weight ranges: convolution, optional Relu, convolution (Nagel et al. 2019).
 
-    Channel i of the tensor between is scaled by ``sqrt(r2[i] / r1[i])``, where r1 and r2 are the largest magnitudes of
-    the weights that write and that read it; rounded to a power of two, so the float model computes the same bits.
+    Channel i of the tensor between them is scaled by ``sqrt(r2[i] / r1[i])``, where r1 and r2 are the largest
+    magnitudes of the weights that write and read it. The factor is rounded to a power of two, so the float model's
+    results do not change.
 
     Args:
         network: changed in place.
-        layers: candidates; pairs outside them are left alone.
+        layers: candidates; other pairs are not changed.
         rounds: how often all pairs are visited.
     """
     done: dict[str, npt.NDArray[np.float64]] = {}

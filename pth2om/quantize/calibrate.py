@@ -1,4 +1,4 @@
-"""One pass over the calibration images: the distribution of every activation that is to be quantized."""
+"""One pass over the calibration images: the distribution of every activation to be quantized."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from pth2om.quantize.network import Array, open_session, run_session, shapes_of
 
 Feeds = Mapping[str, Array]
 Progress = Callable[[int, "int | None"], None]
-"""Called after every batch with batches done and, where it is known, how many there will be."""
+"""Called after every batch with the number of finished batches and, if known, of all batches."""
 
 MEMORY = 256 << 20
-"""Bytes of activations that one inference may hand back; more are fetched in several inferences per batch."""
+"""Bytes of activations that one inference may return; larger amounts take several inferences per batch."""
 _SAVE_EVERY = 16
 _STATE_FORMAT = 4
 
 
 @dataclass
 class Calibration:
-    """What a calibration pass found.
+    """The result of a calibration pass.
 
     Attributes:
         histograms: tensor -> its distribution.
         batches: inferences made.
         images: first axis of the inputs, summed.
-        digest: chained sha256 of all feeds, so that two runs on the same images are known to be so.
+        digest: chained sha256 of all feeds, so that two runs on the same images can be recognized.
         resumed: batches that came from an earlier, interrupted run.
         random: the feeds are random numbers, not data.
     """
@@ -65,24 +65,24 @@ def calibrate(
     memory: int = MEMORY,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Observe ``tensors`` while ``model`` runs over ``feeds``.
+    """Measure ``tensors`` while ``model`` runs over ``feeds``.
 
-    Memory is that of one batch's activations (at most ``memory`` bytes a time) plus 0.5 MB per tensor, however many
-    batches there are.
+    Memory use is one batch's activations (at most ``memory`` bytes at a time) plus 0.5 MB per tensor, whatever the
+    number of batches.
 
     Args:
         model: the float model.
         tensors: tensor name -> axis of its channels, whose means are kept, or None.
-        feeds: input name -> array, one mapping a batch; consumed once, one at a time.
-        total: how many batches there will be, where that is known; for `progress`.
-        state: file that keeps the counts every 16 batches; an interrupted pass over the same feeds goes on there. It
-            is removed by the caller once it is of no more use.
-        key: what the state depends on besides the feeds, e.g. the model's digest.
+        feeds: input name -> array, one mapping per batch; read once, one at a time.
+        total: number of batches, if known; for `progress`.
+        state: file in which the counts are saved every 16 batches; an interrupted pass over the same feeds continues
+            from it. The caller removes it when it is no longer needed.
+        key: what the state depends on apart from the feeds, e.g. the model's digest.
         memory: see above.
         progress: told after each batch.
 
     Raises:
-        QuantizeError: there is not one batch, or the feeds do not fit the model.
+        QuantizeError: there is no batch, or the feeds do not fit the model.
     """
     names = {value.name for value in model.graph.input}
     found = _load(state, key, tensors)
@@ -113,15 +113,15 @@ def calibrate(
             if progress is not None:
                 progress(result.batches, total)
             if result.batches % _SAVE_EVERY == 0:
-                return_memory()  # activations come and go in many sizes, and what lies between them adds up
+                return_memory()  # activations are allocated in many sizes, and the gaps between them add up
             if state is not None and result.batches - saved >= _SAVE_EVERY:
                 _save(state, key, result)
                 saved = result.batches
     except KeyboardInterrupt:
         counted = {number for one in result.histograms.values() for number in (one.batches, one.begun)}
-        # Where a tensor lacks the last batch, or has part of it, what was saved before is all there is.
+        # If a tensor lacks the last batch or has only part of it, only the state saved before can be used.
         if state is not None and len(counted) == 1 and (done := counted.pop()) > saved:
-            # The batch may have been counted to its end although the interrupt came meanwhile.
+            # The batch may have been counted completely although the interrupt came during it.
             result.digest = chained[-1 if done == result.batches else 0]
             result.batches = done
             _save(state, key, result)
@@ -152,10 +152,10 @@ def groups_by_memory(model: onnx.ModelProto, tensors: Sequence[str], batch: Feed
 
 
 def _observing(model: onnx.ModelProto, group: Sequence[str], tensors: Mapping[str, int | None]) -> Any:  # noqa: ANN401 - a session
-    """A session of the model that hands back what is counted of each tensor, in the order of `_parts`.
+    """A session of the model that returns what is counted for each tensor, in the order of `_parts`.
 
-    The runtime takes codes, extremes and channel means while the values are at hand, several times as fast as NumPy
-    could; only the counting is left. The model is as before when this returns.
+    The runtime computes codes, extremes and channel means itself, several times as fast as NumPy; only the counting
+    remains. The model is unchanged when this returns.
     """
     nodes = []
     for name in group:
@@ -177,9 +177,9 @@ def _observing(model: onnx.ModelProto, group: Sequence[str], tensors: Mapping[st
 
 
 def _parts(name: str, axis: int | None) -> tuple[str, ...]:
-    """The tensors that stand for one tensor: FP16 codes, least and greatest value, means of its planes.
+    """The tensors returned for one tensor: FP16 codes, smallest and largest value, means of its planes.
 
-    One whose channels are its last axis (of a matrix product) is small and handed back itself.
+    A tensor with channels on the last axis (of a matrix product) is small and is returned itself.
     """
     if axis == -1:
         return (name,)
@@ -213,7 +213,7 @@ def _observe(
                 total = means.reshape(means.shape[:2]).sum(axis=0) * (codes.size / means.size)
             histograms[name].add(codes, float(found[1]), float(found[2]), total, images)
 
-        # NumPy lets go of the interpreter while it counts, so threads share the work.
+        # NumPy releases the interpreter lock while it counts, so threads can share the work.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for _ in pool.map(count, group):
                 pass
@@ -232,7 +232,7 @@ def _chain(chain: Any, batch: Feeds) -> None:  # noqa: ANN401 - hashlib's hash o
 
 
 def _save(path: Path, key: str, result: Calibration) -> None:
-    """Write the state beside its name and rename it."""
+    """Write the state to a temporary file and rename it."""
     arrays: dict[str, Array] = {}
     names = list(result.histograms)
     for number, name in enumerate(names):
@@ -264,7 +264,7 @@ def _save(path: Path, key: str, result: Calibration) -> None:
 
 
 def _load(path: Path | None, key: str, tensors: Mapping[str, int | None]) -> Calibration | None:
-    """The state of an earlier run of the same calibration; None when there is none, it is another's, or damaged."""
+    """The state of an earlier run of the same calibration; None if it is missing, damaged or of another run."""
     if path is None or not path.is_file():
         return None
     try:

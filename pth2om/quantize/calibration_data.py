@@ -1,4 +1,4 @@
-"""What calibrates a spec's model: images through its preprocessing, ``.bin`` batches, or random numbers."""
+"""The calibration data of a spec's model: preprocessed images, ``.bin`` batches, or random numbers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _RANDOM_BATCHES = 4
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """What calibrates.
+    """Calibration data.
 
     Attributes:
         name: of the dataset, or of the first folder of bins.
         digest: of its content.
-        count: batches.
-        images: of them, how many images.
-        feeds: makes the batches; called anew for each pass.
-        bins: the folders, where the batches lie on disk already.
+        count: number of batches.
+        images: number of images in them.
+        feeds: makes the batches; called once for each pass.
+        bins: the folders, if the batches are on disk already.
         random: the batches are random numbers.
-        findings: what was noticed of the folders.
+        findings: about the folders.
     """
 
     name: str
@@ -48,12 +48,12 @@ class CalibrationData:
 
 
 def from_images(dataset: Labelled, preprocess: Preprocess, fed: str, batch: int, limit: int) -> CalibrationData:
-    """The first images of a dataset.
+    """Calibration data from the first images of a dataset.
 
     Args:
-        dataset: its labels are not looked at.
+        dataset: its labels are not used.
         preprocess: image -> input.
-        fed: the input that takes the images.
+        fed: name of the input for the images.
         batch: images per batch.
         limit: at most so many images.
     """
@@ -71,10 +71,10 @@ def from_images(dataset: Labelled, preprocess: Preprocess, fed: str, batch: int,
 def from_bins(
     folders: Sequence[Path], inputs: Sequence[Input], batch: int, limit: int, digest: Callable[[Path], str]
 ) -> CalibrationData:
-    """``.bin`` batches.
+    """Calibration data from ``.bin`` batches.
 
     Args:
-        folders: one per input, or one with a folder per input in it.
+        folders: one per input, or one that contains a folder per input.
         inputs: the spec's.
         batch: images per file.
         limit: at most so many images.
@@ -102,7 +102,7 @@ def from_bins(
 
 
 def from_random(inputs: Sequence[Input], batch: int, seed: int) -> CalibrationData:
-    """Random numbers in the ranges that the spec gives its inputs; what comes of them says nothing about accuracy."""
+    """Random numbers in the ranges of the spec's inputs; results based on them are meaningless for the accuracy."""
     from pth2om.export import example
 
     def feeds() -> Iterator[Feeds]:

@@ -1,16 +1,16 @@
-"""The INT8 weights written back as FP32 into a checkpoint with the same keys, for the user's unchanged script.
+"""Writes the INT8 weights back as FP32 into a checkpoint with the same keys, for the user's unchanged script.
 
-Every ONNX layer is traced to the parameters it came from (`pth2om.quantize.checkpoint_trace`). Then those of the
-quantized layers are changed so that the same script computes with the INT8 weight, and nothing else is touched:
+Every ONNX layer is traced to its parameters (`pth2om.quantize.checkpoint_trace`). Then the parameters of the quantized
+layers are changed so that the same script computes with the INT8 weight, and nothing else is changed:
 
 * a plain layer gets the dequantized weight and bias;
 * a convolution with BatchNorm gets the dequantized folded weight divided by the BatchNorm's factor (its sign included,
-  so the 127/128 rule sees the same sign as the deploy model); the bias goes into the BatchNorm's own, or without one
-  into its mean;
-* a re-parameterized block gets the fused weight in ``rbr_dense``, with a BatchNorm there that changes nothing, and
-  zeros in the other branches.
+  so that the 127/128 rule applies to the same sign as in the deploy model); the bias is added to the BatchNorm's bias,
+  or to its mean if it has none;
+* a re-parameterized block gets the fused weight in ``rbr_dense``, with a neutral BatchNorm, and zeros in the other
+branches.
 
-Activations stay FP32: their loss, usually the larger one, is not in this file.
+Activations stay FP32: their loss, usually the larger one, is not included.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ numbers are exact in FP16 too."""
 
 @dataclass(frozen=True)
 class Written:
-    """What came of one quantized layer.
+    """The result for one quantized layer.
 
     Attributes:
         layer: ONNX node name.
-        kind: ``plain``, ``batch_norm``, ``scaled``, ``rep``, or ``none`` (left as it was).
+        kind: ``plain``, ``batch_norm``, ``scaled``, ``rep``, or ``none`` (unchanged).
         keys: parameters changed.
-        error: largest difference of the weight that the changed parameters fold to from the INT8 weight, relative to
+        error: largest difference between the weight folded from the changed parameters and the INT8 weight, relative to
             the largest weight of its channel.
-        lost_bias: whether the checkpoint has no place for the layer's bias.
+        lost_bias: whether the checkpoint has no parameter for the layer's bias.
     """
 
     layer: str
@@ -70,15 +70,15 @@ class _Change:
 
 
 def int8_as_fp32(plan: Plan, state: Mapping[str, Any]) -> tuple[dict[str, Doubles], list[Written], list[Finding]]:
-    """The parameters of a state dict that have to change so that it computes with the INT8 weights.
+    """The parameters of a state dict to change so that it computes with the INT8 weights.
 
     Args:
         plan: a calibrated network, exported from ``state``.
         state: the checkpoint's state dict, arrays or tensors.
 
     Returns:
-        Changed parameters in double precision, by key; what was written for each quantized layer; and findings for
-        those that were left as they were.
+        Changed parameters in double precision, by key; the result for each quantized layer; and findings for the
+        unchanged layers.
     """
     changes, findings = _changes(plan, state)
     values = {key: value for change in changes for key, value in change.values.items()}
@@ -86,19 +86,20 @@ def int8_as_fp32(plan: Plan, state: Mapping[str, Any]) -> tuple[dict[str, Double
 
 
 def write_checkpoint(plan: Plan, checkpoint: Path, destination: Path) -> tuple[list[Written], list[Finding]]:
-    """`int8_as_fp32` from file to file: same nesting, keys and shapes, ready for the user's own loading code.
+    """`int8_as_fp32` from file to file: same nesting, keys and shapes, for the user's own loading code.
 
-    Dtypes stay too, but for changed parameters of 16 bits, which become FP32; a finding says so.
-    Of a checkpoint with several sets of weights (``model``, ``ema``) the one the model was exported from is changed.
+    Dtypes stay too, except for changed parameters of 16 bits, which become FP32; a finding reports this.
+    In a checkpoint with several sets of weights (``model``, ``ema``) the set from which the model was exported is
+    changed.
 
     Args:
         plan: a calibrated network, exported from ``checkpoint``.
-        checkpoint: a ``.pth`` or ``.safetensors`` that holds a state dict, bare or under keys such as ``state_dict``.
+        checkpoint: a ``.pth`` or ``.safetensors`` with a state dict, at the top or under keys such as ``state_dict``.
         destination: file to write, in the format of ``checkpoint``.
 
     Raises:
-        QuantizeError: it is a program or pickled module, holds no state dict, or none of the layers is in it.
-        CheckpointError: it is missing, damaged, or no checkpoint at all.
+        QuantizeError: it is a program or pickled module, contains no state dict, or contains none of the layers.
+        CheckpointError: it is missing, damaged, or not a checkpoint.
     """
     kind = kind_of(checkpoint)
     content, metadata = content_of(checkpoint, kind)
@@ -123,9 +124,9 @@ def write_checkpoint(plan: Plan, checkpoint: Path, destination: Path) -> tuple[l
 
 
 def check(checkpoint: Path) -> None:
-    """Refuse what weights cannot be written back to, without a plan.
+    """Refuse a checkpoint into which weights cannot be written back; needs no plan.
 
-    Raises: as `write_checkpoint`.
+    Raises: as in `write_checkpoint`.
     """
     content, _ = content_of(checkpoint, kind_of(checkpoint))
     if not branches.find(content, numbers.is_tensor):
@@ -133,7 +134,7 @@ def check(checkpoint: Path) -> None:
 
 
 def name_for(checkpoint: Path) -> str:
-    """The file name of a checkpoint's INT8 counterpart; its ending says the format.
+    """The file name of a checkpoint's INT8 form; the ending gives the format.
 
     Raises:
         CheckpointError: there is no such file.
@@ -187,7 +188,7 @@ def _finding(key: str, node: str, **values: Value) -> Finding:
 
 
 def _constants(plan: Plan) -> Iterable[Constants]:
-    """All layers with a weight, quantized or not: what a layer in floating point uses may not change."""
+    """All layers with a weight, quantized or not: parameters used by a floating-point layer must not change."""
     for layer in plan.selection.layers:
         quantized = plan.quantized.get(layer.name)
         weight = None if layer.weight is None else plan.network.array(layer.weight)
@@ -253,7 +254,7 @@ def _rewritten(entry: Constants, source: Source, arrays: Mapping[str, npt.NDArra
 
 
 def _bias(entry: Constants, source: Source, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Doubles]:
-    """Where a layer's INT8 bias goes; nothing when there is no place for it."""
+    """The parameters that receive a layer's INT8 bias; empty if there are none for it."""
     bias, own, norm = entry.bias, source.bias, source.norm
     if bias is None:
         return {}
@@ -267,7 +268,7 @@ def _bias(entry: Constants, source: Source, arrays: Mapping[str, npt.NDArray[Any
             before = arrays[own].astype(np.float64).reshape(-1)
             moved = np.where(live, unscaled, before)
         return {own: moved.reshape(arrays[own].shape)}
-    # Mean and convolution bias become zero: the shift is then one number, not a difference of large ones.
+    # Mean and convolution bias become zero, so the shift is one number and not a difference of large ones.
     zeros = {key: np.zeros(bias.shape) for key in (f"{norm}.running_mean", own) if key in arrays}
     if f"{norm}.bias" in arrays:
         return {f"{norm}.bias": bias, **zeros}
@@ -299,7 +300,7 @@ def _rewritten_block(entry: Constants, source: Source, arrays: Mapping[str, npt.
 
 
 def content_of(checkpoint: Path, kind: Kind) -> tuple[Any, dict[str, str] | None]:
-    """What a checkpoint holds, torch tensors in it, and the metadata of a safetensors file."""
+    """The content of a checkpoint, with torch tensors, and the metadata of a safetensors file."""
     from pth2om.checkpoint import reading
 
     if kind not in READABLE:
@@ -316,7 +317,7 @@ def content_of(checkpoint: Path, kind: Kind) -> tuple[Any, dict[str, str] | None
             raise QuantizeError("quantize.checkpoint-unread", where=str(checkpoint), reason=str(error)) from None
     content = reading.load_plain(checkpoint)
     if content is None:
-        classes = reading.read(checkpoint).classes  # damaged files are told apart here
+        classes = reading.read(checkpoint).classes  # damaged files are detected here
         raise QuantizeError("quantize.checkpoint-module", where=str(checkpoint), classes=reading.listed(classes))
     return content, None
 
@@ -345,7 +346,7 @@ def _save(content: Any, metadata: dict[str, str] | None, kind: Kind, destination
 
 
 def _apply(state: dict[str, Any], changes: list[_Change]) -> tuple[list[Written], list[Finding]]:
-    """Put changed parameters in place; layers whose numbers FP32 cannot hold stay as they were."""
+    """Insert the changed parameters; layers whose values FP32 cannot represent are unchanged."""
     import torch
 
     written, findings = [], []
@@ -354,7 +355,7 @@ def _apply(state: dict[str, Any], changes: list[_Change]) -> tuple[list[Written]
     for change in changes:
         tensors = {}
         for key, value in change.values.items():
-            # Tied parameters share one array here, and one tensor in the file again.
+            # Tied parameters share one array here, and again one tensor in the file.
             if id(value) not in made:
                 made[id(value)] = _like(state[key], value)
             tensors[key] = made[id(value)]
@@ -378,7 +379,7 @@ def _apply(state: dict[str, Any], changes: list[_Change]) -> tuple[list[Written]
 def _like(old: torch.Tensor, value: Doubles) -> torch.Tensor:
     """``value`` with the dtype, strides and kind (parameter or tensor) of ``old``; 16 bits become FP32.
 
-    Eleven bits of FP16 cannot hold an INT8 weight times its scale, and ``load_state_dict`` takes either.
+    The eleven bits of FP16 cannot represent an INT8 weight times its scale, and ``load_state_dict`` accepts both.
     """
     import torch
 
@@ -389,7 +390,7 @@ def _like(old: torch.Tensor, value: Doubles) -> torch.Tensor:
 
 
 def _tied(state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Key -> all keys that share its very memory; only keys that share."""
+    """Key -> all keys that share exactly its memory; only for keys that share."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for key, value in state.items():
         if hasattr(value, "untyped_storage") and _is_numbers(value) and value.numel():
@@ -406,7 +407,7 @@ def _is_numbers(value: Any) -> bool:  # noqa: ANN401 - a tensor or an array
 
 
 def _array(value: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - a tensor or an array
-    """The numbers of a parameter; BF16, which NumPy lacks, as FP32."""
+    """The values of a parameter; BF16, which NumPy lacks, as FP32."""
     if isinstance(value, np.ndarray):
         return value
     import torch

@@ -1,9 +1,9 @@
-"""Which parameters of a checkpoint an ONNX layer's constants were made of, told by their numbers.
+"""Finds the parameters of a checkpoint from which an ONNX layer's constants were made, by their values.
 
-Exporters fold, rename and reorder; numbers stay. A layer's weight is that of the checkpoint times one factor per
-output channel; the factor is one, or a BatchNorm's ``gamma / sqrt(var + eps)``, or a parameter of its own (layer
-scale); or the weight is the sum of a re-parameterized block's branches. Names and the order of the keys only break
-ties.
+Exporters fold, rename and reorder, but the values stay. A layer's weight is that of the checkpoint times one factor per
+output channel; the factor is one, or a BatchNorm's ``gamma / sqrt(var + eps)``, or a separate parameter (layer scale);
+or the weight is the sum of a re-parameterized block's branches. Names and the order of the keys only decide between
+equal candidates.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 _EPSILONS = (1e-5, 1e-3, 1e-4, 1e-6, 2e-5, 1e-2, 1e-8)
 _LARGEST_EPSILON = 0.1
 _TOLERANCE = 1e-4
-"""Relative agreement of a folded ONNX weight with the parameters it is traced to; folding rounds in FP32."""
+"""Largest relative difference between a folded ONNX weight and its parameters; folding rounds in FP32."""
 _DENSE = "rbr_dense.conv.weight"
 _WEIGHT_DEPENDENT = ("weight_v", "weight_orig", "weight_g")
-"""Parameters of weight norm and spectral norm: their factor follows from the weight itself, so it cannot be kept."""
+"""Parameters of weight norm and spectral norm: their factor depends on the weight itself, so it cannot be kept."""
 
 
 @dataclass(frozen=True)
 class Constants:
-    """One ONNX layer in the scale of the original model: balancing and equalization undone.
+    """One ONNX layer in the scale of the original model, without balancing and equalization.
 
     Attributes:
-        layer: which.
+        layer: the layer.
         floating: its float weight, in the layout of the ONNX model.
         plain: (channels_out,) its float bias, or None.
-        weight: the weight its INT8 integers stand for; None where the layer stays in floating point.
-        bias: (channels_out,) the bias its INT32 integers stand for, or None.
+        weight: the weight that its INT8 integers represent; None if the layer stays in floating point.
+        bias: (channels_out,) the bias that its INT32 integers represent, or None.
     """
 
     layer: Layer
@@ -50,14 +50,14 @@ class Constants:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a layer's constants come from.
+    """The origin of a layer's constants.
 
     Attributes:
-        kind: ``plain``: the parameters as they are; ``batch_norm``: times a BatchNorm's factor; ``scaled``: times a
-            parameter of its own; ``rep``: the sum of a re-parameterized block.
-        key: the weight; of ``rep`` that of the dense branch.
-        layout: `to_rows` kind of the weight as the checkpoint has it.
-        factor: (channels_out,) what the script multiplies the weight by.
+        kind: ``plain``: the parameters unchanged; ``batch_norm``: times a BatchNorm's factor; ``scaled``: times a
+            separate parameter; ``rep``: the sum of a re-parameterized block.
+        key: the weight; for ``rep`` that of the dense branch.
+        layout: `to_rows` kind of the weight in the checkpoint.
+        factor: (channels_out,) the factor by which the script multiplies the weight.
         norm: prefix of the BatchNorm, or "".
         bias: key of the layer's own bias, or "".
     """
@@ -77,11 +77,11 @@ class Source:
 
 @dataclass
 class Tracer:
-    """Finds sources in one state dict; what a layer has is offered to others only when nothing else fits.
+    """Finds sources in one state dict; parameters of one layer are tried for others only if nothing else fits.
 
     Attributes:
         state: parameter name -> array, floating point only, in the checkpoint's order.
-        unexplained: layer name -> key of a weight that is its own but for a factor that nothing explains.
+        unexplained: layer name -> key of a weight that matches except for an unexplained factor.
     """
 
     state: Arrays
@@ -100,7 +100,7 @@ class Tracer:
         return source
 
     def keys(self, source: Source) -> list[str]:
-        """The parameters that would be changed to change the layer."""
+        """The parameters to change in order to change the layer."""
         if source.kind == "rep":
             return [key for key in self.state if key.startswith(source.block) and "rbr_" in key]
         named = [source.key, source.bias]
@@ -117,11 +117,11 @@ class Tracer:
         return None
 
     def _candidates(self, constants: Constants) -> Iterator[tuple[str, str, Doubles]]:
-        """Weights that equal the layer's up to a factor per output channel; NaN where a channel of zeros hides it."""
+        """Weights equal to the layer's up to a factor per output channel; the factor of a channel of zeros is NaN."""
         layer = constants.layer
         target = to_rows(constants.floating, layer.kind, layer.group)
         size = np.abs(target).max(axis=1)
-        # torch keeps (out, in) of a Linear, ONNX (in, out); some nets (GPT-2's Conv1D) keep the latter too.
+        # torch stores (out, in) for a Linear, ONNX (in, out); some nets (GPT-2's Conv1D) also store the latter.
         linear = layer.kind in ("Gemm", "MatMul")
         shape = constants.floating.shape
         layouts = (("Conv", shape[::-1]), ("MatMul", shape)) if linear else ((layer.kind, shape),)
@@ -139,7 +139,7 @@ class Tracer:
                     break
 
     def _rank(self, key: str, layer: Layer) -> tuple[bool, bool, int]:
-        """What is tried first: keys nobody has, those of the layer's own name, the checkpoint's order."""
+        """The order of trying: unused keys, then keys with the layer's name, then the checkpoint's order."""
         module = key.rpartition(".")[0]
         path = module_path(layer.name)
         named = key == layer.weight or (bool(path) and (module == path or module.endswith(f".{path}")))
@@ -156,7 +156,7 @@ class Tracer:
         matches = plain is None or (own != "" and _close(self.state[own].reshape(-1), plain))
         if unit < 1e-6 and matches:
             return Source("plain", key, layout, ones, bias=own)
-        # Exporters leave a bias of zeros out, so none may stand for the shift of a BatchNorm that has none.
+        # Exporters omit a bias of zeros, so no bias can mean a BatchNorm without shift.
         norm = self._norm(key, own, factor, np.zeros(factor.size) if plain is None else plain)
         if norm is not None:
             return Source("batch_norm", key, layout, norm[1], norm=norm[0], bias=own)
@@ -170,7 +170,7 @@ class Tracer:
         return None
 
     def _own_bias(self, key: str, channels: int) -> str:
-        """The bias beside a weight, or ""."""
+        """The key of the bias beside a weight, or ""."""
         parent, _, last = key.rpartition(".")
         named = f"{parent}." if parent else ""
         for weight, bias in (("weight", "bias"), ("kernel", "bias"), ("w", "b"), ("W", "b")):
@@ -180,7 +180,7 @@ class Tracer:
         return ""
 
     def _equal_bias(self, key: str, plain: Doubles | None) -> str:
-        """A parameter near ``key`` that is the bias by its numbers, or ""."""
+        """A parameter near ``key`` whose values are the bias, or ""."""
         if plain is None or not plain.any():
             return ""
         for name in self._near(key, [name for name, value in self.state.items() if value.shape == plain.shape]):
@@ -189,7 +189,7 @@ class Tracer:
         return ""
 
     def _near(self, key: str, keys: Sequence[str]) -> list[str]:
-        """``keys`` by their distance from ``key`` in the checkpoint's order; what follows comes first."""
+        """``keys`` by their distance from ``key`` in the checkpoint's order; following keys come first."""
 
         def distance(name: str) -> tuple[bool, int]:
             gap = self._order[name] - self._order[key]
@@ -246,7 +246,7 @@ class Tracer:
         return None
 
     def _fused(self, block: str, epsilon: float) -> Doubles | None:
-        """The weight that a block's branches sum to; None when it has but one, which is an ordinary convolution."""
+        """The sum of the weights of a block's branches; None for a single branch, which is an ordinary convolution."""
         total = self._branch(f"{block}rbr_dense", epsilon)
         small = self._branch(f"{block}rbr_1x1", epsilon)
         scale = self._scale(f"{block}rbr_identity", epsilon)
@@ -273,7 +273,7 @@ class Tracer:
 
 
 def module_path(node: str) -> str:
-    """The module that a node of the TorchScript exporter names: ``/body/body.1/conv/Conv`` is ``body.1.conv``."""
+    """The module in a node name of the TorchScript exporter: ``/body/body.1/conv/Conv`` gives ``body.1.conv``."""
     parts = node.strip("/").split("/")[:-1]
     path: list[str] = []
     for part in parts:
@@ -297,7 +297,7 @@ def unrows(rows: Doubles, source: Source, shape: tuple[int, ...], constants: Con
 
 
 def _core(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape without axes of length 1: a Linear may stand for a 1x1 convolution."""
+    """A shape without axes of length 1: a Linear can be equivalent to a 1x1 convolution."""
     return tuple(size for size in shape if size != 1)
 
 

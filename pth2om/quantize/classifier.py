@@ -18,21 +18,21 @@ Ints = npt.NDArray[np.int64]
 
 
 class ClassifierDrop:
-    """Top-1 drop against the float model on the same images; without labels, the float model's answers are the labels.
+    """Top-1 drop against the float model on the same images; without labels, the float model's results are the labels.
 
     Args:
         model: the float model.
-        feeds: batches; iterated anew for each evaluation.
+        feeds: batches; iterated again for each evaluation.
         labels: class of every image.
-        images: how many images there are; rows beyond fill the last batch up and count nowhere. Default: all rows.
+        images: number of images; further rows only fill up the last batch and are not counted. Default: all rows.
 
     Attributes:
         labels: class of every image, int64.
         accuracy: top-1 of the float model, in percent.
 
     Raises:
-        QuantizeError: the model has not one output of shape (batch, classes), there are fewer labels than images, a
-            label is no class of it, or the float model is right on none.
+        QuantizeError: the model does not have exactly one output of shape (batch, classes), there are fewer labels than
+            images, a label is not a class of the model, or the float model is wrong on all images.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The deploy model: AscendQuant and AscendDequant around every INT8 layer, as ATC's ONNX parser takes them.
+"""The deploy model: AscendQuant and AscendDequant around every INT8 layer, as ATC's ONNX parser expects them.
 
 Operators and attributes follow the CANN ops-nn ONNX plugins: default domain; ``scale`` and ``offset`` of AscendQuant
 are FLOAT attributes (an INT-typed offset would be read as 0); ``deq_scale`` is UINT64 with the FP32 bits in the low
@@ -24,12 +24,12 @@ PRODUCER = "pth2om"
 def build_deploy(network: Network, layers: Sequence[Quantized]) -> onnx.ModelProto:
     """The deploy model.
 
-    The dequantized result keeps the name of the layer's float output, so graph outputs, all readers and the bodies of
-    If, Loop and Scan read on without a change; the INT32 tensor before it is ``<layer>.output0``.
+    The dequantized result keeps the name of the layer's float output, so graph outputs, readers and the bodies of If,
+    Loop and Scan need no change; the INT32 tensor before it is ``<layer>.output0``.
 
     Args:
         network: the prepared float network; not changed.
-        layers: what becomes INT8.
+        layers: the layers that become INT8.
     """
     copy = Network(network.finish(), own=True)
     by_name = {node.name: node for node in copy.nodes}
@@ -53,7 +53,7 @@ def build_deploy(network: Network, layers: Sequence[Quantized]) -> onnx.ModelPro
 def _quantize_input(
     network: Network, node: onnx.NodeProto, quantized: Quantized, quants: dict[tuple[str, bytes, int], str]
 ) -> None:
-    """Put an AscendQuant before input 0; layers that read one tensor with one range share it."""
+    """Insert an AscendQuant before input 0; layers that read the same tensor with the same range share it."""
     name = quantized.layer.name
     source = node.input[0]
     key = (source, np.float32(quantized.activation.scale).tobytes(), quantized.activation.offset)
@@ -86,7 +86,7 @@ def quant_node(name: str, source: str, output: str, quantized: Quantized) -> onn
 def _quantize_constants(
     network: Network, node: onnx.NodeProto, quantized: Quantized, by_name: dict[str, onnx.NodeProto]
 ) -> onnx.NodeProto:
-    """INT8 weight and INT32 bias; returns the node whose output is to be dequantized."""
+    """Write INT8 weight and INT32 bias; returns the node whose output must be dequantized."""
     layer = quantized.layer
     assert quantized.weight is not None
     node.input[1] = network.add_constant(f"{node.input[1]}.int8", quantized.weight)
@@ -102,7 +102,7 @@ def _quantize_constants(
     if quantized.bias is None:
         return node
     if layer.kind == "MatMul":
-        # Bias correction gave a MatMul a bias: it is added to the integers, before they are dequantized.
+        # Bias correction gave a MatMul a bias: it is added to the integers before they are dequantized.
         inner = network.fresh(f"{layer.name}.matmul.output0")
         name = network.add_constant(f"{layer.name}.bias.int32", quantized.bias)
         label = network.node_name(f"{layer.name}.bias_add")

@@ -1,4 +1,4 @@
-"""INT8 layers for the emulator: `on_chip` marks them in a deploy model, and the emulator learns how to compute them.
+"""INT8 layers for the emulator: `on_chip` marks them in a deploy model and defines how they are computed.
 
 ::
 
@@ -6,7 +6,7 @@
 
 Importing this module registers the operator. A QuantizedLayer is one AscendQuant, layer and AscendDequant with the
 SoC's own rounding: FP16 AscendQuant, exact INT32 sums, the dequantization scale as the SoC holds it, one rounding to
-FP16 at the end. Layers that ATC rolls back are float operators with dequantized weights.
+FP16 at the end. Layers that ATC returns to FP16 are float operators with dequantized weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPERATOR = "QuantizedLayer"
 
 
 def on_chip(deploy: onnx.ModelProto, soc: str, where: str = "") -> onnx.ModelProto:
-    """A deploy model with its INT8 layers as single `OPERATOR` nodes, and rolled-back layers in floating point.
+    """A deploy model with its INT8 layers as single `OPERATOR` nodes, and layers returned to FP16 in floating point.
 
     Args:
         deploy: a deploy model.
@@ -65,17 +65,17 @@ class _ChipWriter(_NpuWriter):
             values["bias"] = numpy_helper.from_array(np.ascontiguousarray(part.bias))
         source = part.source
         if part.pad is not None:
-            # AscendQuant makes its own offset of zero, so padding before it is padding behind it.
+            # AscendQuant maps zero to its offset, so padding before it equals padding after it.
             source = self.padded(part, source)
         node = helper.make_node(OPERATOR, [source], [part.dequant.output[0]], name=part.name, domain=DOMAIN, **values)
         self.nodes.append(node)
 
 
 class _EmissionWriter(_NpuWriter):
-    """The chip's arithmetic, written through the emulator's own pen."""
+    """The chip's arithmetic, written with the emulator's node writer."""
 
     def __init__(self, pen: emulation.Emission) -> None:
-        # There is no network: names and constants are the emulator's.
+        # Without a network: names and constants come from the emulator.
         self.pen = pen
         self.family = None
         self._quants: dict[tuple[Any, ...], str] = {}

@@ -1,4 +1,4 @@
-"""A deploy model that another tool made, beside the float model it stands for."""
+"""A deploy model from another tool, traced to its float model."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from pth2om.quantize.settings import LayerReport, Settings
 from pth2om.quantize.weights import Quantized
 
 _SAME_WEIGHT = 0.3
-"""Relative L2 within which integers stand for a weight, a factor per output channel aside (balancing). Rounding and
-retraining stay below it; another layer's weight is near 1."""
+"""Relative L2 up to which integers match a weight, apart from a factor per output channel (balancing). Rounding and
+retraining stay below it; another layer's weight gives about 1."""
 
 
 def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "") -> Plan:
     """The plan that a deploy model follows: its layers traced to the float model's by name, shape and weight.
 
-    A layer that cannot be traced (the tool renamed or fused it) is INT8 all the same; it is named, and has no error
-    and no place in an FP32 checkpoint.
+    A layer that cannot be traced (the tool renamed or fused it) is still INT8. It is reported by name, no error is
+    measured for it, and it is not written into an FP32 checkpoint.
 
     Args:
         model: the float model.
-        deploy: made from it by amct_onnx, by a command of the user's own, or converted from QDQ.
+        deploy: made from it by amct_onnx or the user's own command, or converted from QDQ.
         where: its name, for messages.
 
     Raises:
-        QuantizeError: ``deploy`` is no deploy model or another model's, or the float model has nothing that could be
-            INT8.
+        QuantizeError: ``deploy`` is not a deploy model or belongs to another model, or nothing in the float model can
+            be INT8.
     """
     made = Network(deploy)
     parts = {part.name: part for part in parts_of(made, where)}
@@ -54,7 +54,7 @@ def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "
         if candidate is None:
             layer.reason = layer.reason or say("quantize.left-by-tool")
             continue
-        # Here a BatchNorm is folded; before one that the tool left in the graph there is another tensor and weight.
+        # We fold a BatchNorm; if the tool left it in the graph, the tensor and the weight before it are different.
         readers = made.consumers.get(candidate.dequant.output[0], [])
         elsewhere = any(node.op_type == "BatchNormalization" for node in readers)
         traced = None if elsewhere or layer.reason is not None else _traced(network, layer, candidate)
@@ -82,7 +82,7 @@ def _same_inputs(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str) ->
 
 
 def _traced(network: Network, layer: Layer, part: Part) -> Quantized | None:
-    """The layer's integers, or None where they belong to another weight or another place in the graph."""
+    """The layer's integers, or None if they belong to another weight or another place in the graph."""
     if part.relu or part.layer.op_type != layer.kind or (part.add is None) != (layer.add is None):
         return None
     scale_d = np.float32(1) / np.float32(part.scale**2 if part.sqrt_mode else part.scale)
@@ -101,7 +101,7 @@ def _traced(network: Network, layer: Layer, part: Part) -> Quantized | None:
 
 
 def _same(rows: FloatArray, wanted: FloatArray) -> bool:
-    """Whether (channels, weights) rows are multiples of the wanted ones, as far as rounding leaves them."""
+    """Whether the (channels, weights) rows are multiples of the expected ones, apart from rounding."""
     first, second = rows.astype(np.float64), wanted.astype(np.float64)
     power = np.square(second).sum(axis=1)
     factor = np.maximum((first * second).sum(axis=1), 0) / np.where(power > 0, power, 1)

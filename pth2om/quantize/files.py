@@ -27,14 +27,14 @@ def records(layers: Sequence[Quantized]) -> dict[str, Record]:
 
 
 def quant_json(original: Sequence[onnx.NodeProto], deploy: onnx.ModelProto, name: str) -> dict[str, Any]:
-    """Which original nodes every node of the deploy model stands for, as Ascend's accuracy comparison reads it.
+    """The original nodes of every node of the deploy model, in the format of Ascend's accuracy comparison.
 
-    Layout and names as the msprobe parser takes them (``-q`` / ``--quant_fusion_rule_file``); quantization nodes, which
-    have no original, have an empty list.
+    Layout and names as the msprobe parser reads them (``-q`` / ``--quant_fusion_rule_file``); quantization nodes have
+    no original and get an empty list.
     """
     known = {node.name for node in original}
     makers = {output: node for node in original for output in node.output}
-    # An input is named by the operator that makes it and the number of that operator's output.
+    # An input is named by its producing operator and that operator's output number.
     origins = {
         output: f"{node.name}:{number}" for node in deploy.graph.node for number, output in enumerate(node.output)
     }
@@ -63,7 +63,7 @@ def quant_json(original: Sequence[onnx.NodeProto], deploy: onnx.ModelProto, name
 
 
 def _sources(node: onnx.NodeProto, known: set[str], makers: dict[str, onnx.NodeProto]) -> list[str]:
-    """A node's own original, and what was folded into it: up from the tensor it makes to itself."""
+    """A node's own original and the nodes folded into it, from the output tensor upwards."""
     if node.name not in known:
         return []
     chain = [node.name]

@@ -1,9 +1,9 @@
-"""What an activation's values look like, in memory that does not grow with the number of images.
+"""The distribution of an activation's values, in memory that does not grow with the number of images.
 
-A tensor's values are counted by their FP16 code: 65,536 counters hold the exact distribution of the values as the NPU
-sees them (ATC computes activations in FP16), without knowing the range beforehand, without re-binning, in any order,
-and two counts merge by addition. Against the FP32 values each count is off by at most half a unit in the last place,
-``2**-11 * |x|``, which is under an eighth of an INT8 step. Extremes and channel means are those of the FP32 values.
+A tensor's values are counted by their FP16 code: 65,536 counters are the exact distribution of the values on the NPU
+(ATC computes activations in FP16). The range need not be known beforehand, the order is irrelevant, and two counts are
+merged by addition. Compared with FP32, each value is off by at most half a unit in the last place, ``2**-11 * |x|``,
+which is less than an eighth of an INT8 step. Extremes and channel means are those of the FP32 values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pth2om.quantize.network import Array, FloatArray
 
 CODES = 1 << 16
 _PIECE = 1 << 18
-"""Values counted at a time: they and the counters then stay in the processor's cache."""
+"""Number of values counted at a time; they and the counters then fit the processor's cache."""
 
 _ALL = np.arange(CODES, dtype=np.uint16).view(np.float16).astype(np.float64)
 _FINITE = np.flatnonzero(np.isfinite(_ALL))
@@ -30,16 +30,16 @@ HALF_MAX = 65504.0
 
 
 class Histogram:
-    """Counts of one tensor over all images seen.
+    """Counts of one tensor over all images so far.
 
     Attributes:
         counts: (65536,) int64, by FP16 code.
         lowest, highest: exact extremes of the finite values, in FP32.
         batches: batches counted.
-        begun: batches whose counting has begun; more than ``batches`` where it was interrupted.
-        images: images seen.
-        not_finite: number of the first image that held a NaN or infinity, or None.
-        overflow: how many finite values FP16 cannot hold.
+        begun: batches whose counting was started; more than ``batches`` if it was interrupted.
+        images: images counted.
+        not_finite: number of the first image with a NaN or infinity, or None.
+        overflow: how many finite values exceed FP16.
         channel_sum: (channels,) float64 sum of the values per channel (axis 1, or the last of a matrix).
         channel_count: values per channel.
     """
@@ -59,8 +59,8 @@ class Histogram:
         Args:
             values: FP32 of any shape, one image after the other.
             channel_axis: axis whose channels' means are kept; None for none.
-            images: how many images they are of; default the first axis, which is no longer that of the images where
-                the network has joined it with others.
+            images: number of images in the batch; default the size of the first axis, which is wrong if the network has
+                merged this axis with others.
         """
         values = np.asarray(values, np.float32)
         with np.errstate(over="ignore"):
@@ -78,12 +78,12 @@ class Histogram:
         channel_sum: npt.NDArray[np.float64] | None = None,
         images: int | None = None,
     ) -> None:
-        """Count one batch of which others have taken the codes and the extremes.
+        """Count one batch whose codes and extremes were computed before.
 
         Args:
             codes: uint16 FP16 code of each value, rounded to nearest, ties to even; of the tensor's shape.
-            low: the least value in FP32; not finite where a value is infinite, anything where one is NaN.
-            high: the greatest, likewise.
+            low: the smallest value in FP32; not finite if a value is infinite, undefined if one is NaN.
+            high: the largest value, likewise.
             channel_sum: (channels,) sum of the values per channel.
             images: as in `update`.
         """
@@ -132,13 +132,13 @@ class Histogram:
 
     @property
     def channel_mean(self) -> npt.NDArray[np.float64] | None:
-        """Mean per channel, or None when it was not kept."""
+        """Mean per channel, or None if it was not kept."""
         return None if self.channel_count == 0 else self.channel_sum / self.channel_count
 
     def points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """The distinct values in ascending order, and how often each came.
+        """The distinct values in ascending order, and the count of each.
 
-        Values beyond FP16's range count at its ends, as saturation would leave them.
+        Values beyond FP16's range are counted at its ends, as with saturation.
         """
         counts = self.counts[_ORDER].astype(np.float64)
         counts[0] += self.counts[_NEGATIVE_INFINITY]
@@ -147,7 +147,7 @@ class Histogram:
         return _VALUES[present], counts[present]
 
     def merge(self, other: Histogram) -> None:
-        """Add another's counts, as if its images had come after this one's."""
+        """Add the counts of another histogram, as if its images came after these."""
         if self.not_finite is None and other.not_finite is not None:
             self.not_finite = self.images + other.not_finite
         self.counts += other.counts

@@ -1,7 +1,8 @@
 """Which layers become INT8, and why the others do not.
 
-The restrictions are those of amct_onnx (CANN AMCT guide, "quantization layer restrictions") and of ATC's own roll-back
-(CANN fusion engine sources: a quantized layer whose input has at most 16 channels is compiled in FP16 again).
+The restrictions are those of amct_onnx (CANN AMCT guide, "quantization layer restrictions") and of ATC, which returns
+some layers to FP16 (CANN fusion engine sources: a quantized layer whose input has at most 16 channels is compiled in
+FP16).
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ class Layer:
     Attributes:
         name: the node's name.
         kind: its operator.
-        node: the node itself, in the network it was found in.
+        node: the node in the network in which it was found.
         input: the activation it reads.
-        output: the tensor the dequantized result has; after the Add of a MatMul with bias.
+        output: the tensor of the dequantized result; for a MatMul with bias, the output of its Add.
         weight: name of its weight, None for AveragePool.
         bias: name of its bias constant, or None.
-        add: the Add that holds a MatMul's bias.
-        channels_in: channels of the input, None when unknown.
+        add: the Add with a MatMul's bias.
+        channels_in: channels of the input; None if unknown.
         channels_out: output channels; 0 for AveragePool.
         group: convolution groups.
-        rank: axes of the output, None when unknown.
-        reason: why it stays in floating point; None when it becomes INT8.
+        rank: axes of the output; None if unknown.
+        reason: why it stays in floating point; None if it becomes INT8.
         rolls_back: whether ATC would compile it in FP16 even if quantized.
     """
 
@@ -66,7 +67,7 @@ class Layer:
 
     @property
     def per_channel(self) -> bool:
-        """Whether its weight has one scale per output channel; Ascend dequantizes Gemm and MatMul with one."""
+        """Whether its weight has one scale per output channel; Ascend has a single scale for Gemm and MatMul."""
         return self.kind in ("Conv", "ConvTranspose")
 
     def rows(self, weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -74,7 +75,7 @@ class Layer:
         return to_rows(weight, self.kind, self.group)
 
     def unrows(self, rows: np.ndarray[Any, Any], like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The inverse of `rows`; ``like`` is the weight in its own layout."""
+        """The inverse of `rows`; ``like`` is the weight in its original layout."""
         return from_rows(rows, like.shape, self.kind, self.group)
 
 
@@ -107,7 +108,7 @@ class Selection:
 
     Attributes:
         layers: in graph order, chosen or not.
-        findings: why layers stay in floating point, in a person's words.
+        findings: why layers stay in floating point, as messages.
     """
 
     layers: list[Layer]
@@ -115,7 +116,7 @@ class Selection:
 
     @property
     def chosen(self) -> list[Layer]:
-        """Those that become INT8."""
+        """The layers that become INT8."""
         return [layer for layer in self.layers if layer.reason is None]
 
 
@@ -134,14 +135,14 @@ def select(
     Args:
         network: a prepared float network.
         skip: node names or `fnmatch` patterns that stay in floating point.
-        only: patterns; when given, nothing else is quantized.
+        only: patterns; if given, nothing else is quantized.
         small_channels: quantize layers of at most 16 input channels too, for ``--enable_small_channel=1``.
         skip_types: operator types that stay in floating point.
-        mentioned: further names and patterns that somebody wrote, so that a misspelt one is told.
+        mentioned: further names and patterns from the user, so that a misspelt one is reported.
         where: the model's name, for errors.
 
     Raises:
-        QuantizeError: no layer is left to quantize, or a pattern matches no node at all.
+        QuantizeError: no layer is left to quantize, or a pattern matches no node.
     """
     names = [node.name for node in network.nodes]
     for pattern in (*skip, *only, *mentioned):
@@ -174,7 +175,7 @@ def select(
 def _asked(
     layer: Layer, skip: Sequence[str], only: Sequence[str], skip_types: Sequence[str], small_channels: bool
 ) -> Message | None:
-    """The reason for leaving a quantizable layer alone that the settings give, or None."""
+    """The reason in the settings for not quantizing a layer, or None."""
     if layer.kind in skip_types or any(matches(layer.name, pattern) for pattern in skip):
         return say("quantize.skipped")
     if only and not any(matches(layer.name, pattern) for pattern in only):

@@ -1,4 +1,4 @@
-"""The float model as quantization starts from it: a supported opset, folded BatchNorm, plain Gemm."""
+"""Prepares the float model for quantization: a supported opset, folded BatchNorm, plain Gemm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pth2om.quantize.network import (
 )
 
 LOWEST_OPSET = 11
-"""Round and a Clip with inputs, which the fake-quant twin is made of, exist from opset 11 on."""
+"""The fake-quant twin needs Round and a Clip with inputs, which exist from opset 11 on."""
 HIGHEST_OPSET = 22
 """ATC registers AscendQuant and AscendDequant for opset 8 to 22 (CANN ops-nn ONNX plugins)."""
 QDQ_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -55,16 +55,15 @@ QUANTIZED_OPERATORS = frozenset(
 
 
 def prepare(model: onnx.ModelProto, where: str, *, known: bool = False) -> tuple[Network, list[Finding]]:
-    """The float model as quantization wants it: supported opset, known shapes, folded BatchNorm, plain Gemm.
+    """The float model in the form for quantization: supported opset, known shapes, folded BatchNorm, plain Gemm.
 
     Args:
         model: a float ONNX model.
         where: the file's name, for errors.
-        known: the caller has seen to it that ONNX Runtime takes the model, or does without.
+        known: the caller has checked that ONNX Runtime can run the model, or does not need that.
 
     Raises:
-        QuantizeError: ONNX Runtime does not take it, it is quantized already, or its opset cannot be brought into
-            11..22.
+        QuantizeError: ONNX Runtime cannot run it, it is quantized already, or its opset cannot be converted to 11..22.
     """
     refuse_integers(model, where)
     pairs = sorted({node.op_type for node in model.graph.node} & QDQ_OPERATORS)
@@ -77,7 +76,7 @@ def prepare(model: onnx.ModelProto, where: str, *, known: bool = False) -> tuple
         message = say("quantize.opset-converted", old=opset, new=opset_of(model))
         findings.append(Finding("quantize.opset-converted", "warning", message))
     if not known:
-        # Everything below takes a legal model for granted; the runtime, which has to run it anyway, says whether it is.
+        # The code below requires a valid model; the runtime, which must run it anyway, checks this.
         open_session(as_runtime_takes(model), exact=True)
     network = Network(_inferred(inlined(model)))
     compute_constants(network)
@@ -89,10 +88,10 @@ def prepare(model: onnx.ModelProto, where: str, *, known: bool = False) -> tuple
 
 
 def refuse_integers(model: onnx.ModelProto, where: str) -> None:
-    """Refuse a deploy model, and one of integer operators.
+    """Refuse a deploy model or a model of integer operators.
 
     Raises:
-        QuantizeError: it is one; the message says what to do instead.
+        QuantizeError: it is one; the message explains what to do instead.
     """
     found = sorted({node.op_type for node in model.graph.node} & QUANTIZED_OPERATORS)
     if found:
@@ -101,8 +100,8 @@ def refuse_integers(model: onnx.ModelProto, where: str) -> None:
 
 
 def _convert_opset(model: onnx.ModelProto, opset: int, where: str) -> onnx.ModelProto:
-    # Older models go up no further than they must: what ATC parses changes with the version (the inputs of Dropout).
-    # Newer ones go down to what ATC has most parsers for, else to the highest that it has any for.
+    # Older models are raised only as far as necessary: what ATC parses depends on the version (the inputs of Dropout).
+    # Newer ones are lowered to the opset with most parsers in ATC, else to the highest that has any.
     reason = ""
     for target in (LOWEST_OPSET,) if opset < LOWEST_OPSET else _FROM_ABOVE:
         try:
@@ -113,7 +112,7 @@ def _convert_opset(model: onnx.ModelProto, opset: int, where: str) -> onnx.Model
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its tensors' shapes; without them when inference fails, as it is only used for reporting."""
+    """The model with its tensors' shapes, or without them if inference fails: they are only used for reporting."""
     if model.ByteSize() > PROTO_LIMIT:
         return model
     try:
@@ -126,7 +125,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fold(network: Network) -> int:
-    """Fold what follows a convolution per channel into it, and make every Gemm plain; how many nodes went."""
+    """Fold per-channel operations after a convolution into it, and make every Gemm plain; returns the nodes removed."""
     before = len(network.nodes)
     _fold_identities(network)
     made: dict[tuple[Any, ...], str] = {}
@@ -156,17 +155,17 @@ def compute_constants(
     *,
     chained: bool = True,
 ) -> None:
-    """Compute what nodes of ``kinds`` read besides their activation, where it depends on constants alone.
+    """Compute the inputs of nodes of ``kinds`` other than the activation if they depend on constants alone.
 
-    Exporters leave the way from a parameter to a weight in the graph (Cast, Transpose, Reshape, a weight norm); what
-    is no initializer could not be quantized.
+    Exporters leave the steps from a parameter to a weight in the graph (Cast, Transpose, Reshape, a weight norm); only
+    an initializer can be quantized.
 
     Args:
         network: changed in place.
         kinds: operators whose constant inputs are computed.
         chained: whether an operator of ``kinds`` may be computed itself.
     """
-    # Identities are looked through, not computed, so that a weight several layers share is still seen to be one.
+    # Identities are bypassed, not computed, so that a weight shared by several layers is still recognized as shared.
     _fold_identities(network)
     fixed = set(network.constants) | {""}
     computable: dict[int, onnx.NodeProto] = {}
@@ -185,7 +184,7 @@ def compute_constants(
     for key, node in wanted.items():
         values = constant_values(network, [name for name in node.output if name])
         if values is None:
-            # An operator that the runtime lacks for this type: the layer is then said to have no constant weight.
+            # An operator that the runtime lacks for this type: the layer is then reported to have no constant weight.
             continue
         done.add(key)
         for name, value in values.items():
@@ -196,7 +195,7 @@ def compute_constants(
 
 
 def _drop_unread(network: Network, candidates: set[int]) -> None:
-    """Remove those of the ``candidates`` that nobody reads any more."""
+    """Remove the ``candidates`` that are no longer read."""
     while True:
         used = set(network.consumers) | network.outputs | network.captured
         kept = [node for node in network.nodes if id(node) not in candidates or used & set(node.output)]
@@ -227,7 +226,7 @@ def _float_constant(network: Network, name: str) -> FloatArray | None:
 
 
 def _written_kernel(network: Network, node: onnx.NodeProto) -> None:
-    """kernel_shape, which ONNX takes from the weight and ATC demands."""
+    """Write kernel_shape, which ONNX derives from the weight and ATC requires."""
     weight = network.constants.get(node.input[1])
     if weight is not None and "kernel_shape" not in attributes(node):
         kept = [entry for entry in node.attribute if entry.name != "kernel_shape"]
@@ -236,7 +235,7 @@ def _written_kernel(network: Network, node: onnx.NodeProto) -> None:
 
 
 def _plain_gemm(network: Network, node: onnx.NodeProto, made: dict[tuple[Any, ...], str]) -> None:
-    """transB=0 and alpha=beta=1, by changing the constants; Gemms that shared a weight share the changed one."""
+    """Make transB=0 and alpha=beta=1 by changing the constants; Gemms that share a weight share the new one."""
     values = attributes(node)
     weight = _float_constant(network, node.input[1])
     if weight is None or values.get("transA", 0) or weight.ndim != 2:
@@ -259,7 +258,7 @@ def _plain_gemm(network: Network, node: onnx.NodeProto, made: dict[tuple[Any, ..
 
 
 def _fold_follower(network: Network, node: onnx.NodeProto) -> bool:
-    """Fold the BatchNormalization, or the constant Mul or Add, that alone reads a convolution's output."""
+    """Fold the BatchNormalization, or the constant Mul or Add, that is the only reader of a convolution's output."""
     weight = _float_constant(network, node.input[1])
     follower = network.only_consumer(node.output[0])
     if weight is None or follower is None or len(network.consumers.get(node.input[1], [])) != 1:

@@ -1,4 +1,4 @@
-"""How images become a network's input: the JSON of the YOLOv6 workflow (``det_pre_params``), or a spec's own table."""
+"""How images become a network's input: the JSON of the YOLOv6 workflow (``det_pre_params``), or a spec's table."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class ImageRecipe:
     """How images become batches.
 
     Attributes:
-        preprocess: what is done to each.
+        preprocess: of each image.
         batch: images per batch.
-        images: folder of the images, where the recipe names one.
-        findings: how doubtful values were read.
-        spec: the spec it is of; None for a JSON.
+        images: folder of the images, if the recipe names one.
+        findings: how doubtful values were interpreted.
+        spec: its spec; None for a JSON.
     """
 
     preprocess: Preprocess
@@ -39,10 +39,10 @@ class ImageRecipe:
 
 
 def read_json_with_comments(path: Path) -> Any:  # noqa: ANN401 - JSON
-    """A JSON file that may carry ``#`` and ``//`` comments and trailing commas.
+    """A JSON file that may have ``#`` and ``//`` comments and trailing commas.
 
     Raises:
-        QuantizeError: missing, too large, or not JSON; with its line.
+        QuantizeError: missing, too large, or not JSON; the message gives the line.
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:
@@ -61,7 +61,7 @@ def read_json_with_comments(path: Path) -> Any:  # noqa: ANN401 - JSON
 
 
 def _without_comments(text: str) -> str:
-    """Comments cut off and commas before a closing bracket removed; line numbers stay."""
+    """The text without comments and without commas before a closing bracket; line numbers stay."""
     plain = "\n".join(_line_without_comment(line) for line in text.split("\n"))
     parts = re.split(r'("(?:[^"\\\n]|\\.)*")', plain)
     return "".join(_no_trailing_commas(parts))
@@ -81,7 +81,7 @@ def _line_without_comment(line: str) -> str:
 
 
 def _no_trailing_commas(parts: Sequence[str]) -> list[str]:
-    """``parts`` alternates text outside strings with strings; only the former is changed."""
+    """``parts`` alternates between text outside strings and strings; only the former is changed."""
     return [part if number % 2 else re.sub(r",(\s*[}\]])", r"\1", part) for number, part in enumerate(parts)]
 
 
@@ -90,7 +90,7 @@ def read_recipe(path: Path) -> ImageRecipe:
 
     The keys of ``det_pre_params``: ``img_root``, ``fixed_scale`` (true keeps the aspect ratio and fills the border,
     false stretches), ``batch_size``, ``des_channels`` (1 or 3), ``des_height``, ``des_width``, ``is_BGR2RGB`` (true:
-    the net gets RGB), ``means`` and ``stds`` in units of the 8-bit pixel (0..1 units are recognized and told).
+    the net gets RGB), ``means`` and ``stds`` in units of the 8-bit pixel (units of 0..1 are recognized and reported).
 
     Raises:
         QuantizeError: missing, not readable, or a value is wrong.
@@ -112,7 +112,7 @@ def read_recipe(path: Path) -> ImageRecipe:
 
 
 def _parameters(data: object) -> Mapping[str, Any] | None:
-    """The object under ``det_pre_params``, wherever it is nested; or the top object when it holds the keys itself."""
+    """The object under ``det_pre_params`` at any nesting, or the top object if it contains the keys directly."""
     if not isinstance(data, dict):
         return None
     if isinstance(data.get(_PARAMETERS), dict):
@@ -154,7 +154,7 @@ def _recipe(table: Mapping[str, Any], path: Path) -> ImageRecipe:
     stds = _numbers(table, "stds", [1.0] * channels, channels, where)
     if any(value <= 0 for value in stds):
         raise QuantizeError("bins.wrong-value", where=where, name="stds", value=str(stds))
-    # Means and deviations such as 0.485 and 0.229 belong to pixels of 0..1; applied to 0..255 they would be a blunder.
+    # Means and deviations such as 0.485 and 0.229 belong to pixels of 0..1; applying them to 0..255 would be wrong.
     unit = max(stds) < 1 and max(abs(value) for value in means) <= 1
     if unit:
         findings.append(Finding("bins.unit-pixels", "warning", say("bins.unit-pixels")))
@@ -202,12 +202,12 @@ def _numbers(table: Mapping[str, Any], name: str, default: list[float], count: i
 
 
 def recipe_path(path: Path) -> Path:
-    """A recipe's path as typed, or the spec of that name under ``models/``."""
+    """A recipe's path as typed, or the spec of this name under ``models/``."""
     named = Path("models") / path
     return named if not path.exists() and (named / "model.toml").is_file() else path
 
 
 def image_shape(preprocess: Preprocess) -> tuple[int, int, int]:
-    """(channels, height, width) that a preprocessing makes."""
+    """(channels, height, width) of the output of a preprocessing."""
     channels = (1 if preprocess.color == "GRAY" else 3) + (preprocess.extra != "none")
     return (channels, *preprocess.size)

@@ -18,8 +18,8 @@ _AXIS_OPSET = 13
 """QuantizeLinear and DequantizeLinear have an axis, hence scales per channel, from opset 13 on."""
 
 _TYPED_OPSET = 20
-"""From opset 21 on QuantizeLinear has an output_dtype, which ONNX Runtime's fusion of a 3-D MatMul and Add gets wrong
-for INT8 (seen in 1.31): the twin goes down to 20 where its operators allow."""
+"""From opset 21 on QuantizeLinear has an output_dtype, and ONNX Runtime's fusion of a 3-D MatMul and Add handles it
+wrongly for INT8 (found in 1.31): the twin is lowered to 20 if its operators allow it."""
 
 
 def build_qdq(network: Network, layers: Sequence[Quantized]) -> onnx.ModelProto:
@@ -72,8 +72,8 @@ def _constants(
     if quantized.scale.size in (1, shape[axis]):
         node.input[1] = _dequantized(network, f"{layer.name}.weight", quantized.weight, quantized.scale, axis)
     else:
-        # A grouped ConvTranspose has more channels than entries on its channel axis: its scales, one for each pair of
-        # input channel and entry, lie on one axis of a weight of another shape.
+        # A grouped ConvTranspose has more channels than entries on its channel axis: it needs one scale for each pair
+        # of input channel and entry, so its weight is reshaped until these pairs form one axis.
         each = np.repeat(quantized.scale.reshape(layer.group, -1), shape[0] // layer.group, axis=0).reshape(-1)
         flat = quantized.weight.reshape(-1, *shape[2:])
         name = _dequantized(network, f"{layer.name}.weight", flat, each, 0)

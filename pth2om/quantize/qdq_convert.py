@@ -1,4 +1,4 @@
-"""QuantizeLinear/DequantizeLinear models (QAT from torch, or of ONNX Runtime) to deploy form, without data."""
+"""Converts QuantizeLinear/DequantizeLinear models (torch QAT, ONNX Runtime) into deploy models, without data."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from pth2om.quantize.weights import Quantized, integers, scales, set_bias
 Number = TypeVar("Number", bound=np.generic)
 
 _LAYOUT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
-"""Operators that only move values: what is quantized per tensor, or per element, stays so behind them."""
+"""Operators that only move values: the quantization per tensor or per element is still valid after them."""
 _THROUGH = _LAYOUT | {"MaxPool", "Slice", "DepthToSpace", "SpaceToDepth"}
-"""What runtimes leave between a QuantizeLinear and its DequantizeLinear, on the integers."""
+"""Operators on the integers that runtimes leave between a QuantizeLinear and its DequantizeLinear."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class _Constant:
     """A constant read through its DequantizeLinear.
 
     Attributes:
-        value: what it stands for, in the type of its scale.
-        exact: the same in double precision: FP32 cannot hold every INT32 bias.
-        whole: its integers less their zero point; None where they are not within -128..127.
+        value: the value it represents, in the type of its scale.
+        exact: the same in double precision: FP32 cannot represent every INT32 bias.
+        whole: its integers minus their zero point; None if they are not within -128..127.
         scale: of each value, in the shape of `value`.
-        per_tensor: whether there is but one scale.
+        per_tensor: whether there is only one scale.
         centred: whether the zero point is 0 (or 128, unsigned).
     """
 
@@ -59,7 +59,7 @@ class _Constant:
     centred: bool
 
     def moved(self, change: Callable[[Array], Array]) -> _Constant:
-        """The same constant behind an operator that only moves values."""
+        """The same constant after an operator that only moves values."""
         whole = None if self.whole is None else change(self.whole)
         scale = np.asarray(change(self.scale), np.float32)
         exact = np.asarray(change(self.exact), np.float64)
@@ -68,12 +68,12 @@ class _Constant:
 
 @dataclass
 class _Pairs:
-    """What the QuantizeLinear and DequantizeLinear of a model said.
+    """The information from the QuantizeLinear and DequantizeLinear nodes of a model.
 
     Attributes:
-        ranges: layer name -> the range of its input; None where Ascend has no counterpart of it.
+        ranges: layer name -> the range of its input; None if Ascend has no equivalent.
         weights: layer name -> its weight.
-        narrowed: layer name -> the levels its input is clipped to, fewer than INT8 has.
+        narrowed: layer name -> the levels to which its input is clipped, if fewer than INT8 has.
         exact: constant -> its value in double precision.
         dropped: pairs that feed no layer.
     """
@@ -88,10 +88,10 @@ class _Pairs:
 def convert_qdq(model: onnx.ModelProto, where: str = "") -> tuple[onnx.ModelProto, list[Finding]]:
     """A QDQ model (QAT from torch, or of ONNX Runtime) as a deploy model, without data.
 
-    A layer becomes INT8 when its input comes through QuantizeLinear -> DequantizeLinear and its weight through
-    DequantizeLinear. Pairs elsewhere (on sums, concatenations, outputs) have no counterpart that ATC would run faster;
-    they are taken out, and told. So is every layer that had a pair but stays in floating point, and every weight whose
-    integers had to be made anew.
+    A layer becomes INT8 if its input passes through QuantizeLinear -> DequantizeLinear and its weight through
+    DequantizeLinear. Pairs elsewhere (on sums, concatenations, outputs) have no equivalent that ATC would run faster;
+    they are removed and reported. Also reported is every layer that had a pair but stays in floating point, and every
+    weight whose integers had to be computed again.
 
     Args:
         model: the QDQ model.
@@ -109,8 +109,8 @@ def convert_qdq(model: onnx.ModelProto, where: str = "") -> tuple[onnx.ModelProt
     try:
         return _convert(inlined(model), where)
     except (ArithmeticError, LookupError, TypeError, ValueError):
-        # Operators of other runtimes (a detector's NMS plugin) are no reason not to convert what is around them; but
-        # what the runtime says of a model that turns out not to be legal is worth more than where that was noticed.
+        # Operators of other runtimes (a detector's NMS plugin) do not prevent converting the rest. If the model turns
+        # out to be invalid, the runtime's message is more helpful than the place where we noticed it.
         if refusal is None:
             raise
         raise refusal from None
@@ -166,7 +166,7 @@ def _convert(model: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[
 
 
 def _take_out(network: Network, where: str) -> tuple[_Pairs, list[Finding]]:
-    """Remove every Q and DQ; what they said of each layer's input and weight."""
+    """Remove every Q and DQ; returns their information about each layer's input and weight."""
     pairs = _Pairs({}, {}, {}, {})
     integers_of_inputs = {value.name for value in network.model.graph.input}
     alias: dict[str, str] = {}
@@ -210,7 +210,7 @@ def _take_out(network: Network, where: str) -> tuple[_Pairs, list[Finding]]:
 
 
 def _source(network: Network, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, onnx.NodeProto | None]:
-    """The QuantizeLinear whose integers a DequantizeLinear reads, and the Clip between them (torch's narrow ranges)."""
+    """The QuantizeLinear read by a DequantizeLinear, and the Clip between them (torch's narrow ranges)."""
     clip = None
     maker = network.producer.get(node.input[0])
     while maker is not None and kind_of(maker) in _THROUGH:
@@ -231,7 +231,7 @@ def _limits(network: Network, quant: onnx.NodeProto, clip: onnx.NodeProto) -> tu
 
 
 def _follow(network: Network, name: str, constant: _Constant, pairs: _Pairs, where: str) -> None:
-    """Note the layers whose weight a dequantized constant is, also behind operators that only move it."""
+    """Record the layers whose weight is a dequantized constant, also after operators that only move it."""
     for reader in network.consumers.get(name, []):
         kind = kind_of(reader)
         if kind in KINDS and len(reader.input) > 1 and reader.input[1] == name:
@@ -246,7 +246,7 @@ def _follow(network: Network, name: str, constant: _Constant, pairs: _Pairs, whe
 
 
 def _mover(network: Network, node: onnx.NodeProto, others: Mapping[str, Array | None]) -> Callable[[Array], Array]:
-    """What a layout operator does, as a function of arrays."""
+    """A layout operator as a function of arrays."""
     from onnx.reference import ReferenceEvaluator
 
     graph = onnx.GraphProto(name="layout")
@@ -265,7 +265,7 @@ def _mover(network: Network, node: onnx.NodeProto, others: Mapping[str, Array | 
 
 
 def _apply(network: Network, alias: dict[str, str]) -> None:
-    """Read past the removed nodes; a graph output that a DQ made keeps its name through an Identity."""
+    """Bypass the removed nodes; a graph output written by a DQ keeps its name through an Identity."""
 
     def source(name: str) -> str:
         while name in alias:
@@ -288,7 +288,7 @@ def _apply(network: Network, alias: dict[str, str]) -> None:
         if name in alias
     ]
     network.nodes = kept
-    # What was an integer tensor on the way from a Q to its DQ is a float tensor now.
+    # The integer tensors between a Q and its DQ are float tensors now.
     values = network.model.graph.value_info
     hints = [value for value in values if value.type.tensor_type.elem_type not in (TensorProto.INT8, TensorProto.UINT8)]
     del values[:]
@@ -306,7 +306,7 @@ def _rename(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 
 def _zero_point(network: Network, node: onnx.NodeProto) -> Array | None:
-    """The zero point of a QuantizeLinear; None where it is left out (0 of UINT8) or not constant."""
+    """The zero point of a QuantizeLinear; None if it is omitted (0 of UINT8) or not constant."""
     return network.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
 
 
@@ -382,7 +382,7 @@ def _converted(
     weight = np.asarray(network.array(layer.weight), np.float32)
     known = _same_integers(layer, weight, constant)
     if known is None:
-        # One scale for a matrix product, or one per channel of a convolution, is all that Ascend has.
+        # Ascend has only one scale for a matrix product, or one per channel of a convolution.
         scale = scales(layer.rows(weight), "arq", layer.per_channel)
         whole = integers(layer.rows(weight), scale)
         findings.append(Finding("quantize.qdq-requantized", "info", say("quantize.qdq-requantized"), node=layer.name))
@@ -391,7 +391,7 @@ def _converted(
     quantized = Quantized(layer, activation, scale, network)
     quantized.weight = np.asarray(layer.unrows(whole, weight), np.int8)
     if layer.bias is not None:
-        # A constant that something was folded into has another name.
+        # A constant into which something was folded has another name.
         value = exact.get(layer.bias, network.array(layer.bias))
         bias = np.asarray(value, np.float64).reshape(-1)
         set_bias(quantized, np.broadcast_to(bias, (layer.channels_out,)))
@@ -401,10 +401,10 @@ def _converted(
 def _same_integers(
     layer: Layer, weight: npt.NDArray[np.float32], constant: _Constant
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None:
-    """The integers a weight had, by row, and the scales they have now; None where Ascend's scales cannot hold them.
+    """The original integers of a weight by row, and their present scales; None if Ascend's scales cannot express them.
 
-    What was folded into the layer (BatchNorm, a constant Mul, a Gemm's alpha) multiplied each row by one factor: the
-    integers stay, the scale takes the factor, and its sign goes to the integers.
+    Operations folded into the layer (BatchNorm, a constant Mul, a Gemm's alpha) multiplied each row by one factor. The
+    integers stay, the scale is multiplied by the factor's magnitude, and its sign is applied to the integers.
     """
     if constant.whole is None or constant.whole.shape != weight.shape:
         return None
@@ -417,7 +417,7 @@ def _same_integers(
     factor = np.where(power > 0, (rows * before).sum(axis=1) / np.where(power > 0, power, 1), 1.0)
     if np.any(np.abs(rows - factor[:, None] * before) > 1e-5 * np.abs(rows).max()):
         return None
-    # A factor within FP32's rounding of 1 is none.
+    # A factor that differs from 1 only by FP32 rounding is ignored.
     factor = np.where(np.abs(factor - 1) < 1e-6, 1.0, factor)
     whole = np.where(factor[:, None] < 0, -whole, whole)
     scale = (steps[:, 0] * np.abs(factor)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Inputs for a calibration without data, which every file then says it was."""
+"""Inputs for a calibration without data; every file then records that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def random_feeds(model: onnx.ModelProto, where: str, count: int = 4, seed: int =
     Symbolic axes are 1, those of images (all but the first of four or more) 224.
 
     Raises:
-        QuantizeError: an input has no shape or is not of a number type.
+        QuantizeError: an input has no shape or is not numeric.
     """
     generator = np.random.default_rng(seed)
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -46,7 +46,7 @@ def random_feeds(model: onnx.ModelProto, where: str, count: int = 4, seed: int =
 
 
 def _index_limits(model: onnx.ModelProto) -> dict[str, int]:
-    """Input -> the entries of the smallest constant table that it is an index into."""
+    """Input -> number of entries of the smallest constant table that it indexes."""
     tables = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     origin = {value.name: value.name for value in model.graph.input}
     limits: dict[str, int] = {}

@@ -1,8 +1,9 @@
 """From an activation's distribution to its INT8 scale and offset.
 
-``q = clip(rint(x / scale) + offset, -128, 127)``, ``x' = (q - offset) * scale``. Asymmetric ranges hold zero, so that
-zero padding is exact. The map from a range to (scale, offset) and the IFMR and HFMG searches are AMCT's (AMCT sources,
-classic flow); minmax, percentile, entropy and mse are the usual ones, evaluated on the exact counts of `Histogram`.
+``q = clip(rint(x / scale) + offset, -128, 127)``, ``x' = (q - offset) * scale``. Asymmetric ranges contain zero, so
+that zero padding is exact. The map from a range to (scale, offset) and the IFMR and HFMG searches are AMCT's (AMCT
+sources, classic flow); minmax, percentile, entropy and mse are the usual ones, evaluated on the exact counts of
+`Histogram`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ ALGORITHMS: tuple[Activations, ...] = get_args(Activations)
 Doubles = npt.NDArray[np.float64]
 
 SMALLEST_SCALE = 1.19e-7
-"""Below this (FLT_EPSILON) AMCT takes scale 1: the tensor is constant zero as far as FP32 can tell."""
+"""Below this (FLT_EPSILON) AMCT uses scale 1: in FP32 the tensor is then constant zero."""
 _ENTROPY_BINS = 4096
 _HFMG_LEVELS = 256
 _COARSEST_STEP = 32.0
@@ -41,12 +42,12 @@ class Range:
 
     @property
     def lowest(self) -> float:
-        """The least value it can represent."""
+        """The smallest value it can represent."""
         return float((-128 - self.offset) * np.float64(self.scale))
 
     @property
     def highest(self) -> float:
-        """The greatest value it can represent."""
+        """The largest value it can represent."""
         return float((127 - self.offset) * np.float64(self.scale))
 
 
@@ -59,14 +60,14 @@ def search(
     ifmr: Ifmr | None = None,
     bins: int = 4096,
 ) -> Range:
-    """The range one algorithm chooses.
+    """The range that an algorithm chooses.
 
     Args:
         histogram: the activation's distribution; at least one finite value.
         algorithm: see `ALGORITHMS`.
         asymmetric: whether an offset may be used.
         percentile: share of the values that ``percentile`` keeps.
-        ifmr: how ``ifmr`` searches; default as AMCT does.
+        ifmr: parameters of ``ifmr``; default: AMCT's.
         bins: of the histogram that ``hfmg`` searches on.
     """
     values, counts = histogram.points()
@@ -89,10 +90,11 @@ def search(
 
 
 def from_limits(low: float, high: float, asymmetric: bool) -> Range:
-    """AMCT's map from a range to scale and offset.
+    """AMCT's formula from a range to scale and offset.
 
-    Asymmetric: the range is widened to hold zero, ``scale = (high - low) / 255``, ``offset = rint(-128 - low/scale)``.
-    Symmetric: ``high / 127`` when the positive side is the larger one, else ``|low| / 128``.
+    Asymmetric: the range is widened to contain zero, ``scale = (high - low) / 255``, ``offset = rint(-128 -
+        low/scale)``.
+    Symmetric: ``high / 127`` if the positive side is the larger one, else ``|low| / 128``.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if asymmetric:
@@ -112,7 +114,7 @@ def error(values: Doubles, counts: Doubles, chosen: Range) -> float:
 
 
 def _percentile(values: Doubles, counts: Doubles, share: float) -> tuple[float, float]:
-    """Limits that leave ``(1 - share) / 2`` of the values outside at either end (one-sided: all at one end)."""
+    """Limits with ``(1 - share) / 2`` of the values outside at each end (one-sided: all at one end)."""
     cumulative = np.cumsum(counts)
     total = cumulative[-1]
     outside = (1 - share) * total
@@ -127,9 +129,9 @@ def _percentile(values: Doubles, counts: Doubles, share: float) -> tuple[float, 
 
 
 def _ifmr(values: Doubles, counts: Doubles, histogram: Histogram, asymmetric: bool, how: Ifmr) -> Range:
-    """AMCT's IFMR: the end found by percentile is scaled by each ratio in turn, the least squared error wins.
+    """AMCT's IFMR: the end found by percentile is scaled by each ratio in turn; the smallest squared error is chosen.
 
-    As in AMCT the lower end stays fixed when asymmetric and the loss knows no zero point.
+    As in AMCT, the lower end is fixed in the asymmetric case, and the loss ignores the zero point.
     """
     total = counts.sum()
     high = _ranked(values[::-1], counts[::-1], total - int(how.max_percentile * total), histogram.highest)
@@ -171,11 +173,11 @@ def _ranked(values: Doubles, counts: Doubles, rank: float, exact: float) -> floa
 
 
 def _hfmg(values: Doubles, counts: Doubles, histogram: Histogram, bins: int) -> tuple[float, float]:
-    """AMCT's HFMG: bins are cut off at either end, a 100,000th of the values a time; the least squared error wins.
+    """AMCT's HFMG: bins are cut off at the ends, a 100,000th of the values each time; the smallest error wins.
 
-    The error of a range is that of 256 levels at the centres of equal steps over it, every source bin taken as of even
-    density (the norm minimization of Caffe2's histogram observer). Here it is integrated in closed form, and a range
-    is evaluated once, however many cuts leave it.
+    The error of a range is that of 256 levels at the centres of equal steps, with an even density within every source
+    bin (the norm minimization of Caffe2's histogram observer). Here it is integrated in closed form, and a range is
+    evaluated only once even if several cuts give the same one.
     """
     low, high = histogram.lowest, histogram.highest
     if low == high:
@@ -189,7 +191,7 @@ def _hfmg(values: Doubles, counts: Doubles, histogram: Histogram, bins: int) -> 
 
 
 def _hfmg_cuts(mass: Doubles) -> npt.NDArray[np.int64]:
-    """(n, 2) first and last bin of every range that HFMG looks at, the whole first."""
+    """(n, 2) first and last bin of every range that HFMG tries, beginning with the full range."""
     bins, total = mass.size, mass.sum()
     step = max(float(np.ceil(total / 1e5)), 1.0)
     below, above = np.cumsum(mass), np.cumsum(mass[::-1])
@@ -220,7 +222,7 @@ def _hfmg_losses(mass: Doubles, edges: Doubles, ranges: npt.NDArray[np.int64]) -
     for number, (left, right) in enumerate(ranges):
         width = (edges[right + 1] - edges[left]) / _HFMG_LEVELS
         inner = edges[left] + width * np.arange(1, _HFMG_LEVELS)
-        # The first and the last level also stand for what lies outside.
+        # The first and the last level also represent the values outside.
         points = np.concatenate([[edges[0]], inner, [edges[-1]]])
         place = np.clip(np.searchsorted(edges, points, side="right") - 1, 0, mass.size - 1)
         m0, m1, m2 = (
@@ -236,7 +238,7 @@ def _hfmg_losses(mass: Doubles, edges: Doubles, ranges: npt.NDArray[np.int64]) -
 
 
 def _least_squares(values: Doubles, counts: Doubles, histogram: Histogram, asymmetric: bool) -> Range:
-    """The range of least squared error: a coarse grid over both ends, then a finer one around the best."""
+    """The range with the smallest squared error: a coarse grid over both ends, then a finer one around the best."""
     values, counts = _condense(values, counts, histogram)
     low, high = min(histogram.lowest, 0.0), max(histogram.highest, 0.0)
     if not asymmetric:
@@ -274,9 +276,9 @@ def _best_of(values: Doubles, counts: Doubles, limits: list[tuple[float, float]]
 
 
 def _condense(values: Doubles, counts: Doubles, histogram: Histogram) -> tuple[Doubles, Doubles]:
-    """At most some 6,000 points: values nearer than a 4096th of the range to one another are joined at their mean.
+    """At most about 6,000 points: values closer than a 4096th of the range are merged at their mean.
 
-    The joint is a sixteenth of an INT8 step, and the error of rounding changes by less than its square.
+    This distance is a sixteenth of an INT8 step, and the rounding error changes by less than its square.
     """
     width = max(histogram.highest, 0.0) - min(histogram.lowest, 0.0)
     if values.size <= 4096 or width <= 0:
@@ -293,10 +295,10 @@ def _condense(values: Doubles, counts: Doubles, histogram: Histogram) -> tuple[D
 
 
 def _entropy(values: Doubles, counts: Doubles, histogram: Histogram, asymmetric: bool) -> tuple[float, float]:
-    """The threshold whose INT8 distribution loses least information (Kullback-Leibler divergence).
+    """The threshold whose INT8 distribution loses the least information (Kullback-Leibler divergence).
 
-    One-sided tensors have 256 levels in [0, t], two-sided ones 128 in the magnitude. Zero is exact in either and is
-    left out. Thresholds run over all multiples of 16 bins of a 4096-bin histogram of the magnitude.
+    One-sided tensors have 256 levels in [0, t], two-sided ones 128 in the magnitude. Zero is exact in both cases and is
+    left out. The thresholds are all multiples of 16 bins in a 4096-bin histogram of the magnitude.
     """
     one_sided = asymmetric and not values[0] < 0 < values[-1]
     levels = 256 if one_sided else 128
@@ -318,12 +320,12 @@ def _spread(magnitude: Doubles, counts: Doubles, end: float, bins: int) -> Doubl
 
 
 def _cumulative(points: Doubles, mass: Doubles, grid: Doubles) -> Doubles:
-    """How many values lie below each point of ``grid``; an FP16 code's count spreads over what rounds to it.
+    """How many values lie below each point of ``grid``; an FP16 code's count is spread over its rounding range.
 
-    Nothing lies outside the grid: counts that would spread over its ends stay inside.
+    Counts that would be spread beyond the ends of the grid stay inside.
     """
     with np.errstate(over="ignore"):
-        # Above the greatest value NumPy knows no next one, and says infinity.
+        # Above the largest value NumPy has no next one and returns infinity.
         half = np.minimum(np.abs(np.spacing(points.astype(np.float16))).astype(np.float64), _COARSEST_STEP) / 2
     edges = np.concatenate([points - half, points + half])
     steps = np.concatenate([mass / (2 * half), -mass / (2 * half)])

@@ -31,7 +31,7 @@ _DEEPEST = 64
 
 
 class Word(str):
-    """An enum value or other bare word, written back without quotes."""
+    """An enum value or another word without quotes; it is written back without quotes."""
 
     __slots__ = ()
 
@@ -62,7 +62,7 @@ def parse(text: str, where: str = "") -> Message:
     """Protobuf text as nested (name, value) pairs.
 
     Raises:
-        QuantizeError: not protobuf text; with its line.
+        QuantizeError: not protobuf text; the message gives the line.
     """
     tokens = _tokens(text, where)
     message, position = _fields(tokens, 0, "", where, 0)
@@ -112,7 +112,7 @@ def _fields(tokens: Sequence[_Token], position: int, closing: str, where: str, d
 
 
 def _field(tokens: Sequence[_Token], position: int, message: Message, where: str, depth: int) -> int:
-    """Read one ``name: value`` or ``name { ... }``, append it and return where the next begins."""
+    """Read one ``name: value`` or ``name { ... }``, append it and return the position of the next."""
     name = tokens[position].text
     position += 1
     colon = position < len(tokens) and tokens[position].text == ":"
@@ -138,7 +138,7 @@ def _field(tokens: Sequence[_Token], position: int, message: Message, where: str
         message.append((name, _scalar(tokens, position, where)))
         position += 1
         while position < len(tokens) and tokens[position].kind == "string" and isinstance(message[-1][1], str):
-            # Adjacent strings are one, as in C.
+            # Adjacent strings are joined, as in C.
             message[-1] = (name, str(message[-1][1]) + str(_scalar(tokens, position, where)))
             position += 1
     else:
@@ -217,10 +217,10 @@ class Record:
     """One layer's entry of a record file.
 
     Attributes:
-        scale_d, offset_d: of its activation; None when only the weight is recorded.
+        scale_d, offset_d: of its activation; None if only the weight is recorded.
         scale_w, offset_w: of its weight, 1 or Cout values; offsets are zero.
         shift_bit: 1 or Cout values, or none.
-        other: fields of newer schemas, kept as they are.
+        other: fields of newer schemas, kept unchanged.
     """
 
     scale_d: float | None

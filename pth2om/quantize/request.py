@@ -17,7 +17,7 @@ _WAYS: dict[str, frozenset[str]] = {
     "--amct": frozenset({"amct", "calib", "images", "evaluator", "cfg", "preview"}),
     "--command": frozenset({"command", "calib", "preview"}),
 }
-"""What each way of quantizing other than our own reads, besides `_EVERYWHERE`."""
+"""The arguments that each external way of quantizing reads, in addition to `_EVERYWHERE`."""
 _EITHER = (frozenset({"calib", "evaluator"}), frozenset({"calib", "random_calibration"}))
 _NEEDS = {
     "labels": ("max_drop", "--max-drop"),
@@ -25,7 +25,7 @@ _NEEDS = {
     "evaluator": ("-", "--amct"),
     "batch": ("preprocess", "--preprocess"),
 }
-"""What our own way reads only beside another argument; "-" is never given there."""
+"""Arguments that our own way reads only together with another one; "-" means never given."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """What file names start with."""
+        """Prefix of the file names."""
         return self.prefix or self.model.stem
 
     @property
@@ -79,11 +79,11 @@ class Request:
 
 
 def check(request: Request) -> None:
-    """Refuse what means nothing, before anything is read.
+    """Refuse arguments without meaning before any file is read.
 
     Raises:
-        QuantizeError: arguments that contradict each other, do nothing here, or have no possible value; a destination
-            that cannot be written.
+        QuantizeError: arguments contradict each other, have no effect here, or have an impossible value; the
+            destination cannot be written.
     """
     given = request.given
     way = next((name for name in _WAYS if {word.strip("-") for word in name.split()} <= given), None)
@@ -101,15 +101,15 @@ def check(request: Request) -> None:
 
 
 def check_flags(request: Request, known: frozenset[str], way: str) -> None:
-    """Refuse what means nothing for one way of quantizing.
+    """Refuse arguments without meaning for one way of quantizing.
 
     Args:
         request: as typed.
-        known: the fields it reads.
-        way: what it is called.
+        known: the fields that this way reads.
+        way: its name.
 
     Raises:
-        QuantizeError: another flag was given, or one has no possible value.
+        QuantizeError: another flag was given, or a value is impossible.
     """
     _refuse(request.given - known, way)
     _check_values(request)
@@ -134,10 +134,10 @@ def _check_values(request: Request) -> None:
 
 
 def percent_points(text: str) -> float:
-    """``--max-drop`` in percent points: a share below one (``0.01``) or a percentage with its sign (``1%``).
+    """``--max-drop`` in percentage points: a fraction below one (``0.01``) or a percentage with its sign (``1%``).
 
     Raises:
-        QuantizeError: neither; a bare ``1`` could mean either and is asked about.
+        QuantizeError: it is neither; a ``1`` without a sign could mean both and is refused.
     """
     sign = text.strip().endswith(("%", "％"))
     try:
@@ -150,7 +150,7 @@ def percent_points(text: str) -> float:
 
 
 def check_writable(destination: Path) -> None:
-    """Tell before an hour of calibration what would be told after it.
+    """Check that the destination can be written before an hour of calibration, not after it.
 
     Raises:
         QuantizeError: nothing can be written there.
@@ -161,7 +161,7 @@ def check_writable(destination: Path) -> None:
     if not place.is_dir():
         raise QuantizeError("quantize.not-a-folder", where=str(place))
     try:
-        with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell of a disk mounted read-only
+        with tempfile.TemporaryFile(dir=place):  # permissions alone do not show that a disk is mounted read-only
             pass
     except OSError as error:
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None

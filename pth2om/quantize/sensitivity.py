@@ -1,4 +1,4 @@
-"""What INT8 costs where: the error at every layer's output, and every layer's own effect on the model's outputs."""
+"""The loss from INT8: the error at every layer's output, and every layer's own effect on the model's outputs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pth2om.quantize.twins import fake_quant
 
 @dataclass(frozen=True)
 class LayerError:
-    """How far a layer's output in the INT8 model is from the float model's, over some images.
+    """The difference between a layer's output in the INT8 model and in the float model, over some images.
 
     Attributes:
         layer: its name.
-        tensor: the output compared; before the activation function.
-        sqnr_db: signal to quantization noise, with the errors of all layers before it; infinite when equal.
-        cosine: similarity; 1 when both are zero.
+        tensor: the compared output, before the activation function.
+        sqnr_db: signal to quantization noise, including the errors of all layers before it; infinite if equal.
+        cosine: similarity; 1 if both are zero.
         largest: greatest absolute difference.
     """
 
@@ -43,7 +43,7 @@ class _Sums:
 
     def add(self, first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> None:
         a, b = first.reshape(-1), second.reshape(-1)
-        # In FP32 pieces summed in double: exact enough for decibels, without double-sized copies of the tensors.
+        # FP32 pieces summed in double precision: accurate enough for decibels, without copies of double size.
         for start in range(0, a.size, 1 << 20):
             x, y = a[start : start + (1 << 20)], b[start : start + (1 << 20)]
             gap = x - y
@@ -69,9 +69,9 @@ class _Sums:
 def layer_errors(
     plan: Plan, feeds: Iterable[Feeds], *, memory: int = MEMORY, progress: Progress | None = None
 ) -> list[LayerError]:
-    """The error at each INT8 layer's output; the float model and its fake-quant twin run side by side.
+    """The error at each INT8 layer's output, from running the float model and its fake-quant twin on the same data.
 
-    Memory holds one batch's activations of both (at most ``memory`` bytes a time), however many batches there are.
+    Memory use is one batch's activations of both (at most ``memory`` bytes at a time), whatever the number of batches.
     """
     owner = {quantized.layer.output: name for name, quantized in plan.quantized.items()}
     renamed = {tensor: plan.renamed.get(name, tensor) for tensor, name in owner.items()}
@@ -94,10 +94,10 @@ def layer_errors(
 def _side_by_side(
     plan: Plan, renamed: Mapping[str, str], batch: Feeds, memory: int
 ) -> list[tuple[Any, Any, list[str]]]:
-    """Sessions of the float model and of its twin that hand back tensors, by groups that fit ``memory``.
+    """Sessions of the float model and of its twin that return tensors, in groups that fit ``memory``.
 
-    ``renamed`` holds each tensor's name in the float model and in the twin. One model is let go before the next is
-    made: each holds all weights, and so does each session.
+    ``renamed`` maps each tensor's name in the float model to that in the twin. One model is released before the next is
+    made, because each model and each session contains all weights.
     """
     model = plan.model
     groups = groups_by_memory(model, list(renamed), batch, memory // 2)
@@ -111,7 +111,7 @@ def _side_by_side(
 
 
 def own_effects(plan: Plan, feeds: Sequence[Feeds], progress: Progress | None = None) -> list[Effect]:
-    """Every INT8 layer's own effect on the outputs, the most harmful first.
+    """Every INT8 layer's own effect on the outputs, the most harmful layer first.
 
     Each layer is quantized alone and the model run on ``feeds``; nothing is retrained.
     """
@@ -124,12 +124,12 @@ def own_effects(plan: Plan, feeds: Sequence[Feeds], progress: Progress | None = 
         effects.append(Effect(name, output_sqnr(fake_quant(plan.deploy([name])), feeds, wanted)))
         if progress is not None:
             progress(number, len(plan.quantized))
-    # Of equals, the later layer first: it spoils less of what follows, and the order is the same on every machine.
+    # With equal effects the later layer comes first: it affects fewer layers, and the order is the same everywhere.
     return sorted(effects, key=lambda effect: effect.sqnr_db)
 
 
 def output_sqnr(model: onnx.ModelProto, feeds: Sequence[Feeds], wanted: Sequence[dict[str, Any]]) -> float:
-    """The least SQNR in decibels over a model's float outputs, against the outputs wanted."""
+    """The smallest SQNR in decibels over a model's float outputs, compared with the reference outputs."""
     session = open_session(model)
     sums: dict[str, _Sums] = {}
     for batch, reference in zip(feeds, wanted, strict=True):
@@ -150,7 +150,7 @@ def range_picture(plan: Plan, layer: str, bars: int = 96) -> dict[str, Any]:
     quantized = plan.quantized[layer]
     histogram = plan.calibration.histograms[quantized.layer.input]
     values, counts = histogram.points()
-    # A constant tensor has bars of some width too.
+    # Bars of a constant tensor also need a width.
     least = max(1e-12, 1e-6 * abs(histogram.lowest))
     edges = np.linspace(histogram.lowest, max(histogram.highest, histogram.lowest + least), bars + 1)
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bars - 1)

@@ -1,4 +1,4 @@
-"""What a quantization is asked to be, and what it came to; no heavy imports."""
+"""The settings and the result of a quantization; no heavy imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pth2om import spec
 
 VERSION = 3
-"""Of what a quantization makes; raised when it makes something else."""
+"""Version of a quantization's result; raised when the result changes."""
 
 Activations = Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"]
 Weights = Literal["arq", "mse"]
@@ -27,7 +27,7 @@ class Ifmr:
 
     Attributes:
         start, end, step: the upper end of the range is multiplied by ``arange(start, end, step)``.
-        max_percentile, min_percentile: shares of the values that the range starts from, at either end.
+        max_percentile, min_percentile: shares of the values for the initial range, at each end.
     """
 
     start: float = 0.7
@@ -39,7 +39,7 @@ class Ifmr:
 
 @dataclass(frozen=True)
 class Override:
-    """Settings of some layers only.
+    """Settings for some layers only.
 
     Attributes:
         changes: fields of `Settings` and their values for these layers.
@@ -52,12 +52,12 @@ class Override:
     kinds: tuple[str, ...] = ()
 
     def concerns(self, name: str, kind: str) -> bool:
-        """Whether it is about the layer ``name`` of operator ``kind``."""
+        """Whether it applies to the layer ``name`` of operator ``kind``."""
         return kind in self.kinds or any(matches(name, pattern) for pattern in self.layers)
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a node is meant: by its whole name, which may hold brackets, or by an `fnmatch` pattern."""
+    """Whether a node matches: by its complete name, which may contain brackets, or by an `fnmatch` pattern."""
     return name == pattern or fnmatchcase(name, pattern)
 
 
@@ -71,18 +71,18 @@ class Settings:
         asymmetric: whether activations have an offset.
         per_channel: whether a convolution's weight has one scale per output channel.
         percentile: share of the values that ``percentile`` keeps.
-        ifmr: how ``ifmr`` searches.
+        ifmr: parameters of ``ifmr``.
         bins: of the histogram that ``hfmg`` searches on.
-        overrides: other values for some layers; later ones win.
+        overrides: other values for some layers; later ones take precedence.
         skip: node names or `fnmatch` patterns that stay in floating point.
         skip_types: operator types that stay in floating point.
-        only: patterns; when given, nothing else is quantized.
-        bias_correction: add to each bias the mean output that quantizing its layer takes away.
+        only: patterns; if given, nothing else is quantized.
+        bias_correction: add to each bias the mean output that is lost by quantizing its layer.
         equalize: cross-layer equalization of weight ranges before calibration.
-        balance: even out the input channels of depth-wise convolutions: ``fold`` where that costs nothing at run
-            time, ``insert`` also where it takes a Mul in the graph, ``off`` never.
+        balance: balance the input channels of depth-wise convolutions: ``fold`` where this costs nothing at run time,
+            ``insert`` also where it requires a Mul in the graph, ``off`` never.
         small_channels: quantize layers of at most 16 input channels too, for ``--enable_small_channel=1``.
-        memory: bytes of activations that one inference may hand back.
+        memory: bytes of activations that one inference may return.
     """
 
     activations: Activations = "mse"
@@ -108,7 +108,7 @@ class Settings:
 
         Args:
             table: the spec's.
-            start: an AMCT configuration's wishes; they hold where the spec says nothing itself. What either skips is
+            start: the settings of an AMCT configuration, used where the spec has none. Layers skipped by either are
                 skipped.
         """
         names = (
@@ -128,7 +128,7 @@ class Settings:
         return start.ruled(**{**given, "skip": (*start.skip, *table.skip)})
 
     def ruled(self, **given: Any) -> Settings:  # noqa: ANN401 - fields of this class
-        """These settings with others that hold for every layer, whatever the overrides say of those fields."""
+        """These settings with changes that apply to every layer and replace the overrides of those fields."""
         overrides = (
             replace(one, changes={name: value for name, value in one.changes.items() if name not in given})
             for one in self.overrides
@@ -136,7 +136,7 @@ class Settings:
         return replace(self, **given, overrides=tuple(overrides))
 
     def of(self, name: str, kind: str) -> Settings:
-        """The settings of one layer: these, with the overrides that concern it."""
+        """The settings of one layer: these, with its overrides."""
         found = self
         for override in self.overrides:
             if override.concerns(name, kind):
@@ -156,14 +156,14 @@ class LayerReport:
         name: node name.
         kind: operator.
         int8: whether it is INT8 in the deploy model.
-        reason: key of the message why not, "" when it is.
+        reason: key of the message why not; "" if it is INT8.
         values: the message's values.
-        scale, offset: of its input; None when not quantized.
-        low, high: exact extremes of its input over the calibration images.
+        scale, offset: of its input; None if not quantized.
+        low, high: exact smallest and largest input value over the calibration images.
         clipped: share of its input's values outside the chosen range, by more than half a step.
         weight_sqnr_db, input_sqnr_db: signal to quantization noise of its weight and of its input alone.
-        exact: whether FP32 arithmetic equals integer arithmetic for it whatever the input.
-        rolls_back: whether ATC compiles it in FP16 nevertheless.
+        exact: whether FP32 arithmetic equals integer arithmetic in this layer for every input.
+        rolls_back: whether ATC compiles it in FP16 anyway.
     """
 
     name: str
@@ -184,12 +184,12 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """What `quantize` made.
+    """The result of `quantize`.
 
     Attributes:
         files: role -> path: ``deploy``, ``fake_quant``, ``qdq``, ``quant_json``, ``record``, ``report``.
         layers: every candidate layer, in graph order.
-        findings: what was noticed.
+        findings: about the model and the data.
         details: JSON values: settings, images, calibration digest, whether the data were random, counts.
     """
 

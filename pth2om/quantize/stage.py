@@ -1,8 +1,7 @@
-"""The pipeline's INT8 stage: a float ONNX file and a spec's ``[quantize]`` to the artifact of the deploy model.
+"""The pipeline's INT8 stage: from a float ONNX file and a spec's ``[quantize]`` to the artifact of the deploy model.
 
-The artifact holds ``deploy.onnx``, ``fake_quant.onnx``, ``quantize.json`` and, where that could be written,
-``int8_as_fp32.pth``; whoever quantized, they are the same files. Our own way
-leaves the QDQ twin and AMCT's records too.
+The artifact contains ``deploy.onnx``, ``fake_quant.onnx``, ``quantize.json`` and, if it could be written,
+``int8_as_fp32.pth``: the same files for every tool. Our own quantization also writes the QDQ twin and AMCT's records.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
     from pth2om import spec
 
 _PROOF = 2
-"""Batches on which arithmetic is proven and errors are measured."""
+"""Number of batches on which arithmetic is checked and errors are measured."""
 
 
 Search = Callable[[Plan, Sequence[Feeds]], None]
-"""Leaves layers of a plan in floating point; given a few batches for the ranking."""
+"""Leaves layers of a plan in floating point; called with a few batches for the ranking."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,13 @@ class Task:
         model: the float ONNX file.
         table: the spec's ``[quantize]``.
         name: of the model, for messages and file names.
-        data: what calibrates; None only with ``table.onnx``.
+        data: the calibration data; None only with ``table.onnx``.
         config: the file of ``table.config``.
         given: the file of ``table.onnx``.
-        checkpoint: the file that INT8 weights are written back into, where it is a state dict.
+        checkpoint: the file whose weights are replaced by INT8 weights, if it is a state dict.
         state: where an interrupted calibration is kept.
         search: an accuracy-aware search.
-        findings: what the caller noticed.
+        findings: from the caller.
     """
 
     model: Path
@@ -67,7 +66,7 @@ class Task:
 
 
 def program(table: spec.Quantize) -> Path | None:
-    """The tool that the spec wants to quantize, None where that is this package.
+    """The external tool that the spec names for quantization; None for this package.
 
     Raises:
         Absent: it is not installed.
@@ -95,7 +94,7 @@ def build(task: Task, folder: Path, progress: Progress | None = None) -> None:
 
 
 def settings_of(task: Task) -> tuple[Settings, list[Finding]]:
-    """The settings that the spec and its AMCT configuration ask for."""
+    """The settings from the spec and its AMCT configuration."""
     if task.config is None:
         return Settings.from_spec(task.table), []
     from pth2om.quantize.amct_config import read_config
@@ -130,7 +129,7 @@ def _own(task: Task, folder: Path, progress: Progress | None) -> None:
 
 
 def _adopted(task: Task, folder: Path) -> None:
-    """Another tool's deploy model, described as ours are."""
+    """Another tool's deploy model, described like ours."""
     from pth2om.quantize.external_model import adopted_plan
     from pth2om.quantize.qdq_convert import convert_qdq
     from pth2om.quantize.twins import fake_quant
@@ -167,11 +166,11 @@ _SETTINGS = frozenset(
 )
 _DATA = frozenset({"dataset", "bins", "images", "random"})
 _HANDED = frozenset({"activations", "asymmetric", "skip", "only"})
-"""What `config_text` writes into the configuration of amct_onnx."""
+"""The settings that `config_text` writes into the configuration of amct_onnx."""
 
 
 def _unread(task: Task) -> list[Finding]:
-    """Keys of ``[quantize]`` that the spec gives and whoever quantizes does not read."""
+    """Keys of ``[quantize]`` in the spec that the quantizing tool does not read."""
     table = task.table
     if table.onnx is not None:
         unread, who = _SETTINGS | _DATA | {"config"}, table.onnx
@@ -185,7 +184,7 @@ def _unread(task: Task) -> list[Finding]:
 
 
 def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Run amct_onnx or the user's command in a folder of its own; the deploy model and what to say of it."""
+    """Run amct_onnx or the user's command in a separate folder; returns the deploy model and its findings."""
     from pth2om.quantize import bins
     from pth2om.quantize.amct_config import config_text
 
@@ -222,7 +221,7 @@ def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _checkpoint(task: Task, plan: Plan, folder: Path) -> list[Finding]:
-    """Write the FP32 checkpoint; one that cannot be written is told, INT8 goes on without it."""
+    """Write the FP32 checkpoint; if it cannot be written, this is reported and INT8 continues without it."""
     if task.checkpoint is None:
         return []
     from pth2om.quantize.checkpoint_fp32 import name_for, write_checkpoint

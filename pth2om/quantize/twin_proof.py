@@ -1,4 +1,4 @@
-"""Proof that the fake-quant twin computes the deploy model's integers, layer by layer."""
+"""Checks layer by layer that the fake-quant twin computes the deploy model's integers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pth2om.quantize.twins import _IntegerWriter, _rewrite, float_sums
 
 @dataclass(frozen=True)
 class LayerProof:
-    """One layer: FP32 arithmetic beside integer arithmetic on the same INT8 input.
+    """One layer: FP32 arithmetic compared with integer arithmetic on the same INT8 input.
 
     Attributes:
         layer: its name.
-        largest_sum: the greatest magnitude a sum of it can reach, over all inputs.
-        exact: ``largest_sum < 2**24``: equal whatever the input, by construction.
+        largest_sum: the largest magnitude that a sum in the layer can reach, over all inputs.
+        exact: ``largest_sum < 2**24``: equal for every input.
         compared: values compared.
-        differing: of them, how many were not equal bit for bit.
+        differing: how many of them were not equal bit for bit.
         largest_difference: the greatest absolute difference.
     """
 
@@ -38,7 +38,7 @@ class LayerProof:
 
 
 class _ProofWriter(_IntegerWriter):
-    """The integer twin, and beside each layer the same layer in FP32 on the same integers."""
+    """The integer twin, with a copy of each layer in FP32 on the same integers."""
 
     def part(self, part: Part) -> None:
         super().part(part)
@@ -64,7 +64,7 @@ def prove(deploy: onnx.ModelProto, feeds: Iterable[Feeds], memory: int = MEMORY)
     Args:
         deploy: a deploy model.
         feeds: input batches; memory does not grow with their number.
-        memory: bytes of results that one inference may hand back.
+        memory: bytes of results that one inference may return.
 
     Raises:
         QuantizeError: it is not a deploy model, or the feeds do not fit.

@@ -16,22 +16,22 @@ from pth2om.quantize.ranges import Range
 WeightAlgorithm = Literal["arq", "mse"]
 INT32_MAX = (1 << 31) - 1
 SMALLEST_WEIGHT_SCALE = 2.0**-100
-"""Times the smallest scale of an activation this is still a normal FP32 number; a channel below it is all zero."""
+"""This times the smallest scale of an activation is still a normal FP32 number; a channel below it is all zero."""
 EXACT_FLOAT = 1 << 24
-"""FP32 holds every integer up to 2**24, so sums that stay below it are exact in any order."""
+"""FP32 represents every integer up to 2**24, so sums below it are exact in any order."""
 
 
 @dataclass
 class Quantized:
-    """Everything INT8 about one layer.
+    """The INT8 data of one layer.
 
     Attributes:
         layer: which.
-        activation: its input's range.
-        scale: (1,) or (channels_out,) float32 ``scale_w``; AveragePool has 1.
+        activation: the range of its input.
+        scale: (1,) or (channels_out,) float32 ``scale_w``; 1 for AveragePool.
         weight: int8 in the layout of the float weight; None for AveragePool.
         bias: (channels_out,) int32, or None without bias.
-        network: holds the float constants.
+        network: contains the float constants.
         float_bias: the float bias before rounding, bias correction included.
     """
 
@@ -45,24 +45,24 @@ class Quantized:
 
     @property
     def float_weight(self) -> FloatArray | None:
-        """The float weight it stands for (BatchNorm folded, balanced); read from the network, not held twice."""
+        """Its float weight (with BatchNorm folded, balanced); read from the network, not stored twice."""
         return None if self.layer.weight is None else np.asarray(self.network.array(self.layer.weight), np.float32)
 
     @property
     def deq_scale(self) -> FloatArray:
-        """``scale_d * scale_w``, the product taken in FP32 as AMCT takes it."""
+        """``scale_d * scale_w``, multiplied in FP32 as AMCT does."""
         return np.asarray(np.float32(self.activation.scale) * self.scale.astype(np.float32), np.float32)
 
     @property
     def dequantized(self) -> FloatArray:
-        """The weight that the integers stand for, in FP32."""
+        """The weight that the integers represent, in FP32."""
         assert self.weight is not None
         rows = self.layer.rows(self.weight).astype(np.float32) * self.scale.reshape(-1, 1)
         return np.asarray(self.layer.unrows(rows, self.weight), np.float32)
 
     @property
     def largest_sum(self) -> int:
-        """The greatest magnitude any partial sum of the layer can reach, over all inputs and channels."""
+        """The largest magnitude that a partial sum of the layer can reach, over all inputs and channels."""
         reach = max(127 - self.activation.offset, 128 + self.activation.offset)
         if self.weight is None:
             return reach
@@ -73,7 +73,7 @@ class Quantized:
 
     @property
     def exact_in_float(self) -> bool:
-        """Whether FP32 arithmetic gives exactly the integer sums, whatever the input and the order."""
+        """Whether FP32 arithmetic gives exactly the integer sums, for every input and in any order."""
         return self.largest_sum < EXACT_FLOAT
 
 
@@ -82,8 +82,8 @@ def scales(rows: FloatArray, algorithm: WeightAlgorithm, per_channel: bool) -> F
 
     Args:
         rows: (channels_out, weights per channel).
-        algorithm: ``arq`` takes ``max/127``, or ``|min|/128`` where the negative side is the larger (AMCT's ARQ);
-            ``mse`` searches the scale of least squared error, at most that of ``arq``.
+        algorithm: ``arq`` uses ``max/127``, or ``|min|/128`` if the negative side is larger (AMCT's ARQ); ``mse``
+            searches the scale with the smallest squared error, at most that of ``arq``.
         per_channel: one scale per row, or one for all.
 
     Returns:
@@ -99,7 +99,7 @@ def scales(rows: FloatArray, algorithm: WeightAlgorithm, per_channel: bool) -> F
     gap = np.empty_like(groups)
     for ratio in np.concatenate([[1.0], np.arange(0.995, 0.5, -0.01 if per_channel else -0.005)]):
         candidate = (full * np.float32(ratio)).astype(np.float32)
-        # As `integers`, in place and without the way through INT8.
+        # As in `integers`, but in place and without converting to INT8.
         np.divide(groups, candidate[:, None], out=gap)
         np.rint(gap, out=gap)
         np.clip(gap, -128, 127, out=gap)
@@ -127,14 +127,14 @@ def quantize_layer(
     """Quantize one layer's constants.
 
     Args:
-        network: holds the constants.
+        network: contains the constants.
         layer: which.
         activation: the range of its input.
         algorithm: for the weight scales.
-        per_channel: one weight scale per output channel; default what the layer's kind allows.
+        per_channel: one weight scale per output channel; default: if the layer's kind allows it.
 
     Raises:
-        QuantizeError: the integers do not fit INT32; the layer has to stay in floating point.
+        QuantizeError: the integers do not fit INT32; the layer must stay in floating point.
     """
     if layer.weight is None:
         return Quantized(layer, activation, np.ones(1, np.float32), network)
@@ -154,7 +154,7 @@ def quantize_layer(
 
 
 def correct_bias(quantized: Quantized, shift: npt.NDArray[np.float64]) -> None:
-    """Add (channels_out,) ``shift`` to a layer's bias, which it gets where it had none.
+    """Add (channels_out,) ``shift`` to a layer's bias; a layer without bias gets one.
 
     Raises:
         QuantizeError: the integers do not fit INT32.
@@ -164,7 +164,7 @@ def correct_bias(quantized: Quantized, shift: npt.NDArray[np.float64]) -> None:
 
 
 def set_bias(quantized: Quantized, bias: npt.NDArray[np.float64]) -> None:
-    """Set a layer's bias: the nearest multiple of ``deq_scale`` per channel.
+    """Set a layer's bias to the nearest multiple of ``deq_scale`` per channel.
 
     Raises:
         QuantizeError: it does not fit INT32.
@@ -188,13 +188,13 @@ def bias_shift(
     mean: npt.NDArray[np.float64],
     mean_quantized: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """What bias correction adds: the mean output that quantization takes away.
+    """The bias correction: the mean output that is lost by quantization.
 
-    ``shift[c] = sum_i W[c, i] E[x_i] - sum_i Wq[c, i] E[xq_i]``, kernel taps summed. Borders, where padding hides some
-    taps, are taken like the inside.
+    ``shift[c] = sum_i W[c, i] E[x_i] - sum_i Wq[c, i] E[xq_i]``, summed over kernel taps. Borders, where padding covers
+    some taps, are treated like the inside.
 
     Args:
-        network: holds the float weight.
+        network: contains the float weight.
         layer: which.
         quantized: its integers.
         mean: (channels_in,) mean of the float input.
@@ -210,14 +210,15 @@ def bias_shift(
 
 
 def mean_output(weight: FloatArray, layer: Layer, mean: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-    """(channels_out,) mean output of a layer without bias whose inputs have the given channel means."""
+    """(channels_out,) mean output of a layer without bias for inputs with the given channel means."""
     wide = weight.astype(np.float64)
     if layer.kind in ("Gemm", "MatMul"):
         return np.asarray(mean @ wide)
     group = layer.group
     taps = wide.reshape(*wide.shape[:2], -1)
     if layer.kind == "ConvTranspose":
-        # Each output position sees only every stride-th tap; on average their sum divided by the stride's product.
+        # Each output position uses only every stride-th tap: on average the sum of all taps divided by the strides'
+        # product.
         strides = next((list(entry.ints) for entry in layer.node.attribute if entry.name == "strides"), [1, 1])
         taps = taps.sum(axis=2) / float(np.prod(strides))
         grouped = taps.reshape(group, wide.shape[0] // group, wide.shape[1])

@@ -73,18 +73,18 @@ def test_what_could_mean_either_is_asked_about(text):
     ("words", "said"),
     [
         ("--convert --calib images", "--calib has no effect together with --convert"),
-        ("--convert --max-drop 1%", "--max-drop does nothing"),
+        ("--convert --max-drop 1%", "--max-drop has no effect"),
         ("--labels labels.csv --calib bins", "--labels has no effect without --max-drop"),
         ("--calib bins --preview", "--preview has no effect without --amct / --command"),
         ("--calib bins --evaluator e.py", "--evaluator has no effect without --amct"),
         ("--calib bins --batch 4", "--batch has no effect without --preprocess"),
-        ("--amct --calib bins --checkpoint n.pth --symmetric", "--checkpoint, --symmetric does nothing"),
+        ("--amct --calib bins --checkpoint n.pth --symmetric", "--checkpoint, --symmetric has no effect"),
         ("--amct --calib images --preprocess pre.json", "pth2om bins IMAGES"),
-        ("--amct --calib bins --evaluator e.py", "--calib, --evaluator: give one"),
+        ("--amct --calib bins --evaluator e.py", "--calib, --evaluator: give only one"),
         ("--amct --command t", "--command has no effect together with --amct"),
         ("--command t --convert", "has no effect together with"),
         ("--amct --convert --calib bins", "--calib has no effect together with --amct --convert"),
-        ("--calib bins --random-calibration", "--calib, --random-calibration: give one"),
+        ("--calib bins --random-calibration", "--calib, --random-calibration: give only one"),
         ("--calib bins --images 0", "--images 0"),
         ("--calib bins --images -3", "--images -3"),
         ("--calib images --preprocess pre.json --batch 0", "--batch 0"),
@@ -230,7 +230,7 @@ def test_amct_converts_and_calibrates_with_the_documented_arguments(root, capsys
     (root / "a.cfg").write_text("batch_num : 5\n")
     words = ["quantize", "net.onnx", "--amct", "--calib", "b", "--images", "2", "--cfg", "a.cfg", "-o", "out2"]
     assert cli.main(words) == 0
-    assert "asks for 5 batches" in capsys.readouterr().err
+    assert "requires 5 batches" in capsys.readouterr().err
     typed = json.loads((root / "typed.json").read_text())
     assert typed[typed.index("--input_shape") + 1] == "x:1,3,16,16"
     assert typed[typed.index("--batch_num") + 1] == "2"
@@ -256,7 +256,7 @@ def test_a_spec_goes_from_its_checkpoint_to_the_files(tmp_path, monkeypatch, cap
     table = json.loads((out / "convmixer-digits_quantize.json").read_text())
     assert [layer["name"] for layer in table["layers"] if layer["reason"] == "quantize.skipped"]
     for words, said in (
-        (["--calib", "x"], "--calib does nothing"),
+        (["--calib", "x"], "--calib has no effect"),
         (["--amct", "--max-drop", "1%"], "max_drop searches among layers"),
         (["--images", "0"], "--images"),
     ):
