@@ -564,7 +564,7 @@ def test_a_tool_that_failed_is_not_run_again_by_every_question(root):
 
 
 def test_a_command_that_is_not_there_is_not_taken_for_amct_onnx(root):
-    with pytest.raises(Absent, match=r"no program 'no-such-tool'"):
+    with pytest.raises(Absent, match=r"program 'no-such-tool' was not found"):
         pipeline(root, command=("no-such-tool", "{onnx_out}")).quantized(1)
 
 
