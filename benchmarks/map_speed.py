@@ -16,7 +16,8 @@ import time
 
 import numpy as np
 
-from pth2om.accuracy.average_precision import Detections, average_precision, evaluate, match, resampled
+from pth2om.accuracy.average_precision import Detections, average_precision, evaluate, match
+from pth2om.accuracy.bootstrap import precision_drop
 
 CLASSES = 80
 
@@ -99,7 +100,8 @@ def main() -> None:
     small, small_truths = drawn(141, 290, 1)
     small_matches = match(small, small_truths, CLASSES)
     started = time.perf_counter()
-    resampled(small_matches, small_matches, slice(None), resamples=1000, seed=0)
+    images = np.arange(len(small_matches.truths))
+    precision_drop(small_matches, small_matches, 0.0, slice(None), images=images)
     bootstrap = time.perf_counter() - started
     print(
         f"{arguments.images} images x 100 detections, {arguments.pairs} alternating rounds, mAP {100 * reference:.4f}"

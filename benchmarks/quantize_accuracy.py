@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from pth2om.accuracy.bounds import drop_interval
+from pth2om.accuracy.bounds import drop_bounds
 from pth2om.quantize.network import open_session
 from pth2om.quantize.plan import make_plan
 from pth2om.quantize.settings import Settings
@@ -169,7 +169,7 @@ class Score:
         if self.right:
             mine, base = np.asarray(self.right), np.asarray(reference)
             lost, gained = int((base & ~mine).sum()), int((~base & mine).sum())
-            low, high, _ = drop_interval(lost, gained, mine.size)
+            low, high, _ = drop_bounds(lost, gained, mine.size)
             row |= {"top1": float(100 * mine.mean()), "drop": 100 * (lost - gained) / mine.size}
             row |= {"interval": [100 * low, 100 * high]}
         return row

@@ -6,10 +6,13 @@ Measuring (`measure`) runs a session over a dataset and returns JSON with one en
 
 from __future__ import annotations
 
-from pth2om.accuracy.judging import agreement, can_decide, difference, drop, judge, least, metrics, reproduces
+from pth2om.accuracy.agreement import agreement
+from pth2om.accuracy.judging import VERSION as DIFFERENCE_VERSION
+from pth2om.accuracy.judging import can_decide, difference, drop, judge, least, metrics, reproduces
 from pth2om.accuracy.measuring import VERSION, measure
 
 __all__ = [
+    "DIFFERENCE_VERSION",
     "VERSION",
     "agreement",
     "can_decide",

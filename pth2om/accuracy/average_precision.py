@@ -1,8 +1,8 @@
-"""COCO average precision: matches per image, the figure, and its paired bootstrap.
+"""COCO average precision: matches per image, and the figure of all images or of any resampling of them.
 
 The figure itself comes from faster-coco-eval (`evaluate`), which equals pycocotools. The matches are found here once
 per measurement and kept: from them the figure of any resampling of the images follows without matching again
-(`Matches`, `resampled`), and they reproduce the evaluator's own figure, which the tests hold them to.
+(`Matches`, `class_precision`), and they reproduce the evaluator's own figure, which the tests hold them to.
 
 The protocol is COCO's (pycocotools, cocoeval.py): detections of one class in one image are matched in the order of
 their scores, each to the free ground truth of highest IoU at or above the threshold, crowds only where nothing else
@@ -27,6 +27,9 @@ Ints = npt.NDArray[np.int64]
 
 THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
 RECALLS: Floats = np.linspace(0, 1, 101)
+THRESHOLDS_OF = {"mAP50-95": slice(None), "mAP50": slice(0, 1), "mAP75": slice(5, 6)}
+"""Which of `THRESHOLDS` each figure averages."""
+
 MOST_PER_CLASS = 100
 STATISTICS = (
     "mAP50-95",
@@ -129,6 +132,21 @@ def match(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]]],
     )
 
 
+def exchanged(detections: Detections) -> Detections:
+    """The same detections, each image's given to another image: right only by chance.
+
+    The images pass them on in a ring of random order, always the same, so that no pattern in their order matters.
+    """
+    images = len(detections.counts)
+    ring = np.random.default_rng(0).permutation(images)
+    to = np.empty(images, dtype=np.int64)
+    to[ring] = np.roll(ring, -1)
+    order = np.argsort(np.repeat(to, detections.counts), kind="stable")
+    counts = np.empty_like(detections.counts)
+    counts[to] = detections.counts
+    return Detections(counts, detections.boxes[order], detections.scores[order], detections.classes[order])
+
+
 def _as_xywh(boxes: Floats) -> Floats:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
@@ -182,6 +200,28 @@ def _iou(boxes: Floats, truths: Floats, crowd: npt.NDArray[np.bool_]) -> Floats:
 # ---------------------------------------------------------------------------------------------------- the figure
 
 
+def class_precision(matches: Matches, weights: npt.NDArray[np.integer[Any]], thresholds: slice = slice(None)) -> Floats:
+    """Average precision of each class, averaged over thresholds.
+
+    Args:
+        matches: of all images.
+        weights: (R, images): how often each image counts in each of R resamplings.
+        thresholds: which of `THRESHOLDS` are averaged.
+
+    Returns:
+        float64 (R, classes), as fractions; NaN where a class has no object.
+    """
+    classes = matches.truths.shape[1]
+    which = range(len(THRESHOLDS))[thresholds]
+    found = np.full((len(weights), classes), np.nan)
+    for number in np.flatnonzero(matches.truths.any(axis=0)):
+        truths = weights @ matches.truths[:, number]
+        columns = np.flatnonzero(matches.classes == number)
+        value = _class_precision(matches, columns, weights, truths, which).mean(axis=1)
+        found[:, number] = np.where(truths > 0, value, np.nan)
+    return found
+
+
 def average_precision(matches: Matches, weights: npt.NDArray[np.integer[Any]] | None = None) -> Floats:
     """Average precision per threshold, averaged over classes.
 
@@ -210,14 +250,18 @@ def average_precision(matches: Matches, weights: npt.NDArray[np.integer[Any]] | 
 
 
 def _class_precision(
-    matches: Matches, columns: npt.NDArray[np.intp], weights: npt.NDArray[np.integer[Any]], truths: Ints
+    matches: Matches,
+    columns: npt.NDArray[np.intp],
+    weights: npt.NDArray[np.integer[Any]],
+    truths: Ints,
+    thresholds: Sequence[int] = range(len(THRESHOLDS)),
 ) -> Floats:
-    """Average precision of one class per resampling and threshold, float64 (R, 10).
+    """Average precision of one class per resampling and threshold, float64 (R, thresholds).
 
     Precision only matters where recall grows, that is at hits; a detection counted twice because its image was drawn
     twice gives the same figure as two detections of equal score one after the other.
     """
-    result = np.zeros((len(weights), len(THRESHOLDS)))
+    result = np.zeros((len(weights), len(thresholds)))
     hit, ignored = matches.hit[:, columns], matches.ignored[:, columns]
     true = hit & ~ignored
     anywhere = np.flatnonzero(true.any(axis=0))
@@ -228,7 +272,7 @@ def _class_precision(
     drawn = weights[:, image].astype(np.float64)
     seen = np.cumsum(drawn, axis=1)
     least = np.maximum(truths, 1)[:, None]
-    for index in range(len(THRESHOLDS)):
+    for place, index in enumerate(thresholds):
         at = np.flatnonzero(true[index, :last])
         if not at.size:
             continue
@@ -239,7 +283,7 @@ def _class_precision(
         precision = found / (counted + np.spacing(1))
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         reached = _recalls_reached(found / least)
-        result[:, index] = (precision * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
+        result[:, place] = (precision * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
     return result
 
 
@@ -250,41 +294,6 @@ def _recalls_reached(recall: Floats) -> Ints:
     below += RECALLS[np.minimum(below + 1, 100)] <= recall
     reached: Ints = np.minimum(below, 100) + 1
     return reached
-
-
-def resampled(
-    reference: Matches, candidate: Matches, thresholds: slice, *, resamples: int, seed: int
-) -> tuple[Floats, Floats]:
-    """Paired bootstrap: the figure of both on the same images drawn with replacement.
-
-    Args:
-        reference: matches of one session.
-        candidate: of the other, on the same images in the same order.
-        thresholds: which of `THRESHOLDS` are averaged.
-        resamples: how many times.
-        seed: of the drawing.
-
-    Returns:
-        float64 (resamples,) of each, as fractions.
-    """
-    images = len(reference.truths)
-    stream = np.random.default_rng(seed)
-    figures: tuple[list[Floats], list[Floats]] = ([], [])
-    # In pieces: the working arrays are (piece, detections of one class).
-    largest = max(int(np.bincount(part.classes, minlength=1).max(initial=1)) for part in (reference, candidate))
-    piece = int(np.clip(8_000_000 // largest, 1, resamples))
-    for start in range(0, resamples, piece):
-        weights = _drawn(stream, images, min(piece, resamples - start))
-        for part, kept in zip((reference, candidate), figures, strict=True):
-            kept.append(average_precision(part, weights)[:, thresholds].mean(axis=1))
-    return np.concatenate(figures[0]), np.concatenate(figures[1])
-
-
-def _drawn(stream: np.random.Generator, images: int, resamples: int) -> Ints:
-    """How often each image is drawn, int64 (resamples, images)."""
-    picks = stream.integers(0, images, (resamples, images))
-    flat = picks + np.arange(resamples)[:, None] * images
-    return np.bincount(flat.ravel(), minlength=resamples * images).reshape(resamples, images)
 
 
 # ---------------------------------------------------------------------------------------------------- the evaluator

@@ -1,9 +1,12 @@
 """How sure a drop on so many images is: exact and score bounds for paired proportions.
 
+Every bound here is one-sided and has a level. Verdicts are judged by bounds at `LEVEL` (0.95). What is shown beside a
+figure is the two-sided 95 % interval, whose ends are one-sided bounds at `TWO_SIDED` (0.975 each).
+
 Two classifiers see the same n images. b images are right with PyTorch and wrong with the candidate, c the other way
 round; the drop is (b - c) / n. (b, c, n - b - c) is trinomial with probabilities (q + d, q, 1 - 2q - d), where d is the
-true drop and q a nuisance. The one-sided 95 % upper bound of d is the largest d that a test of level 5 % does not
-reject:
+true drop and q a nuisance. The one-sided upper bound of d at a level is the largest d that a test of size 1 - level
+does not reject:
 
 * the statistic is Tango's score z(d) = (b - c - n d) / sqrt(n (2 q~ + d - d^2)), q~ the maximum likelihood estimate of
   q under d (Tango 1998, Statistics in Medicine 17:891, "Equivalence test and confidence interval for the difference in
@@ -12,25 +15,27 @@ reject:
   57:478, "Unconditional exact tests for equivalence or noninferiority for paired binary endpoints"), q restricted to a
   1 - 1e-6 confidence set at the price of adding 1e-6 to the tail probability (Berger and Boos 1994, JASA 89:1012).
 
-With no disagreement at all (b = c = 0) the tail probability at q = 0 is (1 - d)^n, so the bound is 1 - 0.05^(1/n), the
-Clopper-Pearson bound of zero events: 2.1 points at n = 141, 0.46 at 650. Beyond `_EXACT_LIMIT` disagreements the
-normal approximation of the score is as good as the sum, and is used instead.
+With no disagreement at all (b = c = 0) the tail probability at q = 0 is (1 - d)^n, so the 95 % bound is
+1 - 0.05^(1/n), the Clopper-Pearson bound of zero events: 2.1 points at n = 141, 0.46 at 650. Beyond `_EXACT_LIMIT`
+disagreements the normal approximation of the score is as good as the sum, and is used instead.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 LEVEL = 0.95
-"""Of each one-sided bound; an interval of two such bounds covers 90 % or more two-sidedly."""
+"""Of the one-sided bounds that verdicts are judged by."""
 
-_ALPHA = 1 - LEVEL
-_Z = 1.6448536269514722  # the normal quantile at LEVEL
+TWO_SIDED = 1 - (1 - LEVEL) / 2
+"""Level of either end of the two-sided 95 % interval that is shown beside a figure."""
+
 _GAMMA = 1e-6
 _EXACT_LIMIT = 60
 _NUISANCES = 25
@@ -39,32 +44,38 @@ _MOST_IMAGES = 10_000_000
 Method = Literal["exact", "score"]
 
 
-def zero_disagreement_bound(images: int) -> float:
-    """The 95 % upper bound of a rate of which ``images`` images show no case: ``1 - 0.05^(1/n)``; a fraction."""
-    return 1.0 if images < 1 else -math.expm1(math.log(_ALPHA) / images)
+def normal_quantile(level: float) -> float:
+    """The value that a standard normal variable stays below with probability ``level``."""
+    return NormalDist().inv_cdf(level)
 
 
-def least_images(gate: float) -> int:
+def zero_disagreement_bound(images: int, level: float = LEVEL) -> float:
+    """The upper bound of a rate of which ``images`` images show no case: ``1 - (1 - level)^(1/n)``; a fraction."""
+    return 1.0 if images < 1 else -math.expm1(math.log1p(-level) / images)
+
+
+def least_images(gate: float, level: float = LEVEL) -> int:
     """How many images without any disagreement it takes to show a drop of at most ``gate`` (a fraction)."""
     if gate <= 0:
         return _MOST_IMAGES
-    return 1 if gate >= LEVEL else math.ceil(math.log(_ALPHA) / math.log1p(-gate))
+    return 1 if gate >= level else math.ceil(math.log1p(-level) / math.log1p(-gate))
 
 
-def drop_interval(lost: int, gained: int, images: int) -> tuple[float, float, Method]:
-    """One-sided 95 % bounds of the true drop, as fractions, and how they were computed.
+def drop_bounds(lost: int, gained: int, images: int, level: float = LEVEL) -> tuple[float, float, Method]:
+    """One-sided bounds of the true drop, as fractions, and how they were computed.
 
     Args:
         lost: images right with the reference and wrong with the candidate.
         gained: the other way round.
         images: all images, ``>= lost + gained``.
+        level: of each bound; the pair of them holds the drop with probability ``2 level - 1`` or more.
     """
     method: Method = "exact" if lost + gained <= _EXACT_LIMIT else "score"
     upper = _upper_exact if method == "exact" else _upper_score
-    return -upper(gained, lost, images), upper(lost, gained, images), method
+    return -upper(gained, lost, images, level), upper(lost, gained, images, level), method
 
 
-def images_to_settle(lost: float, gained: float, images: int, gate: float) -> int | None:
+def images_to_settle(lost: float, gained: float, images: int, gate: float, level: float = LEVEL) -> int | None:
     """How many images would settle whether the drop is at most ``gate``, if the rates seen so far are the true ones.
 
     Returns:
@@ -76,9 +87,9 @@ def images_to_settle(lost: float, gained: float, images: int, gate: float) -> in
         return None
     # The normal approximation of the bound, solved for n, and never below what no disagreement at all would take.
     spread = max(rate_lost + rate_gained - drop * drop, 0.0)
-    wanted = (_Z * _Z) * spread / (gate - drop) ** 2
+    wanted = normal_quantile(level) ** 2 * spread / (gate - drop) ** 2
     if drop < gate:
-        wanted = max(wanted, float(least_images(gate - drop if spread == 0 else gate)))
+        wanted = max(wanted, float(least_images(gate - drop if spread == 0 else gate, level)))
     wanted = max(wanted, images + 1)
     return rounded_up(wanted)
 
@@ -91,8 +102,8 @@ def rounded_up(images: float) -> int | None:
     return math.ceil(images / step) * step
 
 
-def binomial_upper(cases: int, images: int) -> float:
-    """Clopper and Pearson's one-sided 95 % upper bound of a rate, a fraction (Biometrika 1934, 26:404)."""
+def binomial_upper(cases: int, images: int, level: float = LEVEL) -> float:
+    """Clopper and Pearson's one-sided upper bound of a rate, a fraction (Biometrika 1934, 26:404)."""
     if cases >= images:
         return 1.0
     logs = _log_factorials(images)
@@ -102,7 +113,7 @@ def binomial_upper(cases: int, images: int) -> float:
     for _ in range(60):
         middle = (low + high) / 2
         tail = float(np.exp(ways + _times_log(k, middle) + _times_log(images - k, 1 - middle)).sum())
-        low, high = (middle, high) if tail > _ALPHA else (low, middle)
+        low, high = (middle, high) if tail > 1 - level else (low, middle)
     return high
 
 
@@ -132,12 +143,13 @@ def _score_signed(lost: float, gained: float, images: int, drop: float) -> float
 
 
 @lru_cache(maxsize=1024)
-def _upper_score(lost: int, gained: int, images: int) -> float:
+def _upper_score(lost: int, gained: int, images: int, level: float) -> float:
     """The largest d with score >= -z: Tango's bound."""
     low, high = (lost - gained) / images, 1.0
+    quantile = normal_quantile(level)
     for _ in range(60):
         middle = (low + high) / 2
-        if _score_signed(lost, gained, images, middle) >= -_Z:
+        if _score_signed(lost, gained, images, middle) >= -quantile:
             low = middle
         else:
             high = middle
@@ -145,25 +157,26 @@ def _upper_score(lost: int, gained: int, images: int) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _upper_exact(lost: int, gained: int, images: int) -> float:
-    """The largest d whose exact tail probability exceeds 5 %."""
+def _upper_exact(lost: int, gained: int, images: int, level: float) -> float:
+    """The largest d whose exact tail probability exceeds ``1 - level``."""
+    size = 1 - level
     if gained == 0 and lost == 0:
-        return zero_disagreement_bound(images)
+        return zero_disagreement_bound(images, level)
     if lost - gained >= images:
         return 1.0
     low, high = (lost - gained) / images, 1.0
-    start = _upper_score(lost, gained, images)
+    start = _upper_score(lost, gained, images, level)
     # The bound lies close to the score bound: bracket it from there instead of from 1.
     for width in (0.1, 0.5, 2.0):
         tried = start + width * (start - low)
         if tried >= 1:
             break
-        if _tail(lost, gained, images, tried) <= _ALPHA:
+        if _tail(lost, gained, images, tried) <= size:
             high = tried
             break
     while high - low > 2e-6:
         middle = (low + high) / 2
-        if _tail(lost, gained, images, middle) > _ALPHA:
+        if _tail(lost, gained, images, middle) > size:
             low = middle
         else:
             high = middle

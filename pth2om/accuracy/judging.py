@@ -1,40 +1,45 @@
 """Whether accuracy is what it was: judged from per-image measurements, on the same images.
 
-A drop is *passed* when its one-sided 95 % upper bound is within the gate, *failed* when its lower bound is beyond it,
-and *inconclusive* when the images are too few to tell; then the message names how many would settle it. The interval of
-a judgement is those two bounds.
+A drop is *passed* when its one-sided 95 % upper bound is within the gate, *failed* when its one-sided 95 % lower bound
+is beyond it, and *inconclusive* when the images are too few to tell; then the message names how many would settle it.
+It is *not measured* when the reference is no better than an answer that ignores the images
+(`pth2om.accuracy.reference`).
+
+The interval of a judgement is the two-sided 95 % interval, which is shown; the bounds that decided are in its details.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pth2om.accuracy import reference as references
+from pth2om.accuracy.bootstrap import LEAST_IMAGES, RESAMPLES, Resampled, mean_drop, precision_drop
 from pth2om.accuracy.bounds import (
     LEVEL,
-    binomial_upper,
-    drop_interval,
+    TWO_SIDED,
+    drop_bounds,
     images_to_settle,
     least_images,
     rounded_up,
     zero_disagreement_bound,
 )
 from pth2om.accuracy.packed import unpack, unpack_names
+from pth2om.accuracy.reference import Lead
 from pth2om.errors import DataError
 from pth2om.evidence import Judgement, Limit, Verdict
 from pth2om.language import Message, say
 
-VERSION = 1
-RESAMPLES = 1000
+VERSION = 2
+"""Of how a difference is computed from two measurements."""
 
+_FEW_IMAGES = 30
 _LISTED = 50
 _FIRST_METRIC = {"classification": "top1", "detection": "mAP50-95", "segmentation": "dice"}
-_THRESHOLDS = {"mAP50-95": slice(None), "mAP50": slice(0, 1), "mAP75": slice(5, 6)}
 _CLEAR_SCORE = 0.25  # a detection a person would be shown; for lists of differing images and for agreement
 _CLOSE_MARGIN = 1e-3
 
@@ -89,15 +94,65 @@ def reproduces(
 
 
 def least(measured: Mapping[str, Any], minimum: float | None, *, metric: str) -> Judgement:
-    """The figure itself, against the least that is accepted (None: shown, not judged)."""
+    """The figure itself, against the least that is accepted and against answers that ignore the images.
+
+    Args:
+        measured: of a session.
+        minimum: least accepted figure in percent; None: the figure is shown, but still fails when it is no better than
+            an answer that ignores the images.
+        metric: which figure.
+    """
     score = _figure(measured, metric)
     details = {"metrics": metrics(measured), "images": measured["images"], "unreadable": measured.get("unreadable", 0)}
-    if minimum is None:
-        return Judgement(f"{metric}/score", score, "%", None, "shown", details=details)
-    limit = Limit(">=", minimum)
-    verdict: Verdict = "passed" if limit.holds(score) else "failed"
-    message = None if verdict == "passed" else say("accuracy.too-low", metric=metric, score=score, minimum=minimum)
-    return Judgement(f"{metric}/score", score, "%", limit, verdict, message=message, details=details)
+    details |= _repetitions(measured)
+    ahead = references.lead(measured, metric)
+    details["lead"] = ahead.to_json()
+    check = f"{metric}/score"
+    limit = None if minimum is None else Limit(">=", minimum)
+    if limit is not None and not limit.holds(score):
+        message = say("accuracy.too-low", metric=metric, score=score, minimum=minimum)
+        return Judgement(check, score, "%", limit, "failed", message=message, details=details)
+    if ahead.low <= 0:
+        # A handful of images cannot show a lead that is there.
+        few = ahead.lead > 0 and len(references.distinct(measured)) < _FEW_IMAGES
+        unclear: Verdict = "inconclusive" if few else "failed"
+        blind = _blind(metric, score, ahead, measured)
+        return Judgement(check, score, "%", Limit(">", ahead.baseline), unclear, message=blind, details=details)
+    verdict: Verdict = "shown" if limit is None else "passed"
+    return Judgement(check, score, "%", limit, verdict, message=_repeated(measured), details=details)
+
+
+def _repetitions(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What in the data makes a figure say less than the number of images suggests; nothing where there is nothing."""
+    found: dict[str, Any] = {}
+    distinct = len(references.distinct(measured))
+    if distinct < int(measured["images"]):
+        found["distinct_images"] = distinct
+    only = references.one_class(measured)
+    if only is not None:
+        found["only_class"] = only
+    return found
+
+
+def _repeated(measured: Mapping[str, Any]) -> Message | None:
+    found = _repetitions(measured)
+    if "distinct_images" in found:
+        return say("accuracy.repeated-images", images=int(measured["images"]), distinct=found["distinct_images"])
+    return None
+
+
+def _blind(metric: str, score: float, ahead: Lead, measured: Mapping[str, Any]) -> Message:
+    """The message that a figure is no better than an answer that ignores the images."""
+    return say(
+        f"accuracy.no-better-than-{ahead.over}",
+        metric=metric,
+        score=round(score, 2),
+        baseline=round(ahead.baseline, 2),
+        lead=round(ahead.lead, 2),
+        low=round(ahead.low, 2),
+        images=int(measured["images"]),
+        distinct=len(references.distinct(measured)),
+    )
 
 
 def close_calls(measured: Mapping[str, Any]) -> list[str]:
@@ -138,12 +193,22 @@ def difference(
     metric: str | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    level: float = LEVEL,
 ) -> dict[str, Any]:
     """The drop with its bounds, as JSON: all in percent points.
 
     Classification: exact or score bounds of paired proportions (`pth2om.accuracy.bounds`). Detection and segmentation:
-    percentiles of a paired bootstrap over images, the upper one never below what n images without any difference would
-    leave open, because a bootstrap of equal results has no width at all.
+    a corrected paired bootstrap over images (`pth2om.accuracy.bootstrap`), its upper end never below ``floor``, what n
+    images without any difference leave open, because a bootstrap of equal results has no width at all. Images that
+    are equal pixel by pixel count once in every bound.
+
+    Args:
+        reference: measurement of the original.
+        candidate: of the other, on the same images.
+        metric: which figure; default the first of its kind.
+        seed: of the resampling.
+        resamples: how many.
+        level: of the one-sided ``bounds``; ``interval`` is the two-sided 95 % interval whatever the level.
 
     Raises:
         DataError: not the same images, or the metric was not measured.
@@ -154,6 +219,7 @@ def difference(
     if reference["images"] != candidate["images"]:
         raise DataError("accuracy.other-images")
     name = metric or _FIRST_METRIC[kind]
+    images = references.distinct(reference)
     result: dict[str, Any] = {
         "version": VERSION,
         "metric": name,
@@ -162,56 +228,91 @@ def difference(
         "candidate": _figure(candidate, name),
         "unreadable": candidate.get("unreadable", 0),
         "seed": seed,
+        "level": level,
+        **_repetitions(reference),
     }
     if kind == "classification":
-        return {**result, **_paired(reference, candidate, name)}
+        found = _paired(reference, candidate, name, images, level)
+        return {**result, **found, "lead": references.lead(reference, name).to_json()}
+    measured = result["reference"] - result["candidate"]
     if kind == "segmentation":
-        figures = _resampled_dice(reference, candidate, resamples, seed)
+        drop = _dice_drop(reference, candidate, name, measured, images, resamples, seed)
         changed = _changed_masks(reference, candidate)
     else:
-        figures = _resampled_precision(reference, candidate, name, resamples, seed)
+        drop = _precision_drop(reference, candidate, name, measured, images, resamples, seed)
         changed = _changed_detections(reference, candidate)
-    return {**result, **_bootstrapped(result, figures), "resamples": resamples, "changed": changed}
+    return {
+        **result,
+        **_bootstrapped(drop, len(images), level),
+        "lead": references.lead(reference, name).to_json(),
+        "resamples": resamples,
+        "changed": changed,
+    }
 
 
 def judge(difference: Mapping[str, Any], gate_points: float) -> Judgement:
     """Judge what `difference` returned against a gate in percent points."""
     images, measured = int(difference["images"]), float(difference["drop"])
-    low, high = difference["interval"]
+    distinct = int(difference.get("distinct_images", images))
+    low, high = difference["bounds"]
     verdict: Verdict = "passed" if high <= gate_points else "failed" if low > gate_points else "inconclusive"
-    values: dict[str, Any] = {
-        "metric": difference["metric"],
-        "reference": round(difference["reference"], 2),
-        "candidate": round(difference["candidate"], 2),
-        "drop": round(measured, 2),
-        "low": round(low, 2),
-        "high": round(high, 2),
-        "gate": gate_points,
-        "images": images,
-        "level": round(100 * LEVEL),
-    }
+    if verdict == "passed" and difference["method"] == "class-bootstrap" and distinct < LEAST_IMAGES:
+        verdict = "inconclusive"
+    ahead = Lead.from_json(difference["lead"])
+    # What is lost for certain is lost, whatever the reference is worth.
+    if verdict != "failed" and ahead.low <= gate_points:
+        verdict = "not_measured"
     needed = None
     if verdict == "inconclusive":
         needed = _needed(difference, gate_points)
-        values["needed"] = needed
-    suffix = {"passed": "kept", "failed": "lost", "inconclusive": "unsettled" if needed else "unsettleable"}[verdict]
     return Judgement(
         f"{difference['metric']}/drop",
         measured,
         "points",
         Limit("<=", gate_points),
         verdict,
-        interval=(float(low), float(high)),
-        message=say(f"accuracy.{suffix}", **values),
+        interval=(float(difference["interval"][0]), float(difference["interval"][1])),
+        message=_told(difference, gate_points, verdict, needed, ahead),
         details={**difference, "images_needed": needed},
-        seed=int(difference["seed"]) if difference["method"] == "bootstrap" else None,
+        seed=int(difference["seed"]) if difference["method"] != "exact" and "resamples" in difference else None,
     )
 
 
-def _needed(difference: Mapping[str, Any], gate_points: float) -> int | None:
+def _told(
+    difference: Mapping[str, Any], gate_points: float, verdict: Verdict, needed: int | None, ahead: Lead
+) -> Message:
     images = int(difference["images"])
-    if difference["method"] != "bootstrap":
-        return images_to_settle(len_of(difference, "lost"), len_of(difference, "gained"), images, gate_points / 100)
+    distinct = int(difference.get("distinct_images", images))
+    low, high = difference["bounds"]
+    values: dict[str, Any] = {
+        "metric": difference["metric"],
+        "reference": round(difference["reference"], 2),
+        "candidate": round(difference["candidate"], 2),
+        "drop": round(float(difference["drop"]), 2),
+        "low": round(low, 2),
+        "high": round(high, 2),
+        "gate": gate_points,
+        "images": distinct,
+        "level": round(100 * difference["level"], 1),
+    }
+    if verdict == "not_measured":
+        over = {"baseline": round(ahead.baseline, 2), "lead": round(ahead.lead, 2), "lead_low": round(ahead.low, 2)}
+        return say(f"accuracy.blind-{ahead.over}", **values | over)
+    if verdict == "failed":
+        return say("accuracy.lost", **values)
+    if verdict == "passed":
+        return say("accuracy.kept-floor" if high == difference.get("floor") else "accuracy.kept", **values)
+    if difference["method"] == "class-bootstrap" and distinct < LEAST_IMAGES and high <= gate_points:
+        return say("accuracy.few-images", **values, least=LEAST_IMAGES, needed=needed)
+    return say(f"accuracy.{'unsettled' if needed else 'unsettleable'}", **values, needed=needed)
+
+
+def _needed(difference: Mapping[str, Any], gate_points: float) -> int | None:
+    images, level = int(difference["images"]), float(difference["level"])
+    if "bootstrap" not in difference:
+        lost, gained = (len_of(difference, name) for name in ("lost", "gained"))
+        distinct = int(difference.get("distinct_images", images))
+        return images_to_settle(lost, gained, distinct, gate_points / 100, level)
     measured, (low, high) = float(difference["drop"]), difference["bootstrap"]
     room = gate_points - measured
     if abs(room) < 1e-9:
@@ -220,7 +321,7 @@ def _needed(difference: Mapping[str, Any], gate_points: float) -> int | None:
     width = high - measured if room > 0 else measured - low
     wanted = images * (width / room) ** 2
     if room > 0:
-        wanted = max(wanted, least_images(gate_points / 100))
+        wanted = max(wanted, least_images(gate_points / 100, level), LEAST_IMAGES)
     return rounded_up(max(wanted, images + 1))
 
 
@@ -229,13 +330,23 @@ def len_of(difference: Mapping[str, Any], name: str) -> int:
     return int(difference[f"{name}_count"])
 
 
-def _paired(reference: Mapping[str, Any], candidate: Mapping[str, Any], metric: str) -> dict[str, Any]:
+def _paired(
+    reference: Mapping[str, Any],
+    candidate: Mapping[str, Any],
+    metric: str,
+    images: npt.NDArray[np.intp],
+    level: float,
+) -> dict[str, Any]:
     labels = unpack(reference["labels"])[:, None]
     top = {"top1": 1, "top5": 5}[metric]
     tops = unpack(reference["top"])[:, :top], unpack(candidate["top"])[:, :top]
     before, after = ((part == labels).any(axis=1) for part in tops)
-    lost, gained = np.flatnonzero(before & ~after), np.flatnonzero(~before & after)
-    low, high, method = drop_interval(len(lost), len(gained), len(labels))
+    all_lost, all_gained = int(np.count_nonzero(before & ~after)), int(np.count_nonzero(~before & after))
+    once = np.zeros(len(labels), dtype=bool)
+    once[images] = True
+    lost, gained = np.flatnonzero(before & ~after & once), np.flatnonzero(~before & after & once)
+    low, high, method = drop_bounds(len(lost), len(gained), len(images), level)
+    shown = drop_bounds(len(lost), len(gained), len(images), TWO_SIDED)
     names = unpack_names(reference["files"])
 
     def listed(which: npt.NDArray[np.intp]) -> list[dict[str, Any]]:
@@ -251,8 +362,9 @@ def _paired(reference: Mapping[str, Any], candidate: Mapping[str, Any], metric: 
         ]
 
     return {
-        "drop": 100.0 * (len(lost) - len(gained)) / len(labels),
-        "interval": [100 * low, 100 * high],
+        "drop": 100.0 * (all_lost - all_gained) / len(labels),
+        "bounds": [100 * low, 100 * high],
+        "interval": [100 * shown[0], 100 * shown[1]],
         "method": method,
         "lost_count": len(lost),
         "gained_count": len(gained),
@@ -262,44 +374,57 @@ def _paired(reference: Mapping[str, Any], candidate: Mapping[str, Any], metric: 
     }
 
 
-def _bootstrapped(
-    result: Mapping[str, Any], figures: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-) -> dict[str, Any]:
-    lost = 100 * (figures[0] - figures[1])
-    # A resampling without a single object has no figure.
-    lost = lost[np.isfinite(lost)]
-    low, high = (float(value) for value in np.quantile(lost, [1 - LEVEL, LEVEL])) if lost.size else (-100.0, 100.0)
-    measured = result["reference"] - result["candidate"]
-    floor = 100 * zero_disagreement_bound(int(result["images"]))
-    interval = [min(low, measured), max(high, measured, floor)]
-    return {"drop": measured, "interval": interval, "bootstrap": [low, high], "method": "bootstrap"}
+def _bootstrapped(drop: Resampled, images: int, level: float) -> dict[str, Any]:
+    """Bounds at ``level``, the two-sided 95 % interval, and what no difference at all would leave open."""
+    floor = 100 * zero_disagreement_bound(images, level)
+    low, high = drop.bounds(level)
+    shown = drop.bounds(TWO_SIDED)
+    return {
+        "drop": drop.measured,
+        "bounds": [max(low, -100.0), min(max(high, floor), 100.0)],
+        "interval": [
+            max(shown[0], -100.0),
+            min(max(shown[1], 100 * zero_disagreement_bound(images, TWO_SIDED)), 100.0),
+        ],
+        "bootstrap": [max(low, -100.0), min(high, 100.0)],
+        "floor": floor,
+        "method": "class-bootstrap" if drop.by_class else "bootstrap",
+    }
 
 
-def _resampled_precision(
-    reference: Mapping[str, Any], candidate: Mapping[str, Any], metric: str, resamples: int, seed: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    from pth2om.accuracy.average_precision import resampled
+def _precision_drop(
+    reference: Mapping[str, Any],
+    candidate: Mapping[str, Any],
+    metric: str,
+    measured: float,
+    images: npt.NDArray[np.intp],
+    resamples: int,
+    seed: int,
+) -> Resampled:
+    from pth2om.accuracy.average_precision import THRESHOLDS_OF
     from pth2om.accuracy.measuring import matches_from_json
 
-    if metric not in _THRESHOLDS:
-        raise DataError("accuracy.no-metric", metric=metric, known=", ".join(_THRESHOLDS))
+    if metric not in THRESHOLDS_OF:
+        raise DataError("accuracy.no-metric", metric=metric, known=", ".join(THRESHOLDS_OF))
     both = matches_from_json(reference["matches"]), matches_from_json(candidate["matches"])
-    return resampled(*both, _THRESHOLDS[metric], resamples=resamples, seed=seed)
+    return precision_drop(*both, measured, THRESHOLDS_OF[metric], images=images, resamples=resamples, seed=seed)
 
 
-def _resampled_dice(
-    reference: Mapping[str, Any], candidate: Mapping[str, Any], resamples: int, seed: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _dice_drop(
+    reference: Mapping[str, Any],
+    candidate: Mapping[str, Any],
+    metric: str,
+    measured: float,
+    images: npt.NDArray[np.intp],
+    resamples: int,
+    seed: int,
+) -> Resampled:
     from pth2om.accuracy.measuring import image_dice
 
-    before, after = (image_dice(unpack(part["counts"])) for part in (reference, candidate))
-    stream = np.random.default_rng(seed)
-    means = [
-        (before[picks].mean(), after[picks].mean())
-        for picks in (stream.integers(0, len(before), len(before)) for _ in range(resamples))
-    ]
-    figures = np.array(means, dtype=np.float64)
-    return figures[:, 0], figures[:, 1]
+    if metric != "dice":
+        raise DataError("accuracy.no-metric", metric=metric, known="dice")
+    before, after = (image_dice(unpack(part["counts"])[images]) for part in (reference, candidate))
+    return mean_drop(100 * (before - after), measured, resamples=resamples, seed=seed)
 
 
 def _changed_detections(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -335,97 +460,6 @@ def _changed_masks(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -
         for index in order
         if before[index] != after[index]
     ]
-
-
-# ---------------------------------------------------------------------------------------------------- no labels
-
-
-def agreement(reference: Mapping[str, Any], candidate: Mapping[str, Any], gate_points: float) -> Judgement:
-    """Agreement with PyTorch where there are no labels: of the first class, or of the boxes a person would be shown.
-
-    Classification: share of images with the same first class, with the Clopper-Pearson bounds of the share that
-    differs. Detection: F1 of the candidate's boxes (score 0.25 and more) against PyTorch's, same class, IoU at least
-    0.5.
-
-    Args:
-        reference: PyTorch's measurement.
-        candidate: the other's, on the same images.
-        gate_points: how far below 100 % it may be.
-    """
-    if reference["kind"] != candidate["kind"] or reference["dataset"] != candidate["dataset"]:
-        raise DataError("accuracy.other-images")
-    images = int(reference["images"])
-    names = unpack_names(reference["files"])
-    if reference["kind"] == "classification":
-        check = "top1/agreement"
-        first = unpack(reference["top"])[:, 0], unpack(candidate["top"])[:, 0]
-        share = (first[0] == first[1]) & (first[1] >= 0)
-        differs = int(np.count_nonzero(~share))
-        per_image = share.astype(np.float64)
-        measured = 100.0 * float(per_image.mean())
-        bounds = 100 - 100 * binomial_upper(differs, images), 100 * binomial_upper(images - differs, images)
-    elif reference["kind"] == "detection":
-        check = "boxes/agreement"
-        per_image, measured, bounds = _box_agreement(reference, candidate)
-    else:
-        raise DataError("accuracy.no-agreement", kind=str(reference["kind"]))
-    least_share = 100 - gate_points
-    verdict: Verdict = "passed" if bounds[0] >= least_share else "failed" if bounds[1] < least_share else "inconclusive"
-    worst = [names[index] for index in np.argsort(per_image, kind="stable")[:_LISTED] if per_image[index] < 1]
-    values = {"share": round(measured, 2), "low": round(bounds[0], 2), "least": least_share, "images": images}
-    key = {"passed": "agrees", "failed": "disagrees", "inconclusive": "agreement-unsettled"}[verdict]
-    return Judgement(
-        check,
-        measured,
-        "%",
-        Limit(">=", least_share),
-        verdict,
-        interval=(float(bounds[0]), float(bounds[1])),
-        message=say(f"accuracy.{key}", **values),
-        details={"images": images, "differing": worst},
-    )
-
-
-def _box_agreement(
-    reference: Mapping[str, Any], candidate: Mapping[str, Any]
-) -> tuple[npt.NDArray[np.float64], float, tuple[float, float]]:
-    """F1 per image, over all images in percent, and its bounds."""
-    from pth2om.accuracy.average_precision import Detections, match
-
-    ours, theirs = (_clear(part["detections"]) for part in (candidate, reference))
-    starts = np.concatenate([[0], np.cumsum(theirs[0])])
-    truths: list[Sequence[Mapping[str, Any]]] = []
-    for begin, end in itertools.pairwise(starts):
-        rows = range(int(begin), int(end))
-        corners = [theirs[1][row].astype(float) for row in rows]
-        boxes = [[*corner[:2], *(corner[2:] - corner[:2])] for corner in corners]
-        truths.append(
-            [{"bbox": box, "iscrowd": 0, "class": int(theirs[3][row])} for box, row in zip(boxes, rows, strict=True)]
-        )
-    classes = int(max(ours[3].max(initial=0), theirs[3].max(initial=0))) + 1
-    matches = match(
-        Detections(ours[0], ours[1].astype(float), ours[2].astype(float), ours[3].astype(np.int64)), truths, classes
-    )
-    images = len(truths)
-    both = np.bincount(matches.image[matches.hit[0]], minlength=images)
-    total = ours[0] + theirs[0]
-    per_image = np.divide(2.0 * both, total, out=np.ones(images), where=total > 0)
-    measured = 100.0 * (2.0 * both.sum() / total.sum() if total.sum() else 1.0)
-    stream = np.random.default_rng(0)
-    picks = stream.integers(0, images, (RESAMPLES, images))
-    sums = total[picks].sum(axis=1)
-    shares = 100 * np.where(sums > 0, 2.0 * both[picks].sum(axis=1) / np.maximum(sums, 1), 1.0)
-    low, high = (float(value) for value in np.quantile(shares, [1 - LEVEL, LEVEL]))
-    return per_image, measured, (min(low, 100 - 100 * zero_disagreement_bound(images)), high)
-
-
-def _clear(detections: Mapping[str, Any]) -> tuple[npt.NDArray[Any], ...]:
-    """Counts, boxes, scores, classes of the detections with a clear score."""
-    counts = unpack(detections["counts"]).astype(np.int64)
-    boxes, scores, classes = (unpack(detections[name]) for name in ("boxes", "scores", "classes"))
-    clear = scores >= _CLEAR_SCORE
-    image = np.repeat(np.arange(len(counts)), counts)[clear]
-    return np.bincount(image, minlength=len(counts)), boxes[clear], scores[clear], classes[clear]
 
 
 def _figure(measured: Mapping[str, Any], metric: str) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pth2om.accuracy.layout import check_classifier, check_detector, check_masks
 from pth2om.accuracy.packed import pack, pack_names
 from pth2om.data.labelled import Labelled
 from pth2om.data.preprocess import Batch, Preprocessor, batches
@@ -15,12 +17,12 @@ from pth2om.errors import DataError
 from pth2om.session import Array, Session, TensorSpec
 from pth2om.spec import Postprocess
 
-VERSION = 3
+VERSION = 4
+"""Of what is measured here: raised when a measurement holds something else."""
 
-CLOSE_MARGIN = 1e-3
-"""Two best outputs closer than this can change places between machines; such images are listed."""
 
 _KEPT_BOXES = 1000  # images up to which boxes are kept for pictures; beyond, only what the figure needs
+_CHANCE_IMAGES = 1000  # images up to which boxes are held against another image's objects
 _TOP = 5
 
 
@@ -51,7 +53,8 @@ def measure(
 
     Returns:
         JSON: ``kind``, ``version``, ``images``, ``dataset`` (digest), ``metrics`` (percent), and per image what `judge`
-        needs, packed; ``nonfinite``: of each image the NaN and infinite numbers among all its outputs.
+        needs, packed; ``nonfinite``: of each image the NaN and infinite numbers among all its outputs;
+        ``first_equal`` where images are equal pixel by pixel: the first image equal to each.
 
     Raises:
         DataError: an image cannot be read, or the output is not what the decoder takes.
@@ -64,6 +67,12 @@ def measure(
     # An input of pixels is AIPP's: it normalizes by itself.
     raw = fed.dtype == np.uint8
     nonfinite: list[npt.NDArray[np.int64]] = []
+    declared = next((entry.shape[1:] for entry in session.outputs if entry.name == taken), ())
+    whole = tuple(side for side in declared if isinstance(side, int))
+    if declared and len(whole) == len(declared):
+        reader.check(whole)
+    seen_before: dict[int, int] = {}
+    first_equal: list[int] = []
     for piece in source() if source is not None else batches(dataset, preprocessor, batch, raw=raw):
         results = session.run({fed.name: _as_input(piece.array, fed)})
         if taken not in results:
@@ -72,13 +81,19 @@ def measure(
         if rows.ndim < 1 or len(rows) < piece.count:
             shape = "x".join(map(str, rows.shape))
             raise DataError("accuracy.not-batched", name=taken, shape=shape, count=piece.count)
+        reader.check(rows.shape[1:])
         reader.add(rows[: piece.count], piece)
         nonfinite.append(_not_finite(results, piece.count, batch))
+        for offset in range(piece.count):
+            content = hash(piece.array[offset].tobytes())
+            first_equal.append(seen_before.setdefault(content, piece.first + offset))
         if seen is not None:
             seen(piece.first + piece.count)
     measured = {"version": VERSION, "images": len(dataset), "dataset": dataset.digest}
     measured["files"] = pack_names([dataset.file(index) for index in range(len(dataset))])
     measured["nonfinite"] = pack(np.concatenate(nonfinite).astype(np.int32))
+    if len(seen_before) < len(first_equal):
+        measured["first_equal"] = pack(np.array(first_equal, dtype=np.int32))
     return {**measured, **reader.result()}
 
 
@@ -111,6 +126,10 @@ def _as_input(array: npt.NDArray[Any], fed: TensorSpec) -> Array:
 class _Reader:
     """Takes outputs batch by batch and keeps what is needed of each image."""
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse outputs whose ``shape`` of one image is not what the decoder reads."""
+        raise NotImplementedError
+
     def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:
         """One batch's outputs, padding rows already cut off."""
         raise NotImplementedError
@@ -138,11 +157,11 @@ class _Classes(_Reader):
         self._top: list[npt.NDArray[np.int32]] = []
         self._margin: list[npt.NDArray[np.float32]] = []
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        check_classifier(math.prod(shape), self._dataset.classes if self._dataset.has_classes else None)
+
     def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:  # noqa: ARG002 - the protocol's
         scores = rows.reshape(len(rows), -1)
-        classes = self._dataset.classes
-        if scores.shape[1] < 2 or (self._dataset.has_classes and classes is not None and scores.shape[1] < classes):
-            raise DataError("accuracy.too-few-classes", outputs=scores.shape[1], classes=classes or 2)
         wide = scores.astype(np.float64)
         top = np.argsort(-wide, axis=1, kind="stable")[:, :_TOP]
         best = np.take_along_axis(wide, top[:, :2], axis=1)
@@ -179,6 +198,9 @@ class _Boxes(_Reader):
         self._found: list[Found] = []
         self._unreadable = 0
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        check_detector(shape, self._dataset.classes if self._dataset.has_labels else None)
+
     def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:
         from pth2om.accuracy.detection import decode
 
@@ -214,7 +236,20 @@ class _Boxes(_Reader):
         statistics = precision.evaluate(found, truths, classes)
         measured["metrics"] = {name: 100.0 * value for name, value in statistics.items() if value >= 0}
         measured["matches"] = matches_to_json(precision.match(found, truths, classes))
+        measured["chance"] = _by_chance(found, truths, classes)
         return measured
+
+
+def _by_chance(found: Any, truths: Sequence[Any], classes: int) -> dict[str, float]:  # noqa: ANN401 - Detections, lazily
+    """What the same boxes score when each image's are handed to another image, in percent."""
+    from pth2om.accuracy import average_precision as precision
+
+    images = min(len(truths), _CHANCE_IMAGES)
+    boxes = int(found.counts[:images].sum())
+    some = precision.Detections(found.counts[:images], found.boxes[:boxes], found.scores[:boxes], found.classes[:boxes])
+    other = precision.exchanged(some)
+    figures = 100 * np.nan_to_num(precision.average_precision(precision.match(other, truths[:images], classes))[0])
+    return {name: float(figures[part].mean()) for name, part in precision.THRESHOLDS_OF.items()}
 
 
 def matches_to_json(matches: Any) -> dict[str, Any]:  # noqa: ANN401 - average_precision.Matches, imported lazily
@@ -259,6 +294,9 @@ class _Masks(_Reader):
         self._classes = max(dataset.classes or 2, 2)
         self._unreadable = 0
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        check_masks(shape, self._classes)
+
     def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:
         for offset, (row, geometry) in enumerate(zip(rows, piece.geometries, strict=True)):
             predicted = self._predicted(row)
@@ -284,8 +322,6 @@ class _Masks(_Reader):
             chosen = np.where(lost, -1, np.argmax(np.nan_to_num(row), axis=0))
         else:
             plane = row[0] if row.ndim == 3 else row
-            if plane.ndim != 2:
-                raise DataError("accuracy.not-a-mask", shape="x".join(map(str, row.shape)))
             if plane.dtype.kind == "f":
                 lost = np.isnan(plane)
                 with np.errstate(invalid="ignore"):
@@ -324,7 +360,7 @@ def segmentation_metrics(counts: npt.NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def image_dice(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def image_dice(counts: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Dice of each image, fractions, float64 (images,); see `segmentation_metrics`."""
     foreground = counts[:, 1:].astype(np.float64)
     both = foreground[:, :, 0] + foreground[:, :, 1]

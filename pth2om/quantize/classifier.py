@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pth2om.accuracy.bounds import drop_interval
+from pth2om.accuracy.bounds import drop_bounds
 from pth2om.errors import QuantizeError
 from pth2om.quantize.effects import Drop
 from pth2om.quantize.network import open_session, run_session
@@ -61,7 +61,7 @@ class ClassifierDrop:
         lost = int(np.count_nonzero(self.right & ~right))
         gained = int(np.count_nonzero(~self.right & right))
         count = int(right.size)
-        low, high, _ = drop_interval(lost, gained, count)
+        low, high, _ = drop_bounds(lost, gained, count)
         return Drop(100 * (lost - gained) / count, 100 * low, 100 * high)
 
     def _answers(self, model: onnx.ModelProto) -> Ints:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pth2om.conversion.sessions import INT8_WEIGHTS
 from pth2om.conversion.stage import Work, run
-from pth2om.errors import Pth2omError
+from pth2om.errors import DataError, Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Limit, Verdict
 from pth2om.language import Message, say
 from pth2om.questions import pictures
@@ -42,6 +42,7 @@ def score(subject: Subject, session: Session, labelled: Labelled, dataset: Datas
     pipeline = subject.pipeline
     if pipeline.seeded:
         raise pipeline.weights_absent()
+    _fits(subject, labelled, dataset)
     batch = pipeline.spec.batches[0]
     measured, artifact = _scored(subject, session, labelled, batch)
     judgements: list[Judgement] = []
@@ -81,6 +82,7 @@ def accuracy(
     pipeline = subject.pipeline
     if pipeline.seeded and dataset.metric != "agreement":
         raise pipeline.weights_absent()
+    _fits(subject, labelled, dataset)
     spec = pipeline.spec
     gate = _drop(pipeline, subject.variant)
     first = spec.batches[0]
@@ -115,7 +117,7 @@ def accuracy(
         sides = [original, om] if title == onnx.title else [original, onnx, om]
         details["pictures"] = _pictures(subject, sides, labelled, worst.details)
     judgement = replace(worst, check=f"{candidate.role}/{worst.check}", details=details)
-    if candidate.role == INT8_WEIGHTS:
+    if candidate.role == INT8_WEIGHTS and judgement.verdict != "not_measured":
         judgement = replace(judgement, limit=None, verdict="shown", message=None)
     broken = max((_broken(before, measured[each.digest], candidate.role) for _, each, _ in judged), key=_badness)
     lowest = [min(scores, key=lambda each: each.measured or 0.0)] if scores else []
@@ -138,6 +140,20 @@ def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Messa
 def _drop(pipeline: Pipeline, variant: Variant | None) -> float:
     gates = pipeline.spec.gates
     return gates.int8_drop if variant is not None and variant.precision == "int8" else gates.drop
+
+
+def _fits(subject: Subject, labelled: Labelled, dataset: Dataset) -> None:
+    """Refuse a dataset of another number of classes than the spec's net has, before anything runs.
+
+    Raises:
+        DataError: the numbers differ.
+    """
+    spec = subject.pipeline.spec
+    classes, known = spec.source.num_classes, labelled.classes
+    # A mask of one class besides the background may be one channel or two.
+    counted = dataset.metric != "agreement" and spec.postprocess.decoder in ("softmax", "yolov6")
+    if counted and None not in (classes, known) and classes != known:
+        raise DataError("accuracy.spec-classes", where=dataset.name, classes=classes, dataset=dataset.name, known=known)
 
 
 def _scored(subject: Subject, session: Session, labelled: Labelled, batch: int) -> tuple[Any, Artifact]:
@@ -178,9 +194,10 @@ def _difference(
     inputs = {"reference": reference.digest, "candidate": session.digest, "dataset": labelled.digest}
     seed = subject.pipeline.settings.seed
     options = {"metric": dataset.metric, "seed": seed, **_options(subject), "batch": subject.batch}
+    options["score"] = scoring.VERSION
     value, _ = subject.measured(
         "drop",
-        scoring.VERSION,
+        scoring.DIFFERENCE_VERSION,
         inputs,
         options,
         ("numpy",),

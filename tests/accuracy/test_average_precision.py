@@ -15,10 +15,12 @@ from pth2om.accuracy.average_precision import (
     STATISTICS,
     Detections,
     average_precision,
+    class_precision,
     evaluate,
+    exchanged,
     match,
-    resampled,
 )
+from pth2om.accuracy.bootstrap import Resampled, mean_drop, precision_drop
 from pth2om.accuracy.measuring import matches_from_json, matches_to_json
 
 
@@ -154,14 +156,75 @@ def test_a_resampling_equals_pycocotools_on_the_drawn_images() -> None:
         assert got[row, 0] == pytest.approx(expected[1], abs=1e-9)
 
 
+def test_classes_average_to_the_figure() -> None:
+    found, truths = drawn(6, 30, 20, 5)
+    matches = match(found, truths, 5)
+    weights = np.random.default_rng(0).integers(0, 3, (4, 30))
+    by_class = class_precision(matches, weights)
+    assert np.nanmean(by_class, axis=1) == pytest.approx(average_precision(matches, weights).mean(axis=1))
+    fifty = class_precision(matches, weights, slice(0, 1))
+    assert np.nanmean(fifty, axis=1) == pytest.approx(average_precision(matches, weights)[:, 0])
+
+
 def test_the_bootstrap_is_paired_and_repeatable() -> None:
     found, truths = drawn(5, 60, 20, 4)
-    matches = match(found, truths, 4)
-    one, other = resampled(matches, matches, slice(None), resamples=200, seed=3)
-    assert np.array_equal(one, other)
-    assert np.array_equal(one, resampled(matches, matches, slice(None), resamples=200, seed=3)[0])
-    assert one.std() > 0
-    assert one.mean() == pytest.approx(average_precision(matches).mean(), abs=4 * one.std())
+    other, _ = drawn(55, 60, 20, 4)
+    matches, worse = match(found, truths, 4), match(other, truths, 4)
+    options = {"images": np.arange(60), "resamples": 200, "seed": 3}
+    same = precision_drop(matches, matches, 0.0, slice(None), **options)
+    assert (same.error, same.bias) == (0, 0)
+    assert same.bounds(0.95) == (0, 0)
+    lost = 100 * float(average_precision(matches).mean() - average_precision(worse).mean())
+    one = precision_drop(matches, worse, lost, slice(None), **options)
+    assert np.array_equal(one.draws, precision_drop(matches, worse, lost, slice(None), **options).draws)
+    assert one.error >= one.draws.std() > 0
+    assert one.draws.mean() == pytest.approx(lost, abs=4 * one.error)
+    (low, high), (lower, higher) = one.bounds(0.95), one.bounds(0.975)
+    assert lower < low < lost < high < higher
+
+
+def test_images_seen_twice_count_once() -> None:
+    found, truths = drawn(5, 40, 20, 4)
+    other, _ = drawn(55, 40, 20, 4)
+    starts = np.concatenate([[0], np.cumsum(found.counts)])
+    other_starts = np.concatenate([[0], np.cumsum(other.counts)])
+
+    def twice(part: Detections, starts: np.ndarray) -> Detections:
+        picks = np.concatenate([np.arange(starts[-1])] * 2).astype(int)
+        return Detections(np.tile(part.counts, 2), part.boxes[picks], part.scores[picks], part.classes[picks])
+
+    once = [match(part, truths, 4) for part in (found, other)]
+    doubled = [match(twice(part, places), truths * 2, 4) for part, places in ((found, starts), (other, other_starts))]
+    options = {"images": np.arange(40), "resamples": 100}
+    expected, got = (precision_drop(*pair, 1.0, slice(None), **options) for pair in (once, doubled))
+    assert got.draws == pytest.approx(expected.draws)
+    assert got.error == pytest.approx(expected.error)
+
+
+def test_exchanged_boxes_belong_to_other_images() -> None:
+    for images in (1, 2, 7, 40):
+        counts = np.random.default_rng(0).integers(1, 5, images)
+        owner = np.repeat(np.arange(images), counts)
+        boxes = np.stack([owner.astype(float)] * 4, axis=1)
+        moved = exchanged(Detections(counts, boxes, np.ones(len(owner)), owner))
+        now = np.repeat(np.arange(images), moved.counts)
+        assert sorted(moved.classes) == sorted(owner)
+        assert images == 1 or (now != moved.classes).all()
+        assert all(len(set(moved.classes[now == image])) == 1 for image in range(images))
+        assert np.array_equal(moved.boxes[:, 0], moved.classes)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 60))
+@settings(max_examples=30, deadline=None)
+def test_bounds_hold_the_measured_drop_and_grow_with_the_level(seed: int, images: int) -> None:
+    lost = np.random.default_rng(seed).normal(0, 3, images)
+    drop = mean_drop(lost, float(lost.mean()), resamples=100, seed=seed)
+    bounds = [drop.bounds(level) for level in (0.9, 0.95, 0.99)]
+    lows, highs = zip(*bounds, strict=True)
+    assert list(lows) == sorted(lows, reverse=True)
+    assert list(highs) == sorted(highs)
+    assert all(low <= drop.measured <= high for low, high in bounds)
+    assert Resampled(1.0, np.zeros(0), float("inf")).bounds(0.95) == (-np.inf, np.inf)
 
 
 def test_matches_survive_json() -> None:
@@ -176,5 +239,5 @@ def test_the_bootstrap_of_a_real_size_is_quick() -> None:
     found, truths = drawn(1, 141, 290, 80)
     matches = match(found, truths, 80)
     started = time.process_time()
-    resampled(matches, matches, slice(None), resamples=1000, seed=0)
+    precision_drop(matches, matches, 0.0, slice(None), images=np.arange(141))
     assert time.process_time() - started < 20

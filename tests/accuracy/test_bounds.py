@@ -12,8 +12,9 @@ from scipy import stats
 
 from pth2om.accuracy import can_decide
 from pth2om.accuracy.bounds import (
+    TWO_SIDED,
     binomial_upper,
-    drop_interval,
+    drop_bounds,
     images_to_settle,
     least_images,
     zero_disagreement_bound,
@@ -24,9 +25,10 @@ def test_zero_disagreements_leave_what_the_design_says() -> None:
     assert round(100 * zero_disagreement_bound(141), 1) == 2.1
     assert round(100 * zero_disagreement_bound(650), 2) == 0.46
     for images in (1, 2, 141, 650, 50_000):
-        low, high, method = drop_interval(0, 0, images)
+        low, high, method = drop_bounds(0, 0, images)
         assert method == "exact"
         assert high == pytest.approx(-low) == pytest.approx(1 - 0.05 ** (1 / images))
+        assert drop_bounds(0, 0, images, TWO_SIDED)[1] == pytest.approx(1 - 0.025 ** (1 / images))
 
 
 @pytest.mark.parametrize(("images", "gate", "decides"), [(141, 1.0, False), (298, 1.0, False), (299, 1.0, True)])
@@ -46,7 +48,7 @@ def test_the_exact_bound_covers_at_least_95_percent(images: int) -> None:
     ways = np.zeros_like(upper)
     for lost in range(images + 1):
         for gained in range(images + 1 - lost):
-            upper[lost, gained] = drop_interval(lost, gained, images)[1]
+            upper[lost, gained] = drop_bounds(lost, gained, images)[1]
             ways[lost, gained] = math.factorial(images) / (
                 math.factorial(lost) * math.factorial(gained) * math.factorial(images - lost - gained)
             )
@@ -70,15 +72,24 @@ def test_mirror_images_and_order(lost: int, gained: int, more: int) -> None:
     images = lost + gained + more
     if not images:
         return
-    low, high, _ = drop_interval(lost, gained, images)
-    mirror_low, mirror_high, _ = drop_interval(gained, lost, images)
+    low, high, _ = drop_bounds(lost, gained, images)
+    mirror_low, mirror_high, _ = drop_bounds(gained, lost, images)
     assert low == pytest.approx(-mirror_high)
     assert high == pytest.approx(-mirror_low)
     assert -1 <= low <= (lost - gained) / images <= high <= 1
 
 
+@given(st.integers(0, 70), st.integers(0, 70), st.integers(1, 2000), st.floats(0.8, 0.999))
+@settings(max_examples=40, deadline=None)
+def test_bounds_grow_with_the_level(lost: int, gained: int, more: int, level: float) -> None:
+    images = lost + gained + more
+    low, high, _ = drop_bounds(lost, gained, images, level)
+    lower, higher, _ = drop_bounds(lost, gained, images, (1 + level) / 2)
+    assert lower <= low <= high <= higher
+
+
 def test_exact_and_score_bounds_meet_where_the_method_changes() -> None:
-    exact, score = drop_interval(35, 25, 5000), drop_interval(36, 25, 5000)
+    exact, score = drop_bounds(35, 25, 5000), drop_bounds(36, 25, 5000)
     assert (exact[2], score[2]) == ("exact", "score")
     assert exact[1] == pytest.approx(score[1], abs=3e-4)
 
@@ -88,7 +99,7 @@ def test_tangos_published_example() -> None:
     # difference -0.027 to 0.118 (here one-sided 95 % bounds are compared with the test they invert).
     from pth2om.accuracy.bounds import _score_signed, _upper_score
 
-    upper = _upper_score(1, 0, 44)
+    upper = _upper_score(1, 0, 44, 0.95)
     assert _score_signed(1, 0, 44, upper) == pytest.approx(-stats.norm.ppf(0.95), abs=1e-9)
     # The statistic itself from first principles: the estimate under d maximizes the likelihood.
     for lost, gained, images, drop in [(5, 2, 50, 0.01), (0, 3, 40, 0.05), (7, 7, 100, -0.02)]:
@@ -108,22 +119,23 @@ def test_tangos_published_example() -> None:
 @given(st.integers(0, 300), st.integers(1, 300))
 def test_clopper_pearson_against_the_beta_quantile(cases: int, images: int) -> None:
     cases = min(cases, images)
-    expected = 1.0 if cases == images else stats.beta.ppf(0.95, cases + 1, images - cases)
-    assert binomial_upper(cases, images) == pytest.approx(expected, abs=1e-9)
+    for level in (0.95, TWO_SIDED):
+        expected = 1.0 if cases == images else stats.beta.ppf(level, cases + 1, images - cases)
+        assert binomial_upper(cases, images, level) == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_images_named_do_settle_it() -> None:
     for lost, gained, images, gate in [(0, 0, 141, 0.01), (3, 1, 300, 0.01), (10, 10, 650, 0.01), (14, 2, 650, 0.01)]:
-        low, high, _ = drop_interval(lost, gained, images)
+        low, high, _ = drop_bounds(lost, gained, images)
         assert low <= gate < high
         needed = images_to_settle(lost, gained, images, gate)
         assert needed is not None
         assert needed > images
         scale = needed / images
-        low, high, _ = drop_interval(round(lost * scale), round(gained * scale), needed)
+        low, high, _ = drop_bounds(round(lost * scale), round(gained * scale), needed)
         # The normal approximation may be off by a little; a tenth more always does.
         scale *= 1.1
-        again = drop_interval(round(lost * scale), round(gained * scale), round(images * scale))
+        again = drop_bounds(round(lost * scale), round(gained * scale), round(images * scale))
         assert high <= gate or low > gate or again[1] <= gate or again[0] > gate
     assert images_to_settle(10, 0, 1000, 0.01) is None
     assert least_images(0.01) == 299
