@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pth2om.aipp import colour
 from pth2om.aipp.config import FIELDS, SUPPORTED_FORMATS, AippConfig, AippOp
 from pth2om.aipp.csc import Settings, settings
 from pth2om.ascend import families
@@ -128,12 +129,19 @@ def findings(config: AippConfig, *, model_hw: tuple[int, int] | None = None, soc
     for op in config.ops:
         found += _without_effect(op)
         found += _numbers(op)
-        if op.dynamic or op.text("input_format") not in SUPPORTED_FORMATS:
+        if op.dynamic:
             continue
-        wanted = settings(op, model_hw or (op.integer("src_image_size_h"), op.integer("src_image_size_w")))
+        wanted = _settings(op, model_hw or (op.integer("src_image_size_h"), op.integer("src_image_size_w")))
         for key, line, values in _operator_limits(op, wanted, soc):
             found.append(_finding(key, "error", op, line, **values))
+        if wanted is not None:
+            found += colour.findings(op, wanted)
     return found
+
+
+def _settings(op: AippOp, model_hw: tuple[int, int]) -> Settings | None:
+    """The settings of a static operator; None for a format that no AIPP takes."""
+    return settings(op, model_hw) if op.text("input_format") in SUPPORTED_FORMATS else None
 
 
 # --- atc's own checks -----------------------------------------------------------------------------------------------
@@ -255,12 +263,12 @@ def _geometry(op: AippOp, inputs: Sequence[tuple[str, Shape]], layout: str) -> I
 def _limits(config: AippConfig, inputs: Sequence[tuple[str, Shape]], layout: str, soc: str) -> Iterator[Refusal]:
     """Limits that the operator enforces when it is compiled: an inner error there, whose text is ours, not atc's."""
     for op in config.ops:
-        if op.rank >= len(inputs) or op.dynamic or op.text("input_format") not in SUPPORTED_FORMATS:
+        if op.rank >= len(inputs) or op.dynamic or op.text("input_format") in ("", "UNDEFINED"):
             continue
         model_hw = _model_hw(inputs[op.rank][1], layout)
         if model_hw is None:
             continue
-        for key, line, values in _operator_limits(op, settings(op, model_hw), soc):
+        for key, line, values in _operator_limits(op, _settings(op, model_hw), soc):
             advice = say(f"aipp.{key}", **values)
             yield _refusal("E19999", advice.render("en"), line=line, advice=advice)
 
@@ -270,8 +278,8 @@ def _limits(config: AippConfig, inputs: Sequence[tuple[str, Shape]], layout: str
 _Limit = tuple[str, int, dict[str, Value]]
 
 
-def _operator_limits(op: AippOp, wanted: Settings, soc: str | None) -> Iterator[_Limit]:
-    """Key, line and values of each limit that the settings break."""
+def _operator_limits(op: AippOp, wanted: Settings | None, soc: str | None) -> Iterator[_Limit]:
+    """Key, line and values of each limit that an operator breaks; ``wanted`` is None for a format of no AIPP."""
     family = families.find(soc)
     unit = Aipp() if family is None or family.aipp is None else family.aipp
     if family is not None and family.aipp is None:
@@ -295,6 +303,12 @@ def _operator_limits(op: AippOp, wanted: Settings, soc: str | None) -> Iterator[
                 op.lines.get(name, op.line),
                 {"name": name, "value": value, "least": least, "most": most},
             )
+    if op.flag("resize"):
+        yield "limit-resize", op.lines["resize"], {}
+    if wanted is None:
+        if op.text("input_format") not in ("", "UNDEFINED"):
+            yield "unsupported-format", op.lines["input_format"], {"format": op.text("input_format")}
+        return
     yuv = wanted.input_format == "YUV420SP_U8"
     for name in (
         "src_image_size_w",
@@ -303,8 +317,6 @@ def _operator_limits(op: AippOp, wanted: Settings, soc: str | None) -> Iterator[
     ):
         if yuv and op.integer(name) % 2 and (not name.startswith("load") or op.flag("crop")):
             yield "limit-odd", op.lines.get(name, op.line), {"name": name, "value": op.integer(name)}
-    if op.flag("resize"):
-        yield "limit-resize", op.lines["resize"], {}
     for axis, name in enumerate(("h", "w")):
         if wanted.source[axis] and wanted.start[axis] + wanted.crop[axis] > wanted.source[axis]:
             values: dict[str, Value] = {"axis": name, "start": wanted.start[axis], "size": wanted.crop[axis]}
@@ -337,9 +349,17 @@ def _without_effect(op: AippOp) -> Iterator[Finding]:
         if ignored:
             line = op.lines.get(ignored[0], op.line)
             yield _finding("no-effect-dynamic", "warning", op, line, names=", ".join(ignored))
+    yield from _crop_without_source(op)
     form = op.text("input_format")
     if op.flag("ax_swap_switch") and form != "XRGB8888_U8":
         yield _finding("limit-ax", "warning", op, op.lines["ax_swap_switch"], format=form)
+
+
+def _crop_without_source(op: AippOp) -> Iterator[Finding]:
+    """A crop of a picture whose size nobody gives: it is then taken to be as large as the model's input."""
+    missing = [name for name in ("src_image_size_w", "src_image_size_h") if not op.integer(name)]
+    if op.flag("crop") and missing and not op.dynamic:
+        yield _finding("crop-without-source", "warning", op, op.lines.get("crop", op.line), names=", ".join(missing))
 
 
 def _numbers(op: AippOp) -> Iterator[Finding]:
