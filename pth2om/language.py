@@ -89,7 +89,9 @@ class Message:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
-        return {"key": self.key, "values": dict(self.values)}
+        scalars = str | int | float | bool | None
+        values = {name: value if isinstance(value, scalars) else str(value) for name, value in self.values.items()}
+        return {"key": self.key, "values": values}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Message:

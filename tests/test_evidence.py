@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,15 @@ from hypothesis import strategies as st
 
 from pth2om.errors import DataError
 from pth2om.evidence import (
+    Coverage,
+    EndRecord,
     EvidenceFile,
     Finding,
     GateRecord,
     Limit,
+    OutcomeRecord,
+    Planned,
+    PlanRecord,
     RunRecord,
     StageRecord,
     from_json,
@@ -128,3 +135,132 @@ def test_a_measured_value_is_never_rounded_across_its_limit(relation, value, dis
     limit = Limit(relation, value)
     measured = value + distance
     assert limit.holds(float(limit.beside(measured))) == limit.holds(measured)
+
+
+PLAN = PlanRecord(tuple(Planned(f"t.py::t[{name}]", name, "fp16-bs1", None, "accuracy", "accuracy/t") for name in "ab"))
+WHOLE = [RUN, PLAN, STAGE, GATE, OutcomeRecord("t.py::t[a]", "passed", 0.1), EndRecord(5)]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    file = EvidenceFile(tmp_path / "evidence.jsonl")
+    for record in WHOLE:
+        file.append([record])
+    assert list(read(file.path)) == WHOLE
+    return file.path
+
+
+@pytest.mark.parametrize("index", range(len(WHOLE)))
+@pytest.mark.parametrize("edit", ["space", "drop", "twice", "digit"])
+def test_no_line_can_be_changed_dropped_or_repeated(written: Path, index: int, edit: str) -> None:
+    lines = written.read_bytes().splitlines(keepends=True)
+    line = lines[index]
+    lines[index] = {
+        "space": line.replace(b", ", b",  ", 1),
+        "drop": b"",
+        "twice": line * 2,
+        "digit": line.replace(b'"kind"', b'"x": 1, "kind"'),
+    }[edit]
+    written.write_bytes(b"".join(lines))
+    if (index, edit) == (len(WHOLE) - 1, "drop"):  # a file cut off whole lines later is a run that did not end
+        coverage = Coverage()
+        coverage.take(read(written))
+        assert not coverage.ended
+        return
+    if (index, edit) == (0, "twice"):  # a run that was killed after its first line, then another
+        return
+    with pytest.raises(DataError, match=r"evidence\.jsonl:\d"):
+        list(read(written))
+
+
+def test_two_files_one_after_the_other_are_evidence(written: Path) -> None:
+    written.write_bytes(written.read_bytes() * 2)
+    assert list(read(written)) == WHOLE * 2
+
+
+def test_what_has_no_outcome_was_not_reached() -> None:
+    coverage = Coverage()
+    coverage.take(WHOLE[:-1])
+    assert not coverage.ended
+    (gate,) = coverage.unreached
+    assert (gate.model, gate.question, gate.verdict, gate.measured) == ("b", "accuracy", "not_reached", None)
+    coverage.take(WHOLE[-1:])
+    assert coverage.ended
+
+
+FORGED = {
+    "verdict": dataclasses.replace(GATE, measured=0.9, verdict="passed"),
+    "ground": dataclasses.replace(GATE, ground="device"),
+    "unmeasured": dataclasses.replace(GATE, measured=None),
+    "unknown": dataclasses.replace(GATE, ground="device", provenance=None),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+def test_a_record_that_contradicts_itself_is_refused(tmp_path: Path, forged: GateRecord) -> None:
+    file = EvidenceFile(tmp_path / "evidence.jsonl")
+    file.append([RUN, forged])
+    with pytest.raises(DataError, match=r"evidence\.jsonl:2"):
+        list(read(file.path))
+
+
+def test_a_run_holds_a_gate_once(tmp_path: Path) -> None:
+    file = EvidenceFile(tmp_path / "evidence.jsonl")
+    other = dataclasses.replace(GATE, details={"dataset": "coco"})
+    assert other.id == "net/fp16-bs1/Ascend310B1/closeness/onnx~om/scores/cosine@coco"
+    file.append([RUN, GATE, other])
+    assert len(list(read(file.path))) == 3
+    file.append([other])
+    with pytest.raises(DataError, match="twice"):
+        list(read(file.path))
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = EvidenceFile(tmp_path / "evidence.jsonl")
+    file.append([RUN])
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="space"):
+        file.append([PLAN])
+    monkeypatch.undo()
+    file.append([GATE])
+    assert list(read(file.path)) == [RUN, GATE]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(WHOLE), st.data())
+def test_any_value_in_any_place_is_a_record_or_one_sentence(record, data) -> None:
+    row = to_json(record)
+    row[data.draw(st.sampled_from(sorted(set(row) - {"kind"})))] = data.draw(JSON)
+    try:
+        back = from_json(row)
+    except DataError:
+        return
+    to_json(back)
+
+
+DAMAGED = [
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"kind": "gate", "seed": ' + b"9" * 5000 + b"}",
+    b"\xff\xfe",
+    b"{}",
+    b"[]",
+    b"null",
+    b'{"kind": []}',
+    b'{"kind": "run", "format": "x"}',
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_line_is_one_sentence(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "evidence.jsonl"
+    path.write_bytes(line + b"\n")
+    with pytest.raises(DataError, match=r"evidence\.jsonl:1"):
+        list(read(path))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pth2om.escaping import visible
-from pth2om.harness import options
 from pth2om.harness.cases import Case, question_of
 from pth2om.harness.records import keep
 from pth2om.harness.run import RUN, Run
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class InconclusiveWarning(UserWarning):
-    """A subset is too small to tell; an error under ``--strict``."""
+    """A subset is too small to tell; a failure under ``--fail-on inconclusive``."""
 
 
 def subject_of(run: Run, case: Case) -> Subject:
@@ -167,7 +166,7 @@ class Accept:
     def __init__(self, item: pytest.Item, run: Run, case: Case) -> None:
         self._item = item
         self._case = case
-        self._strict = options.is_strict(run.config)
+        self._fail_on = run.fail_on
         self._remeasure = bool(run.config.getoption("--remeasure"))
         self.subject = subject_of(run, case)
 
@@ -235,18 +234,15 @@ class Accept:
         by_verdict: dict[str, list[GateRecord]] = {}
         for gate in gates:
             by_verdict.setdefault(gate.verdict, []).append(gate)
-        inconclusive = by_verdict.get("inconclusive", [])
-        bad = by_verdict.get("failed", []) + (inconclusive if self._strict else [])
+        bad = [gate for word, of in by_verdict.items() if word == "failed" or word in self._fail_on for gate in of]
         if bad:
-            pytest.fail("\n".join(_line(gate) for gate in bad), pytrace=False)
-        for gate in inconclusive:
+            pytest.fail("\n".join(line_of(gate) for gate in bad), pytrace=False)
+        for gate in by_verdict.get("inconclusive", []):
             # Without the model's name: pytest then shows one warning and lists the tests it concerns.
-            warnings.warn(InconclusiveWarning(_line(gate, subject="")), stacklevel=3)
-        if gates and len(by_verdict.get("not_measured", [])) == len(gates):
-            pytest.skip("; ".join(dict.fromkeys(_line(gate) for gate in gates)))
+            warnings.warn(InconclusiveWarning(line_of(gate, subject="")), stacklevel=3)
 
 
-def _line(gate: GateRecord, subject: str | None = None) -> str:
+def line_of(gate: GateRecord, subject: str | None = None) -> str:
     """One gate in one line (and its fix in the next)."""
     if subject is None:
         subject = f"{gate.model}-{gate.variant}" if gate.variant else gate.model

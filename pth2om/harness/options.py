@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pth2om.harness import exit_status
 from pth2om.host import data_roots
 from pth2om.language import say
 
@@ -25,6 +26,12 @@ def add(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--models", metavar="DIR", default=None, help="folder of specs (default: models)")
     add("--soc", metavar="NAME", default=None, help="SoC to compile for, e.g. Ascend310B1; without it OM rows skip")
+    add(
+        "--fail-on",
+        metavar="LIST",
+        default=exit_status.DEFAULT,
+        help=f"what makes the run exit with an error: {', '.join(exit_status.WORDS)} (default: {exit_status.DEFAULT})",
+    )
     add("--toolchain", choices=("emulator", "cann"), default="emulator", help="who compiles and runs the OM")
     add("--cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
     add("--precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")
@@ -137,14 +144,17 @@ def filters(config: pytest.Config) -> str:
     return " ".join(f"{name} {value}" for name, value in asked.items() if value)
 
 
-def is_strict(config: pytest.Config) -> bool:
-    """``--strict`` (pytest's own switch, an ini setting since pytest 9) also means: inconclusive is a failure."""
-    if getattr(config.option, "strict", False):
-        return True
-    try:
-        return bool(config.getini("strict"))
-    except (KeyError, ValueError):
-        return False
+def fail_on(config: pytest.Config) -> frozenset[str]:
+    """The words of ``--fail-on``.
+
+    Raises:
+        UsageError: a word that it does not know.
+    """
+    given = words(config.getoption("--fail-on"))
+    for word in given:
+        if word not in exit_status.WORDS:
+            raise pytest.UsageError(_unknown("--fail-on", word, exit_status.WORDS))
+    return frozenset(given)
 
 
 def _named_paths(config: pytest.Config, option: str) -> dict[str, Path]:

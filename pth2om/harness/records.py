@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pth2om.errors import Pth2omError
+from pth2om.evidence import (
+    Coverage,
+    EndRecord,
+    EvidenceFile,
+    GateRecord,
+    OutcomeRecord,
+    Planned,
+    PlanRecord,
+    RunRecord,
+    StageRecord,
+)
+from pth2om.language import say
 
 if TYPE_CHECKING:
-    from pth2om.evidence import GateRecord, Record
+    from pth2om.evidence import Record
 
 RECORDS = "pth2om_records"
 """Attribute of a test's report that carries its evidence."""
 EVIDENCE = pytest.StashKey[list["Record"]]()
 """What a test has measured and no report carries yet."""
+_MOST_REASON = 400
 
 
 def keep(item: pytest.Item, records: Sequence[Record]) -> None:
     """Keep evidence until the test's next report."""
     item.stash.setdefault(EVIDENCE, []).extend(records)
+
+
+def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Why a test failed or was skipped, in one line."""
+    longrepr = report.longrepr
+    if isinstance(longrepr, tuple):
+        text = str(longrepr[2]).removeprefix("Skipped: ")
+    else:
+        crash = getattr(longrepr, "reprcrash", None)
+        text = str(crash.message) if crash is not None else report.longreprtext
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # A traceback without an entry for its error ends with it, after an E in the margin.
+    error = [line[1:].strip() for line in lines if line.startswith("E ")]
+    line = (error[-1:] or lines[:1] or [report.outcome])[0]
+    return line if len(line) <= _MOST_REASON else line[: _MOST_REASON - 1] + "…"
 
 
 class RunRecords:
@@ -34,8 +62,7 @@ class RunRecords:
         soc: the SoC that the run names, or None.
 
     Attributes:
-        verdicts: gates written so far, by verdict and ground.
-        int8: the gates that say what INT8 costs.
+        gates: all gates of the run so far.
         unwritten: the first error that kept something from the report, or None.
     """
 
@@ -43,9 +70,13 @@ class RunRecords:
         self._config = config
         self._soc = soc
         self._folder: Path | None = None
-        self._seen: set[tuple[str, str, str]] = set()
-        self.verdicts: Counter[tuple[str, str]] = Counter()
-        self.int8: list[GateRecord] = []
+        self._file: EvidenceFile | None = None
+        self._stages: set[tuple[str, str, str]] = set()
+        self._ids: set[str] = set()
+        self._planned: dict[str, Planned] = {}
+        self._outcomes: dict[str, tuple[str, float, bool, bool]] = {}
+        self._coverage = Coverage()
+        self.gates: list[GateRecord] = []
         self.unwritten: OSError | Pth2omError | None = None
 
     @property
@@ -71,36 +102,98 @@ class RunRecords:
         """The evidence file."""
         return self.folder / "evidence.jsonl"
 
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+    @property
+    def has_models(self) -> bool:
+        """Whether a planned test is about a model."""
+        return any(each.model != each.item.partition("::")[0] for each in self._planned.values())
+
+    @property
+    def unreached(self) -> list[GateRecord]:
+        """A gate for each planned test that has no outcome."""
+        return self._coverage.unreached
+
+    def plan(self, planned: Sequence[Planned]) -> None:
+        """Write what the run is to answer, before anything is measured."""
+        self._planned = {each.item: each for each in planned}
+        self.write([PlanRecord(tuple(planned))])
+
+    def take(self, report: pytest.TestReport) -> None:
+        """Write the evidence that a report carries; after a test's last report, that it came to its end."""
+        gates = [record for record in getattr(report, RECORDS, ()) if isinstance(record, GateRecord)]
+        before, seconds, failed, any_gate = self._outcomes.pop(report.nodeid, ("passed", 0.0, False, False))
+        rank = ("passed", "skipped", "failed")
+        outcome = max(before, report.outcome, key=lambda word: rank.index(word) if word in rank else -1)
+        failed = failed or any(gate.verdict == "failed" for gate in gates)
+        any_gate = any_gate or bool(gates)
+        records = list(getattr(report, RECORDS, ()))
+        planned = self._planned.get(report.nodeid)
+        if planned is not None and outcome != "passed" and report.outcome == outcome:
+            reason = reason_of(report)
+            if outcome == "failed" and not failed:
+                crashed = report.when not in ("setup", "call", "teardown")
+                key = "plugin.test-crashed" if crashed else "plugin.test-failed"
+                records.append(planned.gate("failed", say(key, reason=reason)))
+                failed = any_gate = True
+            elif outcome == "skipped" and not any_gate:
+                records.append(planned.gate("not_measured", say("plugin.test-skipped", reason=reason)))
+                any_gate = True
+        seconds += report.duration if isinstance(report.duration, float) else 0.0
+        if report.when in ("setup", "call"):
+            self._outcomes[report.nodeid] = (outcome, seconds, failed, any_gate)
+        elif planned is not None and outcome in rank:
+            records.append(OutcomeRecord(report.nodeid, outcome, round(seconds, 3)))  # type: ignore[arg-type]
+        self.write(records)
+
+    def end(self, *, interrupted: bool) -> None:
+        """Write the last line."""
+        if self._file is not None and self._planned:
+            self.write([EndRecord(self._file.records, interrupted)])
+
+    def write(self, records: Sequence[Record]) -> None:
         """Append records to the run's evidence; a stage that several tests used is written once.
 
-        A report that cannot be written does not end the run: what is measured stays in the store.
+        A report that cannot be written does not end the run: what is measured stays in the store, and the run does not
+        exit with 0.
         """
+        from pth2om.questions import pictures
+
+        fresh: list[Record] = []
+        for record in records:
+            if isinstance(record, StageRecord):
+                name = (record.model, record.variant, record.stage)
+                if name in self._stages:
+                    continue
+                self._stages.add(name)
+            elif isinstance(record, GateRecord):
+                record = self._once(pictures.carry(record, self.folder))
+                self.gates.append(record)
+            fresh.append(record)
+        if not fresh:
+            return
+        self._coverage.take(fresh)
         try:
-            self._append(rows)
+            if self._file is None:
+                self._file = EvidenceFile(self.path)
+                self._file.append([self._run(), *fresh])
+            else:
+                self._file.append(fresh)
         except OSError as error:
             self.unwritten = self.unwritten or error
 
-    def _append(self, rows: Sequence[dict[str, Any]]) -> None:
-        from pth2om import evidence, host
-        from pth2om.questions import pictures
+    def _once(self, gate: GateRecord) -> GateRecord:
+        """The gate; one that the run holds already is a failure of its own, whatever it measured."""
+        if gate.id not in self._ids:
+            self._ids.add(gate.id)
+            return gate
+        number = 2
+        while (again := dataclasses.replace(gate, check=f"{gate.check}#{number}")).id in self._ids:
+            number += 1
+        self._ids.add(again.id)
+        return dataclasses.replace(again, verdict="failed", message=say("plugin.measured-twice", id=gate.id))
 
-        file = evidence.EvidenceFile(self.path)
-        if not file.path.exists():
-            command = ("pytest", *(str(argument) for argument in self._config.invocation_params.args))
-            started = datetime.now().astimezone().isoformat(timespec="seconds")
-            file.append([evidence.RunRecord(self.folder.name, started, command, host.environment())])
-        records = []
-        for row in rows:
-            record = evidence.from_json(pictures.carry(row, self.folder))
-            if isinstance(record, evidence.StageRecord):
-                name = (record.model, record.variant, record.stage)
-                if name in self._seen:
-                    continue
-                self._seen.add(name)
-            elif isinstance(record, evidence.GateRecord):
-                self.verdicts[record.verdict, record.ground] += 1
-                if record.question == "accuracy" and record.variant.startswith("int8-"):
-                    self.int8.append(record)
-            records.append(record)
-        file.append(records)
+    def _run(self) -> RunRecord:
+        from pth2om import host
+
+        command = ("pytest", *(str(argument) for argument in self._config.invocation_params.args))
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        return RunRecord(self.folder.name, started, command, host.environment())

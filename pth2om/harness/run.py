@@ -9,15 +9,17 @@ import functools
 import warnings
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pth2om.errors import Pth2omError
-from pth2om.harness import htmllog, summary
+from pth2om.evidence import Planned
+from pth2om.harness import exit_status, htmllog, junit, planning, summary
 from pth2om.harness import options as run_options
 from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
-from pth2om.harness.records import RECORDS, RunRecords
+from pth2om.harness.records import RunRecords, reason_of
+from pth2om.language import Message, say
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
@@ -42,7 +44,11 @@ class Run:
             frozenset(int(size) for size in run_options.words(config.getoption("--batch"), digits=True)),
         )
         self.records = RunRecords(config, self.settings.soc)
+        self.fail_on = run_options.fail_on(config)
+        self._begun = False
+        self._uncollected: dict[str, str] = {}
         self._interrupted = False
+        self._reasons: list[Message] = []
         if not self.is_worker:
             run_options.check(config, self.settings, [case.folder.name for case in self.cases], self._datasets())
         if not self.is_worker and self._is_acceptance():
@@ -122,6 +128,52 @@ class Run:
         if not config.option.collectonly:
             self._warn_undecidable(items)
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Make the plan; a worker hands it to the controller."""
+        if getattr(self.config.option, "collectonly", False) or self.config.getoption("--dry-run"):
+            return
+        if not self._is_acceptance() and not any(case_of(item) for item in session.items):
+            return
+        plan = [planning.planned(item, self.settings.soc) for item in session.items]
+        if self.is_worker:
+            given = self.config.workerinput  # type: ignore[attr-defined]
+            if "pth2om_folder" in given:
+                planning.hand_over(plan, Path(given["pth2om_folder"]), given["workerid"])
+        elif plan:
+            self._begin(plan)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Remember a file of tests that cannot be collected: its tests are in no plan."""
+        if report.failed and not self.is_worker:
+            self._uncollected[report.nodeid] = reason_of(report)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's WorkerController
+        """Tell a worker of xdist where to leave its plan."""
+        node.workerinput["pth2om_folder"] = str(self.records.folder)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:  # noqa: ANN401 - as above
+        """Write the plan of the first worker; all workers collect the same tests."""
+        plan = planning.handed_over(ids, self.records.folder, node.gateway.id)
+        if plan and not self._begun and (self._is_acceptance() or any("::" not in each.model for each in plan)):
+            self._begin(plan)
+
+    def _begin(self, plan: Sequence[Planned]) -> None:
+        """Write the plan, and the errors of files and specs that no test of the plan would tell."""
+        self._begun = True
+        self.records.plan(plan)
+        for place, reason in self._uncollected.items():
+            lost = Planned(place, place, "", None, "export", "export/collection")
+            self.records.write([lost.gate("failed", say("plugin.test-failed", reason=reason))])
+        told = {each.model for each in plan}
+        chosen = self.config.option.keyword
+        for case in self.cases:
+            name = case.folder.name
+            if case.error is not None and name not in told and (not chosen or any(w in name for w in chosen.split())):
+                wrong = Planned(name, name, "", None, "checkpoint", "checkpoint/spec")
+                self.records.write([wrong.gate("failed", case.error.message)])
+
     def _warn_undecidable(self, items: Sequence[pytest.Item]) -> None:
         told: set[tuple[str, str]] = set()
         for item in items:
@@ -163,20 +215,22 @@ class Run:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Evidence arrives with the reports, from this process or from xdist's workers."""
-        rows = getattr(report, RECORDS, None)
-        if rows and not self.is_worker:
-            self.records.write(rows)
+        if not self.is_worker:
+            self.records.take(report)
 
     def pytest_keyboard_interrupt(self) -> None:
         """For the summary."""
         self._interrupted = True
 
     @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         """Close what is open; on the controller render the report, after pytest-html wrote the log it links to.
 
         The innermost wrapper: what goes wrong here is still told in the terminal's summary.
         """
+        if not self.is_worker:
+            self.records.end(interrupted=self._interrupted)
+            junit.add_unreached(self.config, self.records.unreached)
         try:
             yield
         except OSError as error:
@@ -188,7 +242,10 @@ class Run:
         if self.is_worker or not self.records.has_folder:
             return
         if not self.records.path.exists():
-            htmllog.drop(self.config, self.records.folder)
+            if self.records.unwritten is None:
+                htmllog.drop(self.config, self.records.folder)
+            self._reasons = exit_status.reasons(self.records, self.fail_on)
+            exit_status.apply(session, self._reasons)
             return
         from pth2om.report import render
 
@@ -196,11 +253,13 @@ class Run:
             render(self.records.path, self.records.folder)
         except (OSError, Pth2omError) as error:
             self.records.unwritten = self.records.unwritten or error
+        self._reasons = exit_status.reasons(self.records, self.fail_on)
+        exit_status.apply(session, self._reasons)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Verdicts by ground, and where the report is."""
         if not self.is_worker:
-            summary.summarise(terminalreporter, self.records, interrupted=self._interrupted)
+            summary.summarise(terminalreporter, self.records, self._reasons, interrupted=self._interrupted)
 
 
 RUN = pytest.StashKey[Run]()

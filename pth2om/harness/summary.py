@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,14 @@ from pth2om.errors import Pth2omError
 from pth2om.harness import options
 from pth2om.harness.cases import Case, Selection
 from pth2om.harness.records import RunRecords
-from pth2om.language import say
+from pth2om.language import Message, say
 
 if TYPE_CHECKING:
     from pth2om.conversion.settings import Settings
 
 
 def header(config: pytest.Config, settings: Settings, cases: Sequence[Case], selection: Selection) -> list[str]:
-    """Which SoC, which toolchain, and that no model has a variant that was asked for."""
+    """Which SoC, which toolchain, that no model has a variant that was asked for, and every wrong spec."""
     soc = settings.soc
     if soc is None:
         lines = [say("plugin.header-no-soc").render()]
@@ -28,12 +29,18 @@ def header(config: pytest.Config, settings: Settings, cases: Sequence[Case], sel
     variants = [variant for case in cases if case.spec is not None for variant in case.spec.variants]
     if variants and not any(selection.has(variant.precision, variant.batch) for variant in variants):
         lines.append(f"pth2om: {say('plugin.no-variant', options=options.filters(config))}")
+    for case in cases:
+        if case.error is not None:
+            lines.append(f"pth2om: {case.error}")
     return lines
 
 
-def summarise(reporter: pytest.TerminalReporter, records: RunRecords, *, interrupted: bool) -> None:
+def summarise(
+    reporter: pytest.TerminalReporter, records: RunRecords, reasons: Sequence[Message], *, interrupted: bool
+) -> None:
     """Verdicts by ground, what INT8 costs, and where the report is."""
-    if not (records.verdicts or records.unwritten or interrupted):
+    gates = [*records.gates, *records.unreached]
+    if not (gates or records.unwritten or interrupted):
         return
     reporter.section("pth2om")
     if interrupted:
@@ -42,15 +49,19 @@ def summarise(reporter: pytest.TerminalReporter, records: RunRecords, *, interru
     if error is not None:
         reason = error.message.values.get("reason") if isinstance(error, Pth2omError) else error.strerror
         _print(reporter, "plugin.report-unwritten", path=str(records.folder), reason=str(reason or error))
-    for (verdict, ground), count in sorted(records.verdicts.items()):
+    for (verdict, ground), count in sorted(Counter((gate.verdict, gate.ground) for gate in gates).items()):
         name = "unproven" if (verdict, ground) == ("passed", "emulated") else verdict
         line = say(f"plugin.count-{name}", count=count, ground=say(f"plugin.ground-{ground}").render())
         reporter.line(line.render())
-    if records.int8:
+    if any(gate.question == "accuracy" and gate.variant.startswith("int8-") for gate in gates):
         from pth2om.report.cost import costs
 
-        for one in costs(records.int8):
+        for one in costs(gates):
             reporter.line(one.line())
+    for because in reasons:
+        reporter.line(because.render())
+        if fix := because.fix():
+            reporter.line(f"  → {fix}")
     if records.has_folder and (records.folder / "index.html").exists():
         reporter.line(say("plugin.report", path=str(records.folder / "index.html")).render())
 

@@ -10,10 +10,11 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pth2om.evidence import GateRecord
 from pth2om.language import Message, say
 from pth2om.session import Session
 from pth2om.spec import Postprocess, Preprocess
@@ -105,21 +106,21 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     return [{**entry, "file": str(folder / entry["file"])} for entry in entries]
 
 
-def carry(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A gate's record with its pictures copied from the store into the run's folder, and named relative to it.
+def carry(gate: GateRecord, folder: Path) -> GateRecord:
+    """A gate with its pictures copied from the store into the run's folder, and named relative to it.
 
     Args:
-        row: the record as JSON.
+        gate: the record.
         folder: of the run.
 
     Returns:
         The record; pictures that are no longer there are left out, for a report without them is still a report.
     """
-    pictures = row.get("details", {}).get("pictures") if row.get("kind") == "gate" else None
+    pictures = gate.details.get("pictures")
     if not pictures:
-        return dict(row)
-    name = "-".join(str(row[part]) for part in ("model", "variant", "check") if row.get(part))
-    stem = re.sub(r"[^\w.-]+", "-", f"{name}-{row['details'].get('dataset', '')}").strip("-")
+        return gate
+    name = "-".join(part for part in (gate.model, gate.variant, gate.check) if part)
+    stem = re.sub(r"[^\w.-]+", "-", f"{name}-{gate.details.get('dataset', '')}").strip("-")
     kept = []
     for number, entry in enumerate(pictures, 1):
         source = Path(entry["file"])
@@ -130,7 +131,7 @@ def carry(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         except OSError:
             continue
         kept.append({**entry, "file": f"{_FOLDER}/{target.name}"})
-    return {**row, "details": {**row["details"], "pictures": kept}}
+    return replace(gate, details={**gate.details, "pictures": kept})
 
 
 def named(details: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

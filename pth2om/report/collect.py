@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pth2om import evidence
 from pth2om.errors import DataError
-from pth2om.evidence import GateRecord, Question, Record, RunRecord, StageRecord, Verdict
+from pth2om.evidence import Coverage, Finding, GateRecord, Question, Record, RunRecord, StageRecord, Verdict
 from pth2om.language import Message
 from pth2om.questions import QUESTIONS
 from pth2om.session import Ground, Provenance
@@ -153,12 +153,14 @@ class Report:
         cards: one per model and variant, a model's own card first; as in the evidence otherwise.
         counts: gates per verdict and ground.
         folder: where the run's pictures lie; None when the records came without a file.
+        ended: whether every run came to its end; a killed one did not.
     """
 
     runs: tuple[RunRecord, ...]
     cards: tuple[Card, ...]
     counts: Mapping[tuple[Verdict, Ground], int]
     folder: Path | None = None
+    ended: bool = True
 
     def count(self, verdict: Verdict | None = None, ground: Ground | None = None) -> int:
         """How many gates have this verdict and ground (None: any)."""
@@ -178,6 +180,17 @@ class Report:
     def emulated_only(self) -> bool:
         """Whether figures come from the emulator and none from a device."""
         return self.emulated and not any("device" in card.grounds for card in self.cards)
+
+    @property
+    def error_findings(self) -> list[tuple[Card, str, Finding]]:
+        """(card, stage, finding) of every finding that is an error and that no failed gate of its stage tells."""
+        return [
+            (card, stage.stage, finding)
+            for card in self.cards
+            for stage in card.stages
+            for finding in stage.findings
+            if finding.severity == "error" and not any(gate.check.startswith(f"{stage.stage}/") for gate in card.failed)
+        ]
 
     @property
     def models(self) -> dict[str, list[Card]]:
@@ -235,21 +248,22 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
     Args:
         records: in any order, also of several merged runs.
         folder: what the paths of pictures start from.
-
-    Raises:
-        DataError: a record holds something that no run writes.
     """
     runs: list[RunRecord] = []
     gates: list[GateRecord] = []
     stages: list[StageRecord] = []
+    coverages = [Coverage()]
     for record in records:
-        _check(record)
         if isinstance(record, RunRecord):
             runs.append(record)
+            coverages.append(Coverage())
         elif isinstance(record, StageRecord):
             stages.append(record)
-        else:
+        elif isinstance(record, GateRecord):
             gates.append(record)
+        else:
+            coverages[-1].take([record])
+    gates += [gate for coverage in coverages for gate in coverage.unreached]
     socs: dict[tuple[str, str], dict[str | None, Card]] = {}
     items: list[GateRecord | StageRecord] = [*stages, *gates]
     for item in items:
@@ -268,37 +282,7 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
     _adopt(socs)
     _inherit(socs)
     counts = Counter(("shown" if is_shown(gate) else gate.verdict, gate.ground) for gate in gates)
-    return Report(tuple(runs), tuple(_in_order(socs)), counts, folder)
-
-
-def _check(record: Record) -> None:
-    """Evidence files are edited and merged by hand; what the rest of this room relies on is checked once, here."""
-    if isinstance(record, RunRecord):
-        wrong = {"run": not isinstance(record.run, str), "environment": not isinstance(record.environment, Mapping)}
-    else:
-        wrong = {
-            "model": not isinstance(record.model, str),
-            "variant": not isinstance(record.variant, str),
-            "details": not isinstance(record.details, Mapping),
-            "provenance": record.provenance is not None and record.provenance.ground not in GROUNDS,
-        }
-        if isinstance(record, GateRecord):
-            wrong["verdict"] = record.verdict not in VERDICTS
-            wrong["ground"] = record.ground not in GROUNDS
-            wrong["check"] = not isinstance(record.check, str)
-            wrong["question"] = not isinstance(record.question, str)
-            wrong["digests"] = not isinstance(record.digests, Mapping)
-            wrong["unit"] = not isinstance(record.unit, str)
-            wrong["soc"] = not isinstance(record.soc, str | None)
-        else:
-            wrong["stage"] = not isinstance(record.stage, str)
-            wrong["digest"] = not isinstance(record.digest, str)
-            wrong["key"] = not isinstance(record.key, str)
-            wrong["seconds"] = isinstance(record.seconds, bool) or not isinstance(record.seconds, int | float)
-            wrong["command"] = not all(isinstance(word, str) for word in record.command)
-    for name, is_wrong in wrong.items():
-        if is_wrong:
-            raise DataError("report.wrong-record", kind=record.kind, name=name)
+    return Report(tuple(runs), tuple(_in_order(socs)), counts, folder, all(one.ended for one in coverages))
 
 
 def _cards_of(
@@ -382,7 +366,7 @@ def _answer(gates: Sequence[GateRecord]) -> Answer:
 def _trouble(card: Card) -> int:
     verdicts = {gate.verdict for gate in card.gates}
     errors = any(finding.severity == "error" for stage in card.stages for finding in stage.findings)
-    return 0 if "failed" in verdicts or errors else 1 if "inconclusive" in verdicts else 2
+    return 0 if verdicts & {"failed", "not_reached"} or errors else 1 if "inconclusive" in verdicts else 2
 
 
 def _stage_order(stage: StageRecord) -> int:

@@ -31,6 +31,7 @@ from pth2om.report.collect import (
     ordered_stages,
     unproven_ground,
 )
+from pth2om.report.headline import headline
 
 _TEMPLATES = Path(__file__).parent / "templates"
 MOST_PICTURES = 12
@@ -46,7 +47,7 @@ _MOST_LISTED = 100
 _MOST_IN_CARD = 20
 _MOST_FINDINGS = 50
 _OPEN_CARDS = 6
-_BAD = ("failed", "inconclusive")
+_BAD = ("failed", "not_reached", "inconclusive")
 _TELLING = {
     *(f"compare.too-{side}" for side in ("low", "high")),
     *(f"accuracy.{what}" for what in ("lost", "unsettled", "unsettleable")),
@@ -146,15 +147,9 @@ class _Page:
         self._ids = {id(card): f"c{index}" for index, card in enumerate(report.cards, 1)}
         self.run = report.runs[0] if report.runs else None
         self.command = shell_line(self.run.command) if self.run else ""
-        self.error_findings = [
-            (card, stage.stage, finding)
-            for card in report.cards
-            for stage in card.stages
-            for finding in stage.findings
-            # A failed gate of the stage already says so.
-            if finding.severity == "error" and not any(gate.check.startswith(f"{stage.stage}/") for gate in card.failed)
-        ]
+        self.error_findings = report.error_findings
         self.failed = self._listed("failed")
+        self.unreached = self._listed("not_reached")
         self.inconclusive = self._listed("inconclusive")
 
     def id_of(self, card: Card) -> str:
@@ -165,20 +160,9 @@ class _Page:
 
     @functools.cached_property
     def headline(self) -> tuple[str, Markup]:
-        """Style class and sentence that sum the run up."""
-        report, total = self.report, self.total
-        failed, unsure = report.count("failed"), report.count("inconclusive")
-        if failed:
-            return "f", wording.both("headline-failed", count=failed, total=total)
-        if self.error_findings:
-            return "f", wording.both("headline-findings", count=len(self.error_findings))
-        if unsure:
-            return "q", wording.both("headline-inconclusive", count=unsure, total=total)
-        if report.unproven:
-            return "u", wording.both("headline-unproven", count=report.unproven, total=total)
-        if report.count("passed"):
-            return "p", wording.both("headline-passed", count=report.count("passed"))
-        return "n", wording.both("headline-nothing")
+        """Style class and sentences that sum the run up."""
+        style, sentences = headline(self.report)
+        return style, Markup(" ").join(wording.said(sentence) for sentence in sentences)
 
     @functools.cached_property
     def socs(self) -> list[str]:

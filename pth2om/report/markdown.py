@@ -16,6 +16,7 @@ from pth2om.questions import QUESTIONS
 from pth2om.report import figures, wording
 from pth2om.report.collect import Card, Report, leaves, unproven_ground
 from pth2om.report.cost import costs
+from pth2om.report.headline import headline
 from pth2om.report.tables import Score, Speed, scores, speeds
 
 _MOST_FAILURES = 200
@@ -32,17 +33,7 @@ def render_markdown(report: Report, language: Language) -> str:
     write = _Writer(language)
     run = report.runs[0] if report.runs else None
     write.line(f"# {write.say('title')}" + (f" {_escaped(run.run)}" if run else ""))
-    failed, total = report.count("failed"), report.count()
-    if failed:
-        write.line(write.say("headline-failed", count=failed, total=total))
-    elif report.count("inconclusive"):
-        write.line(write.say("headline-inconclusive", count=report.count("inconclusive"), total=total))
-    elif report.unproven:
-        write.line(write.say("headline-unproven", count=report.unproven, total=total))
-    elif report.count("passed"):
-        write.line(write.say("headline-passed", count=report.count("passed")))
-    else:
-        write.line(write.say("headline-nothing"))
+    write.line(" ".join(sentence.render(language) for sentence in headline(report)[1]))
     if report.emulated:
         write.line(write.say("emulated-notice" if report.emulated_only else "emulated-notice-partly"))
     _costs(write, report)

@@ -52,6 +52,8 @@ def parse(path: Path, table: type[T], extra: Mapping[str, Any]) -> T:
         line = int(match[1]) if match else max(1, text.rstrip().count("\n") + 1)  # "at end of document"
         where = f"{path}:{line}"
         raise SpecError("spec.not-toml", where=where, reason=str(error)) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; tables within tables without end
+        raise SpecError("spec.not-toml", where=str(path), reason=str(error)) from None
     for name in extra:
         if name in data:
             raise SpecError("spec.reserved", where=f"{path}:{line_of(text, (name,))}", name=name)

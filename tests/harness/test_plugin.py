@@ -5,105 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 
 from pth2om import evidence
-
-SPEC = """\
-task = "classification"
-
-[source]
-checkpoint = "tiny.pth"
-num_classes = 3
-
-[[inputs]]
-name = "image"
-shape = [3, 8, 8]
-
-[export]
-outputs = ["logits"]
-
-[preprocess]
-size = [8, 8]
-
-[[slices]]
-name = "scores"
-kind = "scores"
-
-[variants]
-precision = ["fp16", "origin"]
-batch = [1, 2]
-
-[[datasets]]
-name = "dots"
-metric = "top1"
-"""
-
-NET = """\
-import torch
-
-TEMPLATE_NAME = "tiny"
-
-
-def build(num_classes, pretrained=False):
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, padding=1),
-        torch.nn.ReLU(),
-        torch.nn.Flatten(),
-        torch.nn.Linear(256, num_classes),
-    )
-"""
-
-DATASET = """\
-kind = "npz"
-names = ["a", "b", "c"]
-"""
-
-
-@pytest.fixture(scope="session")
-def prototype(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
-    """One model with weights, one dataset with labels."""
-    import numpy as np
-    import torch
-
-    root = tmp_path_factory.mktemp("prototype")
-    model = root / "models" / "tiny"
-    (model / "weights").mkdir(parents=True)
-    (model / "model.toml").write_text(SPEC)
-    (model / "net.py").write_text(NET)
-    names: dict[str, object] = {}
-    exec(NET, names)
-    torch.manual_seed(0)
-    torch.save(names["build"](3).state_dict(), model / "weights" / "tiny.pth")
-    dots = root / "calib" / "dots"
-    dots.mkdir(parents=True)
-    (dots / "dataset.toml").write_text(DATASET)
-    random = np.random.default_rng(0)
-    np.savez(dots / "dots.npz", x=random.integers(0, 256, (400, 8, 8, 3), np.uint8), y=random.integers(0, 3, 400))
-    shutil.copytree(repository / "test_cases", root / "test_cases", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "pytest.ini").write_text("[pytest]\ntestpaths = test_cases\naddopts = -ra --import-mode=importlib\n")
-    return root
-
-
-@pytest.fixture
-def repo(prototype: Path, pytester: pytest.Pytester, tmp_path_factory, monkeypatch) -> pytest.Pytester:
-    shutil.copytree(prototype, pytester.path, dirs_exist_ok=True)
-    monkeypatch.setenv("PTH2OM_STORE", str(tmp_path_factory.getbasetemp() / "plugin-store"))
-    monkeypatch.delenv("PTH2OM_DATA", raising=False)
-    return pytester
+from tests.harness.tiny import SPEC, records
 
 
 def spec_with(repo: pytest.Pytester, old: str, new: str) -> None:
     path = repo.path / "models" / "tiny" / "model.toml"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-
-
-def records(repo: pytest.Pytester) -> list[evidence.Record]:
-    (path,) = (repo.path / "reports").glob("*/evidence.jsonl")
-    return list(evidence.read(path))
 
 
 def outcome_of_gates(repo: pytest.Pytester) -> set[tuple]:
@@ -313,7 +225,9 @@ def test_a_bad_checkpoint_is_one_paragraph(repo: pytest.Pytester, damage: bytes,
 def test_absent_weights_skip_and_say_how_to_get_them(repo: pytest.Pytester) -> None:
     (repo.path / "models" / "tiny" / "weights" / "tiny.pth").unlink()
     result = repo.runpytest_subprocess("--soc", "Ascend310B1")
-    assert result.ret == 0
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*nothing was measured*"])
+    assert repo.runpytest_subprocess("--fail-on", "failed").ret == 0
     result.stdout.fnmatch_lines(["*tiny.pth* are not here*", "*--weights tiny=FILE*"])
 
 
@@ -336,12 +250,12 @@ def test_weights_may_be_given(repo: pytest.Pytester) -> None:
     assert "nowhere.pt" in result.stderr.str()
 
 
-def test_inconclusive_is_a_warning_and_a_failure_under_strict(repo: pytest.Pytester) -> None:
+def test_inconclusive_does_not_read_passed_and_fails_where_it_is_to(repo: pytest.Pytester) -> None:
     options = ("--soc", "Ascend310B1", "--subset", "20", "-k", "om_keeps and fp16-bs1")
     result = repo.runpytest_subprocess(*options)
-    result.assert_outcomes(passed=1, warnings=2)
-    result.stdout.fnmatch_lines(["*UndecidableWarning*", "*InconclusiveWarning*"])
-    repo.runpytest_subprocess(*options, "--strict").assert_outcomes(failed=1, warnings=1)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*2 warnings, 1 inconclusive in *"])
+    repo.runpytest_subprocess(*options, "--fail-on", "failed,inconclusive").assert_outcomes(failed=1, warnings=1)
 
 
 def test_dry_run_prints_the_atc_command_and_builds_nothing(repo: pytest.Pytester, tmp_path, monkeypatch) -> None:
@@ -459,6 +373,7 @@ def test_a_disk_that_fills_up_under_the_report_is_said(repo: pytest.Pytester, wh
     )
     result = repo.runpytest_subprocess("-k", "checkpoint")
     result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*not complete: No space left on device*", "*→*same command again*"])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
 

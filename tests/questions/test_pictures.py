@@ -12,6 +12,7 @@ from PIL import Image
 
 from pth2om.accuracy import difference, judge, measure
 from pth2om.data import Labelled, Preprocessor, open_dataset
+from pth2om.evidence import GateRecord
 from pth2om.questions import overlay
 from pth2om.questions import pictures as showing
 from pth2om.questions.pictures import Side
@@ -195,24 +196,18 @@ def test_pictures_are_carried_into_the_run(tmp_path: Path) -> None:
     stored.parent.mkdir()
     stored.write_bytes(b"RIFF picture")
     pictures = [{"file": str(stored), "caption": "a"}, {"file": str(tmp_path / "gone.webp"), "caption": "b"}]
-    row = {
-        "kind": "gate",
-        "model": "a model",
-        "variant": "fp16-bs1",
-        "check": "om/top1/drop",
-        "details": {"dataset": "../up", "pictures": pictures, "n": 1},
-    }
+    details = {"dataset": "../up", "pictures": pictures, "n": 1}
+    row = GateRecord(
+        "a model", "fp16-bs1", None, "accuracy", "om/top1/drop", 1.0, "points", None, "shown", "host", details=details
+    )
     run = tmp_path / "run"
     carried = showing.carry(row, run)
-    (only,) = carried["details"]["pictures"]
+    (only,) = carried.details["pictures"]
     assert only["file"].startswith("pictures/")
     assert (run / only["file"]).resolve().is_relative_to(run / "pictures")
     assert (run / only["file"]).read_bytes() == stored.read_bytes()
-    assert carried["details"]["n"] == 1
-    assert row["details"]["pictures"] == pictures
-    # A stage's details may call something else "pictures".
-    stage = {"kind": "stage", "details": {"pictures": {"conv": {"low": 0}}}}
-    assert showing.carry(stage, run) == stage
+    assert carried.details["n"] == 1
+    assert row.details["pictures"] == pictures
 
 
 def test_classes_of_disagreements_are_named() -> None:

@@ -127,7 +127,7 @@ def test_no_evidence(tmp_path):
 
 def test_evidence_that_is_no_text(tmp_path):
     (tmp_path / "evidence.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not JSON"):
         load(tmp_path)
 
 

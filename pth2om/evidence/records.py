@@ -1,25 +1,13 @@
-"""Evidence: the one data structure that leaves a test.
-
-A run writes ``evidence.jsonl``, one JSON object a line, of three kinds:
-
-* ``run`` (first line): who ran, when, on what, with which command;
-* ``stage``: one conversion step: its artifact, options, exact command, findings, whether it came from the store;
-* ``gate``: one measured value against one limit, with its verdict and its ground.
-
-Reports, baselines, trends and sign-off are pure functions of that file.
-"""
+"""The records of evidence: plan, outcome, stage and gate of a run, as frozen dataclasses."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pth2om.errors import DataError
 from pth2om.language import Message
 from pth2om.session import Ground, Provenance
 
@@ -31,7 +19,7 @@ Question = Literal[
 ]
 Relation = Literal["<=", ">=", "==", "<", ">"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the record layout; readers refuse a newer one."""
 
 
@@ -233,8 +221,88 @@ class GateRecord:
     host: str = ""
     kind: Literal["gate"] = "gate"
 
+    @property
+    def id(self) -> str:
+        """``yolov6n/fp16-bs1/Ascend310B1/accuracy/om/mAP50-95/drop@coco``: the same gate has the same id in every run.
 
-Record = RunRecord | StageRecord | GateRecord
+        `check` names the roles and the slice; the version of CANN is no part, so that an upgrade keeps its history.
+        """
+        dataset = self.details.get("dataset")
+        where = "/".join((self.model, self.variant or "-", self.soc or "-", self.question, self.check))
+        return f"{where}@{dataset}" if isinstance(dataset, str) and dataset else where
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One test that a run collected.
+
+    Attributes:
+        item: pytest's node id.
+        model: the spec's name; of a test that is about no model, its file.
+        variant: as in `GateRecord`.
+        soc: as in `GateRecord`.
+        question: which question of the report it answers.
+        check: what a gate is called that stands for the whole test, ``<question>/<test>``.
+    """
+
+    item: str
+    model: str
+    variant: str
+    soc: str | None
+    question: Question
+    check: str
+
+    def gate(self, verdict: Verdict, message: Message) -> GateRecord:
+        """A gate that stands for the whole test, where the test left none of its own."""
+        return GateRecord(
+            self.model, self.variant, self.soc, self.question, self.check, None, "", None, verdict, "host",
+            message=message, details={"item": self.item},
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """What a run is to answer; written before anything is measured.
+
+    Attributes:
+        items: every collected test.
+    """
+
+    items: tuple[Planned, ...]
+    kind: Literal["plan"] = "plan"
+
+
+@dataclass(frozen=True)
+class OutcomeRecord:
+    """That a planned test came to its end; its gates, if it has any, stand before.
+
+    Attributes:
+        item: pytest's node id.
+        outcome: pytest's word for it.
+        seconds: what it took.
+    """
+
+    item: str
+    outcome: Literal["passed", "failed", "skipped"]
+    seconds: float
+    kind: Literal["outcome"] = "outcome"
+
+
+@dataclass(frozen=True)
+class EndRecord:
+    """The last line of a run that came to its end, also of an interrupted one; a killed run has none.
+
+    Attributes:
+        records: how many lines the run wrote before this one.
+        interrupted: whether it was stopped from outside.
+    """
+
+    records: int
+    interrupted: bool = False
+    kind: Literal["end"] = "end"
+
+
+Record = RunRecord | PlanRecord | StageRecord | GateRecord | OutcomeRecord | EndRecord
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -248,51 +316,6 @@ def to_json(record: Record) -> dict[str, Any]:
     return plain
 
 
-def from_json(data: Mapping[str, Any]) -> Record:
-    """The inverse of `to_json`; unknown keys of the same format are ignored, so old readers read newer files.
-
-    Raises:
-        DataError: the record is of a kind or format this version does not know.
-    """
-    kind = data.get("kind")
-    if kind == "run":
-        if int(data.get("format", 0)) > FORMAT:
-            raise DataError("evidence.newer-format", format=data["format"], known=FORMAT)
-        return RunRecord(
-            run=data["run"],
-            started=data["started"],
-            command=tuple(data["command"]),
-            environment=data["environment"],
-            format=int(data["format"]),
-        )
-    if kind == "stage":
-        return StageRecord(
-            **{name: data[name] for name in ("model", "variant", "stage", "digest", "key", "cached", "seconds")},
-            provenance=Provenance(**data["provenance"]),
-            command=tuple(data.get("command", ())),
-            findings=tuple(Finding.from_json(finding) for finding in data.get("findings", ())),
-            details=data.get("details", {}),
-        )
-    if kind == "gate":
-        names = ("model", "variant", "soc", "question", "check", "unit", "verdict", "ground")
-        interval = data.get("interval")
-        return GateRecord(
-            **{name: data[name] for name in names},
-            measured=_number(data.get("measured")),
-            limit=Limit(data["limit"]["relation"], float(data["limit"]["value"])) if data.get("limit") else None,
-            interval=None if interval is None else (float(interval[0]), float(interval[1])),
-            message=Message.from_json(data["message"]) if data.get("message") else None,
-            provenance=Provenance(**data["provenance"]) if data.get("provenance") else None,
-            digests=data.get("digests", {}),
-            details=data.get("details", {}),
-            seed=data.get("seed"),
-            cached=bool(data.get("cached", False)),
-            measured_at=data.get("measured_at", ""),
-            host=data.get("host", ""),
-        )
-    raise DataError("evidence.unknown-kind", kind=str(kind))
-
-
 def properties(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
     """The gates among `records` as JUnit shows them: ``gate.<check>``, ``passed emulated 0.99998 >= 0.999``."""
     for record in records:
@@ -303,55 +326,6 @@ def properties(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
                 words += [shown, record.unit]
             words += [] if record.limit is None else [str(record.limit)]
             yield f"gate.{record.check}", " ".join(word for word in words if word)
-
-
-class EvidenceFile:
-    """Appends records to a run's ``evidence.jsonl``, each line flushed, so that an interrupted run keeps what it had.
-
-    Args:
-        path: the file; its folder is made when the first record comes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, records: Iterable[Record]) -> None:
-        """Write ``records``, one line each, and flush them to the disk."""
-        lines = [json.dumps(to_json(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records]
-        if not lines:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def read(path: Path) -> Iterator[Record]:
-    """The records of an evidence file, in order; a last line that was cut off in mid-write is left out.
-
-    Raises:
-        DataError: a line in the middle is not a record, named with its number.
-    """
-    with path.open(encoding="utf-8") as file:
-        lines = file.read().split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            data = json.loads(line)
-        except ValueError:
-            if number == len(lines):
-                return
-            raise DataError("evidence.not-json", where=f"{path}:{number}") from None
-        try:
-            yield from_json(data)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError("evidence.not-a-record", where=f"{path}:{number}", reason=str(error)) from None
-
-
-def _number(value: object) -> float | None:
-    return None if value is None else float(value)  # type: ignore[arg-type]  # JSON: a number, or "NaN" and "Infinity"
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values of any depth

@@ -1,0 +1,67 @@
+"""Evidence: the one data structure that leaves a test.
+
+A run writes ``evidence.jsonl``, one JSON object a line:
+
+* ``run`` (first line): who ran, when, on what, with which command;
+* ``plan``: every collected test, written before anything runs; what has no outcome at the end was not reached;
+* ``stage``: one conversion step: its artifact, options, exact command, findings, whether it came from the store;
+* ``gate``: one measured value against one limit, with its verdict and its ground;
+* ``outcome``: a planned test came to its end;
+* ``end`` (last line): the run came to its end.
+
+Every line carries a digest of itself and of all lines before it, so that a changed, missing or cut-off line is found.
+Anyone who means to can compute these digests again: they show accidents and careless edits, and prove nothing.
+
+Reports, baselines, trends and sign-off are pure functions of that file.
+"""
+
+from __future__ import annotations
+
+from pth2om.evidence.file import EvidenceFile, read
+from pth2om.evidence.plan import Coverage
+from pth2om.evidence.reading import from_json
+from pth2om.evidence.records import (
+    FORMAT,
+    EndRecord,
+    Finding,
+    GateRecord,
+    Judgement,
+    Limit,
+    OutcomeRecord,
+    Planned,
+    PlanRecord,
+    Question,
+    Record,
+    Relation,
+    RunRecord,
+    Severity,
+    StageRecord,
+    Verdict,
+    properties,
+    to_json,
+)
+
+__all__ = [
+    "FORMAT",
+    "Coverage",
+    "EndRecord",
+    "EvidenceFile",
+    "Finding",
+    "GateRecord",
+    "Judgement",
+    "Limit",
+    "OutcomeRecord",
+    "PlanRecord",
+    "Planned",
+    "Question",
+    "Record",
+    "Relation",
+    "RunRecord",
+    "Severity",
+    "StageRecord",
+    "Verdict",
+    "from_json",
+    "properties",
+    "read",
+    "to_json",
+]

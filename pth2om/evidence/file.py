@@ -1,0 +1,133 @@
+"""The evidence file: appended line by line, each line with a digest of itself and of all lines before it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pth2om.errors import DataError
+from pth2om.evidence.reading import check, from_json
+from pth2om.evidence.records import EndRecord, GateRecord, Record, RunRecord, to_json
+
+MOST_BYTES = 1 << 30
+"""Largest file that is read."""
+_MOST_LINE = 1 << 26
+_SEAL = b', "seal": "%s"}'
+_DIGITS = 32
+_SEALED = 2  # the first format whose lines carry digests
+
+
+class EvidenceFile:
+    """Appends records to a run's ``evidence.jsonl``, each line flushed, so that an interrupted run keeps what it had.
+
+    Args:
+        path: the file; its folder is made when the first record comes. One writer writes it from the first line on.
+
+    Attributes:
+        records: how many lines were written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records = 0
+        self._digest = ""
+        self._size = 0
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write ``records``, one line each, and flush them to the disk.
+
+        Raises:
+            OSError: the disk is full, or the file cannot be written; then none of these records is in the file, and
+                later ones can be.
+        """
+        digest, lines = self._digest, []
+        for record in records:
+            text = json.dumps(to_json(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+            digest = _chained("" if isinstance(record, RunRecord) else digest, text)
+            lines.append(text[:-1] + _SEAL % digest.encode() + b"\n")
+        if not lines:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = b"".join(lines)
+        with self.path.open("ab", buffering=0) as file:
+            try:
+                written = 0
+                while written < len(whole):
+                    written += file.write(whole[written:]) or 0
+                os.fsync(file.fileno())
+            except OSError:
+                # What is half written would make the next line unreadable.
+                file.truncate(self._size)
+                raise
+        self._digest = digest
+        self._size += len(whole)
+        self.records += len(lines)
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The records of an evidence file, in order; a last line that was cut off in mid-write is left out.
+
+    Raises:
+        DataError: a line is not a record or was changed, a line is missing, or a run holds a gate twice; with the
+            line's number.
+        OSError: the file cannot be read.
+    """
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise DataError("evidence.too-large", where=str(path), size=size, most=MOST_BYTES)
+    digest, sealed, ended, count = "", False, True, 0
+    seen: set[str] = set()
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE + 1), b""), 1):
+            where = f"{path}:{number}"
+            if len(line) > _MOST_LINE:
+                raise DataError("evidence.too-large", where=where, size=len(line), most=_MOST_LINE)
+            if not line.strip():
+                continue
+            data = _parsed(line)
+            if data is None:
+                if line.endswith(b"\n") or number == 1:
+                    raise DataError("evidence.not-json", where=where)
+                return
+            try:
+                record = from_json(data)
+                if isinstance(record, GateRecord):
+                    check(record)
+            except DataError as error:
+                raise DataError(error.message.key, where=where, **error.message.values) from None
+            if isinstance(record, RunRecord):
+                sealed, digest, count, ended = record.format >= _SEALED, "", 0, False
+                seen.clear()
+            if sealed or "seal" in data:
+                text = line.strip()
+                digest = _chained(digest, text[: -len(_SEAL % (b"0" * _DIGITS))] + b"}")
+                if not text.endswith(_SEAL % digest.encode()):
+                    raise DataError("evidence.changed", where=where)
+                if ended or (isinstance(record, EndRecord) and record.records != count):
+                    raise DataError("evidence.changed", where=where)
+                if isinstance(record, GateRecord):
+                    if record.id in seen:
+                        raise DataError("evidence.duplicate", where=where, id=record.id[:200])
+                    seen.add(record.id)
+            ended = isinstance(record, EndRecord)
+            count += 1
+            yield record
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A line as JSON, of bounded depth and numbers of bounded length; None where it is none."""
+    from pydantic_core import from_json as parse
+
+    try:
+        data = parse(line)
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) else {}
+
+
+def _chained(before: str, text: bytes) -> str:
+    """The digest of a line without its seal, and of all lines before it."""
+    return hashlib.sha256(before.encode() + b"\n" + text).hexdigest()[:_DIGITS]

@@ -1,0 +1,60 @@
+"""What a run comes to, in the sentences that every face puts first."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pth2om.language import Message, Value
+from pth2om.report.collect import Report
+
+Style = Literal["f", "q", "u", "p", "n"]
+"""Failed, inconclusive, unproven, passed, nothing: the style class of the head line."""
+
+
+def headline(report: Report) -> tuple[Style, list[Message]]:
+    """The sentences that sum a report up, the verdict first, then what it does not cover."""
+    style, first = _verdict(report)
+    sentences = [first]
+    total, missing = report.count(), report.count("not_measured")
+    lost = report.count("not_reached")
+    if lost and first.key != "report.headline-unreached":
+        sentences.append(_say("headline-also-unreached", count=lost))
+    if not report.ended:
+        sentences.append(_say("headline-not-ended"))
+    if missing:
+        models = [model for model, cards in report.models.items() if any(card.stages or card.variant for card in cards)]
+        scored = {
+            card.model
+            for card in report.cards
+            for gate in card.gates
+            if gate.question == "accuracy" and gate.measured is not None
+        }
+        without = len([model for model in models if model not in scored])
+        if without:
+            sentences.append(_say("coverage-accuracy", count=missing, total=total, without=without, models=len(models)))
+        else:
+            sentences.append(_say("coverage", count=missing, total=total))
+    return style, sentences
+
+
+def _verdict(report: Report) -> tuple[Style, Message]:
+    total, findings = report.count(), len(report.error_findings)
+    if failed := report.count("failed"):
+        return "f", _say("headline-failed", count=failed, total=total)
+    if findings:
+        return "f", _say("headline-findings", count=findings)
+    if lost := report.count("not_reached"):
+        return "f", _say("headline-unreached", count=lost)
+    if unsure := report.count("inconclusive"):
+        return "q", _say("headline-inconclusive", count=unsure, total=total)
+    if not report.ended and (report.unproven or report.count("passed")):
+        return "f", _say("headline-no-failure")
+    if report.unproven:
+        return "u", _say("headline-unproven", count=report.unproven, total=total)
+    if passed := report.count("passed"):
+        return "p", _say("headline-passed", count=passed)
+    return "n", _say("headline-nothing")
+
+
+def _say(key: str, **values: Value) -> Message:
+    return Message(f"report.{key}", values)
