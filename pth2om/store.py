@@ -2,7 +2,8 @@
 
 An artifact is a folder ``<root>/<stage>/<key>/`` with the stage's files and an ``artifact.json`` that says what the key
 was made of. It appears by one rename, so it is whole or absent; builders of the same key wait for one another on a lock
-file; an interrupted or failed build leaves nothing. One that lost a file, or part of one, is built anew.
+file; a failed build leaves nothing, and what a killed one leaves is removed by the next. The record holds the sha256
+of every file: an artifact that lost one, or in which one was changed, is built anew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import filelock
 import platformdirs
 
 from pth2om.errors import Pth2omError, StoreError
+from pth2om.files import write_text
 
 _RECORD = "artifact.json"
 _CHUNK = 1 << 20
@@ -127,6 +129,7 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_root()).absolute()
         self.failures: dict[str, Pth2omError] = {}
+        self._digests: dict[str, str] = {}
 
     def place(self, key: Key) -> Path:
         """The folder of the artifact of ``key``, whether it is there or not."""
@@ -163,29 +166,38 @@ class Store:
             self._remove(self.place(key))
 
     def digest(self, path: Path) -> str:
-        """sha256 of a file's bytes, remembered by path, size and modification time.
+        """sha256 of a file's bytes, remembered by what a change of the file cannot keep: inode, size and times.
+
+        The time of modification can be set back; that of the last change of the inode cannot.
 
         Raises:
             StoreError: the file cannot be read.
         """
         try:
             status = path.stat()
-            name = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-            memo = self.root / "digests" / hashlib.sha256(name.encode()).hexdigest()
+            state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            name = hashlib.sha256(repr(state).encode()).hexdigest()
+            if name in self._digests:
+                return self._digests[name]
+            memo = self.root / "digests" / name
             with contextlib.suppress(OSError):
                 text = memo.read_text(encoding="ascii")
                 if len(text) == 64:
+                    self._digests[name] = text
                     return text
             digest = file_digest(path)
         except OSError as error:
             raise StoreError("store.unreadable", where=str(path), reason=_reason(error)) from None
+        self._digests[name] = digest
         with contextlib.suppress(OSError):  # a memo that cannot be kept costs time, nothing else
-            _write_atomic(memo, digest)
+            write_text(memo, digest)
         return digest
 
     def entries(self) -> Iterator[Entry]:
         """All finished artifacts."""
         for record in sorted(self.root.glob(f"*/*/{_RECORD}")):
+            if not (self._is_own(record.parent.parent) and self._is_own(record.parent)):
+                continue  # linked from elsewhere: not ours to list, and not to remove
             try:
                 data = json.loads(record.read_text(encoding="utf-8"))
                 size = sum(file.stat().st_size for file in record.parent.rglob("*") if file.is_file())
@@ -209,14 +221,12 @@ class Store:
         Returns:
             What was removed.
         """
-        for leftover in (self.root / "building").glob("*"):
-            # Only a killed process leaves one; a day is longer than any build that is still running.
-            if leftover.stat().st_mtime < time.time() - 86_400:
-                shutil.rmtree(leftover, ignore_errors=True)
-        for state in (self.root / "resume").glob("*"):
-            # Of a calibration that was interrupted and whose like was never asked for again.
-            if state.stat().st_mtime < time.time() - 7 * 86_400:
-                shutil.rmtree(state, ignore_errors=True)
+        self._sweep()
+        resume = self.root / "resume"
+        for state in resume.glob("*") if self._is_own(resume) else ():
+            # Of a build that was interrupted and whose like was never asked for again.
+            if state.lstat().st_mtime < time.time() - 7 * 86_400:
+                _removed(state)
         entries = sorted(self.entries(), key=lambda entry: entry.used, reverse=True)
         removed, total = [], 0
         for entry in entries:
@@ -248,8 +258,9 @@ class Store:
         try:
             data = json.loads(record.read_text(encoding="utf-8"))
             sizes = data.get("files", {})
-            if any((place / name).stat().st_size != size for name, size in sizes.items()):
-                return None
+            for name, (size, digest) in sizes.items():
+                if (place / name).stat().st_size != size or self.digest(place / name) != digest:
+                    return None
             artifact = Artifact(place, place.name, True, float(data["seconds"]), str(data["created"]))
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -262,21 +273,30 @@ class Store:
         return artifact
 
     def _build(self, key: Key, place: Path, build: Callable[[Path], None]) -> Artifact:
-        folder = self.root / "building" / uuid.uuid4().hex
+        building = self.root / "building"
+        folder = building / uuid.uuid4().hex
+        alive: filelock.BaseFileLock | None = None
         try:
-            folder.mkdir(parents=True)
+            building.mkdir(parents=True, exist_ok=True)
+            if not self._is_own(building):
+                raise StoreError("store.linked", where=str(building))
+            self._sweep()
+            # Held as long as this process lives, so that others can tell a build that runs from what a kill left.
+            alive = filelock.FileLock(folder.with_suffix(".lock"))
+            alive.acquire()
+            folder.mkdir()
             started = time.perf_counter()
             build(folder)
             seconds = time.perf_counter() - started
             created = datetime.now(UTC).isoformat(timespec="seconds")
             sizes = {
-                file.relative_to(folder).as_posix(): file.stat().st_size
+                file.relative_to(folder).as_posix(): (file.stat().st_size, self.digest(file))
                 for file in sorted(folder.rglob("*"))
                 if file.is_file()
             }
             parts = key.parts()
             record = {"parts": parts, "label": key.label, "seconds": seconds, "created": created, "files": sizes}
-            _write_atomic(folder / _RECORD, json.dumps(record, ensure_ascii=False, indent=1))
+            write_text(folder / _RECORD, json.dumps(record, ensure_ascii=False, indent=1), durable=True)
             place.parent.mkdir(parents=True, exist_ok=True)
             self._remove(place)  # a damaged one
             folder.replace(place)
@@ -289,6 +309,10 @@ class Store:
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            if alive is not None:
+                alive.release()
+                with contextlib.suppress(OSError):
+                    folder.with_suffix(".lock").unlink(missing_ok=True)
         return Artifact(place, place.name, False, seconds, created)
 
     @contextlib.contextmanager
@@ -305,6 +329,30 @@ class Store:
         finally:
             guard.release()
 
+    def _is_own(self, folder: Path) -> bool:
+        """Whether a folder of the store is one, and not a link to somewhere else."""
+        return folder.is_dir() and folder.resolve() == folder.parent.resolve() / folder.name
+
+    def _sweep(self) -> None:
+        """Remove what killed builds left: folders whose process holds no lock any more."""
+        building = self.root / "building"
+        if not self._is_own(building):
+            return
+        for leftover in building.iterdir():
+            try:
+                if leftover.suffix == ".lock":
+                    # Without its folder it is one that begins, or one that a kill left between two steps.
+                    lone = not leftover.with_suffix("").exists()
+                    if lone and leftover.lstat().st_mtime < time.time() - 86_400:
+                        leftover.unlink(missing_ok=True)
+                    continue
+                lock = leftover.with_suffix(".lock")
+                with filelock.FileLock(lock, timeout=0):
+                    _removed(leftover)
+                lock.unlink(missing_ok=True)
+            except (OSError, filelock.Timeout):
+                continue  # it is being built, or being removed by another process
+
     def _remove(self, place: Path) -> None:
         if not place.exists():
             return
@@ -312,7 +360,7 @@ class Store:
         doomed = self.root / "building" / uuid.uuid4().hex
         doomed.parent.mkdir(parents=True, exist_ok=True)
         place.replace(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        _removed(doomed)
 
 
 def differences(had: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -344,17 +392,12 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_atomic(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _removed(path: Path) -> None:
+    """Remove a folder, or a link and not what it points to."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _reason(error: OSError) -> str:

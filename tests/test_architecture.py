@@ -14,7 +14,7 @@ import pth2om
 
 PACKAGE = Path(pth2om.__file__).parent
 FLOORS = (
-    {"escaping", "language", "terminal", "errors", "session", "evidence", "store", "spec", "progress", "host"},
+    {"escaping", "language", "terminal", "errors", "session", "evidence", "store", "spec", "progress", "files", "host"},
     {"ascend", "explain", "onnxfile"},
     {"aipp", "checkpoint", "data", "export", "fetch", "omfile", "sessions"},
     {"graph", "preflight", "roofline", "toolchain"},

@@ -120,6 +120,81 @@ def test_workers_wait_for_one_another(tmp_path: Path) -> None:
     assert log.read_text() == "built\n"
 
 
+def _change_keeping_times(file: Path, content: bytes) -> None:
+    """What a careless copy, a bad disk or a forger does: other bytes of the same number, with the same times."""
+    before = file.stat()
+    with file.open("rb+") as opened:
+        opened.write(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def test_a_change_that_keeps_size_and_time_is_noticed(tmp_path: Path) -> None:
+    store, file = Store(tmp_path / "store"), tmp_path / "weights"
+    file.write_bytes(b"+1.0")
+    first = store.digest(file)
+    _change_keeping_times(file, b"-1.0")
+    assert store.digest(file) == file_digest(file) != first
+    assert Store(tmp_path / "store").digest(file) == file_digest(file)
+
+
+@pytest.mark.parametrize("kind", ["building", "resume", "onnx", "artifact"])
+def test_nothing_is_removed_through_a_link(tmp_path: Path, kind: str) -> None:
+    root, precious = tmp_path / "store", tmp_path / "precious"
+    store = Store(root)
+    if kind in ("building", "resume"):
+        (precious / "thesis").mkdir(parents=True)
+        os.utime(precious / "thesis", (1, 1))
+        root.mkdir()
+        (root / kind).symlink_to(precious)
+    else:
+        elsewhere = Store(tmp_path / "elsewhere").artifact(KEY, _writer("thesis")).path
+        elsewhere.parent.rename(precious)
+        if kind == "onnx":
+            root.mkdir()
+            (root / "onnx").symlink_to(precious)
+        else:
+            (root / "onnx").mkdir(parents=True)
+            (root / "onnx" / elsewhere.name).symlink_to(precious / elsewhere.name)
+    store.collect_garbage(0)
+    assert list(precious.iterdir())
+    if kind == "building":
+        with pytest.raises(StoreError) as caught:
+            store.artifact(KEY, _writer("x"))
+        assert caught.value.message.key == "store.linked"
+
+
+def _build_and_die(root: str) -> None:
+    def build(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        os._exit(9)
+
+    Store(Path(root)).artifact(KEY, build)
+
+
+@pytest.mark.parametrize("remover", ["gc", "build"])
+def test_what_a_killed_build_left_is_removed_and_a_running_build_is_not(tmp_path: Path, remover: str) -> None:
+    killed = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(str(tmp_path),))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == 9
+    left = {path.name for path in (tmp_path / "building").iterdir()}
+    assert len([name for name in left if not name.endswith(".lock")]) == 1
+    seen: list[bool] = []
+
+    def build(folder: Path) -> None:
+        if remover == "gc":
+            Store(tmp_path).collect_garbage(1 << 40)
+        else:
+            Store(tmp_path).artifact(replace(KEY, version=3), _writer("inner"))
+        seen.append(folder.is_dir())
+        (folder / "model.onnx").write_text("whole")
+
+    Store(tmp_path).artifact(replace(KEY, version=2), build)
+    assert seen == [True]
+    assert list((tmp_path / "building").iterdir()) == []
+
+
 def test_digest_follows_the_file(tmp_path: Path) -> None:
     store, file = Store(tmp_path / "store"), tmp_path / "weights"
     file.write_bytes(b"a" * 100)
@@ -161,7 +236,7 @@ def test_entries_say_what_they_are(tmp_path: Path) -> None:
     assert json.dumps(dict(entry.parts))
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "record cut", "record of nothing"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed", "record cut", "record of nothing"])
 def test_a_damaged_artifact_is_built_anew(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)
     place = store.artifact(KEY, _writer("whole")).path
@@ -169,6 +244,8 @@ def test_a_damaged_artifact_is_built_anew(tmp_path: Path, damage: str) -> None:
         (place / "model.onnx").unlink()
     elif damage == "cut":
         (place / "model.onnx").write_text("who")
+    elif damage == "changed":
+        _change_keeping_times(place / "model.onnx", b"whale")
     else:
         (place / "artifact.json").write_text("" if damage == "record cut" else "{}")
     again = store.artifact(KEY, _writer("whole"))

@@ -16,12 +16,13 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pth2om.checkpoint.reads import user_files, watched
 from pth2om.errors import CheckpointError, Pth2omError
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ class Net:
         name: its ``TEMPLATE_NAME``.
         path: its file.
         source: the executed module.
+        opened: names of the files that its code has opened so far.
     """
 
     name: str
     path: Path
     source: ModuleType
+    opened: set[str] = field(default_factory=set, compare=False)
 
     def build(self, num_classes: int | None = None, **arguments: Any) -> torch.nn.Module:  # noqa: ANN401 - the net's own
         """A fresh module with random weights.
@@ -107,13 +110,20 @@ class Net:
         return deployed.eval()
 
     def _call(self, name: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
-        with _importable(self.path.parent), _explained(self.path, name):
+        with _importable(self.path.parent), watched(self.opened), _explained(self.path, name):
             return function(*arguments, **keywords)
 
 
-_LOADED: dict[Path, tuple[str, Net]] = {}
-"""Path -> digest of the net's files, net. Run twice, a file makes two sets of classes, and a module that was built by
-one is no instance of the other's: ``deploy`` would find nothing to merge."""
+@dataclass(frozen=True)
+class _Loaded:
+    content: str
+    opened: frozenset[str]  # while the file was run
+    net: Net
+
+
+_LOADED: dict[Path, _Loaded] = {}
+"""By path. Run twice, a file makes two sets of classes, and a module that was built by one is no instance of the
+other's: ``deploy`` would find nothing to merge."""
 
 
 def load_net(path: Path) -> Net:
@@ -129,25 +139,31 @@ def load_net(path: Path) -> Net:
         nearby = ", ".join(sorted(entry.name for entry in path.glob("*.py"))) if path.is_dir() else ""
         raise CheckpointError("checkpoint.net-missing", where=str(path), found=nearby or "-")
     path = path.absolute()
-    content = hashlib.sha256(b"\0".join(file.read_bytes() for file in net_files(path))).hexdigest()
     known = _LOADED.get(path)
-    if known is not None and known[0] == content:
-        return known[1]
+    if known is not None and known.content == _content(path, known.opened):
+        return known.net
     name = f"pth2om_net_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
         raise CheckpointError("checkpoint.net-missing", where=str(path), found="-")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses and pickles look their module up there
-    with _importable(path.parent), _explained(path, path.name):
+    opened: set[str] = set()
+    with _importable(path.parent), watched(opened), _explained(path, path.name):
         specification.loader.exec_module(module)
     title, build = getattr(module, "TEMPLATE_NAME", None), getattr(module, "build", None)
     if not isinstance(title, str) or not title or not callable(build):
         absent = "build(num_classes, pretrained=False)" if isinstance(title, str) and title else "TEMPLATE_NAME"
         raise CheckpointError("checkpoint.net-incomplete", where=str(path), absent=absent)
-    net = Net(title, path, module)
-    _LOADED[path] = (content, net)
+    net = Net(title, path, module, opened)
+    _LOADED[path] = _Loaded(_content(path, opened), frozenset(opened), net)
     return net
+
+
+def _content(path: Path, opened: Iterable[str]) -> str:
+    """Digest of the net's files, and of the user's files that it opened when it was run."""
+    files = sorted({*net_files(path), *user_files(opened)})
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def net_files(path: Path) -> tuple[Path, ...]:

@@ -166,7 +166,8 @@ class Pipeline:
     def plan(self, variant: Variant) -> list[str]:
         """What a dry run prints for a variant: the files it starts from and the exact atc command."""
         weights = str(self.weights) if self.weights else say("pipeline.plan-absent").render()
-        model = self.store.place(self.onnx_key(variant.batch)) / "model.onnx"
+        with self.source.dry():
+            model = self.store.place(self.onnx_key(variant.batch)) / "model.onnx"
         files = {"weights": weights, "onnx": str(model)}
         lines = [say(f"pipeline.plan-{name}", path=path).render() for name, path in files.items()]
         if self.settings.soc is None:

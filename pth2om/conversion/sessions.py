@@ -151,7 +151,13 @@ class Sessions:
         compiled = toolchain.compiled(built.artifact.path)
 
         def make(band: str) -> Session:
-            session = toolchain.open(compiled, band)
+            session: Session
+            if toolchain.provenance.ground == "emulated":
+                session = toolchain.open(compiled, band)
+            else:
+                from pth2om.sessions.reopening import Reopening
+
+                session = Reopening(functools.partial(toolchain.open, compiled, band))
             if not variant.aipp:
                 return session
             from pth2om.data.pixels import PixelFed

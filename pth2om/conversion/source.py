@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om.conversion.settings import Settings
-from pth2om.conversion.stage import Shown, Work
-from pth2om.errors import Absent
+from pth2om.conversion.stage import Shown, Value, Work, key_of, run
+from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.session import Provenance
@@ -35,6 +37,8 @@ class Source:
         self.settings = settings
         self.store = store
         self._module: torch.nn.Module | None = None
+        self._loaded: Loaded | None = None
+        self._dry = False
 
     @functools.cached_property
     def weights(self) -> Path | None:
@@ -61,9 +65,32 @@ class Source:
         """Whether there is a PyTorch side at all (an ONNX source has none)."""
         return self.spec.source.onnx is None
 
-    @functools.cached_property
+    @property
     def digests(self) -> dict[str, str]:
-        """sha256 of what the model is made of: ``checkpoint`` (or ``onnx``), the net and what it imports.
+        """sha256 of what the model is made of: ``checkpoint`` (or ``onnx``), and the files that make its net.
+
+        These are what the net imports, what lies in the model's folder, and whatever else its code opens while it runs:
+        to know that, the model is loaded, once for these files.
+
+        Raises:
+            Absent: the weights are not here and the spec does not allow seeded ones.
+        """
+        if self._dry and not self.store.place(key_of(NetReads(self))).is_dir():
+            return self.written
+        return {**self.written, **self._opened}
+
+    @contextlib.contextmanager
+    def dry(self) -> Iterator[None]:
+        """Inside the block nothing is loaded: `digests` may lack files that only a loaded net is known to open."""
+        self._dry = True
+        try:
+            yield
+        finally:
+            self._dry = False
+
+    @functools.cached_property
+    def written(self) -> dict[str, str]:
+        """As `digests`, as far as it is known without loading the model.
 
         Raises:
             Absent: the weights are not here and the spec does not allow seeded ones.
@@ -79,9 +106,45 @@ class Source:
             raise self.absent()
         if self.net is not None:
             from pth2om.checkpoint import net_files
+            from pth2om.checkpoint.reads import folder_files
 
-            digests |= {f"net/{file.name}": self.store.digest(file) for file in net_files(self.net)}
+            files = [*net_files(self.net)]
+            if self.net.is_relative_to(self.spec.folder.resolve()):
+                files += folder_files(self.spec.folder)
+            digests |= {self._role(file): self.store.digest(file) for file in files if not self._is_weights(file)}
         return digests
+
+    @functools.cached_property
+    def _opened(self) -> dict[str, str]:
+        if self.net is None or not self.has_torch:
+            return {}
+        try:
+            opened = run(NetReads(self), self.store).result.value
+        except Pth2omError:
+            return {}  # the stage that needs the model fails the same, and reports it
+        return {self._role(Path(name)): self.store.digest(Path(name)) for name in opened if Path(name).is_file()}
+
+    def opened(self) -> list[str]:
+        """The user's files that the net's code opens while the model is loaded; what `written` holds is left out."""
+        if self.net is None:
+            return []
+        from pth2om.checkpoint import load_net
+        from pth2om.checkpoint.reads import user_files
+
+        self.module()
+        paths = user_files(load_net(self.net).opened)
+        return [str(path) for path in paths if self._role(path) not in self.written and not self._is_weights(path)]
+
+    def _role(self, file: Path) -> str:
+        """What a file of the net is called in keys: its place as seen from the net's folder, wherever that lies."""
+        start = self.net.parent.resolve() if self.net is not None else self.spec.folder
+        try:
+            return f"net/{Path(os.path.relpath(file.resolve(), start)).as_posix()}"
+        except ValueError:  # on another drive
+            return f"net/{file}"
+
+    def _is_weights(self, file: Path) -> bool:
+        return self.weights is not None and file.resolve() == self.weights.resolve()
 
     def options(self) -> dict[str, Any]:
         """What the spec asks of the checkpoint and the net, as a part of keys."""
@@ -130,7 +193,12 @@ class Source:
         return self._module
 
     def load(self) -> Loaded:
-        """Load the module, and tell what was found."""
+        """Load the module, and tell what was found; once until `close`."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def _load(self) -> Loaded:
         from pth2om import checkpoint
         from pth2om.export import example
 
@@ -154,7 +222,7 @@ class Source:
 
     def close(self) -> None:
         """Drop the module."""
-        self._module = None
+        self._module = self._loaded = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +245,37 @@ class Loaded:
     def from_json(cls, data: Mapping[str, Any]) -> Loaded:
         """From what `to_json` gave."""
         return cls(tuple(Finding.from_json(entry) for entry in data["findings"]), data["details"])
+
+
+@dataclass(frozen=True)
+class NetReads:
+    """Load the model and note which files its net's code opens beside those that are known to belong to it."""
+
+    source: Source
+    name = "net-reads"
+    version = 1
+    libraries = ("pth2om",)
+
+    @property
+    def label(self) -> str:
+        """See `Stage.label`."""
+        return self.source.spec.name
+
+    def inputs(self) -> Mapping[str, str]:
+        """See `Stage.inputs`."""
+        return self.source.written
+
+    def options(self) -> Mapping[str, Any]:
+        """See `Stage.options`."""
+        return self.source.options()
+
+    def build(self, work: Work) -> Value:  # noqa: ARG002 - a Stage's
+        """See `Stage.build`."""
+        return Value(self.source.opened())
+
+    def restored(self, value: Any) -> Value:  # noqa: ANN401 - JSON
+        """See `Stage.restored`."""
+        return Value(value)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pth2om.data.image import SUFFIXES, Pixels, decode
 from pth2om.data.manifest import Manifest
 from pth2om.errors import DataError
+from pth2om.files import write_text
 from pth2om.store import Store, file_digest
 
 _LABEL_BYTES = 256 << 20  # a label file larger than this is not one (all of COCO train2017 is 448 MB, val2017 20 MB)
@@ -445,7 +446,9 @@ def _files_digest(paths: Sequence[Path], store: Store) -> str:
             status = path.stat()
         except OSError:
             raise DataError("data.image-missing", where=f"{path} #{index}") from None
-        marks.append(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}")
+        marks.append(
+            f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{status.st_ino}"
+        )
     memo = store.root / "digests" / hashlib.sha256("\n".join(marks).encode()).hexdigest()
     with contextlib.suppress(OSError):
         text = memo.read_text(encoding="ascii")
@@ -459,8 +462,5 @@ def _files_digest(paths: Sequence[Path], store: Store) -> str:
     except OSError as error:
         raise DataError("data.image-unreadable", where=str(path), reason=str(error)) from None
     with contextlib.suppress(OSError):  # without the cached digest the files are only read again
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memo.with_name(f".{memo.name}.{id(marks)}")
-        temporary.write_text(digest.hexdigest(), encoding="ascii")
-        temporary.replace(memo)
+        write_text(memo, digest.hexdigest())
     return digest.hexdigest()

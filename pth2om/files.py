@@ -1,0 +1,55 @@
+"""Files that appear whole or not at all: the one atomic writer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A file or folder written beside ``path`` and renamed to it when the block ends well.
+
+    A reader sees the old content or the new; an error or a kill leaves the old.
+
+    Args:
+        path: what is to be replaced; its folder is made if it is absent. A folder must not exist yet.
+        durable: whether the bytes are on the disk before the name appears, so that a power failure cannot leave a
+            half-written file under it.
+
+    Yields:
+        The scratch path: nothing lies there yet. It has the suffix of ``path``, by which some writers choose a format.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own length: that of `path` may leave no room for more.
+    scratch = path.with_name(f".{uuid.uuid4().hex[:16]}{path.suffix[:16]}")
+    try:
+        yield scratch
+        if durable and scratch.is_file():
+            with scratch.open("rb+") as file:
+                os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        if scratch.is_dir() and not scratch.is_symlink():
+            shutil.rmtree(scratch, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write ``data`` to ``path``, whole or not at all; see `replacing`."""
+    with replacing(path, durable=durable) as scratch:
+        scratch.write_bytes(data)
+
+
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write ``text`` to ``path`` as UTF-8 with line feeds, whole or not at all; see `replacing`."""
+    write_bytes(path, text.encode("utf-8"), durable=durable)
