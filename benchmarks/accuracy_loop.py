@@ -1,9 +1,9 @@
-"""What scoring costs beside the inference: `pth2om.accuracy.measure` against a bare ONNX Runtime loop.
+"""The cost of scoring: `pth2om.accuracy.measure` compared with a bare ONNX Runtime loop.
 
     python benchmarks/accuracy_loop.py MODEL.onnx [--images 64] [--size 224] [--pairs 15]
 
-Without a model a MobileNet-sized convolutional net is made. Both sides run over the same preprocessed images, in
-alternating order. Target: at most 1.05 of the bare loop.
+Without a model, a convolutional net of MobileNet's size is generated. Both sides run over the same preprocessed images,
+in alternating order. Target: at most 1.05 times the bare loop.
 """
 
 from __future__ import annotations

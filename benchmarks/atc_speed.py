@@ -1,12 +1,12 @@
-"""How long a look at a command line and a graph takes, start of the process included.
+"""The time for checking a command line and a graph, including the start of the process.
 
 ::
 
     python benchmarks/atc_speed.py [MODEL.onnx]
 
 Measures the process time (user + system) and the wall time of ``pth2om atc --help``, of ``pth2om atc`` on a model of
-YOLOv6n's size (4.3 M parameters, 230 nodes; or the one given), and of ``pth2om check`` on a graph of 6,261 nodes, as
-many as an unsimplified Swin export has. Best and median of five runs.
+YOLOv6n's size (4.3 M parameters, 230 nodes; or the given model), and of ``pth2om check`` on a graph of 6,261 nodes, the
+size of an unsimplified Swin export. Best and median of five runs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def yolo_sized(path: Path) -> None:
 
 
 def swin_sized(path: Path, count: int = 6261) -> None:
-    """Shape arithmetic, transposes, matrix products and masks, as an unsimplified transformer export has them."""
+    """Shape arithmetic, transposes, matrix products and masks, as in an unsimplified transformer export."""
     nodes, weights, name = [], [], "images"
     weights.append(numpy_helper.from_array(np.full((96, 96), 0.01, np.float32), "w"))
     weights.append(numpy_helper.from_array(np.array([1, 56 * 56, 96], np.int64), "to"))

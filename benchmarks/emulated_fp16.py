@@ -1,10 +1,10 @@
-"""Emulated float16 against plain ONNX Runtime, on a detector of YOLOv6n's size at 640.
+"""Emulated float16 compared with plain ONNX Runtime, on a detector of YOLOv6n's size at 640.
 
     python benchmarks/emulated_fp16.py [--pairs 15] [--threads 2] [--soc Ascend310B1] [--model FILE.onnx]
 
 The net is YOLOv6n's deployed form (RepVGG backbone, BiFusion neck, SiLU heads, decoded boxes) with random weights:
-about 4.6 million parameters and 11 GFLOP. Runs alternate, so that a busy machine slows both sides; the ratio is the
-median of the pairs' ratios.
+about 4.6 million parameters and 11 GFLOP. Runs alternate, so that a busy machine slows down both sides; the ratio is
+the median of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Net:
 
 
 def detector(size: int = 640) -> onnx.ModelProto:
-    """The whole net."""
+    """The complete net."""
     net = Net()
     x = net.conv("images", 3, 16, 3, 2)
     p2 = net.stage(net.conv(x, 16, 32, 3, 2), 32, 32, 2)
@@ -120,7 +120,7 @@ def detector(size: int = 640) -> onnx.ModelProto:
 
 
 def measure(sessions: dict[str, OnnxSession], pairs: int) -> dict[str, list[float]]:
-    """Seconds of every run; the first of ``sessions`` runs before each of the others."""
+    """Seconds of every run; the first session runs before each of the others."""
     feeds = {}
     for spec in next(iter(sessions.values())).inputs:
         shape = [size or 1 for size in spec.shape]

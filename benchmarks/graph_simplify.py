@@ -1,9 +1,9 @@
-"""onnxslim, onnxsim and our choice of the two, and what the whole clean-up adds to an export.
+"""onnxslim, onnxsim and our choice between them, and the time that the complete clean-up adds to an export.
 
 python benchmarks/graph_simplify.py [ROUNDS]
 
-Two graphs made here, with the layers of ResNet-50 and of a Swin transformer (shape arithmetic spelt out as the
-exporter writes it): 169 and about 5,200 nodes. A tool's time is that of its child process, start included.
+Two generated graphs with the layers of ResNet-50 and of a Swin transformer (with shape arithmetic as the exporter
+writes it): 169 and about 5,200 nodes. A tool's time is that of its child process, including the start.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def resnet50() -> nn.Module:
 
 
 class Window(nn.Module):
-    """Shifted-window attention with its sizes taken from the tensor, so that the exporter spells them out."""
+    """Shifted-window attention that takes its sizes from the tensor, so that the exporter writes shape arithmetic."""
 
     def __init__(self, width: int, heads: int, shift: int) -> None:
         super().__init__()

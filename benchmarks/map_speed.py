@@ -1,9 +1,9 @@
-"""mAP of 2,000 images x 100 detections: `pth2om.accuracy` against pycocotools on the same boxes.
+"""mAP of 2,000 images x 100 detections: `pth2om.accuracy` compared with pycocotools on the same boxes.
 
     python benchmarks/map_speed.py [--images 2000] [--pairs 15]
 
-Target: the evaluation at most 2.5 s on two cores, equal to pycocotools to 1e-9; a paired bootstrap of 1,000 resamples
-of 141 images at most 20 s.
+Target: evaluation in at most 2.5 s on two cores, equal to pycocotools to 1e-9; a paired bootstrap of 1,000 resamples of
+    141 images in at most 20 s.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def drawn(images: int, per_image: int, seed: int):
 
 
 def official(found: Detections, truths) -> tuple[float, float]:
-    """mAP of pycocotools and the seconds of its evaluation, without drawing up its input."""
+    """mAP of pycocotools and the seconds of its evaluation, without preparing its input."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -1,9 +1,9 @@
-"""Peak memory of scoring 64 and 1,024 images: it must not grow with their number.
+"""Peak memory of scoring 64 and 1,024 images: it must not grow with the number of images.
 
     python benchmarks/memory_flat.py [--images 64 1024] [--size 320]
 
-Each run is a process of its own, over JPEG files that are decoded, letterboxed and scored one batch at a time.
-Target: within 5 % of each other.
+Each run is a separate process, over JPEG files that are decoded, letterboxed and scored one batch at a time. Target: a
+difference of at most 5 %.
 """
 
 from __future__ import annotations

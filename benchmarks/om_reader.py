@@ -1,4 +1,4 @@
-"""What reading an .om costs: bytes fetched and time, for real files and for a sparse one of 100 MB.
+"""The cost of reading an .om file: bytes read and time, for real files and for a sparse one of 100 MB.
 
 python benchmarks/om_reader.py [FOLDER OR FILE ...]
 """

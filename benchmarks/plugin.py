@@ -1,7 +1,7 @@
-"""What the plugin costs: a warm second run, 4,000 trivial tests, collecting 200 models of 6 variants.
+"""The cost of the plugin: a warm second run, 4,000 trivial tests, collecting 200 models of 6 variants.
 
-Each figure is the median of alternating pairs (A B A B ...) of whole pytest processes on this machine, as a ratio or a
-difference to the peer in the same run. The limits are the project's own.
+Each figure is the median of alternating pairs (A B A B ...) of complete pytest processes on this machine, as the ratio
+or difference of a pair. The limits are the project's own.
 
     python benchmarks/plugin.py [--pairs 15]
 """
@@ -37,7 +37,7 @@ metric = "top1"
 
 def seconds(command: list[str], folder: Path, store: Path) -> float:
     environment = {**os.environ, "PTH2OM_STORE": str(store), "PTH2OM_LANG": "en"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a second run has its compiled modules, as anywhere
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a second run uses compiled modules, as in normal use
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     took = time.perf_counter() - started
@@ -108,7 +108,7 @@ def main() -> None:
         count = sum("::" in line for line in listed.stdout.splitlines())
         plain = root / "plain"
         plain.mkdir()
-        # As many trivial tests, in as many functions and files.
+        # The same number of trivial tests, functions and files.
         for name in range(7):
             (plain / f"test_{name}.py").write_text(
                 f"import pytest\n\n\n@pytest.mark.parametrize('n', range({count // 7}))\ndef test_n(n):\n    pass\n"

@@ -1,15 +1,15 @@
-"""Accuracy at equal bits: our default against ONNX Runtime's calibrators and AMCT's algorithm (IFMR + ARQ).
+"""Accuracy at equal bits: our default compared with ONNX Runtime's calibrators and AMCT's algorithm (IFMR + ARQ).
 
-All quantize the same layers of the same float graph to INT8, weights per channel, on the same calibration images,
-none of which is scored: a spec's own calibration dataset, or the first images of the scored one, which are then left
-out of the score.
+All of them quantize the same layers of the same float graph to INT8, weights per channel, on the same calibration
+images. No calibration image is scored: they come from the spec's calibration dataset, or are the first images of the
+scored one and are then left out of the score.
 
 * ``ours``: the default `Settings`;
-* ``ifmr+arq``: AMCT's algorithm as described, through our deploy model;
+* ``ifmr+arq``: AMCT's algorithm as documented, computed with our deploy model;
 * ``ort-minmax``, ``ort-entropy``, ``ort-percentile``: ``onnxruntime.quantization.quantize_static``, QDQ, run without
   fusion.
 
-Reported per model: SQNR of the outputs in decibels (the least over the outputs; and mean), top-1 and the paired
+Reported per model: SQNR of the outputs in decibels (the smallest over the outputs, and the mean), top-1 and the paired
 drop of top-1 against the float model, or of the detector's mAP. Usage::
 
     python benchmarks/quantize_accuracy.py --data DATA --models resnet20 mobilenet_v2 yolov6lite
@@ -40,7 +40,7 @@ ORT = {"ort-minmax": "MinMax", "ort-entropy": "Entropy", "ort-percentile": "Perc
 
 
 def without_first(dataset, count):
-    """The dataset but for its first images."""
+    """The dataset without its first images."""
     from pth2om.data import Labelled
 
     source = dataset._source
@@ -58,7 +58,7 @@ def without_first(dataset, count):
 def load(name, repo, roots, calibration):
     """(float ONNX, calibration feeds, image -> feed, count, labels, detector's score) of a model under ``models/``.
 
-    ``resnet56`` is the deeper sibling that the net of resnet20 fits.
+    ``resnet56`` is the deeper sibling of resnet20 and uses the same net.
     """
     weights = {"resnet56": "resnet56-4bfd9763.th"}.get(name)
     name = "resnet20" if name == "resnet56" else name

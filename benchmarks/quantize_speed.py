@@ -1,7 +1,8 @@
-"""Time and memory of calibration and quantization, against ``onnxruntime.quantization.quantize_static``.
+"""Time and memory of calibration and quantization, compared with ``onnxruntime.quantization.quantize_static``.
 
-Each job runs in a process of its own, alternating; reported are wall seconds and peak resident memory. Models have
-seeded random weights (ranges then mean nothing, sizes do): YOLOv6n at 640 x 640 and a ResNet-50. Usage::
+Each job runs in a separate process, in alternating order; reported are wall seconds and peak resident memory. The
+models have seeded random weights (their ranges are meaningless, their sizes are real): YOLOv6n at 640 x 640 and a
+ResNet-50. Usage::
 
     python benchmarks/quantize_speed.py                 # all
     python benchmarks/quantize_speed.py --jobs ours-yolov6n-8 ours-yolov6n-256 --repeats 3
@@ -116,7 +117,7 @@ def work(job, folder):
     else:
         ort(kind.removeprefix("ort-"), path, shape, int(count), folder)
     seconds = time.perf_counter() - started
-    # Not ru_maxrss: that begins with the size of the process that started this one.
+    # Not ru_maxrss: its initial value is the size of the parent process.
     status = Path("/proc/self/status").read_text()
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
     print(json.dumps({"seconds": round(seconds, 2), "peak_mb": round(peak)}))

@@ -1,11 +1,11 @@
-"""The report of 5,000 results: how large it is, how long it takes to render, and when a browser has painted it.
+"""The report of 5,000 results: its size, the time to render it, and the time until a browser has painted it.
 
     python benchmarks/report_size.py [--gates 5000] [--repeats 15]
 
-Asked for: at most 2 MB without pictures, painted within 1 s. The evidence is made up in the form of a real run's
-(tests/report/evidence_factory.py): 200 variants with closeness, accuracy, latency, pre-flight and stages, one in
-twelve failing.
-The browser figures need a Chromium on PATH and are left out without one.
+Target: at most 2 MB without pictures, painted within 1 s. The evidence is generated in the format of a real run
+    (tests/report/evidence_factory.py): 200 variants with closeness, accuracy, latency, pre-flight and stages; one in
+    twelve fails.
+The browser figures require a Chromium on PATH and are left out without one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def module(name):
 
 
 def spreads(gates):
-    """The same number of results as a real run spreads them, and one to a model."""
+    """The same number of results, distributed as in a real run, or one per model."""
     factory = module("evidence_factory")
     usual = list(factory.large_run(gates))
     yield "as a real run", usual
