@@ -67,14 +67,14 @@ def work(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None 
     }
 
 
-def estimate(done: Mapping[str, Any], soc: str, *, batch: int = 1, precision: str = "fp16") -> dict[str, Any] | None:
+def estimate(done: Mapping[str, Any], soc: str, *, batch: int = 1, quantized: bool = False) -> dict[str, Any] | None:
     """The shortest time that one inference can take.
 
     Args:
         done: what `work` returned for the graph at this batch size.
         soc: as ``--soc_version``.
         batch: images per inference, for frames per second.
-        precision: of the variant; int8 is bounded by the INT8 peak.
+        quantized: whether the variant is INT8, and bounded by the INT8 peak.
 
     Returns:
         JSON with ``milliseconds``, ``fps``, ``bound_by``, the peak and its source; ``milliseconds`` is None if no peak
@@ -84,8 +84,9 @@ def estimate(done: Mapping[str, Any], soc: str, *, batch: int = 1, precision: st
     if chip is None:
         return None
     row = socs.table()["socs"][socs.table()["aliases"].get(soc, socs.OLD_NAMES.get(soc, soc))]
-    int8 = precision == "int8"
-    names = ("derived_int8_tops", "published_int8_tops") if int8 else ("derived_fp16_tflops", "published_fp16_tflops")
+    names = (
+        ("derived_int8_tops", "published_int8_tops") if quantized else ("derived_fp16_tflops", "published_fp16_tflops")
+    )
     peak = max((float(row[name]) for name in names if row.get(name) is not None), default=None)
     result: dict[str, Any] = {
         "estimate": True,
@@ -102,7 +103,7 @@ def estimate(done: Mapping[str, Any], soc: str, *, batch: int = 1, precision: st
     }
     if peak is None:
         return result
-    width = 1 if int8 else 2
+    width = 1 if quantized else 2
     moved = width * done["parameters"] + 2 * (done["input_elements"] + done["output_elements"])
     times = {"compute": 1e3 * done["flop"] / (peak * 1e12)}
     if chip.bandwidth_gbs is not None:

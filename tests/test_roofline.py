@@ -64,7 +64,7 @@ def test_the_peak_is_the_higher_of_derived_and_published() -> None:
     assert board["estimate"] is True
     assert board["milliseconds"] >= 1e3 * 1e9 / (4.1e12) - 1e-12
     assert board["fps"] == pytest.approx(1000 / board["milliseconds"])
-    assert estimate(DONE, "Ascend310B4", precision="int8")["milliseconds"] < board["milliseconds"]
+    assert estimate(DONE, "Ascend310B4", quantized=True)["milliseconds"] < board["milliseconds"]
     assert estimate(DONE, "Ascend310B4", batch=4)["fps"] == pytest.approx(4 * board["fps"])
 
 

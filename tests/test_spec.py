@@ -111,6 +111,8 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, old: str, new: str,
         ('checkpoint = "net.pth"', 'checkpoint = "net.pth"\nonnx = "net.onnx"', "exactly one"),
         ('checkpoint = "net.pth"', "", "exactly one"),
         ("batch = [1, 4]", "batch = [1, 1]", "twice"),
+        # Scoring feeds images to one input: a second one would stay empty.
+        ("[export]", '[[inputs]]\nname = "other"\nshape = [3, 64, 96]\n\n[export]', "nothing to other"),
         ("size = [64, 96]", "size = [64, 96]\nmean = [0.5, 0.5, 0.5]", "mean"),
     ],
 )

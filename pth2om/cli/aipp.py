@@ -75,7 +75,7 @@ def _derive(arguments: argparse.Namespace) -> int:
     if spec.preprocess is None:
         raise AippError("aipp.no-preprocess", where=str(arguments.models / arguments.model / "model.toml"))
     form = arguments.format or spec.aipp.input_format
-    fed = spec.preprocess.input or spec.inputs[0].name
+    fed = spec.fed_input
     rank = [entry.name for entry in spec.inputs].index(fed)
     config = aipp.derive(spec.preprocess, form, rank=rank, standard=arguments.standard, nv21=arguments.nv21)
     bound = say("aipp.bound", bound=aipp.error_bound(config, spec.preprocess, rank=rank))

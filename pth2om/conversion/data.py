@@ -79,11 +79,11 @@ class ModelData:
         found = self.first()
         dataset = found[0] if found else None
         seed = self.settings.seed
-        if variant is not None and variant.precision == "int8" and dataset is not None:
+        if variant is not None and variant.quantized and dataset is not None:
             # Each batch is filled with images, so that no random row is needed.
             real = batch * max(1, 8 // batch)
             return samples(self.spec, dataset, batch=batch, seed=seed, real=real, random=0, zeros=0)
-        if variant is not None and variant.precision == "int8" and self.spec.quantize.bins and not variant.aipp:
+        if variant is not None and variant.quantized and self.spec.quantize.bins and not variant.aipp:
             bins = self.calibration(batch)
             count, pixels = min(bins.count, max(1, 8 // batch)), self.spec.preprocess and max(self.spec.preprocess.size)
             return GivenSamples(
@@ -124,7 +124,7 @@ class ModelData:
             if name is None:
                 raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
             preprocess = self.preprocess()
-            fed = preprocess.input or inputs[0].name
+            fed = self.spec.fed_input
             others = ", ".join(entry.name for entry in inputs if entry.name != fed)
             if others:
                 raise Absent("pipeline.images-feed-one", where=self.spec.name, fed=fed, others=others)

@@ -92,7 +92,7 @@ def write(request: Request, folder: Path) -> Outcome:
         data_roots=tuple(data_roots()),
         weights={spec.name: request.checkpoint} if request.checkpoint is not None else {},
     )
-    batches = [variant.batch for variant in spec.variants if variant.precision == "int8"] or list(spec.batches)
+    batches = [variant.batch for variant in spec.variants if variant.quantized] or list(spec.batches)
     pipeline = Pipeline(spec, settings, Store())
     try:
         batch = request.batch or batches[0]

@@ -128,7 +128,7 @@ class Int8Stage:
 
         def search(plan: Any, first: Sequence[Feeds]) -> None:  # noqa: ANN401 - Plan, whose module imports onnx
             preprocess = self.data.preprocess()
-            fed = preprocess.input or spec.inputs[0].name
+            fed = spec.fed_input
             limit = table.max_drop or 0.0
             scored = self.data.scored()
             metric_search.search(plan, *scored, preprocess, spec.postprocess, first, limit, self.batch, fed)

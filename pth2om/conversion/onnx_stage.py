@@ -146,7 +146,7 @@ def preprocess_findings(source: Source, model: Path, digest: str, config: Path |
     if preprocess is None:
         return []
     table = preprocess
-    fed = table.input or spec.inputs[0].name
+    fed = spec.fed_input
 
     def measure(_: Work) -> Any:  # noqa: ANN401 - JSON
         from pth2om.aipp import diagnose, read_config

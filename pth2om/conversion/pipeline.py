@@ -121,7 +121,7 @@ class Pipeline:
 
     def compiled_from(self, variant: Variant) -> Built:
         """What a variant is compiled from: the ONNX, or for int8 the deploy model."""
-        return self.quantized(variant.batch) if variant.precision == "int8" else self.onnx(variant.batch)
+        return self.quantized(variant.batch) if variant.quantized else self.onnx(variant.batch)
 
     def aipp(self) -> Artifact:
         """The AIPP configuration: the spec's own file, or derived from its ``[preprocess]``.
@@ -172,7 +172,7 @@ class Pipeline:
         lines = [say(f"pipeline.plan-{name}", path=path).render() for name, path in files.items()]
         if self.settings.soc is None:
             return [*lines, say("pipeline.no-soc").render()]
-        if variant.precision == "int8":
+        if variant.quantized:
             model = Path("deploy.onnx")  # its place follows from the ONNX, which a dry run does not export
             lines.append(say("pipeline.plan-int8", images=self.spec.quantize.images, model=model.name).render())
         return [*lines, shell_line(self.atc_options(variant, model).command_line())]

@@ -163,7 +163,7 @@ class Sessions:
             from pth2om.data.pixels import PixelFed
 
             preprocess = self._data.preprocess()
-            return PixelFed(session, preprocess, preprocess.input or self._spec.inputs[0].name)
+            return PixelFed(session, preprocess, self._spec.fed_input)
 
         return {
             band: self._session(f"om-{variant.name}-{band}", functools.partial(make, band)) for band in compiled.bands

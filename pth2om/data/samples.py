@@ -68,7 +68,7 @@ class Samples:
         self._spec = spec
         self._dataset = dataset
         self._rows = rows
-        self._fed = spec.preprocess.input or spec.inputs[0].name if spec.preprocess else None
+        self._fed = spec.fed_input if spec.preprocess else None
         self.pixels = max(spec.preprocess.size) if spec.preprocess else None
 
     def __len__(self) -> int:

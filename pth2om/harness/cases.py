@@ -101,7 +101,7 @@ def expand(cases: Sequence[Case], fixtures: Sequence[str], selection: Selection)
                     Case(case.folder, spec, variant=variant, dataset=dataset)
                     for variant in spec.variants
                     if selection.has(variant.precision, variant.batch)
-                    and ("quantized_model" not in fixtures or variant.precision == "int8")
+                    and ("quantized_model" not in fixtures or variant.quantized)
                     and ("plain_om_session" not in fixtures or _has_plain(spec, variant))
                 ]
             elif "batch" in fixtures:

@@ -13,11 +13,11 @@ from pth2om.evidence import GateRecord, Judgement, Limit, Verdict
 from pth2om.language import Message, say
 from pth2om.questions import pictures
 from pth2om.questions.candidate import Candidate
+from pth2om.questions.subject import Subject, answers
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
     from pth2om.data import Labelled
-    from pth2om.questions.subject import Subject
     from pth2om.session import Session
     from pth2om.spec import Dataset, Variant
     from pth2om.store import Artifact
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LISTED = 50
 
 
+@answers("accuracy")
 def score(subject: Subject, session: Session, labelled: Labelled, dataset: Dataset) -> list[GateRecord]:
     """PyTorch's own score: what the spec expects on exactly these files, and at least its least score.
 
@@ -61,6 +62,7 @@ def score(subject: Subject, session: Session, labelled: Labelled, dataset: Datas
     return _gates(subject, judgements, session, labelled, artifact)
 
 
+@answers("accuracy")
 def accuracy(
     subject: Subject, reference: Candidate, candidate: Candidate, labelled: Labelled, dataset: Dataset
 ) -> list[GateRecord]:
@@ -139,7 +141,7 @@ def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Messa
 
 def _drop(pipeline: Pipeline, variant: Variant | None) -> float:
     gates = pipeline.spec.gates
-    return gates.int8_drop if variant is not None and variant.precision == "int8" else gates.drop
+    return gates.int8_drop if variant is not None and variant.quantized else gates.drop
 
 
 def _fits(subject: Subject, labelled: Labelled, dataset: Dataset) -> None:
@@ -171,7 +173,7 @@ def _scored(subject: Subject, session: Session, labelled: Labelled, batch: int) 
                 Preprocessor(preprocess),
                 spec.postprocess,
                 batch=batch,
-                feed=preprocess.input,
+                feed=spec.fed_input,
                 seen=seen,
             )
 

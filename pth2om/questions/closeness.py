@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from pth2om.evidence import Judgement
 from pth2om.language import say
 from pth2om.questions.candidate import Candidate, pair
+from pth2om.questions.subject import Subject, answers
 
 if TYPE_CHECKING:
     from pth2om.data import Samples
     from pth2om.evidence import GateRecord
-    from pth2om.questions.subject import Subject
     from pth2om.session import Session
     from pth2om.spec import Spec
 
 
+@answers("closeness")
 def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samples: Samples) -> list[GateRecord]:
     """Whether the candidate computes what the reference computes.
 
@@ -48,7 +49,7 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
         joined = compare.worse(measured[first], measured[second], (first, second))
     else:
         (joined,) = measured.values()
-    int8 = subject.variant is not None and subject.variant.precision == "int8"
+    int8 = subject.variant is not None and subject.variant.quantized
     judgements = _unnamed_boxes(spec, joined, pair(reference, candidate)) + compare.judge(
         joined, pair=pair(reference, candidate), gates=spec.gates, int8=int8
     )

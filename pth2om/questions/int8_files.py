@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit
 from pth2om.language import Message, say
 from pth2om.questions.stages import stage
+from pth2om.questions.subject import Subject, answers
 
 if TYPE_CHECKING:
     from pth2om.conversion.stage import Built
     from pth2om.data import Samples
-    from pth2om.questions.subject import Subject
     from pth2om.session import Feeds
 
 VERSION = 1
@@ -37,6 +37,7 @@ WEIGHTS_LIMIT = 1e-5
 weight was not quantized shows at 1e-3."""
 
 
+@answers("quantization")
 def files(subject: Subject, built: Built, samples: Samples) -> list[GateRecord]:
     """Whether the INT8 files are well formed, twins of each other, and as their table of layers says.
 
@@ -158,6 +159,7 @@ def _layers(int8: list[str] | None, built: Built) -> Iterator[Judgement]:
     )
 
 
+@answers("quantization")
 def fp32_checkpoint(subject: Subject, built: Built, samples: Samples) -> list[GateRecord]:
     """Whether the INT8 weights, written back as an FP32 checkpoint, load as the original does and compute the same.
 

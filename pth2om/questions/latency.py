@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 from pth2om.conversion.stage import forget, run
 from pth2om.export import example
 from pth2om.host import host_fingerprint
+from pth2om.questions.subject import Subject, answers
 
 if TYPE_CHECKING:
     from pth2om.evidence import GateRecord
     from pth2om.questions.candidate import Candidate
-    from pth2om.questions.subject import Subject
     from pth2om.spec import Variant
 
 _SECONDS = 3.0
 """How long a session is timed at most; within it the median of most models is known to 2 %."""
 
 
+@answers("latency")
 def latency(subject: Subject, candidate: Candidate, *, remeasure: bool = False) -> list[GateRecord]:
     """How long one inference takes; an emulated OM is not timed, a roofline estimate is shown instead.
 
@@ -72,4 +73,4 @@ def _estimate(subject: Subject, variant: Variant) -> Any:  # noqa: ANN401 - JSON
     work, _ = subject.measured(
         "work", roofline.VERSION, {"onnx": source.record.digest}, {}, ("onnx",), lambda: roofline.work(source.file)
     )
-    return roofline.estimate(work, soc, batch=variant.batch, precision=variant.precision)
+    return roofline.estimate(work, soc, batch=variant.batch, quantized=variant.quantized)

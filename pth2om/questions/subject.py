@@ -6,19 +6,27 @@ nothing again and says so (``cached``, ``measured_at``).
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from pth2om.conversion.stage import Measurement, Work, run
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Question
 from pth2om.host import host_fingerprint
+from pth2om.language import say
 from pth2om.session import Ground, Provenance, Session
 from pth2om.store import Artifact
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
     from pth2om.spec import Variant
+
+
+_LOG = logging.getLogger(__name__)
+_LONGEST = 300
+P = ParamSpec("P")
 
 
 class Subject:
@@ -130,3 +138,32 @@ class Subject:
             check, None, "", None, "not_measured" if absent else "failed", message=error.message, details=details
         )
         return self.gate(question, judgement, None, {}, "host")
+
+
+Ask = Callable[Concatenate[Subject, P], list[GateRecord]]
+
+
+def answers(question: Question) -> Callable[[Ask[P]], Ask[P]]:
+    """Decorates a question: an error that nobody foresaw is a failed gate with a sentence, and never no evidence.
+
+    Errors of `pth2om.errors` pass: they carry a sentence of their own.
+    """
+
+    def wrap(ask: Ask[P]) -> Ask[P]:
+        @functools.wraps(ask)
+        def asked(subject: Subject, /, *args: P.args, **kwargs: P.kwargs) -> list[GateRecord]:
+            try:
+                return ask(subject, *args, **kwargs)
+            except Pth2omError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a net's own code, or a mistake in ours, raises
+                _LOG.exception("%s of %s %s", question, subject.pipeline.spec.name, subject.case)
+                text = " ".join(str(error).split())[:_LONGEST]
+                message = say("questions.broke", kind=type(error).__name__, text=text)
+                # The name is part of the gate's id, so it does not depend on the error.
+                judgement = Judgement(f"{question}/{ask.__name__}", None, "", None, "failed", message=message)
+                return [subject.gate(question, judgement, None, {}, "host")]
+
+        return asked
+
+    return wrap

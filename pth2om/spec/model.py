@@ -91,14 +91,26 @@ class Spec(Table):
                 raise ValueError(f"gates.slices names {name!r}; slices are {', '.join(slices) or '(none)'}")
         if self.datasets and self.preprocess is None:
             raise ValueError("datasets need a [preprocess]")
+        others = [name for name in known if name != self.fed_input]
+        if self.datasets and others:
+            raise ValueError(
+                f"datasets feed images to {self.fed_input}, and nothing to {', '.join(others)}: "
+                "remove [[datasets]], and score the model with a test of your own"
+            )
         if self.preprocess is not None:
-            shape = next(entry.shape for entry in self.inputs if entry.name == (self.preprocess.input or known[0]))
+            shape = next(entry.shape for entry in self.inputs if entry.name == self.fed_input)
             channels = (1 if self.preprocess.color == "GRAY" else 3) + (self.preprocess.extra != "none")
             if shape != (channels, *self.preprocess.size):
                 raise ValueError(
                     f"preprocess makes {[channels, *self.preprocess.size]} but the input's shape is {list(shape)}"
                 )
         return self
+
+    @property
+    def fed_input(self) -> str:
+        """The input that images are fed to: the one that ``[preprocess]`` names, else the first."""
+        named = self.preprocess.input if self.preprocess is not None else None
+        return named or self.inputs[0].name
 
     @cached_property
     def batches(self) -> tuple[int, ...]:

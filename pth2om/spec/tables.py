@@ -212,6 +212,11 @@ class Variant(Table):
         """``fp16-bs1``, with ``-aipp`` where AIPP is in."""
         return f"{self.precision}-bs{self.batch}" + ("-aipp" if self.aipp else "")
 
+    @property
+    def quantized(self) -> bool:
+        """Whether it is compiled from the INT8 deploy model."""
+        return self.precision == "int8"
+
 
 class Quantize(Table):
     """``[quantize]``: INT8.

@@ -10,10 +10,11 @@ from typing import get_args
 import pytest
 
 import pth2om.questions
+from pth2om.errors import DataError
 from pth2om.evidence import Question
 from pth2om.questions import QUESTIONS
 from pth2om.questions.candidate import Candidate, pair
-from pth2om.questions.subject import Subject
+from pth2om.questions.subject import Subject, answers
 from pth2om.session import Provenance
 from pth2om.spec import Variant
 
@@ -75,3 +76,19 @@ def test_no_question_imports_the_others_in_a_circle():
         assert done, f"circle: {sorted(uses)}"
         for name in done:
             del uses[name]
+
+
+def test_an_error_that_nobody_foresaw_is_a_failed_gate_with_a_sentence(caplog):
+    pipeline = SimpleNamespace(spec=SimpleNamespace(name="net"), settings=SimpleNamespace(soc=None))
+
+    @answers("accuracy")
+    def ask(subject, error):
+        raise error
+
+    (gate,) = ask(Subject(pipeline), KeyError("right\x1b[31m"))
+    assert (gate.question, gate.check, gate.verdict) == ("accuracy", "accuracy/ask", "failed")
+    assert "KeyError" in str(gate.message)
+    assert "\x1b" not in str(gate.message)
+    assert "Traceback" in caplog.text
+    with pytest.raises(DataError):
+        ask(Subject(pipeline), DataError("compare.nothing"))
