@@ -1,15 +1,17 @@
 """Holding a measured closeness against the limits of its pair of sessions.
 
 Default limits: PyTorch against ONNX Runtime in float32 differ by rounding only; an fp16 OM keeps a cosine of 0.999 and
-a relative L2 of 0.05, an int8 OM 0.99 and 0.1 (common practice on Ascend; Huawei's msit calls a node suspect below a
-cosine of 0.99 or above a relative Euclidean distance of 0.05). Cosine alone never passes: it is blind to scale, so a
-limit on the size of the error always stands beside it.
+a relative L2 of 0.05 (common practice on Ascend; Huawei's msit calls a node suspect below a cosine of 0.99 or above a
+relative Euclidean distance of 0.05). Those of an int8 OM follow from the number of its quantized layers
+(`int8_limits`), and where a metric on labelled images judges the same model, it decides and these only warn. Cosine
+alone never passes: it is blind to scale, so a limit on the size of the error always stands beside it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pth2om.compare.closeness import EDGES, HIGHER_IS_BETTER, METRICS
@@ -22,10 +24,17 @@ Pair = Literal["torch~onnx", "onnx~om", "torch~om"]
 DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "torch~onnx": {"cosine": 0.99999, "relative_l2": 1e-4, "mean_abs": 1e-3},
     "float": {"cosine": 0.999, "relative_l2": 0.05, "shift_pixels": 2.0},
-    "int8": {"cosine": 0.99, "relative_l2": 0.1, "shift_pixels": 3.5},
 }
-"""Limits by pair; an OM's by its precision. ``shift_pixels`` is at a 640-pixel input and scales with its size: relative
-L2 does not see boxes that are all moved by a few pixels, while YOLOv6Lite in fp16 stays below 0.8."""
+"""Limits by pair. ``shift_pixels`` is at a 640-pixel input and scales with its size: relative L2 does not see boxes
+that are all moved by a few pixels, while YOLOv6Lite in fp16 stays below 0.8."""
+
+INT8_LEAST, INT8_MOST = 0.1, 0.3
+"""Ends of the relative L2 that `int8_limits` gives: below some 16 layers a single badly filled layer decides, not the
+depth; beyond 0.3 only a metric can tell what the noise costs."""
+
+_INT8_BITS, _INT8_CREST = 8, 4.0
+_INT8_WORST = 2.0
+_INT8_SHIFT = 35.0
 
 LABELS = {"torch~onnx": 0.9999, "float": 0.995, "int8": 0.98}
 """Least share of equal elements of a slice of kind ``labels``: class numbers have no distances."""
@@ -51,8 +60,31 @@ _SPEC_NAMES = {"topk_agreement": "top1_agreement"}
 _SIZED = ("relative_l2", "mean_abs", "max_abs", "sqnr_db", "within_tolerance")
 
 
+def int8_limits(layers: int) -> dict[str, float]:
+    """Default limits of an int8 OM by the noise that its quantized layers add.
+
+    A uniform quantizer of b bits over +-X has a signal-to-noise ratio of 6.02 b + 4.77 - 20 log10(X / rms) dB (Bennett
+    1948, Bell System Technical Journal 27:446; Oppenheim and Schafer, Discrete-Time Signal Processing, section 4.8.3).
+    With 8 bits and X of 4 rms, where a calibrated range usually ends, that is 40.9 dB: a relative error of 0.009 per
+    quantized tensor. A layer has two, its input and its weight; the errors of n layers are independent, so their powers
+    add up: 0.009 sqrt(2 n). The worst sample is allowed twice that: 0.0255 sqrt(n), 0.18 for MobileNetV2's 52 layers.
+
+    Noise without correlation to the signal leaves a cosine of 1 / sqrt(1 + r^2). The shift of boxes is proportional to
+    r: 3.5 pixels at r = 0.1.
+
+    Args:
+        layers: that run in INT8.
+    """
+    ratio_db = 6.02 * _INT8_BITS + 4.77 - 20 * math.log10(_INT8_CREST)
+    noise = _INT8_WORST * 10 ** (-ratio_db / 20) * math.sqrt(2 * max(layers, 0))
+    # Two digits: they are read by people.
+    relative = round(min(max(noise, INT8_LEAST), INT8_MOST), 2)
+    cosine = math.floor(1000 / math.sqrt(1 + relative * relative)) / 1000
+    return {"cosine": min(cosine, 0.99), "relative_l2": relative, "shift_pixels": round(_INT8_SHIFT * relative, 1)}
+
+
 def limits(
-    pair: str, gates: Gates, *, slice_name: str = "", kind: str = "values", int8: bool = False
+    pair: str, gates: Gates, *, slice_name: str = "", kind: str = "values", int8: bool = False, layers: int = 0
 ) -> dict[str, float]:
     """The limits of one slice: the pair's defaults, overridden by the spec's, overridden by the slice's own.
 
@@ -62,10 +94,12 @@ def limits(
         slice_name: name of the slice.
         kind: of the slice; ``integers``: whole numbers that the spec does not name.
         int8: whether the OM is quantized.
+        layers: how many of its layers are.
     """
     table = "torch~onnx" if pair == "torch~onnx" else "int8" if int8 else "float"
     equal = INTEGERS[table] if kind == "integers" else LABELS[table]
-    chosen = {**DEFAULTS[table], "equal": equal} | _given(getattr(gates, pair.replace("~", "_"), Closeness()))
+    defaults = int8_limits(layers) if table == "int8" else DEFAULTS[table]
+    chosen = {**defaults, "equal": equal} | _given(getattr(gates, pair.replace("~", "_"), Closeness()))
     if table == "int8":
         chosen |= _given(gates.int8)
     # A limit for all slices only holds for those it means something to; a slice's own is taken as it is.
@@ -82,7 +116,15 @@ def _given(table: Closeness) -> dict[str, float]:
     return {_SPEC_NAMES.get(name, name): value for name, value in table.model_dump(exclude_none=True).items()}
 
 
-def judge(measured: Mapping[str, Any], *, pair: str, gates: Gates, int8: bool = False) -> list[Judgement]:
+def judge(
+    measured: Mapping[str, Any],
+    *,
+    pair: str,
+    gates: Gates,
+    int8: bool = False,
+    layers: int = 0,
+    metric: str = "",
+) -> list[Judgement]:
     """Judge every slice of a measurement.
 
     Args:
@@ -90,6 +132,9 @@ def judge(measured: Mapping[str, Any], *, pair: str, gates: Gates, int8: bool = 
         pair: ``torch~onnx``, ``onnx~om``, ``torch~om``; the first part of each check's name.
         gates: of the spec.
         int8: whether the OM is quantized.
+        layers: how many of its layers are.
+        metric: which metric judges the same quantized model on labelled images; then what is beyond a default limit is
+            shown with a warning, and only limits that the spec itself gives can fail.
 
     Returns:
         One judgement per slice and limit, of the worst row; the first of each slice has all figures in its details.
@@ -109,17 +154,39 @@ def judge(measured: Mapping[str, Any], *, pair: str, gates: Gates, int8: bool = 
         for entry in measured["mismatch"]
     ]
     for name, part in measured["slices"].items():
-        judgements += _judge_slice(name, part, measured, pair, gates, int8=int8)
+        found = _judge_slice(name, part, measured, pair, gates, int8=int8, layers=layers)
+        if int8 and metric:
+            own = {f"{pair}/{name}/{entry}" for entry in _own(gates, pair, name, int8=True)}
+            found = [each if each.check in own else _left_to(metric, each) for each in found]
+        judgements += found
     judgements += _constant(measured, pair)
     if not judgements:
         judgements.append(Judgement(f"{pair}/samples", 0, "samples", None, "failed", message=say("compare.nothing")))
     return judgements
 
 
+def _left_to(metric: str, judgement: Judgement) -> Judgement:
+    """A default limit that does not hold, left to the metric; all else as it is."""
+    limit = judgement.limit
+    counted = judgement.check.rpartition("/")[2] in ("new_nonfinite", "lost_nonfinite")
+    if judgement.verdict != "failed" or counted or limit is None or judgement.measured is None:
+        return judgement
+    values: dict[str, Any] = {"name": judgement.check.partition("/")[2], "metric": metric, "limit": str(limit)}
+    message = say("compare.left-to-metric", measured=limit.beside(judgement.measured), **values)
+    return replace(judgement, verdict="shown", limit=None, message=message)
+
+
 def _judge_slice(
-    name: str, part: Mapping[str, Any], measured: Mapping[str, Any], pair: str, gates: Gates, *, int8: bool
+    name: str,
+    part: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    pair: str,
+    gates: Gates,
+    *,
+    int8: bool,
+    layers: int,
 ) -> list[Judgement]:
-    chosen = limits(pair, gates, slice_name=name, kind=part["kind"], int8=int8)
+    chosen = limits(pair, gates, slice_name=name, kind=part["kind"], int8=int8, layers=layers)
     if "shift_pixels" in chosen and "shift_pixels" not in _own(gates, pair, name, int8=int8):
         chosen["shift_pixels"] *= (measured.get("pixels") or 640) / 640
     tiny = _tiny(part) if pair != "torch~onnx" else frozenset()

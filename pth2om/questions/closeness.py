@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pth2om.errors import Pth2omError
 from pth2om.evidence import Judgement
 from pth2om.language import say
 from pth2om.questions.candidate import Candidate, pair
@@ -51,12 +52,40 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
         (joined,) = measured.values()
     int8 = subject.variant is not None and subject.variant.quantized
     judgements = _unnamed_boxes(spec, joined, pair(reference, candidate)) + compare.judge(
-        joined, pair=pair(reference, candidate), gates=spec.gates, int8=int8
+        joined,
+        pair=pair(reference, candidate),
+        gates=spec.gates,
+        int8=int8,
+        layers=_int8_layers(subject) if int8 else 0,
+        metric=_judging_metric(subject) if int8 else "",
     )
     first_band = next(iter(candidate.bands))
     digests = {"reference": reference.band(first_band).digest, "samples": samples.digest}
     digests |= {band or "candidate": session.digest for band, session in candidate.bands.items()}
     return subject.gates("closeness", judgements, candidate.session, digests, artifacts[-1])
+
+
+def _int8_layers(subject: Subject) -> int:
+    """How many layers of the variant run in INT8."""
+    assert subject.variant is not None
+    rows = subject.pipeline.quantized(subject.variant.batch).record.details["layers"]
+    return sum(bool(row["int8"]) for row in rows)
+
+
+def _judging_metric(subject: Subject) -> str:
+    """The metric that judges the variant on images that are here, with the dataset's name; "" where none does."""
+    pipeline = subject.pipeline
+    if pipeline.seeded:
+        return ""
+    for entry in pipeline.spec.datasets:
+        if entry.metric == "agreement":
+            continue
+        try:
+            pipeline.data.dataset(entry.name, entry.subset)
+        except Pth2omError:
+            continue  # absent or wrong: it judges nothing
+        return f"{entry.metric} ({entry.name})"
+    return ""
 
 
 def _unnamed_boxes(spec: Spec, measured: Mapping[str, Any], between: str) -> list[Judgement]:
