@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def _entry(entry: Entry, to: Language) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Places of the sentence as italic names; angle brackets kept from being taken for HTML."""
+    """Places of the sentence as italic names, optional parts as if known; angle brackets are no HTML."""
+    text = re.sub(r"\[\[([^|\]]*)(?:\|[^\]]*)?\]\]", r"\1", text)
     return text.replace("<", "&lt;").replace("{", "*").replace("}", "*")
 
 

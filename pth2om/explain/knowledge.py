@@ -29,12 +29,13 @@ class Entry:
         stage: one of `STAGES`.
         severity: ``fatal``, ``warning`` (also: not the cause) or ``info``.
         pattern: what it is recognized by, compiled.
-        cause, fix: by language, with ``{group}`` places.
+        cause, fix: by language, with ``{group}`` places and ``[[optional|else]]`` parts.
         source: where it is known from.
         evidence: ``ran``, ``reg``, ``log``, ``doc`` or ``infer``.
         example: a line it is for.
         only: tried in its own stage only.
         generic: shown only where nothing specific was found.
+        yields: not shown beside a fatal error of compiling.
         hides: ids of entries that match the same failure and would mislead.
         topics: further words to find it by, e.g. ``custom-op``.
     """
@@ -50,6 +51,7 @@ class Entry:
     example: str
     only: bool = False
     generic: bool = False
+    yields: bool = False
     hides: tuple[str, ...] = ()
     topics: tuple[str, ...] = ()
 
@@ -85,6 +87,18 @@ def _read() -> dict[str, Any]:
         return tomllib.load(file)
 
 
+def _padded(pattern: str) -> str:
+    """The pattern with any padding allowed between words: shells and loggers align what they print.
+
+    A blank outside of a character class becomes one or more blanks or tabs, ``" ?"`` any number of them.
+    """
+    parts = re.split(r"(\\.|\[\^?\]?(?:\\.|[^\]\\])*\])", pattern)
+    for index in range(0, len(parts), 2):  # between the escapes and classes
+        plain = re.sub(r" \?(?!\?)", r"[ \\t]*", parts[index])
+        parts[index] = re.sub(r"(?<!\[) (?![\\{*+?])", r"[ \\t]+", plain)
+    return "".join(parts)
+
+
 def _entry(item: Mapping[str, Any]) -> Entry:
     patterns = [_CODE.format("|".join(str(code) for code in item["codes"]))] if "codes" in item else []
     if "signature" in item:
@@ -93,7 +107,7 @@ def _entry(item: Mapping[str, Any]) -> Entry:
         id=item["id"],
         stage=item["stage"],
         severity=item["severity"],
-        pattern=re.compile("|".join(patterns), re.MULTILINE),
+        pattern=re.compile(_padded("|".join(patterns)), re.MULTILINE),
         cause=item["cause"],
         fix=item["fix"],
         source=item["source"],
@@ -101,6 +115,7 @@ def _entry(item: Mapping[str, Any]) -> Entry:
         example=item["example"],
         only=item.get("only", False),
         generic=item.get("generic", False),
+        yields=item.get("yields", False),
         hides=tuple(item.get("hides", ())),
         topics=tuple(item.get("topics", ())),
     )

@@ -12,7 +12,7 @@ from typing import Any
 from pth2om.explain.knowledge import Entry, Severity, entries, families
 from pth2om.language import Language, language, say
 
-MOST_CHARACTERS = 2**20
+MOST_CHARACTERS = 2**19
 """Of a longer log the first and the last half of this many characters are read: heads and tails hold the causes."""
 _LONGEST_LINE = 4000
 _MOST_MATCHES = 40  # of one entry
@@ -20,13 +20,26 @@ _MOST_MATCHES = 40  # of one entry
 _ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CODED = re.compile(
     r"(?:(?P<title>[A-Z][A-Za-z]{1,40}(?:_[A-Za-z]{1,40}){0,12})\()?"
-    r"\b(?P<code>[EW][A-Z0-9]\d{4})\b(?:\)?:|\)|(?=  ?\S))"
+    r"(?<![A-Z0-9_])(?P<code>[EW][A-Z0-9]\d{4})\b(?:\)?:|\)|(?=  ?\S))"
     r" ?(?:\[PID: ?\d{1,10}\] ?(?P<time>[\d\-:.]{8,40}) ?)?(?P<text>[^\n]{0,1000})"
 )
 _MARKDOWN = re.compile(r"\\([_\[\]])")  # logs are pasted out of Markdown pages, with their escapes
 _BEFORE = re.compile(r"\[PID: ?\d{1,10}\] ?(?P<time>[\d\-:.]{8,40})\s{1,4}$")
 _RUN = re.compile(r"(?:\{\w+\})+")
-_EMPTY = re.compile(r"\s?[(（]…(?:[,、 ]{1,2}…)*[)）]")
+_EMPTY = re.compile(r"\s?[(（][^()（）]*…[^()（）]*[)）]")
+_OPTIONAL = re.compile(r"\[\[([^|\]]*)(?:\|([^\]]*))?\]\]")
+_TAIL = re.compile(r"\s*\[(?:FUNC|FILE|LINE|THREAD)[:\w./ -]*\].*$")
+_HEAD = re.compile(
+    r"^\s*(?:CANN error:?\s*)?(?:.*?(?<![A-Z0-9])[EW][A-Z0-9]\d{4}\b[:)]*)?\s*"
+    r"(?:\[PID: ?\d{1,10}\]\s*[\d\-:.]{8,40}\s*)?(?:\[\w{1,40}\]\s?)*"
+)
+# Lines of a block that name a step and no reason, or the missing device of a compile host.
+_EMPTY_WORDS = re.compile(
+    r"Inner Error!?$|Trace[Bb]ack|Solution|Possible [Cc]ause|\W*$|ATC (?:run|start)|Please check|\.{3}$|"
+    r"Call \w+ for node|\S+ fail(?:ed)?\.?$|.*context pointer null|"
+    r"(?:Verifying|process pass|Build|Generate|Optimize|Run|Parse|Execute|launch)\b[^=]*\bfail(?:ed)?\b(?!.*reason)"
+)
+_BLOCK = 12  # lines of an error's block that are looked through, up and down
 _RANK = {"fatal": 0, "warning": 1, "info": 2}
 _INNER = ("9999", "8888")
 
@@ -145,6 +158,8 @@ def explain(text: str, stage: str | None = None) -> list[Explanation]:
             if first:
                 found.append(_explanation(entry, match, lines[0], log))
                 first = False
+    if any(item.severity == "fatal" and item.stage.startswith("atc-") for item in found):
+        hidden.update(entry.id for entry in entries() if entry.yields)
     found = [item for item in found if item.id not in hidden]
     found += _families(log, claimed, {item.groups.get("code", "") for item in found}, specific=bool(found))
     return sorted(found, key=lambda item: (_RANK[item.severity], item.line))
@@ -210,6 +225,19 @@ class _Log:
             found = {name: value.strip() for name, value in each.groupdict().items() if value} | found
         return found
 
+    def telling(self, line: int) -> str:
+        """The line of an error's block that says most: the first with a reason in it, above or below ``line``."""
+        first = line
+        while first > max(1, line - _BLOCK) and self.lines[first - 2].strip():
+            first -= 1
+        for text in self.lines[first - 1 : line + _BLOCK]:
+            plain = _HEAD.sub("", _TAIL.sub("", text), count=1).strip()
+            if plain and not _EMPTY_WORDS.match(plain):
+                return plain[:300]
+            if not text.strip():
+                break
+        return ""
+
     def coded(self) -> list[CodedLine]:
         found = []
         for number, line in enumerate(self.lines, 1):
@@ -235,6 +263,9 @@ def _belongs(entry_stage: str, stage: str | None) -> bool:
 
 def _explanation(entry: Entry, match: re.Match[str], line: int, log: _Log) -> Explanation:
     groups = log.groups(match)
+    places = groups
+    if any("{said}" in text for text in entry.cause.values()):
+        places = groups | {"said": log.telling(line)}
     return Explanation(
         id=entry.id,
         stage=entry.stage,
@@ -242,8 +273,8 @@ def _explanation(entry: Entry, match: re.Match[str], line: int, log: _Log) -> Ex
         line=line,
         text=log.lines[line - 1].strip()[:1000],
         groups=groups,
-        causes={to: _filled(text, groups) for to, text in entry.cause.items()},
-        fixes={to: _filled(text, groups) for to, text in entry.fix.items()},
+        causes={to: _filled(text, places) for to, text in entry.cause.items()},
+        fixes={to: _filled(text, places) for to, text in entry.fix.items()},
         source=entry.source,
         evidence=entry.evidence,
         topics=entry.topics,
@@ -251,12 +282,20 @@ def _explanation(entry: Entry, match: re.Match[str], line: int, log: _Log) -> Ex
 
 
 def _filled(text: str, groups: Mapping[str, str]) -> str:
-    """The sentence with its places filled; adjacent places are alternatives, and what is not known becomes an …."""
+    """The sentence with its places filled; adjacent places are alternatives.
+
+    Of ``[[a|b]]`` a is taken where all of its places are known, else b; parentheses with an unknown place are left out.
+    """
+
+    def chosen(match: re.Match[str]) -> str:
+        runs = _RUN.findall(match[1])
+        known = all(any(groups.get(name) for name in re.findall(r"\w+", run)) for run in runs)
+        return match[1] if known else match[2] or ""
 
     def value(match: re.Match[str]) -> str:
         return "".join(groups.get(name, "") for name in re.findall(r"\w+", match.group())) or "…"
 
-    return _EMPTY.sub("", _RUN.sub(value, text))
+    return _EMPTY.sub("", _RUN.sub(value, _OPTIONAL.sub(chosen, text)))
 
 
 def _families(log: _Log, claimed: set[int], known: set[str], *, specific: bool) -> list[Explanation]:
