@@ -26,7 +26,7 @@ from pth2om.cli import main
 from pth2om.errors import CheckpointError
 from pth2om.evidence import Limit
 from pth2om.graph.drawing import _text as svg_text
-from pth2om.harness.fixtures import _line
+from pth2om.harness.fixtures import line_of
 from pth2om.init_spec import start
 from pth2om.language import say
 from pth2om.quantize.record import parse, render
@@ -177,8 +177,8 @@ def test_the_reports_and_the_plugin_show_names(name: str) -> None:
     for line in text.splitlines():
         assert PWNED not in line or re.match(r"[-#|]", line)
     assert not re.search(r"<script|(?<!\\)`x|(?<!\\)\[a|http://|@all", text)
-    assert_inert(_line(record))
-    assert "\n" not in _line(record).partition("\n  → ")[0]
+    assert_inert(line_of(record))
+    assert "\n" not in line_of(record).partition("\n  → ")[0]
 
 
 def test_drawings_and_protobuf_texts_hold_names_as_data(name: str) -> None:
