@@ -28,6 +28,8 @@ _TOKEN = re.compile(
 )
 _LARGEST_FILE = 1 << 28
 _DEEPEST = 64
+_LONGEST_NUMBER = 400  # characters; Python refuses to convert 4,300 digits, and no scale needs them
+_LARGEST = 3.4e38  # of the schema's float
 
 
 class Word(str):
@@ -160,6 +162,8 @@ def _scalar(tokens: Sequence[_Token], position: int, where: str) -> Scalar:
         return Word(token.text)
     if token.kind == "number":
         text = token.text
+        if len(text) > _LONGEST_NUMBER:
+            raise _fail(tokens, position, where)
         if "x" in text.lower():
             return int(text, 16)
         if re.fullmatch(r"[-+]?\d+", text):
@@ -259,9 +263,10 @@ def _record(body: Message, key: str, where: str) -> Record:
     other = []
     for name, value in body:
         if name in values:
-            if isinstance(value, bool | str | list):
+            number = _number(value, whole=name in ("offset_d", "offset_w", "shift_bit"))
+            if number is None:
                 raise QuantizeError("quantize.record-value", where=where, layer=key, name=name, value=str(value)[:40])
-            values[name].append(value)
+            values[name].append(number)
         else:
             other.append((name, value))
     record = Record(
@@ -274,6 +279,13 @@ def _record(body: Message, key: str, where: str) -> Record:
     )
     _check(record, key, where)
     return record
+
+
+def _number(value: object, *, whole: bool) -> float | None:
+    """A finite number that the schema can hold, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        return None
+    return None if whole and value != int(value) else float(value)
 
 
 def _check(record: Record, key: str, where: str) -> None:
