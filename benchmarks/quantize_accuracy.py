@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from pth2om.accuracy.bounds import drop_bounds
+from pth2om.accuracy.bounds import TWO_SIDED, drop_bounds
 from pth2om.quantize.network import open_session
 from pth2om.quantize.plan import make_plan
 from pth2om.quantize.settings import Settings
@@ -169,7 +169,7 @@ class Score:
         if self.right:
             mine, base = np.asarray(self.right), np.asarray(reference)
             lost, gained = int((base & ~mine).sum()), int((~base & mine).sum())
-            low, high, _ = drop_bounds(lost, gained, mine.size)
+            low, high, _ = drop_bounds(lost, gained, mine.size, TWO_SIDED)
             row |= {"top1": float(100 * mine.mean()), "drop": 100 * (lost - gained) / mine.size}
             row |= {"interval": [100 * low, 100 * high]}
         return row
@@ -200,7 +200,7 @@ def compare(name, repo, roots, calibration, evaluation, ort):
             score.add(one, wanted, label)
     rows = {label: score.table(reference) for label, score in scores.items()}
     for label, one in made.items() if scored is not None else ():
-        drop = scored(one)
+        drop = scored(one, TWO_SIDED)
         rows[label] |= {"drop": drop.drop, "interval": [drop.low, drop.high]}
     return rows
 

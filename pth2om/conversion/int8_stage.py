@@ -112,7 +112,11 @@ class Int8Stage:
         if self.calibration is not None:
             options["preprocess"] = spec.preprocess.model_dump(mode="json") if spec.preprocess else None
         if self._table.max_drop is not None:
+            from pth2om import accuracy
+
             options |= {"metric": self.data.scored()[1], "postprocess": spec.postprocess.model_dump(mode="json")}
+            # How drops are measured and bounded decides which layers stay in floating point.
+            options["drop"] = [accuracy.VERSION, accuracy.DIFFERENCE_VERSION]
         return options
 
     def build(self, work: Work) -> Quantized:

@@ -215,6 +215,19 @@ def equalize(network: Network, layers: Sequence[Layer], rounds: int = 3) -> tupl
     return {name: Balance(name, factor, into[name], 0.0) for name, factor in done.items()}, findings
 
 
+def weight_spread(network: Network, layers: Sequence[Layer]) -> dict[str, float]:
+    """How unequal the channels are that `equalize` would scale: layer -> its largest factor or inverse of one."""
+    spread = {}
+    for layer in layers:
+        if layer.kind != "Conv" or layer.weight is None or layer.group not in (1, layer.channels_in):
+            continue
+        before = _foldable(network, layer)
+        if before is not None:
+            factor = _pair_factor(network, before, layer)
+            spread[layer.name] = float(np.maximum(factor, 1 / factor).max())
+    return spread
+
+
 def _pair_factor(network: Network, before: onnx.NodeProto, layer: Layer) -> npt.NDArray[np.float64]:
     from pth2om.quantize.layers import to_rows
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pth2om.accuracy.bounds import drop_bounds
+from pth2om.accuracy.bounds import LEVEL, drop_bounds
 from pth2om.errors import QuantizeError
 from pth2om.quantize.effects import Drop
 from pth2om.quantize.network import open_session, run_session
@@ -55,14 +55,14 @@ class ClassifierDrop:
         if not self.right.any():
             raise QuantizeError("quantize.labels-wrong", images=answers.size)
 
-    def __call__(self, model: onnx.ModelProto) -> Drop:
-        """Score a fake-quant twin."""
+    def __call__(self, model: onnx.ModelProto, level: float = LEVEL) -> Drop:
+        """Score a fake-quant twin; bounds at ``level``."""
         right = self._answers(model) == self.labels
         lost = int(np.count_nonzero(self.right & ~right))
         gained = int(np.count_nonzero(~self.right & right))
         count = int(right.size)
-        low, high, _ = drop_bounds(lost, gained, count)
-        return Drop(100 * (lost - gained) / count, 100 * low, 100 * high)
+        low, high, _ = drop_bounds(lost, gained, count, level)
+        return Drop(100 * (lost - gained) / count, 100 * low, 100 * high, count, level)
 
     def _answers(self, model: onnx.ModelProto) -> Ints:
         session = open_session(model)

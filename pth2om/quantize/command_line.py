@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -380,16 +381,33 @@ def _found(plan: Plan, limit: float) -> list[str]:
 
 
 def search_lines(search: Mapping[str, Any], limit: float) -> list[str]:
-    """What an accuracy-aware search found: its result, and each layer it left in floating point with its own effect.
+    """What an accuracy-aware search found, in words.
+
+    Its result, each layer it left in floating point with its own effect, and what else could be taken.
 
     Args:
-        search: a `pth2om.quantize.accuracy_aware.Search` as a mapping.
+        search: a `pth2om.quantize.effects.Search` as a mapping.
         limit: the drop that was accepted, in percent points.
     """
-    numbers = {name: round(search["drop"][name], 3) for name in ("drop", "low", "high")}
+    drop = search["drop"]
+    numbers = {name: round(drop[name], 2) for name in ("drop", "high")}
+    numbers |= {"level": round(100 * drop["level"], 2), "images": drop["images"]}
     lines = [str(say("quantize.search-result", count=len(search["floating"]), limit=limit, **numbers))]
+    if search["looks"] > 1:
+        lines.append(str(say("quantize.search-looks", looks=search["looks"], level=numbers["level"])))
     effects = {effect["layer"]: effect["sqnr_db"] for effect in search["effects"]}
-    return lines + [f"  {effects[name]:7.2f} dB  {name}" for name in search["floating"]]
+    lines += [f"  {effects[name]:7.2f} dB  {name}" for name in search["floating"]]
+    fewer, needed = search["fewer"], search["images_needed"]
+    if fewer is not None:
+        values = {name: round(fewer["drop"][name], 2) for name in ("drop", "high")}
+        key = "quantize.search-fewer" if needed else "quantize.search-fewer-unsettleable"
+        lines.append(str(say(key, count=fewer["floating"], needed=needed, limit=limit, **values)))
+        names = list(effects)[: fewer["floating"]]
+        lines.append("  " + " ".join(f"--skip {shlex.quote(name)}" for name in names) if names else "  -")
+    if search["unequal"]:
+        message = say("quantize.search-equalize", count=len(search["unequal"]), layers=", ".join(search["unequal"][:3]))
+        lines.append(str(message))
+    return lines
 
 
 def _labels(path: Path, data: Data) -> list[int]:

@@ -24,12 +24,16 @@ class Drop:
 
     Attributes:
         drop: loss of the metric in percent points; negative when INT8 is better.
-        low, high: its 95 % interval.
+        low, high: its one-sided bounds.
+        images: how many images it was measured on.
+        level: of each bound.
     """
 
     drop: float
     low: float
     high: float
+    images: int
+    level: float
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,22 @@ class Trial:
 class Search:
     """What the search found.
 
+    Every model that is tried is another chance to look good by accident, so the bounds have the level at which all
+    ``looks`` hold together with 95 % (Bonferroni).
+
     Attributes:
         floating: layers that stay in FP16, the most harmful first.
         drop: of the model with those.
         effects: all layers' own effects, the most harmful first: why these.
         trials: every model evaluated.
-        proven: whether the interval meets the gate; False when the images are too few to prove any such drop (even
-            the float model against itself), and the measured drop was judged instead.
+        proven: whether the upper bound meets the gate; False when the images are too few to show any such drop (even
+            of the float model against itself), and the measured drop was judged instead.
+        looks: the most models that the search can try.
+        fewer: the trial with the fewest layers in FP16 whose measured drop meets the gate, where those are fewer
+            than ``floating`` and its bound does not.
+        images_needed: about how many images would show that the drop of ``fewer``, or of what was taken unproven,
+            meets the gate; None where no practical number would, or none is needed.
+        unequal: layers among ``floating`` whose channels have weights of very unequal size, which equalization mends.
     """
 
     floating: tuple[str, ...]
@@ -58,3 +71,7 @@ class Search:
     effects: tuple[Effect, ...]
     trials: tuple[Trial, ...]
     proven: bool
+    looks: int = 1
+    fewer: Trial | None = None
+    images_needed: int | None = None
+    unequal: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 
+from pth2om.accuracy.bounds import LEVEL
 from pth2om.quantize.accuracy_aware import keep_fewest, leave_floating
 from pth2om.quantize.calibrate import Feeds
 from pth2om.quantize.effects import Drop
@@ -53,13 +54,14 @@ class ScoredDrop:
         self._metric, self._optimize = metric, optimize
         self._reference = self._measured(model)
 
-    def __call__(self, model: onnx.ModelProto) -> Drop:
-        """Score a fake-quant twin; percent points."""
+    def __call__(self, model: onnx.ModelProto, level: float = LEVEL) -> Drop:
+        """Score a fake-quant twin; percent points, bounds at ``level``."""
         from pth2om.accuracy import difference
 
-        found = difference(self._reference, self._measured(model), metric=self._metric)
-        low, high = found["interval"]
-        return Drop(float(found["drop"]), float(low), float(high))
+        found = difference(self._reference, self._measured(model), metric=self._metric, level=level)
+        low, high = found["bounds"]
+        images = int(found.get("distinct_images", found["images"]))
+        return Drop(float(found["drop"]), float(low), float(high), images, level)
 
     def _measured(self, model: onnx.ModelProto) -> Mapping[str, Any]:
         from pth2om.accuracy import measure

@@ -329,23 +329,23 @@ def test_search_keeps_the_fewest_layers_in_fp16():
     data = feeds(2)
     wanted = [run_session(open_session(plan.model), batch)["y"] for batch in data]
 
-    def evaluate(net):
+    def evaluate(net, level=0.95):
         session = open_session(net)
         gap = sum(np.linalg.norm(run_session(session, batch)["y"] - y) for batch, y in zip(data, wanted, strict=True))
         loss = 100 * gap / sum(np.linalg.norm(y) for y in wanted)
-        return Drop(loss, loss - 1, loss + 1)
+        return Drop(loss, loss - 1, loss + 1, 500, level)
 
     alone = evaluate(fake_quant(plan.deploy(set(plan.quantized) - {"grouped", "up"})))
     found = keep_fewest(plan, data, evaluate, alone.high + 0.5)
     assert set(found.floating) == {"grouped", "up"}
     assert found.drop.high <= alone.high + 0.5
     with pytest.raises(QuantizeError):
-        keep_fewest(plan, data, lambda _: Drop(50, 40, 60), 1.0)
+        keep_fewest(plan, data, lambda _, level: Drop(50, 40, 60, 500, level), 1.0)
 
 
 def test_few_images_prove_nothing_but_are_judged_by_what_was_measured():
     plan = make_plan(every_kind(), feeds(8), Settings(small_channels=True))
-    found = keep_fewest(plan, feeds(1), lambda _: Drop(0.5, -3, 4), 1.0)
+    found = keep_fewest(plan, feeds(1), lambda _, level: Drop(0.5, -3, 4, 100, level), 1.0)
     assert not found.proven
     assert not found.floating
     leave_floating(plan, found, 1.0)
