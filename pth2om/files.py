@@ -17,7 +17,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     A reader sees the old content or the new; an error or a kill leaves the old.
 
     Args:
-        path: what is to be replaced; its folder is made if it is absent. A folder must not exist yet.
+        path: what is to be replaced; it lies in a folder that exists. A folder is not replaced, only made.
         durable: whether the bytes are on the disk before the name appears, so that a power failure cannot leave a
             half-written file under it.
 
@@ -27,7 +27,6 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own length: that of `path` may leave no room for more.
     scratch = path.with_name(f".{uuid.uuid4().hex[:16]}{path.suffix[:16]}")
     try:

@@ -190,6 +190,7 @@ class Store:
             raise StoreError("store.unreadable", where=str(path), reason=_reason(error)) from None
         self._digests[name] = digest
         with contextlib.suppress(OSError):  # a memo that cannot be kept costs time, nothing else
+            memo.parent.mkdir(parents=True, exist_ok=True)
             write_text(memo, digest)
         return digest
 

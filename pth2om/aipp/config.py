@@ -6,7 +6,6 @@ Fields, types and defaults: "ATC guide, AIPP configuration"; CANN graph engine, 
 from __future__ import annotations
 
 import difflib
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from types import MappingProxyType
 
 from pth2om.aipp.text import MOST_CHARACTERS, Field, Scalar, parse
 from pth2om.errors import AippError
+from pth2om.files import write_text
 
 Value = bool | int | float | str
 
@@ -208,12 +208,9 @@ def save_config(config: AippConfig, path: Path) -> None:
     Raises:
         AippError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(write_config(config), encoding="utf-8", newline="\n")
-        temporary.replace(path)
+        write_text(path, write_config(config))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise AippError("aipp.unwritable", where=str(path), reason=error.strerror or str(error)) from None
 
 

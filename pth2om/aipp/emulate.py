@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pth2om.aipp.arithmetic import byte_order, chroma_indices, require_geometry,
 from pth2om.aipp.config import AippConfig
 from pth2om.aipp.csc import Settings, settings
 from pth2om.errors import AippError
+from pth2om.files import replacing
 
 LEAST_OPSET = 11  # Clip and Pad take their limits as inputs from here on
 _RAISE = 2**20  # 256ths added before the integer division, which cuts towards zero, to keep it on positive numbers
@@ -211,11 +211,8 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 def _save(proto: onnx.ModelProto, destination: Path) -> None:
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}")
     try:
-        onnx.save(proto, temporary)
-        temporary.replace(destination)
+        with replacing(destination) as scratch:
+            onnx.save(proto, scratch, format="protobuf")
     except (OSError, ValueError) as error:  # protobuf refuses more than 2 GB with a ValueError
         raise AippError("aipp.unwritable", where=str(destination), reason=str(error)) from None
-    finally:
-        temporary.unlink(missing_ok=True)

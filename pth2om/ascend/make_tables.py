@@ -20,6 +20,7 @@ from typing import Any
 
 from pth2om.ascend import TABLES
 from pth2om.ascend.parser_table import pack
+from pth2om.files import write_bytes, write_text
 
 OPEN_DATE = "2026-08"
 """Snapshot of the open cann/ge and cann/ops-* repositories (CANN 9.2 in development)."""
@@ -213,9 +214,7 @@ def _family(name: str, families: Mapping[str, Any], entry: Mapping[str, Any]) ->
 
 def write_packed(path: Path, data: Mapping[str, Any]) -> None:
     """Write gzipped compact JSON, without a time stamp, by a temporary file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(gzip.compress(_compact(data).encode(), 9, mtime=0))
-    temporary.replace(path)
+    write_bytes(path, gzip.compress(_compact(data).encode(), 9, mtime=0))
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
@@ -227,9 +226,7 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
             lines.append(f"{json.dumps(key)}:{{\n{rows}\n}}")
         else:
             lines.append(f"{json.dumps(key)}:{_compact(value)}")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "{" + ",\n".join(lines) + "}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import get_args
 
 from pth2om.escaping import json_text
 from pth2om.language import say
+from pth2om.progress import Progress, terminal
 from pth2om.quantize.settings import Activations, Balancing, Weights
 
 
@@ -59,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     request = Request(**{name: value for name, value in vars(arguments).items() if name != "verb"})
     folder = int8_delivery.spec_folder(request.model)
-    with command_line.Bar(quiet=arguments.json) as bar:
-        outcome = command_line.execute(request, bar) if folder is None else int8_delivery.write(request, folder)
+    shown = Progress() if arguments.json else terminal
+    outcome = command_line.execute(request, shown) if folder is None else int8_delivery.write(request, folder)
     if arguments.json:
         print(json_text(outcome.to_json(), indent=1))
         return outcome.status

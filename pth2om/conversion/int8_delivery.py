@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om import spec as specs
 from pth2om.errors import QuantizeError
+from pth2om.files import replacing
 from pth2om.host import data_roots
 from pth2om.language import say
 from pth2om.quantize.request import Request, check_flags, check_writable, percent_points
@@ -171,12 +171,8 @@ def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem:
     try:
         destination.mkdir(parents=True, exist_ok=True)
         for path, target in found.values():
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            try:
-                shutil.copyfile(path, temporary)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing(target) as scratch:
+                shutil.copyfile(path, scratch)
     except OSError as error:
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
     return {role: target for role, (_, target) in found.items()}

@@ -462,5 +462,6 @@ def _files_digest(paths: Sequence[Path], store: Store) -> str:
     except OSError as error:
         raise DataError("data.image-unreadable", where=str(path), reason=str(error)) from None
     with contextlib.suppress(OSError):  # without the cached digest the files are only read again
+        memo.parent.mkdir(parents=True, exist_ok=True)
         write_text(memo, digest.hexdigest())
     return digest.hexdigest()

@@ -14,9 +14,7 @@ from pth2om.session import Ground, Provenance
 Verdict = Literal["passed", "failed", "inconclusive", "not_measured", "not_reached", "shown"]
 """``not_reached``: the run ended before the gate was measured; ``shown``: a figure that has no limit."""
 Severity = Literal["error", "warning", "info"]
-Question = Literal[
-    "checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "robustness"
-]
+Question = Literal["checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency"]
 Relation = Literal["<=", ">=", "==", "<", ">"]
 
 FORMAT = 2
@@ -130,7 +128,7 @@ class StageRecord:
     Attributes:
         model: the spec's name.
         variant: ``fp16-bs1``, or ``""`` where the step is the model's.
-        stage: ``checkpoint``, ``onnx``, ``clean``, ``quantized``, ``om``.
+        stage: ``checkpoint``, ``onnx``, ``quantized``, ``om``.
         digest: sha256 of the artifact (of its main file).
         key: the store's key, for ``pth2om store why``.
         cached: whether the artifact came from the store.

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,17 +72,15 @@ def write(outcome: Outcome, source: Path, destination: Path) -> Cleaned:
         GraphError: `destination` cannot be written.
     """
     from pth2om.errors import GraphError
+    from pth2om.files import replacing
 
     if outcome.steps or outcome.document.weights_outside:
         outcome.document.save(destination)
     else:
-        scratch = destination.with_name(f".{destination.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
         try:
-            shutil.copyfile(source, scratch)
-            scratch.replace(destination)
+            with replacing(destination) as scratch:
+                shutil.copyfile(source, scratch)
         except OSError as error:
             reason = error.strerror or str(error)
             raise GraphError("graph.unwritable", where=str(destination), reason=reason) from None
-        finally:
-            scratch.unlink(missing_ok=True)
     return Cleaned(outcome.applied, tuple(outcome.findings), outcome.details())

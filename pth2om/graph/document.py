@@ -7,15 +7,13 @@ copied, checked, inferred and rolled back in milliseconds whatever its weights t
 from __future__ import annotations
 
 import contextlib
-import os
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pth2om.errors import GraphError
+from pth2om.files import replacing
 from pth2om.onnxfile.reading import external_location, leaves_folder, read
 from pth2om.onnxfile.walking import all_graphs
 from pth2om.session import Array
@@ -192,15 +190,15 @@ class Document:
         model = type(self.model)()
         model.CopyFrom(self.model)
         try:
-            with _scratch(data_path) as data_scratch, _scratch(path) as scratch:
+            with contextlib.ExitStack() as stack:
+                scratch = stack.enter_context(replacing(path))
                 if external:
+                    # Entered last, so that the weights are there before the model that names them.
+                    data_scratch = stack.enter_context(replacing(data_path))
                     self._write_weights(model, data_scratch, data_path.name)
                 else:
                     self._attach(model)
                 scratch.write_bytes(model.SerializeToString())
-                if external:
-                    data_scratch.replace(data_path)
-                scratch.replace(path)
         except OSError as error:
             raise GraphError("graph.unwritable", where=str(path), reason=error.strerror or str(error)) from None
 
@@ -348,13 +346,3 @@ def _same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return one.absolute() == other.absolute()
-
-
-@contextlib.contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what is left of it goes."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield scratch
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from pth2om.errors import GraphError
 from pth2om.escaping import visible_lines
+from pth2om.files import write_text
 from pth2om.graph.document import Document
 from pth2om.graph.layout import place
 from pth2om.graph.picture import Box, Picture, describe, picture
@@ -85,14 +84,10 @@ def draw(
     made = picture(document, types(document), findings, title=title, limit=limit)
     by = place(made, layout)
     text = svg(made)
-    scratch = destination.with_name(f".{destination.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(destination)
+        write_text(destination, text)
     except OSError as error:
         raise GraphError("graph.unwritable", where=str(destination), reason=error.strerror or str(error)) from None
-    finally:
-        scratch.unlink(missing_ok=True)
     nodes = len(document.graph.node)
     return Drawn(destination, nodes, nodes - made.hidden, by)
 

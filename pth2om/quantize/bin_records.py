@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pth2om.errors import QuantizeError
+from pth2om.files import write_text
 from pth2om.quantize.preprocessing import read_json_with_comments
 
 _FORMAT = 1
@@ -36,9 +36,7 @@ def write_record(
     if images is not None:
         record["images"] = list(images)
     text = json.dumps(record, indent=1, ensure_ascii=False)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, text + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import numpy as np
 import onnx
 
 from pth2om.errors import QuantizeError
+from pth2om.files import write_bytes
 from pth2om.host import return_memory
 from pth2om.quantize.histogram import Histogram
 from pth2om.quantize.network import Array, open_session, run_session, shapes_of
@@ -248,19 +247,11 @@ def _save(path: Path, key: str, result: Calibration) -> None:
     }
     buffer = io.BytesIO()
     np.savez(buffer, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_bytes(path, buffer.getvalue(), durable=True)
     except OSError as error:
         raise QuantizeError("quantize.not-writable", where=str(path.parent), reason=str(error.strerror)) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _load(path: Path | None, key: str, tensors: Mapping[str, int | None]) -> Calibration | None:

@@ -15,7 +15,6 @@ Activations stay FP32: their loss, usually the larger one, is not included.
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from pth2om.checkpoint import tensors as numbers
 from pth2om.checkpoint.formats import READABLE, Kind, kind_of
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
+from pth2om.files import replacing
 from pth2om.language import Value, say
 from pth2om.quantize.checkpoint_trace import Constants, Doubles, Source, Tracer, relative, unrows
 from pth2om.quantize.layers import Layer, to_rows
@@ -325,24 +325,21 @@ def content_of(checkpoint: Path, kind: Kind) -> tuple[Any, dict[str, str] | None
 def _save(content: Any, metadata: dict[str, str] | None, kind: Kind, destination: Path) -> None:  # noqa: ANN401
     import torch
 
-    temporary = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "safetensors":
-            from safetensors.torch import save_file
+        with replacing(destination) as scratch:
+            if kind == "safetensors":
+                from safetensors.torch import save_file
 
-            save_file({key: value.contiguous() for key, value in content.items()}, temporary, metadata)
-        else:
-            torch.save(content, temporary)
-        temporary.replace(destination)
+                save_file({key: value.contiguous() for key, value in content.items()}, scratch, metadata)
+            else:
+                torch.save(content, scratch)
     except OSError as error:
         reason = error.strerror or str(error)
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=reason) from None
     except Exception as error:  # noqa: BLE001 - a full disk is a RuntimeError of torch, a SafetensorError of safetensors
         reason = str(error).splitlines()[0]
         raise QuantizeError("quantize.checkpoint-unwritten", where=str(destination), reason=reason) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _apply(state: dict[str, Any], changes: list[_Change]) -> tuple[list[Written], list[Finding]]:

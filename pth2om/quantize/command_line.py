@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import Absent, QuantizeError
@@ -18,6 +17,7 @@ from pth2om.escaping import visible
 from pth2om.evidence import Finding
 from pth2om.host import data_roots
 from pth2om.language import say
+from pth2om.progress import Progress
 from pth2om.quantize.request import Request, check, percent_points
 from pth2om.quantize.settings import QuantizeResult, Settings, matches
 
@@ -90,47 +90,7 @@ class Outcome:
         }
 
 
-class Bar:
-    """A progress bar on a terminal; nothing in a log."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet or not sys.stderr.isatty()
-        self._progress: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> Bar:
-        if not self._quiet:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._progress = Progress(console=Console(stderr=True), transient=True)
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def note(self, text: str) -> None:
-        """A line that is read before the work begins."""
-        print(text, file=sys.stderr, flush=True)
-
-    def begin(self, label: str) -> None:
-        """A new bar."""
-        if self._progress is not None:
-            if self._task is not None:
-                self._progress.remove_task(self._task)
-            self._task = self._progress.add_task(label, total=None)
-
-    def __call__(self, done: int, total: int | None) -> None:
-        """Progress, as `pth2om.quantize.calibrate.Progress`."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, total=total)
-
-
-def execute(request: Request, bar: Bar) -> Outcome:
+def execute(request: Request, progress: Progress) -> Outcome:
     """Do what was asked.
 
     Raises:
@@ -140,12 +100,12 @@ def execute(request: Request, bar: Bar) -> Outcome:
     if not request.model.is_file():
         raise QuantizeError("quantize.no-model", where=str(request.model))
     if request.amct or request.command is not None:
-        return _external(request, bar)
+        return _external(request)
     if request.convert:
         from pth2om.quantize.api import convert
 
         return Outcome(convert(request.model, request.output, prefix=request.prefix))
-    return _own(request, bar)
+    return _own(request, progress)
 
 
 def settings_of(request: Request) -> tuple[Settings, list[Finding]]:
@@ -238,7 +198,7 @@ def _bins(request: Request) -> Data:
     return Data(opened, opened.images, first[0] if first else None, findings=opened.findings)
 
 
-def _own(request: Request, bar: Bar) -> Outcome:
+def _own(request: Request, progress: Progress) -> Outcome:
     from pth2om.quantize import api
     from pth2om.quantize.network import read_model
 
@@ -258,15 +218,16 @@ def _own(request: Request, bar: Bar) -> Outcome:
     search = None if request.max_drop is None else _judge(request, data, percent_points(request.max_drop))
     checkpoint = None if request.checkpoint is None else _checkpoint_name(request.checkpoint)
     destination, prefix = request.destination, request.name
-    bar.begin(str(say("quantize.calibrating")))
     images = None if data.images is None else len(data.images)
-    more: dict[str, Any] = {"images": images, "random": random, "progress": bar}
-    with api.planned(request.model, data.feeds, settings, destination, prefix, **more) as plan:
+    more: dict[str, Any] = {"images": images, "random": random}
+    with contextlib.ExitStack() as stack:
+        with progress.counted(str(say("quantize.calibrating")), None) as seen:
+            planned = api.planned(request.model, data.feeds, settings, destination, prefix, **more, progress=seen)
+            plan = stack.enter_context(planned)
         if plan.calibration.resumed:
             outcome.said.append(str(say("quantize.resumed", batches=plan.calibration.resumed)))
         if search is not None:
-            bar.begin(str(say("quantize.ranking")))
-            outcome.said += search(plan, bar)
+            outcome.said += search(plan, progress)
         # First, because it can turn out to be another model's.
         extra = {} if checkpoint is None else _checkpoint(request, plan, destination / checkpoint, outcome)
         result = api.write_files(plan, destination, prefix, list(itertools.islice(iter(data.feeds), 1)))
@@ -319,7 +280,7 @@ def _checkpoint(request: Request, plan: Plan, path: Path, outcome: Outcome) -> d
 # ------------------------------------------------------------------------------------------------------ --max-drop
 
 
-def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Bar], list[str]]:
+def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Progress], list[str]]:
     """The accuracy-aware search that the arguments ask for; what it needs is looked for now, before the calibration.
 
     A label file scores the calibration images; a spec scores its own dataset by its own metric; with neither, the float
@@ -333,7 +294,7 @@ def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Bar], 
 
         dataset, metric = _dataset(spec)
 
-        def by_dataset(plan: Plan, _: Bar) -> list[str]:
+        def by_dataset(plan: Plan, _: Progress) -> list[str]:
             few = list(itertools.islice(iter(data.feeds), few_batches))
             assert spec.preprocess is not None
             batch = data.batch or 1
@@ -343,13 +304,15 @@ def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Bar], 
 
         return by_dataset
 
-    def by_classes(plan: Plan, bar: Bar) -> list[str]:
+    def by_classes(plan: Plan, progress: Progress) -> list[str]:
         from pth2om.quantize.accuracy_aware import keep_fewest, leave_floating
         from pth2om.quantize.classifier import ClassifierDrop
 
         evaluate = ClassifierDrop(plan.model, data.feeds, labels, None if data.images is None else len(data.images))
         few = list(itertools.islice(iter(data.feeds), few_batches))
-        leave_floating(plan, keep_fewest(plan, few, evaluate, limit, progress=bar), limit)
+        with progress.counted(str(say("quantize.ranking")), None) as seen:
+            kept = keep_fewest(plan, few, evaluate, limit, progress=seen)
+        leave_floating(plan, kept, limit)
         key = "quantize.judged-agreement" if labels is None else "quantize.judged-labels"
         judged = say(key, count=evaluate.labels.size, right=round(evaluate.accuracy, 2))
         return [str(judged), *_found(plan, limit)]
@@ -437,7 +400,7 @@ def _labels(path: Path, data: Data) -> list[int]:
 # ------------------------------------------------------------------------------------------------------ other tools
 
 
-def _external(request: Request, bar: Bar) -> Outcome:
+def _external(request: Request) -> Outcome:
     from pth2om.quantize import amct
 
     destination, prefix = request.destination, request.destination / request.name
@@ -462,7 +425,7 @@ def _external(request: Request, bar: Bar) -> Outcome:
     if request.preview:
         outcome.said.append(shown)
         return outcome
-    bar.note(shown)
+    print(shown, file=sys.stderr, flush=True)  # before the work begins
     with _made(destination):
         outcome.result = amct.run_command(command)
     return outcome

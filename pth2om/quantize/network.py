@@ -15,6 +15,7 @@ import onnx.inliner
 import onnx.numpy_helper
 
 from pth2om.errors import QuantizeError
+from pth2om.files import replacing, write_bytes
 from pth2om.host import return_memory
 from pth2om.language import Message, say
 from pth2om.onnxfile.runtime import RefusedError, first_line, open_runtime, run_runtime
@@ -53,17 +54,18 @@ def read_model(path: Path) -> onnx.ModelProto:
 def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Write a model beside its final name and rename it; above 2 GB the tensors go to ``<name>.external``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        if model.ByteSize() > PROTO_LIMIT:
-            data = f"{path.stem}.external"
-            copy = onnx.ModelProto()
-            copy.CopyFrom(model)
-            onnx.save(copy, str(temporary), save_as_external_data=True, location=data)
-            (Path(folder) / data).replace(path.with_name(data))
-        else:
-            temporary.write_bytes(model.SerializeToString())
-        temporary.replace(path)
+    if model.ByteSize() <= PROTO_LIMIT:
+        write_bytes(path, model.SerializeToString())
+        return
+    data = path.with_name(f"{path.stem}.external")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    # The inner block ends first: the tensors are there before the model that names them.
+    temporary = tempfile.TemporaryDirectory(prefix=".tensors-", dir=path.parent)
+    with replacing(path) as scratch, replacing(data) as tensors, temporary as folder:
+        onnx.save(copy, str(Path(folder) / path.name), save_as_external_data=True, location=data.name)
+        (Path(folder) / path.name).replace(scratch)
+        (Path(folder) / data.name).replace(tensors)
 
 
 def opset_of(model: onnx.ModelProto) -> int:

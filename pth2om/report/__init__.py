@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TextIO
 
 from pth2om.errors import DataError
 from pth2om.evidence import Record
+from pth2om.files import write_bytes
 from pth2om.language import Language
 from pth2om.language import language as readers_language
 from pth2om.report.collect import Answer, Card, Report, collect, load
@@ -115,15 +114,6 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(text.encode("utf-8", errors="replace"))
-            # mkstemp makes files that only their owner may read; a report is for others too.
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_bytes(path, text.encode("utf-8", errors="replace"))
     except OSError as error:
         raise DataError("report.not-writable", where=str(path), reason=error.strerror or str(error)) from None

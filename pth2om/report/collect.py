@@ -18,11 +18,11 @@ from pth2om.session import Ground, Provenance
 
 VERDICTS: tuple[Verdict, ...] = ("failed", "not_reached", "inconclusive", "passed", "not_measured", "shown")
 GROUNDS: tuple[Ground, ...] = ("host", "emulated", "double", "device")
-STAGES = ("checkpoint", "onnx", "clean", "quantized", "om")
+STAGES = ("checkpoint", "onnx", "quantized", "om")
 _BATCH_ONLY = re.compile(r"bs(\d+)")
 _BATCH = re.compile(r"-(bs\d+)(?:-|$)")
 _BUILD = re.compile(r"(.+-bs\d+)-.+")
-_OF_THE_OM: tuple[Question, ...] = ("preflight", "closeness", "accuracy", "latency", "robustness")
+_OF_THE_OM: tuple[Question, ...] = ("preflight", "closeness", "accuracy", "latency")
 """What a variant answers with its OM; a pass of PyTorch against ONNX is no answer to it."""
 _WEAKEST_FIRST: tuple[Ground, ...] = ("double", "emulated", "host", "device")
 

@@ -218,7 +218,7 @@ def test_five_thousand_results_fit_however_they_are_spread(factory, each):
     said = Message("pipeline.weights-absent", {"file": "a" * 40, "model": "m"})
     gates = [
         factory.gate(
-            f"model_{index // each}", "fp16-bs1", "robustness", f"input-{index}/finite", 1.0, Limit("<=", 0), "failed",
+            f"model_{index // each}", "fp16-bs1", "closeness", f"input-{index}/finite", 1.0, Limit("<=", 0), "failed",
             factory.EMULATOR, message=said,
         )
         for index in range(5000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pth2om.ascend import socs
 from pth2om.ascend.atc_options import AtcOptions
 from pth2om.ascend.target import soc_problem
 from pth2om.errors import AtcError
+from pth2om.files import write_text
 from pth2om.language import Message, say
 from pth2om.onnxfile.walking import NamedNode
 from pth2om.toolchain.emulator.front_end import arguments, files, onnx_model, outputs, products
@@ -134,18 +134,10 @@ def write_json(target: Path, data: object, flag: str, cann: str) -> None:
     Raises:
         RefusedError: E10001 for `flag`, with the system's reason.
     """
-    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name[:40]}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            json.dump(data, file, indent=4, ensure_ascii=False)
-        temporary.replace(target)
+        write_text(target, json.dumps(data, indent=4, ensure_ascii=False))
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         reason = f"[Errno {error.errno}] {os.strerror(error.errno or 5)}."
         raise RefusedError(failure("E10001", target, f"--{flag}", reason, cann=cann)) from None
 

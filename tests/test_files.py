@@ -1,0 +1,59 @@
+"""The one atomic writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pth2om.files import replacing, write_bytes, write_text
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    write_text(path, "eins\nzwei äöü 中文")
+    assert path.read_bytes() == "eins\nzwei äöü 中文".encode()
+    write_bytes(path, b"new", durable=True)
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_fails_leaves_the_old_and_nothing_else(tmp_path: Path, error: type[BaseException], folder: bool) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_text("old")
+
+    def broken() -> None:
+        with replacing(path) as scratch:
+            if folder:
+                scratch.mkdir()
+                scratch = scratch / "inner"
+            scratch.write_text("half")
+            assert path.read_text() == "old"
+            raise error
+
+    with pytest.raises(error):
+        broken()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with replacing(tmp_path / "bins") as scratch:
+        scratch.mkdir()
+        (scratch / "batch_0.bin").write_bytes(b"1")
+        assert not (tmp_path / "bins").exists()
+    assert [path.name for path in (tmp_path / "bins").iterdir()] == ["batch_0.bin"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_longest_name_that_a_file_may_have(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 250 + ".json")
+    write_text(path, "1")
+    assert path.read_text() == "1"
+
+
+def test_a_folder_that_is_not_there_is_the_callers_matter(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "absent" / "x.txt", "1")
