@@ -118,15 +118,23 @@ def keys(context: Context) -> Iterator[Finding]:
         )
 
 
+def known_as_standard(domain: str, op_type: str) -> bool:
+    """Whether the pass ``domains`` makes a standard operator of a node: ATC knows the name there and nowhere else."""
+    if domain in ("", "ai.onnx"):
+        return True
+    known = parser_table.opsets("ai.onnx", op_type) and not parser_table.opsets(domain, op_type)
+    return bool(known) and _is_standard(op_type)
+
+
 def domains(context: Context) -> Iterator[Finding]:
     """Domains that nodes use and the model does not import, and several imports for an old parser."""
-    missing: dict[str, list[str]] = {}
+    missing: dict[tuple[str, bool], list[str]] = {}
     for item in context.nodes:
         domain = item.node.domain or "ai.onnx"
         if domain not in context.imports:
-            missing.setdefault(domain, []).append(item.name)
-    for domain, nodes in missing.items():
-        yield found("domain-not-imported", "error", nodes, domain=domain)
+            missing.setdefault((domain, known_as_standard(domain, item.node.op_type)), []).append(item.name)
+    for (domain, known), nodes in missing.items():
+        yield found("domain-not-imported" if known else "domain-not-imported-foreign", "error", nodes, domain=domain)
     used = {item.node.domain or "ai.onnx" for item in context.nodes}
     extra = [domain for domain in context.imports if domain not in used]
     listed = ", ".join(sorted(context.imports))

@@ -188,7 +188,12 @@ class _Keys:
         domain = domain or "ai.onnx"
         if domain not in self.imports:
             text = f"The opset of domain[{domain}] has no responding version."
-            advice = say("atc.domain-without-version", domain=domain, node=item.name)
+            from pth2om.preflight.rules.parser import known_as_standard
+
+            if known_as_standard(domain, item.node.op_type):
+                advice = say("atc.domain-without-version", domain=domain, node=item.name)
+            else:
+                advice = say("atc.domain-without-version-foreign", domain=domain, node=item.name)
             raise RefusedError(failure("E19999", text, cann=self.cann, node=item.name, advice=advice))
         return domain, self.imports[domain]
 
