@@ -21,7 +21,7 @@ def find_weights(spec: Spec, *, overrides: Mapping[str, Path], data_roots: Seque
 
     Args:
         spec: the model; ``source.sha256`` must hold, but not for an override, which replaces the file on purpose.
-        overrides: model name -> file, from ``--weights``.
+        overrides: model name -> file, from ``--om-weights``.
         data_roots: further folders.
 
     Returns:

@@ -41,7 +41,7 @@ class ModelData:
         return self.spec.preprocess
 
     def dataset(self, name: str, subset: int | None = None) -> Labelled:
-        """The labelled dataset of that name, cut to ``subset`` and to the run's ``--subset``.
+        """The labelled dataset of that name, cut to ``subset`` and to the run's ``--om-subset``.
 
         Raises:
             Absent: it is not here.

@@ -154,7 +154,7 @@ def open_dataset(
         name: folder under ``calib_root``.
         calib_root: folder of the manifests.
         data_roots: data folders, searched in order.
-        overrides: dataset name -> folder (``--dataset NAME=DIR``).
+        overrides: dataset name -> folder (``--om-dataset NAME=DIR``).
         subset: use only this many images, from the first on.
         store: where made data is kept; default the user's.
 

@@ -361,7 +361,7 @@ def _image_folder(manifest: Manifest, folder: Path) -> Path:
     if (folder / manifest.images).is_dir():
         return folder / manifest.images
     if any(is_image(entry) for entry in folder.iterdir()):
-        return folder  # a folder given with --dataset often contains the images directly
+        return folder  # a folder given with --om-dataset often contains the images directly
     raise DataError("data.no-image-folder", where=str(folder), images=manifest.images)
 
 

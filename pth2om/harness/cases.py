@@ -50,8 +50,8 @@ class Selection:
     """Which variants a run asks for; an empty set asks for all.
 
     Attributes:
-        precisions: ``--precision``.
-        batches: ``--batch``.
+        precisions: ``--om-precision``.
+        batches: ``--om-batch``.
     """
 
     precisions: frozenset[str] = frozenset()

@@ -167,7 +167,7 @@ class Accept:
         self._item = item
         self._case = case
         self._fail_on = run.fail_on
-        self._remeasure = bool(run.config.getoption("--remeasure"))
+        self._remeasure = bool(run.config.getoption("--om-remeasure"))
         self.subject = subject_of(run, case)
 
     def stage(self, built: Built) -> None:

@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from pth2om.conversion.settings import Settings
 
 _MOST_WORDS = 12  # known names that a sentence lists
-_PATH_OPTIONS = ("--models", "--data-dir", "--reports-dir")
 
 
 def add(parser: pytest.Parser) -> None:
-    """Tell pytest the options."""
+    """Tell pytest the options.
+
+    Two are short, because people type them every day; the others start with ``--om-``, so that they never take a name
+    that another project's conftest or plugin wants.
+    """
     group = parser.getgroup("pth2om", "pth2om: PyTorch -> ONNX -> OM acceptance")
     add = group.addoption
-    add("--models", metavar="DIR", default=None, help="folder of specs (default: models)")
+    add("--om-models", metavar="DIR", default=None, help="folder of specs (default: models)")
     add("--soc", metavar="NAME", default=None, help="SoC to compile for, e.g. Ascend310B1; without it OM rows skip")
     add(
         "--fail-on",
@@ -32,31 +35,30 @@ def add(parser: pytest.Parser) -> None:
         default=exit_status.DEFAULT,
         help=f"what makes the run exit with an error: {', '.join(exit_status.WORDS)} (default: {exit_status.DEFAULT})",
     )
-    add("--toolchain", choices=("emulator", "cann"), default="emulator", help="who compiles and runs the OM")
-    add("--cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
-    add("--precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")
-    add("--batch", metavar="LIST", default=None, help="only these batch sizes, e.g. 1,4")
-    add("--subset", metavar="N", type=int, default=None, help="at most N labelled images per dataset")
-    add("--weights", metavar="NAME=FILE", action="append", default=[], help="checkpoint of a model (repeatable)")
-    add("--dataset", metavar="NAME=DIR", action="append", default=[], help="folder of a dataset (repeatable)")
-    add("--data-dir", metavar="DIR", action="append", default=[], help="look here for weights and data (repeatable)")
-    add("--trust", metavar="NAME", action="append", default=[], help="run the pickled architecture of this model")
-    add("--dry-run", action="store_true", default=False, help="print what would run and the atc commands; run nothing")
-    add("--reports-dir", metavar="DIR", default="reports", help="where a run's report goes (default: reports)")
-    add("--ort-providers", metavar="LIST", default="CPUExecutionProvider", help="ONNX Runtime providers, no fallback")
-    add("--threads", metavar="N", type=int, default=None, help="threads of PyTorch and ONNX Runtime")
-    add("--remeasure", action="store_true", default=False, help="time again instead of showing the stored latency")
-
-
-def joined(words: Sequence[str], folder: Path) -> list[str]:
-    """``--data-dir /data`` as ``--data-dir=/data`` wherever that path exists."""
-    found: list[str] = []
-    for word in words:
-        if found and found[-1] in _PATH_OPTIONS and (folder / word).exists():
-            found[-1] += f"={word}"
-        else:
-            found.append(word)
-    return found
+    add("--om-toolchain", metavar="NAME", default="emulator", help="who compiles and runs the OM (default: emulator)")
+    add("--om-cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
+    add("--om-precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")
+    add("--om-batch", metavar="LIST", default=None, help="only these batch sizes, e.g. 1,4")
+    add("--om-subset", metavar="N", type=int, default=None, help="at most N labelled images per dataset")
+    add("--om-weights", metavar="NAME=FILE", action="append", default=[], help="checkpoint of a model (repeatable)")
+    add("--om-dataset", metavar="NAME=DIR", action="append", default=[], help="folder of a dataset (repeatable)")
+    add("--om-data-dir", metavar="DIR", action="append", default=[], help="look here for weights and data (repeatable)")
+    add("--om-trust", metavar="NAME", action="append", default=[], help="run the pickled architecture of this model")
+    add(
+        "--om-dry-run",
+        action="store_true",
+        default=False,
+        help="print what would run and the atc commands",
+    )
+    add(
+        "--om-reports-dir",
+        metavar="DIR",
+        default=None,
+        help="where a run's report goes (default: reports)",
+    )
+    add("--om-ort-providers", metavar="LIST", default="CPUExecutionProvider", help="ONNX Runtime providers")
+    add("--om-threads", metavar="N", type=int, default=None, help="threads of PyTorch and ONNX Runtime")
+    add("--om-remeasure", action="store_true", default=False, help="time again instead of showing the stored latency")
 
 
 def check(config: pytest.Config, asked: Settings, models: Sequence[str], datasets: Sequence[str]) -> None:
@@ -72,18 +74,20 @@ def check(config: pytest.Config, asked: Settings, models: Sequence[str], dataset
         UsageError: a name that nothing here has, with the nearest one.
     """
     from pth2om.spec import PRECISION_MODES
+    from pth2om.toolchain import choosing
 
     named = {
-        "--weights": (asked.weights, models),
-        "--trust": (asked.trust, models),
-        "--dataset": (asked.datasets, datasets),
-        "--precision": (words(config.getoption("--precision")), sorted(PRECISION_MODES)),
+        "--om-weights": (asked.weights, models),
+        "--om-trust": (asked.trust, models),
+        "--om-dataset": (asked.datasets, datasets),
+        "--om-toolchain": ([asked.toolchain], choosing.names()),
+        "--om-precision": (words(config.getoption("--om-precision")), sorted(PRECISION_MODES)),
     }
     for option, (given, known) in named.items():
         for word in given:
             if word not in known:
                 raise pytest.UsageError(_unknown(option, word, known))
-    for option, number in (("--subset", asked.subset), ("--threads", asked.threads)):
+    for option, number in (("--om-subset", asked.subset), ("--om-threads", asked.threads)):
         if number is not None and number < 1:
             raise pytest.UsageError(say("plugin.not-positive", option=option, number=number).render())
     from pth2om.ascend.target import Target
@@ -92,7 +96,7 @@ def check(config: pytest.Config, asked: Settings, models: Sequence[str], dataset
     try:
         Target.of(asked.soc, asked.cann)
     except ToolchainError as error:
-        option = "--cann" if error.message.key == "ascend.cann-version" else "--soc"
+        option = "--om-cann" if error.message.key == "ascend.cann-version" else "--soc"
         raise pytest.UsageError(f"{option}: {error}") from None
 
 
@@ -104,24 +108,24 @@ def settings(config: pytest.Config, models: Path) -> Settings:
     """
     from pth2om.conversion.settings import Settings
 
-    roots = [config.invocation_params.dir / Path(folder).expanduser() for folder in config.getoption("--data-dir")]
+    roots = [config.invocation_params.dir / Path(folder).expanduser() for folder in config.getoption("--om-data-dir")]
     for root in roots:
         if not root.is_dir():
-            raise pytest.UsageError(say("plugin.no-such-path", option="--data-dir", path=str(root)).render())
+            raise pytest.UsageError(say("plugin.no-such-path", option="--om-data-dir", path=str(root)).render())
     roots += data_roots()
     return Settings(
         models=models,
         calib=models.parent / "calib",
         data_roots=tuple(roots),
         soc=config.getoption("--soc"),
-        toolchain=config.getoption("--toolchain"),
-        cann=config.getoption("--cann"),
-        weights=_named_paths(config, "--weights"),
-        datasets=_named_paths(config, "--dataset"),
-        trust=frozenset(config.getoption("--trust")),
-        subset=config.getoption("--subset"),
-        threads=config.getoption("--threads"),
-        providers=tuple(words(config.getoption("--ort-providers"))),
+        toolchain=config.getoption("--om-toolchain"),
+        cann=config.getoption("--om-cann"),
+        weights=_named_paths(config, "--om-weights"),
+        datasets=_named_paths(config, "--om-dataset"),
+        trust=frozenset(config.getoption("--om-trust")),
+        subset=config.getoption("--om-subset"),
+        threads=config.getoption("--om-threads"),
+        providers=tuple(words(config.getoption("--om-ort-providers"))),
     )
 
 
@@ -139,8 +143,8 @@ def words(text: str | None, *, digits: bool = False) -> list[str]:
 
 
 def filters(config: pytest.Config) -> str:
-    """``--precision fp16 --batch 4`` as asked."""
-    asked = {name: config.getoption(name) for name in ("--precision", "--batch")}
+    """``--om-precision fp16 --om-batch 4`` as asked."""
+    asked = {name: config.getoption(name) for name in ("--om-precision", "--om-batch")}
     return " ".join(f"{name} {value}" for name, value in asked.items() if value)
 
 

@@ -1,7 +1,7 @@
 """The pytest plugin: its options, and the run where there are specs.
 
-Inert where there are no specs: without a ``models/*/model.toml`` (or ``--models DIR``) nothing is registered beyond the
-options. Nothing here imports torch, onnx or onnxruntime.
+Inert where there are no specs: without a ``models/*/model.toml`` (or ``--om-models DIR``) nothing is registered beyond
+the options. Nothing here imports torch, onnx or onnxruntime.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Generator
 import pytest
 
 from pth2om import progress
-from pth2om.harness import options
+from pth2om.harness import options, rootdir
 from pth2om.language import say
 from pth2om.terminal import choose_language, prepare_streams
 
@@ -24,16 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
-    """Keep pytest's root where the command was typed, also when it reads ``--data-dir /data``.
-
-    Before it knows a plugin's options, pytest takes every word that exists as a path for the place of the tests, and
-    looks for its configuration there. Where that led it away, it is started again with the words joined.
-    """
-    typed = early_config.invocation_params
-    joined = options.joined([str(word) for word in typed.args], typed.dir)
-    if len(joined) < len(typed.args) and early_config.rootpath != typed.dir:
-        raise SystemExit(int(pytest.main(joined, plugins=typed.plugins)))
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> Generator[None, None, None]:
+    """Keep pytest's root where the command was typed, also when it reads ``--om-data-dir /data``."""
+    rootdir.correct(early_config, args)
     yield
 
 
@@ -41,7 +34,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 def pytest_configure(config: pytest.Config) -> None:
     """Find the specs; without any, stay inert."""
     config.addinivalue_line("markers", "question(name): which question of the report a test answers")
-    asked = config.getoption("--models")
+    asked = config.getoption("--om-models")
     models = (config.invocation_params.dir / asked) if asked else config.rootpath / "models"
     if asked and not any(models.glob("*/model.toml")):
         key = "plugin.no-specs" if models.is_dir() else "plugin.no-models"

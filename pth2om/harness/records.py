@@ -83,7 +83,8 @@ class RunRecords:
     def folder(self) -> Path:
         """``reports/<time>-<soc>``; made when something is written into it."""
         if self._folder is None:
-            root = self._config.rootpath / self._config.getoption("--reports-dir")
+            asked = self._config.getoption("--om-reports-dir")
+            root = self._config.invocation_params.dir / asked if asked else self._config.rootpath / "reports"
             name = f"{datetime.now():%Y%m%d-%H%M%S}-{self._soc or 'host'}"
             folder, number = root / name, 1
             while folder.exists():

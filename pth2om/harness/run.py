@@ -40,8 +40,8 @@ class Run:
         self.settings = run_options.settings(config, models)
         self._pipeline: Pipeline | None = None
         self._selection = Selection(
-            frozenset(run_options.words(config.getoption("--precision"))),
-            frozenset(int(size) for size in run_options.words(config.getoption("--batch"), digits=True)),
+            frozenset(run_options.words(config.getoption("--om-precision"))),
+            frozenset(int(size) for size in run_options.words(config.getoption("--om-batch"), digits=True)),
         )
         self.records = RunRecords(config, self.settings.soc)
         self.fail_on = run_options.fail_on(config)
@@ -82,7 +82,7 @@ class Run:
 
     def _is_acceptance(self) -> bool:
         """Whether the run's arguments point at acceptance tests and not, say, at the tests of pth2om itself."""
-        if self.config.getoption("--dry-run") or self.config.option.collectonly:
+        if self.config.getoption("--om-dry-run") or self.config.option.collectonly:
             return False
         root = self.config.rootpath
         acceptance = [(root / path).resolve() for path in self.config.getini("testpaths") or ["test_cases"]]
@@ -130,7 +130,7 @@ class Run:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Make the plan; a worker hands it to the controller."""
-        if getattr(self.config.option, "collectonly", False) or self.config.getoption("--dry-run"):
+        if getattr(self.config.option, "collectonly", False) or self.config.getoption("--om-dry-run"):
             return
         if not self._is_acceptance() and not any(case_of(item) for item in session.items):
             return
@@ -194,8 +194,8 @@ class Run:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """``--dry-run``: say what would run and stop."""
-        if not self.config.getoption("--dry-run"):
+        """``--om-dry-run``: say what would run and stop."""
+        if not self.config.getoption("--om-dry-run"):
             return None
         writer = self.config.get_terminal_writer()
         told: set[str] = set()

@@ -25,7 +25,7 @@ def header(config: pytest.Config, settings: Settings, cases: Sequence[Case], sel
         lines = [say("plugin.header-no-soc").render()]
     else:
         key = "plugin.header-emulator" if settings.toolchain == "emulator" else "plugin.header-cann"
-        lines = [say(key, soc=soc, cann=settings.cann).render()]
+        lines = [say(key, soc=soc, cann=settings.cann, toolchain=settings.toolchain).render()]
     variants = [variant for case in cases if case.spec is not None for variant in case.spec.variants]
     if variants and not any(selection.has(variant.precision, variant.batch) for variant in variants):
         lines.append(f"pth2om: {say('plugin.no-variant', options=options.filters(config))}")

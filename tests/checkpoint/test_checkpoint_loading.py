@@ -256,7 +256,7 @@ def test_foreign_classes_need_trust_and_their_code(tmp_path: Path, monkeypatch: 
     del sys.modules["custom_training_repo"]
     with pytest.raises(CheckpointError, match=r"custom_training_repo\.Custom.*none of its code") as caught:
         load_module(spec(tmp_path), weights)
-    assert "--trust tiny" in str(caught.value)
+    assert "--om-trust tiny" in str(caught.value)
     assert "net.py" in str(caught.value)
     assert "custom_training_repo" not in sys.modules
     loaded = load_module(spec(tmp_path), weights, trust=True)

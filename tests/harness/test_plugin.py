@@ -52,7 +52,7 @@ def test_ids(repo: pytest.Pytester) -> None:
 
 
 def test_filters(repo: pytest.Pytester) -> None:
-    options = ("--precision", "fp16", "--batch", "2", "--soc", "Ascend310B1")
+    options = ("--om-precision", "fp16", "--om-batch", "2", "--soc", "Ascend310B1")
     lines = repo.runpytest_subprocess("--collect-only", "-q", *options).outlines
     assert any("[tiny-fp16-bs2]" in line for line in lines)
     assert not any("origin" in line or "bs1" in line for line in lines)
@@ -111,7 +111,7 @@ def test_what_int8_costs_is_said_in_one_line(repo: pytest.Pytester) -> None:
     assert ("plain~aipp/scores/cosine", "int8-bs1") not in gates
     (folder,) = (repo.path / "reports").iterdir()
     assert "What INT8 costs" in (folder / "index.html").read_text(encoding="utf-8")
-    command = repo.runpytest_subprocess("--dry-run", "--soc", "Ascend310P3", "-k", "aipp").stdout
+    command = repo.runpytest_subprocess("--om-dry-run", "--soc", "Ascend310P3", "-k", "aipp").stdout
     command.fnmatch_lines(["*deploy.onnx is made of this ONNX*", "*atc --model=deploy.onnx *--insert_op_conf=*"])
 
 
@@ -131,16 +131,6 @@ def test_pictures_lie_beside_the_report(repo: pytest.Pytester) -> None:
     assert wanted <= pictures(repo)
     (folder,) = (repo.path / "reports").iterdir()
     assert (folder / "index.html").read_text(encoding="utf-8").count("data:image/webp") >= len(wanted)
-
-
-def test_folders_of_options_are_no_folders_of_tests(repo: pytest.Pytester, tmp_path_factory) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "pytest.ini").write_text("[pytest]\ntestpaths = nowhere\n")
-    for option in ("--data-dir", "--reports-dir"):
-        result = repo.runpytest_subprocess("-k", "checkpoint_fits", option, str(elsewhere))
-        result.assert_outcomes(passed=1)
-        result.stdout.fnmatch_lines([f"rootdir: {repo.path}"])
-    assert list(elsewhere.glob("*/index.html"))
 
 
 def test_a_log_keeps_the_ends_of_what_was_printed(repo: pytest.Pytester) -> None:
@@ -228,7 +218,7 @@ def test_absent_weights_skip_and_say_how_to_get_them(repo: pytest.Pytester) -> N
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*nothing was measured*"])
     assert repo.runpytest_subprocess("--fail-on", "failed").ret == 0
-    result.stdout.fnmatch_lines(["*tiny.pth* are not here*", "*--weights tiny=FILE*"])
+    result.stdout.fnmatch_lines(["*tiny.pth* are not here*", "*--om-weights tiny=FILE*"])
 
 
 def test_random_weights_are_said_also_where_nobody_asks_for_the_checkpoint(repo: pytest.Pytester) -> None:
@@ -244,14 +234,14 @@ def test_random_weights_are_said_also_where_nobody_asks_for_the_checkpoint(repo:
 def test_weights_may_be_given(repo: pytest.Pytester) -> None:
     weights = repo.path / "models" / "tiny" / "weights" / "tiny.pth"
     weights.rename(repo.path / "elsewhere.pt")
-    repo.runpytest_subprocess("-k", "checkpoint", "--weights", "tiny=elsewhere.pt").assert_outcomes(passed=1)
-    result = repo.runpytest_subprocess("-k", "checkpoint", "--weights", "tiny=nowhere.pt")
+    repo.runpytest_subprocess("-k", "checkpoint", "--om-weights", "tiny=elsewhere.pt").assert_outcomes(passed=1)
+    result = repo.runpytest_subprocess("-k", "checkpoint", "--om-weights", "tiny=nowhere.pt")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "nowhere.pt" in result.stderr.str()
 
 
 def test_inconclusive_does_not_read_passed_and_fails_where_it_is_to(repo: pytest.Pytester) -> None:
-    options = ("--soc", "Ascend310B1", "--subset", "20", "-k", "om_keeps and fp16-bs1")
+    options = ("--soc", "Ascend310B1", "--om-subset", "20", "-k", "om_keeps and fp16-bs1")
     result = repo.runpytest_subprocess(*options)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*2 warnings, 1 inconclusive in *"])
@@ -260,7 +250,7 @@ def test_inconclusive_does_not_read_passed_and_fails_where_it_is_to(repo: pytest
 
 def test_dry_run_prints_the_atc_command_and_builds_nothing(repo: pytest.Pytester, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PTH2OM_STORE", str(tmp_path / "fresh"))
-    result = repo.runpytest_subprocess("--dry-run", "--soc", "Ascend310B1")
+    result = repo.runpytest_subprocess("--om-dry-run", "--soc", "Ascend310B1")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         ["tiny-fp16-bs1", "*atc --model=*--soc_version=Ascend310B1*--precision_mode=force_fp16*"]
@@ -270,7 +260,9 @@ def test_dry_run_prints_the_atc_command_and_builds_nothing(repo: pytest.Pytester
 
 
 def test_a_silent_fall_back_to_the_cpu_is_a_failure(repo: pytest.Pytester) -> None:
-    result = repo.runpytest_subprocess("-k", "onnx_matches_pytorch and bs1", "--ort-providers", "CUDAExecutionProvider")
+    result = repo.runpytest_subprocess(
+        "-k", "onnx_matches_pytorch and bs1", "--om-ort-providers", "CUDAExecutionProvider"
+    )
     assert result.ret == 1
     assert "CUDAExecutionProvider" in result.stdout.str()
     assert "Traceback" not in result.stdout.str()
@@ -321,15 +313,17 @@ def test_an_onnx_is_the_reference_where_there_is_no_torch(repo: pytest.Pytester)
     ("words", "said"),
     [
         (("--soc", "Ascned310B1"), "Ascend310B1"),
-        (("--precision", "fp61"), "fp16"),
-        (("--weights", "tinny=models/tiny/net.py"), "tiny"),
-        (("--trust", "tinny"), "tiny"),
-        (("--dataset", "dost=calib/dots"), "dots"),
-        (("--cann", "five"), "9.x"),
-        (("--threads", "0"), "positive"),
-        (("--subset", "-3"), "positive"),
-        (("--data-dir", "nowhere"), "nowhere"),
-        (("--models", "models/tiny"), "models."),
+        (("--om-precision", "fp61"), "fp16"),
+        (("--om-weights", "tinny=models/tiny/net.py"), "tiny"),
+        (("--om-trust", "tinny"), "tiny"),
+        (("--om-dataset", "dost=calib/dots"), "dots"),
+        (("--om-cann", "five"), "9.x"),
+        (("--om-toolchain", "cann"), "emulator"),
+        (("--fail-on", "inconclusiv"), "inconclusive"),
+        (("--om-threads", "0"), "positive"),
+        (("--om-subset", "-3"), "positive"),
+        (("--om-data-dir", "nowhere"), "nowhere"),
+        (("--om-models", "models/tiny"), "models."),
     ],
 )
 def test_a_misspelt_word_is_refused_with_the_nearest(repo: pytest.Pytester, words: tuple, said: str) -> None:
@@ -342,8 +336,8 @@ def test_a_misspelt_word_is_refused_with_the_nearest(repo: pytest.Pytester, word
 
 
 def test_filters_that_no_variant_has_are_said(repo: pytest.Pytester) -> None:
-    result = repo.runpytest_subprocess("--collect-only", "-q", "--batch", "7", "-v")
-    result.stdout.fnmatch_lines(["*No model has a variant of --batch 7*"])
+    result = repo.runpytest_subprocess("--collect-only", "-q", "--om-batch", "7", "-v")
+    result.stdout.fnmatch_lines(["*No model has a variant of --om-batch 7*"])
 
 
 def test_a_run_that_asks_nothing_leaves_no_report(repo: pytest.Pytester) -> None:
@@ -355,7 +349,7 @@ def test_a_run_that_asks_nothing_leaves_no_report(repo: pytest.Pytester) -> None
 
 def test_a_reports_folder_that_is_a_file_is_refused_at_once(repo: pytest.Pytester) -> None:
     (repo.path / "taken").write_text("")
-    result = repo.runpytest_subprocess("--reports-dir", "taken")
+    result = repo.runpytest_subprocess("--om-reports-dir", "taken")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "taken" in result.stderr.str()
     assert "Traceback" not in result.stderr.str() + result.stdout.str()
