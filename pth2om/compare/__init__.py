@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from pth2om.compare.closeness import VERSION, measure, worse
 from pth2om.compare.judging import DEFAULTS, Pair, judge, limits
+from pth2om.compare.rounding import Own, own_rounding
 
-__all__ = ["DEFAULTS", "VERSION", "Pair", "judge", "limits", "measure", "worse"]
+__all__ = ["DEFAULTS", "VERSION", "Own", "Pair", "judge", "limits", "measure", "own_rounding", "worse"]

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pth2om.errors import DataError
-from pth2om.session import Array, Session
+from pth2om.session import Array, Feeds
 from pth2om.spec import Slice
 
 if TYPE_CHECKING:
@@ -57,8 +57,15 @@ _OF_FINITE = ("cosine", "relative_l2", "max_abs", "mean_abs", "sqnr_db", "within
 HIGHER_IS_BETTER = frozenset({"cosine", "sqnr_db", "within_tolerance", "top1_agreement", "top5_overlap", "equal"})
 
 
+class Runs(Protocol):
+    """What is compared: a session, or something that feeds one."""
+
+    def run(self, feeds: Feeds) -> Mapping[str, Array]:
+        """See `pth2om.session.Session.run`."""
+
+
 def measure(
-    reference: Session, candidate: Session, samples: Iterable[Sample], slices: Sequence[Slice] = ()
+    reference: Runs, candidate: Runs, samples: Iterable[Sample], slices: Sequence[Slice] = ()
 ) -> dict[str, Any]:
     """Run both sessions on all samples.
 
