@@ -19,6 +19,7 @@ from pth2om.quantize.record import Message, parse, read_text, render
 from pth2om.quantize.settings import Ifmr, Override, Settings, matches
 
 _MOST_STEPS = 10_000
+_DEEPEST = 32  # objects within one another; AMCT writes four
 _HFMG_BINS = (1024, 2048, 4096, 8192)
 _TOP_LEVEL = frozenset(
     {"common_config", "override_layer_types", "override_layer_configs", "nuq_config", "fakequant_precision_mode"}
@@ -181,8 +182,10 @@ class _Wishes:
 def _from_json(text: str, where: str) -> AmctConfig:
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise QuantizeError("quantize.not-json", where=where, reason=str(error)) from None
+    if _depth(data) > _DEEPEST:
+        raise QuantizeError("quantize.not-json", where=where, reason="nested too deeply")
     if not isinstance(data, dict):
         raise QuantizeError("quantize.not-json", where=where, reason="not an object")
     wishes = _Wishes(where)
@@ -211,6 +214,17 @@ def _from_json(text: str, where: str) -> AmctConfig:
         overrides=tuple(overrides),
         ignored=tuple(wishes.ignored),
     )
+
+
+def _depth(data: object) -> int:
+    """How many objects and lists lie within one another, at most one more than is allowed."""
+    level: list[object] = [data]
+    for depth in range(_DEEPEST + 1):
+        inner = [list(value.values()) if isinstance(value, dict) else value for value in level]
+        level = [each for value in inner if isinstance(value, list) for each in value]
+        if not level:
+            return depth
+    return _DEEPEST + 1
 
 
 def _layer_wishes(layer: Mapping[str, Any], wishes: _Wishes) -> dict[str, Any]:

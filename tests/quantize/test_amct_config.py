@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pth2om.quantize import fake_quant, integer, ranges
 from pth2om.quantize.amct_config import read_config
 from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
+from pth2om.quantize.record import read_records
 from tests.quantize.quantize_nets import every_kind, feeds
 
 CFG = """
@@ -126,3 +128,22 @@ def test_a_misspelt_name_is_told(tmp_path, text, name):
     path.write_text(text)
     _, findings = read_config(path).settings()
     assert [finding.message.values["name"] for finding in findings] == [name]
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999", "9" * 5000, "0.5", "-129", "true", '"1"'])
+def test_numbers_that_no_record_holds_are_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "record.txt"
+    path.write_text(f'record {{ key: "conv" value {{ scale_d: 0.1 offset_d: {value} }} }}')
+    with pytest.raises(QuantizeError):
+        read_records(path)
+    path.write_text(f'record {{ key: "conv" value {{ scale_d: 0.1 scale_w: 1 shift_bit: {value} }} }}')
+    with pytest.raises(QuantizeError):
+        read_records(path)
+
+
+@pytest.mark.parametrize("text", ['{"a": ' + "[" * 50, '{"a": ' + "[" * 5000, '{"a": ' + "[" * 60 + "]" * 60 + "}"])
+def test_deeply_nested_configurations_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(QuantizeError):
+        read_config(path)
