@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pth2om.ascend.versions import DEFAULT
-from pth2om.errors import ExportError
+from pth2om.errors import ExportError, GraphError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.session import Array
 from pth2om.sessions.torch import flat_tensors, output_names, reason_of
@@ -247,7 +248,7 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperat
         findings = _run_exporter(job, opset, path)
     except Exception as error:  # noqa: BLE001 - the exporter raises whatever the model's code raises
         return Attempt(opset, "export-failed", reason_of(error)), [], []
-    model = onnx.load(path)
+    model = read_whole(path)
     written = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if written != opset:
         return Attempt(opset, "wrong-opset", f"the exporter wrote opset {written}"), [], []
@@ -442,9 +443,9 @@ def take(
     from pth2om.ascend.parser_table import missing_operators
 
     try:
-        model = onnx.load(source)
-    except Exception as error:  # onnx and protobuf raise unrelated classes for hostile bytes
-        raise ExportError("export.not-onnx", where=str(source), reason=reason_of(error)) from error
+        model = read_whole(source)
+    except GraphError as error:
+        raise ExportError("export.not-onnx", where=str(source), reason=error.message.render()) from error
     initializers = {tensor.name for tensor in model.graph.initializer}
     given = {entry.name: entry for entry in model.graph.input if entry.name not in initializers}
     for entry in inputs:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pth2om.checkpoint.formats import READABLE, Kind, kind_of
 from pth2om.checkpoint.search import candidates
-from pth2om.errors import CheckpointError
+from pth2om.errors import CheckpointError, GraphError
 from pth2om.escaping import toml_string, visible
 from pth2om.language import Message, say
 from pth2om.spec import Input, Spec, Task, parse
@@ -264,12 +264,12 @@ def _guessed_classes(seen: Layout, checkpoint: Checkpoint) -> tuple[int, Message
 
 
 def _from_onnx(source: Path, shape: Sequence[int] | None) -> Found:
-    import onnx
+    from pth2om.onnxfile.reading import read
 
     try:
-        model = onnx.load(source, load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError has no public base
-        raise CheckpointError("starter.onnx-broken", where=str(source), reason=str(error)[:200]) from error
+        model = read(source)
+    except GraphError as error:
+        raise CheckpointError("starter.onnx-broken", where=str(source), reason=error.message.render()) from error
     weights = {entry.name for entry in model.graph.initializer}
     inputs: list[tuple[str, tuple[int, ...], str, Message | None]] = []
     batches: set[int] = set()

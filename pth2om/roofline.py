@@ -35,11 +35,10 @@ def work(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None 
         ``flop`` (a multiply-add counts as two), ``parameters``, ``input_elements``, ``output_elements``, ``uncounted``:
         convolutions and matrix products whose shapes are unknown.
     """
-    import onnx
-
+    from pth2om.onnxfile.reading import read
     from pth2om.onnxfile.types import tensor_types
 
-    graph_model = onnx.load(str(model)) if isinstance(model, Path) else model
+    graph_model = read(model) if isinstance(model, Path) else model
     graph = graph_model.graph
     types = tensor_types(graph_model, shapes or {})
     initial = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}

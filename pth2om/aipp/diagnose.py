@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pth2om.aipp.config import AippConfig, AippOp
-from pth2om.errors import AippError
+from pth2om.errors import AippError, GraphError
 from pth2om.evidence import Finding
 from pth2om.language import Value, say
+from pth2om.onnxfile.reading import read
 from pth2om.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -246,13 +247,10 @@ def _constants(graph: onnx.GraphProto) -> dict[str, Doubles]:
 
 
 def _load(path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no annotations
-
     try:
-        return onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError, ValueError) as error:
-        raise AippError("aipp.unreadable-onnx", where=str(path), reason=str(error)) from None
+        return read(path)
+    except GraphError as error:
+        raise AippError("aipp.unreadable-onnx", where=str(path), reason=error.message.render()) from None
 
 
 def _short(values: Sequence[float] | Doubles) -> str:

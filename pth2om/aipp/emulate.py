@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from pth2om.aipp.arithmetic import byte_order, chroma_indices, require_geometry, rounds_to_nearest
 from pth2om.aipp.config import AippConfig
 from pth2om.aipp.csc import Settings, settings
-from pth2om.errors import AippError
+from pth2om.errors import AippError, GraphError
 from pth2om.files import replacing
+from pth2om.onnxfile.reading import read_whole
 
 LEAST_OPSET = 11  # Clip and Pad take their limits as inputs from here on
 _RAISE = 2**20  # 256ths added before the integer division, which cuts towards zero, to keep it on positive numbers
@@ -202,12 +203,10 @@ def _rename(graph: onnx.GraphProto, name: str, new: str) -> None:
 
 
 def _load(path: Path) -> onnx.ModelProto:
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no annotations
-
     try:
-        return onnx.load(path)
-    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
-        raise AippError("aipp.unreadable-onnx", where=str(path), reason=str(error)) from None
+        return read_whole(path)
+    except GraphError as error:
+        raise AippError("aipp.unreadable-onnx", where=str(path), reason=error.message.render()) from None
 
 
 def _save(proto: onnx.ModelProto, destination: Path) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pth2om.ascend import TABLES
 from pth2om.ascend.installed import plugin_keys
 from pth2om.ascend.versions import generation
-from pth2om.errors import GraphError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -172,15 +171,9 @@ def pack(numbers: Sequence[int]) -> str:
 def _load(model: ModelProto | Path | str) -> ModelProto:
     if not isinstance(model, str | Path):
         return model
-    import onnx
+    from pth2om.onnxfile.reading import read
 
-    path = Path(model)
-    try:
-        return onnx.load(str(path), load_external_data=False)
-    except OSError as error:
-        raise GraphError("preflight.unreadable", where=str(path), reason=str(error.strerror or error)) from None
-    except Exception as error:  # noqa: BLE001 - protobuf raises its own DecodeError, differing between its versions
-        raise GraphError("preflight.not-onnx", where=str(path), reason=str(error)) from None
+    return read(Path(model))
 
 
 def _named_nodes(graph: GraphProto) -> Iterator[tuple[str, NodeProto]]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pth2om.errors import GraphError
 from pth2om.files import replacing
-from pth2om.onnxfile.reading import external_location, leaves_folder, read
-from pth2om.onnxfile.walking import all_graphs
+from pth2om.onnxfile.reading import ExternalData, all_tensors, read, tensor_bytes
 from pth2om.session import Array
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ INLINE_LIMIT = 1_900_000_000
 
 _DETACHED_BYTES = 16 * 1024
 _TOKEN = "pth2om-weight-"  # noqa: S105 - a marker, no secret
-_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
-"""``TensorProto.DataType`` to bytes an element; types that pack several elements into a byte are never detached."""
 _ALIGNMENT = 4096
 
 Bytes = bytes | memoryview
@@ -229,55 +226,21 @@ class Document:
 
     def _gather(self, folder: Path | None) -> None:
         """Read external data (of subgraphs and Constant nodes too: those go inline) and detach what is large."""
-        files: dict[str, Any] = {}
-        self._gather_all(folder, files)
-        self.weights_outside = bool(files)
-
-    def _gather_all(self, folder: Path | None, files: dict[str, Any]) -> None:
-        for place, graph in enumerate(all_graphs(self.model)):
-            for tensor in graph.initializer:
-                data = self._external(tensor, folder, files)
-                if data is not None:
-                    _inline(tensor, data, self if place == 0 else None)
-                elif place == 0:
-                    self._detach(tensor)
-            for node in graph.node:
-                if node.op_type == "Constant":
-                    for item in node.attribute:
-                        data = self._external(item.t, folder, files) if item.type == 4 else None
-                        if data is not None:
-                            _inline(item.t, data, None)
-
-    def _external(self, tensor: TensorProto, folder: Path | None, files: dict[str, Any]) -> memoryview | None:
-        location = external_location(tensor)
-        if location is None:
-            return None
-        where = str(self.path or tensor.name)
-        if folder is None or not location or leaves_folder(location):
-            raise GraphError("graph.external-outside", where=where, name=tensor.name, location=location)
-        if location not in files:
-            place = folder / location
-            if not place.is_file():
-                raise GraphError("graph.external-missing", where=where, name=tensor.name, location=location)
-            if not place.resolve().is_relative_to(folder.resolve()):
-                raise GraphError("graph.external-outside", where=where, name=tensor.name, location=location)
-            size = place.stat().st_size
-            files[location] = np.memmap(place, np.uint8, "r") if size else np.zeros(0, np.uint8)
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        data = files[location]
-        try:
-            offset = int(entries.get("offset") or 0)
-            wanted = _size(tensor)
-            length = int(entries.get("length") or (len(data) - offset if wanted is None else wanted))
-        except ValueError:
-            raise GraphError("graph.external-short", where=where, name=tensor.name, location=location) from None
-        inside = 0 <= offset <= offset + length <= len(data)
-        if length < 0 or not inside or (wanted is not None and length != wanted):
-            raise GraphError("graph.external-short", where=where, name=tensor.name, location=location)
-        return memoryview(data[offset : offset + length])
+        outside = ExternalData(folder, str(self.path or ""))
+        for tensor in self.graph.initializer:
+            data = outside.bytes(tensor)
+            if data is None:
+                self._detach(tensor)
+            else:
+                _inline(tensor, data, self)
+        for tensor in all_tensors(self.model):
+            data = None if self.held(tensor) else outside.bytes(tensor)
+            if data is not None:
+                _inline(tensor, data, None)
+        self.weights_outside = bool(outside.files)
 
     def _detach(self, tensor: TensorProto) -> None:
-        wanted = _size(tensor)
+        wanted = tensor_bytes(tensor)
         if wanted is None or wanted < _DETACHED_BYTES or tensor.data_location == 1:
             return
         if not tensor.HasField("raw_data"):
@@ -309,7 +272,7 @@ class Document:
 def _inline(tensor: TensorProto, data: memoryview, holder: Document | None) -> None:
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
-    if holder is not None and _size(tensor) is not None and len(data) >= _DETACHED_BYTES:
+    if holder is not None and tensor_bytes(tensor) is not None and len(data) >= _DETACHED_BYTES:
         holder.hold(tensor, data)
     else:
         tensor.raw_data = bytes(data)
@@ -321,18 +284,6 @@ def _token(tensor: TensorProto) -> str:
         return ""
     value = tensor.external_data[0].value
     return value if value.startswith(_TOKEN) else ""
-
-
-def _size(tensor: TensorProto) -> int | None:
-    """Bytes of the tensor's data; None for packed, text and impossible ones."""
-    if tensor.data_type not in _ITEM_BYTES:
-        return None
-    size = _ITEM_BYTES[tensor.data_type]
-    for dim in tensor.dims:
-        if dim < 0:
-            return None
-        size *= int(dim)
-    return int(size)
 
 
 def _copy(tensor: TensorProto) -> TensorProto:

@@ -7,6 +7,9 @@ It is a process of its own because both simplifiers have been seen to crash, to 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+from pth2om.onnxfile.reading import read_whole
 
 _FOLD_BYTES = 64 * 2**20
 """Constants above this size are not folded: Expand and Tile of constants have made files ten times as large."""
@@ -17,7 +20,7 @@ def main(words: list[str]) -> int:
     tool, source, destination = words
     import onnx
 
-    model = onnx.load(source)
+    model = read_whole(Path(source))
     if tool == "onnxslim":
         try:
             import onnxslim

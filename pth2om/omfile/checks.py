@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pth2om.errors import OmFileError
+from pth2om.errors import GraphError, OmFileError
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.omfile.container import AICPU_KERNELS, MODEL_DEF, SO_BINS, TASKS, TBE_KERNELS, WEIGHTS
@@ -137,13 +137,12 @@ def match_source(om: OmModel, onnx_path: Path) -> SourceMatch:
     Raises:
         OmFileError: the ONNX file cannot be read, or the OM's graph is damaged.
     """
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no annotations
+    from pth2om.onnxfile.reading import read
 
     try:
-        graph = onnx.load(onnx_path, load_external_data=False).graph
-    except (OSError, DecodeError, ValueError) as error:
-        raise OmFileError("omfile.unreadable-onnx", where=str(onnx_path), reason=str(error)) from None
+        graph = read(onnx_path).graph
+    except GraphError as error:
+        raise OmFileError("omfile.unreadable-onnx", where=str(onnx_path), reason=error.message.render()) from None
     names = frozenset(node.name for node in graph.node if node.name)
     recorded = names & {word for operator in om.operators for word in (operator.name, *operator.sources)}
     occurring = recorded | om.contains(names - recorded)

@@ -1,17 +1,28 @@
-"""Reading an ONNX file for the front end and the pre-flight: bounded, without its weights' data, never a traceback."""
+"""The one reader of ONNX files: bounded, weights outside the file only where they are asked for, never a traceback."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from pth2om.errors import GraphError
+from pth2om.onnxfile.walking import all_graphs
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Largest ONNX file ATC (and protobuf) reads, in bytes."""
+
+
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+"""``TensorProto.DataType`` to bytes an element; not for text and types that pack several elements into a byte."""
+
+Place = Literal["inside", "bare", "outside", "missing"]
+"""Where external data lies: in the model's folder, nowhere that is written, outside the folder, or not there."""
 
 
 class NotOnnxError(Exception):
@@ -45,12 +56,113 @@ def read(path: Path) -> ModelProto:
     try:
         size = path.stat().st_size
         if size > PROTOBUF_LIMIT:
-            raise GraphError("preflight.too-large", where=str(path), size=size, limit=PROTOBUF_LIMIT)
+            raise GraphError("onnxfile.too-large", where=str(path), size=size, limit=PROTOBUF_LIMIT)
         return parse(path.read_bytes())
     except OSError as error:
-        raise GraphError("preflight.unreadable", where=str(path), reason=error.strerror or str(error)) from None
+        raise GraphError("onnxfile.unreadable", where=str(path), reason=error.strerror or str(error)) from None
     except NotOnnxError as error:
-        raise GraphError("preflight.not-onnx", where=str(path), reason=str(error)) from None
+        raise GraphError("onnxfile.not-onnx", where=str(path), reason=str(error)) from None
+
+
+def read_whole(path: Path) -> ModelProto:
+    """A model with its external data in it.
+
+    Raises:
+        GraphError: as `read`; or external data is missing, too short, or lies outside the model's folder.
+    """
+    model = read(path)
+    outside = ExternalData(path.parent, str(path))
+    for tensor in all_tensors(model):
+        data = outside.bytes(tensor)
+        if data is not None:
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = bytes(data)
+    return model
+
+
+def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Initializers and tensors in attributes, of every graph: whatever may have external data."""
+    for graph in all_graphs(model):
+        yield from graph.initializer
+        for node in graph.node:
+            for item in node.attribute:
+                if item.type == 4:
+                    yield item.t
+
+
+class ExternalData:
+    """The files beside a model that hold its weights, mapped and not read.
+
+    Args:
+        folder: of the model; None for a model that came from no file.
+        where: the model's name, for errors.
+
+    Attributes:
+        files: those that were opened, by location.
+    """
+
+    def __init__(self, folder: Path | None, where: str) -> None:
+        self.folder = folder
+        self.where = where
+        self.files: dict[str, Any] = {}
+
+    def bytes(self, tensor: TensorProto) -> memoryview | None:
+        """The data of an external tensor; None for one inside the model.
+
+        Raises:
+            GraphError: it is missing, too short, or lies outside the model's folder.
+        """
+        location = external_location(tensor)
+        if location is None:
+            return None
+        place = "outside" if self.folder is None else external_place(self.folder, location)
+        if place != "inside" or self.folder is None:
+            key = "onnxfile.external-missing" if place == "missing" else "onnxfile.external-outside"
+            raise GraphError(key, where=self.where, name=tensor.name, location=location)
+        if location not in self.files:
+            file = self.folder / location
+            size = file.stat().st_size
+            self.files[location] = np.memmap(file, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        data = self.files[location]
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        short = GraphError("onnxfile.external-short", where=self.where, name=tensor.name, location=location)
+        wanted = tensor_bytes(tensor)
+        try:
+            offset = int(entries.get("offset") or 0)
+            length = int(entries.get("length") or (len(data) - offset if wanted is None else wanted))
+        except ValueError:
+            raise short from None
+        inside = 0 <= offset <= offset + length <= len(data)
+        if length < 0 or not inside or (wanted is not None and length != wanted):
+            raise short
+        return memoryview(data[offset : offset + length])
+
+
+def external_place(folder: Path, location: str) -> Place:
+    """Where external data lies, seen from its model's folder; links are followed, and may not leave it either."""
+    if not location:
+        return "bare"
+    if leaves_folder(location):
+        return "outside"
+    try:
+        if not (folder / location).is_file():
+            return "missing"
+        return "inside" if (folder / location).resolve().is_relative_to(folder.resolve()) else "outside"
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
+        return "missing"
+
+
+def tensor_bytes(tensor: TensorProto) -> int | None:
+    """Bytes of the tensor's data; None for packed, text and impossible ones."""
+    if tensor.data_type not in _ITEM_BYTES:
+        return None
+    size = _ITEM_BYTES[tensor.data_type]
+    for dim in tensor.dims:
+        if dim < 0:
+            return None
+        size *= int(dim)
+    return int(size)
 
 
 def external_location(tensor: TensorProto) -> str | None:

@@ -164,7 +164,8 @@ def gears_of(options: AtcOptions | None) -> tuple[list[tuple[int, ...]], str]:
 
 def structure(model: ModelProto) -> Iterator[Finding]:
     """Undefined inputs, tensors with two makers, and circles, in the root graph and in every subgraph."""
-    names = {id(item.node): item.name for item in named_nodes(model)}
+    items = named_nodes(model)  # kept: a node's identity is that of its Python object
+    names = {id(item.node): item.name for item in items}
 
     def name_of(node: NodeProto) -> str:
         return names.get(id(node)) or str(node.name or next(iter(node.output), node.op_type))

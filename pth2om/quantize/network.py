@@ -14,10 +14,11 @@ import onnx
 import onnx.inliner
 import onnx.numpy_helper
 
-from pth2om.errors import QuantizeError
+from pth2om.errors import GraphError, QuantizeError
 from pth2om.files import replacing, write_bytes
 from pth2om.host import return_memory
 from pth2om.language import Message, say
+from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.runtime import RefusedError, first_line, open_runtime, run_runtime
 from pth2om.onnxfile.walking import captured, order, subgraphs
 
@@ -38,15 +39,12 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise QuantizeError("quantize.no-model", where=str(path))
     try:
-        model = onnx.load(str(path))
-    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError derives from Exception alone
-        if not isinstance(error, OSError | ValueError | onnx.checker.ValidationError):
+        model = read_whole(path)
+    except GraphError as error:
+        if error.message.key == "onnxfile.not-onnx":
             raise QuantizeError("quantize.not-onnx", where=str(path)) from None
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise QuantizeError("quantize.unreadable-model", where=str(path), reason=reason) from None
-    # protobuf hands out bytes where a string is no UTF-8.
-    words = (word for node in model.graph.node for word in (node.op_type, node.domain, node.name, *node.input))
-    if not model.graph.node or not model.graph.output or not all(isinstance(word, str) for word in words):
+        raise QuantizeError("quantize.unreadable-model", where=str(path), reason=error.message.render()) from None
+    if not model.graph.node or not model.graph.output:
         raise QuantizeError("quantize.not-onnx", where=str(path))
     return model
 

@@ -306,8 +306,8 @@ def test_above_the_limit_weights_go_outside(bench, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        (lambda folder: (folder / "weights.bin").unlink(), "graph.external-missing"),
-        (lambda folder: (folder / "weights.bin").write_bytes(b"short"), "graph.external-short"),
+        (lambda folder: (folder / "weights.bin").unlink(), "onnxfile.external-missing"),
+        (lambda folder: (folder / "weights.bin").write_bytes(b"short"), "onnxfile.external-short"),
     ],
 )
 def test_external_data_that_is_wrong(tmp_path, change, key):
@@ -327,7 +327,7 @@ def test_external_data_stays_in_the_folder(tmp_path, location):
     source.write_bytes(model.SerializeToString())
     with pytest.raises(GraphError) as caught:
         graph.clean(source, tmp_path / "out.onnx", simplify=False)
-    assert caught.value.message.key == "graph.external-outside"
+    assert caught.value.message.key == "onnxfile.external-outside"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="symbolic links")
@@ -339,7 +339,7 @@ def test_external_data_behind_a_link_out_of_the_folder(tmp_path):
     (inner / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
     with pytest.raises(GraphError) as caught:
         Document.open(source)
-    assert caught.value.message.key == "graph.external-outside"
+    assert caught.value.message.key == "onnxfile.external-outside"
 
 
 def test_the_users_file_is_never_overwritten(bench, tmp_path):

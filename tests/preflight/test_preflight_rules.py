@@ -426,7 +426,7 @@ def test_unreadable_files(tmp_path):
             found = {finding.rule for finding in check(tmp_path / "m.onnx")}
         except GraphError as error:
             found = {error.message.key}
-        assert found <= {"preflight.no-graph", "preflight.not-onnx"}
+        assert found <= {"preflight.no-graph", "onnxfile.not-onnx"}
     with pytest.raises(GraphError):
         check(tmp_path / "absent.onnx")
 

@@ -436,10 +436,10 @@ def test_external_data_stays_external(tmp_path):
 
     data = (outside / "e.data").read_bytes()
     (outside / "e.data").write_bytes(data[:-4])
-    with pytest.raises(ToolchainError, match="missing or too short"):
+    with pytest.raises(ToolchainError, match=r"e\.data"):
         compile_numerics(outside / "e.onnx", tmp_path / "no", precision_mode="", soc=SOC)
     (outside / "e.data").unlink()
-    with pytest.raises(ToolchainError, match="missing or too short"):
+    with pytest.raises(ToolchainError, match=r"e\.data"):
         compile_numerics(outside / "e.onnx", tmp_path / "no", precision_mode="", soc=SOC)
     model = onnx.load(outside / "e.onnx", load_external_data=False)
     next(entry for entry in model.graph.initializer[0].external_data if entry.key == "location").value = "../e.onnx"

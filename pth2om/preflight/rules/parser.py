@@ -8,7 +8,7 @@ from pth2om.ascend import TABLES, parser_table
 from pth2om.ascend.versions import generation
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
-from pth2om.onnxfile.reading import PROTOBUF_LIMIT, external_location, leaves_folder
+from pth2om.onnxfile.reading import PROTOBUF_LIMIT, external_location, external_place
 from pth2om.onnxfile.types import element_name
 from pth2om.onnxfile.walking import attribute, graphs, tensors
 from pth2om.preflight.context import Context, Rule, found
@@ -266,17 +266,16 @@ def branches(context: Context) -> Iterator[Finding]:
 
 def external(context: Context) -> Iterator[Finding]:
     """Weights in files beside the model: missing, outside its folder, or without a location."""
-    outside, missing, bare = [], [], []
+    outside: list[str] = []
+    missing: list[str] = []
+    bare: list[str] = []
     for name, tensor, _ in tensors(context.model):
         location = external_location(tensor)
         if location is None:
             continue
-        if not location:
-            bare.append(name)
-        elif leaves_folder(location):
-            outside.append(name)
-        elif not (context.path.parent / location).is_file():
-            missing.append(name)
+        place = external_place(context.path.parent, location)
+        if place != "inside":
+            {"bare": bare, "outside": outside, "missing": missing}[place].append(name)
     for rule, tensors_ in (("external-outside", outside), ("external-missing", missing), ("external-bare", bare)):
         if tensors_:
             yield found(rule, "error", tensors_)
@@ -300,7 +299,7 @@ def file_size(context: Context) -> Iterator[Finding]:
         total += sum(
             (context.path.parent / place).stat().st_size
             for place in places
-            if not leaves_folder(place) and (context.path.parent / place).is_file()
+            if external_place(context.path.parent, place) == "inside"
         )
     except OSError:
         return

@@ -14,6 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pth2om.errors import GraphError
+from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.runtime import RefusedError, open_runtime
 from pth2om.onnxfile.walking import captured, sort_nodes
 
@@ -34,8 +36,6 @@ def blocked_model(path: Path, threads: int | None) -> bytes | None:
         A serialized model to be opened without further optimization, or None where nothing can be gained: weights in
         another file, a very large model, no blocked convolution, or an ONNX Runtime that writes no optimized graph.
     """
-    import onnx
-
     if path.stat().st_size > _LARGEST:
         return None
     try:
@@ -43,21 +43,19 @@ def blocked_model(path: Path, threads: int | None) -> bytes | None:
         if any(tensor.external_data for tensor in model.graph.initializer):
             return None
         return model.SerializeToString() if _move_roundings(model.graph) else None
-    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError):
+    except (GraphError, ValueError, RuntimeError):
         return None  # the file itself is opened then, and says what is wrong with it if anything is
 
 
 def _optimized(path: Path, threads: int | None) -> onnx.ModelProto:
     """What ONNX Runtime makes of a file on this CPU."""
-    import onnx
-
     with tempfile.TemporaryDirectory(prefix="pth2om-") as folder:
         written = Path(folder) / "optimized.onnx"
         try:
             open_runtime(path, threads=threads, written=written)
         except RefusedError as error:
             raise RuntimeError(str(error)) from error
-        return onnx.load(str(written))
+        return read_whole(written)
 
 
 def _move_roundings(graph: onnx.GraphProto) -> int:

@@ -311,11 +311,12 @@ def _external_problems(name: str, tensor: TensorProto, folder: Path, cann: str, 
     for entry in tensor.external_data:
         if entry.key != "location" and not _starts_as_number(entry.value):
             yield failure("E10001", entry.value, entry.key, "stol", cann=cann, node=name)
-    if reading.leaves_folder(location):
+    place = reading.external_place(folder, location)
+    if place == "outside":
         # ATC itself would follow it; this front end reads nothing outside the model's folder.
         advice = say("atc.external-outside", name=name, path=location)
         yield failure("E13026", location, "it lies outside the model's folder", cann=cann, node=name, advice=advice)
-    elif root and not (folder / location).is_file():
+    elif root and place == "missing":
         advice = say("atc.external-missing", name=name, path=location)
         yield failure("E13001", folder / location, os.strerror(errno.ENOENT), cann=cann, node=name, advice=advice)
 

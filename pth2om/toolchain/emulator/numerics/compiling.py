@@ -15,9 +15,10 @@ import onnx.inliner
 from onnx import TensorProto
 
 from pth2om import __version__
-from pth2om.errors import ToolchainError
+from pth2om.errors import GraphError, ToolchainError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.onnxfile.reading import read
 from pth2om.onnxfile.walking import all_graphs, sort_nodes
 from pth2om.session import TensorSpec
 from pth2om.store import file_digest
@@ -119,13 +120,15 @@ def compile_numerics(
 def _load(model: Path) -> onnx.ModelProto:
     """The model without its external data, functions inlined."""
     try:
-        source = onnx.load(str(model), load_external_data=False)
+        source = read(model)
         if not source.graph.node and not source.graph.output:
             raise ToolchainError("emulator.unreadable", where=str(model), reason="no graph")
         if source.functions:
             source = onnx.inliner.inline_local_functions(source)
     except ToolchainError:
         raise
+    except GraphError as error:
+        raise ToolchainError("emulator.unreadable", where=str(model), reason=error.message.render()) from None
     except Exception as error:  # noqa: BLE001 - protobuf and the C++ inliner raise classes of their own
         text = str(error).strip().splitlines()
         raise ToolchainError(

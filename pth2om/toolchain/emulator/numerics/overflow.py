@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pth2om.onnxfile.reading import read
 from pth2om.session import Feeds
 from pth2om.sessions.onnx import OnnxSession
 from pth2om.toolchain.emulator.numerics.compiled import Compiled
@@ -52,7 +53,7 @@ def overflow_report(compiled: Compiled, feeds: Feeds | Iterable[Feeds], band: st
         ToolchainError: as `OnnxSession.run`.
     """
     chosen = compiled.band(band)
-    model = onnx.load(str(compiled.folder / chosen.file), load_external_data=False)
+    model = read(compiled.folder / chosen.file)
     sites = [dict(site) for site in chosen.sites]
     _count_in_graph(model, sites)
     totals = np.zeros((len(sites), 3), np.int64)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from pth2om.errors import ToolchainError
+from pth2om.errors import GraphError, ToolchainError
+from pth2om.onnxfile.reading import ExternalData
 
 DATA_FILE = "weights.data"
 _SMALL = 1024  # bytes that stay inline in a model whose weights are external
@@ -37,22 +38,14 @@ def read(tensor: TensorProto, folder: Path) -> Array:
     """
     if not is_external(tensor):
         return numpy_helper.to_array(tensor)
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    path = (folder / location).resolve()
-    if not location or not path.is_relative_to(folder.resolve()):
-        raise ToolchainError("emulator.external-outside", where=str(folder), name=tensor.name, location=location)
-    size = int(np.prod(tensor.dims, dtype=np.int64))
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     try:
-        if size == 0:
-            return np.zeros(tuple(tensor.dims), dtype)
-        # Mapped, not read: a model may be larger than memory.
-        return np.memmap(path, dtype, "r", int(entries.get("offset", 0) or 0), tuple(tensor.dims))
-    except (OSError, ValueError):
-        raise ToolchainError(
-            "emulator.external-missing", where=str(folder), name=tensor.name, location=location
-        ) from None
+        data = ExternalData(folder, str(folder)).bytes(tensor)
+    except GraphError as error:
+        raise ToolchainError(error.message.key, where=str(folder), **error.message.values) from None
+    assert data is not None
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    # Mapped, not read: a model may be larger than memory.
+    return np.frombuffer(data, dtype).reshape(tuple(tensor.dims))
 
 
 class WeightFile:
