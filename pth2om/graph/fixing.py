@@ -17,7 +17,7 @@ from pth2om.graph.document import Document
 from pth2om.graph.runner import Outcome, run
 from pth2om.onnxfile.walking import node_count, opset
 from pth2om.preflight import check
-from pth2om.preflight.soundness import structure
+from pth2om.preflight.structure import structure
 
 if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions

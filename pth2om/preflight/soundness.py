@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pth2om.evidence import Finding
-from pth2om.language import Message, say
 from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.onnxfile.types import light_model, tensor_types
 from pth2om.onnxfile.walking import (
@@ -40,8 +39,8 @@ from pth2om.onnxfile.walking import (
     order,
     reads,
     set_nodes,
-    subgraphs,
 )
+from pth2om.preflight.structure import finding_of, structure
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -160,70 +159,6 @@ def gears_of(options: AtcOptions | None) -> tuple[list[tuple[int, ...]], str]:
         if numbers and all(number.isascii() and number.isdigit() and len(number) < 10 for number in numbers):
             return [tuple(int(number) for number in row) for row in values], name
     return [], ""
-
-
-def structure(model: ModelProto) -> Iterator[Finding]:
-    """Undefined inputs, tensors with two makers, and circles, in the root graph and in every subgraph."""
-    items = named_nodes(model)  # kept: a node's identity is that of its Python object
-    names = {id(item.node): item.name for item in items}
-
-    def name_of(node: NodeProto) -> str:
-        return names.get(id(node)) or str(node.name or next(iter(node.output), node.op_type))
-
-    yield from _structure_of(model.graph, frozenset(), name_of)
-
-
-def _structure_of(graph: GraphProto, outer: frozenset[str], name_of: Any) -> Iterator[Finding]:  # noqa: ANN401
-    given = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    given.update(tensor.values.name for tensor in graph.sparse_initializer)
-    makers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.output:
-            if name:
-                makers.setdefault(name, []).append(node)
-    for tensor, nodes in makers.items():
-        if len(nodes) > 1 or tensor in given:
-            yield _error("two-producers", name_of(nodes[-1]), tensor=tensor, nodes=", ".join(map(name_of, nodes[:3])))
-            return
-    visible = outer | given | makers.keys()
-    for node in graph.node:
-        missing = sorted({name for name in node.input if name} - visible)
-        if missing:
-            yield _error("undefined-input", name_of(node), tensor=missing[0])
-            return
-    lost = sorted({value.name for value in graph.output if value.name} - visible)
-    if lost and not outer:
-        yield _error("undefined-output", lost[0], tensor=lost[0])
-        return
-    if order(graph.node, given) is None:
-        ring = [name_of(node) for node in _ring(graph, makers)]
-        shown = " → ".join([*ring[:5], *(["..."] if len(ring) > 5 else []), ring[0]])
-        yield _error("cycle", ring[0], nodes=shown)
-        return
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from _structure_of(inner, frozenset(visible), name_of)
-
-
-def _ring(graph: GraphProto, makers: Mapping[str, Sequence[NodeProto]]) -> list[NodeProto]:
-    """Nodes that need each other, in the order in which values would flow."""
-    before = [[id(makers[name][0]) for name in reads(node) if name in makers] for node in graph.node]
-    nodes = {id(node): node for node in graph.node}
-    needs = dict(zip(nodes, before, strict=True))
-    # Whoever needs nothing that is left, or is needed by nobody left, is in no circle.
-    while True:
-        needed = {other for others in needs.values() for other in others}
-        left = {key: [one for one in others if one in needs] for key, others in needs.items() if key in needed}
-        left = {key: others for key, others in left.items() if others}
-        if len(left) == len(needs):
-            break
-        needs = left
-    path: list[int] = []
-    here = next(iter(needs))
-    while here not in path:
-        path.append(here)
-        here = next(one for one in needs[here] if one in needs)
-    return [nodes[key] for key in reversed(path[path.index(here) :])]
 
 
 # ------------------------------------------------------------------------------------------------- shapes and types
@@ -484,12 +419,7 @@ def _from_data(graph: GraphProto, types: Types, names: Iterable[str]) -> bool:
 
 def _impossible(rule: str, name: str, kind: str, reason: str, shapes: Shapes) -> Finding:
     given = "; ".join(f"{name} {_text(sizes)}" for name, sizes in shapes.items() if sizes) or "-"
-    return _error(rule, name or kind, kind=kind, reason=reason.strip(" .")[:300], shapes=given)
-
-
-def _error(rule: str, node: str, **values: str) -> Finding:
-    message: Message = say(f"preflight.{rule}", node=node, **values)
-    return Finding(f"preflight.{rule}", "error", message, node, {})
+    return finding_of(rule, name or kind, kind=kind, reason=reason.strip(" .")[:300], shapes=given)
 
 
 def _plain(reason: str) -> str:
