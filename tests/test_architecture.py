@@ -45,10 +45,11 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            # The version is a constant; reading it needs nothing of the public functions that stand beside it.
+            whole = {f"{node.module}.{alias.name}" for alias in node.names if alias.name != "__version__"}
             # `from room import module` names the module; anything else is of the module before `import`.
             found.update(name if name in NAMES else node.module for name in whole)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
             found.add(node.value)
         elif isinstance(node, ast.JoinedStr):
             first = node.values[0]
