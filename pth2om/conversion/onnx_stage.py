@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pth2om.conversion.modules import module_names
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Shown, Work
 from pth2om.evidence import Finding
+from pth2om.files import write_text
 from pth2om.session import Provenance
 from pth2om.store import Artifact, file_digest, version_of
+
+MODULES = "modules.json"
+"""Beside an exported file: tensor -> name of the torch module that made it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class OnnxStage:
                 module = checkpoint.load_net(source.net).deployed(module)
             made = export.export(module, spec.inputs, spec.export, self.batch, raw, cann=cann)
             details = made.to_json() | {"version": version_of("torch")}
+            write_text(work.folder / MODULES, json.dumps(module_names(raw, module), ensure_ascii=False))
         else:
             details = export.take(source.given_onnx(), spec.inputs, self.batch, raw, cann=cann)
         cleaned = graph.clean(raw, file, simplify=spec.export.simplify, cann=cann)

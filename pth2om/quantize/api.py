@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import operator
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -17,7 +16,7 @@ import onnx
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
-from pth2om.quantize import ranges
+from pth2om.quantize import batches, ranges
 from pth2om.quantize.calibrate import Feeds, Progress
 from pth2om.quantize.files import quant_json, records
 from pth2om.quantize.layers import Layer
@@ -77,7 +76,7 @@ def quantize(
         if not random:
             raise QuantizeError("quantize.no-calibration-data", where=str(model))
         feeds = random_feeds(read_model(model), str(model))
-    held = _Head(feeds)
+    held = batches.Keeping(feeds, _PROOF_BATCHES)
     with planned(model, held, settings, destination, prefix, random=random, state=state, progress=progress) as plan:
         for name in floating:
             plan.quantized.pop(name, None)
@@ -111,23 +110,6 @@ def planned(
         plan.calibration.images = images
     yield plan
     state.unlink(missing_ok=True)
-
-
-class _Head:
-    """Passes batches through and keeps the first ones for the check."""
-
-    def __init__(self, feeds: Iterable[Feeds]) -> None:
-        self._feeds = feeds
-        self.first: list[Feeds] = []
-
-    def __iter__(self) -> Iterator[Feeds]:
-        for batch in self._feeds:
-            if len(self.first) < _PROOF_BATCHES:
-                self.first.append(batch)
-            yield batch
-
-    def __length_hint__(self) -> int:
-        return operator.length_hint(self._feeds)
 
 
 def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] | None = None) -> QuantizeResult:

@@ -18,6 +18,7 @@ from pth2om.evidence import Finding
 from pth2om.host import data_roots
 from pth2om.language import say
 from pth2om.progress import Progress
+from pth2om.quantize import batches
 from pth2om.quantize.request import Request, check, percent_points
 from pth2om.quantize.settings import QuantizeResult, Settings, matches
 
@@ -230,7 +231,7 @@ def _own(request: Request, progress: Progress) -> Outcome:
             outcome.said += search(plan, progress)
         # First, because it can turn out to be another model's.
         extra = {} if checkpoint is None else _checkpoint(request, plan, destination / checkpoint, outcome)
-        result = api.write_files(plan, destination, prefix, list(itertools.islice(iter(data.feeds), 1)))
+        result = api.write_files(plan, destination, prefix, batches.first(data.feeds, 1))
         outcome.result = replace(result, files={**result.files, **extra})
         if request.sensitivity:
             from pth2om.quantize.sensitivity import layer_errors
@@ -295,7 +296,7 @@ def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Progre
         dataset, metric = _dataset(spec)
 
         def by_dataset(plan: Plan, _: Progress) -> list[str]:
-            few = list(itertools.islice(iter(data.feeds), few_batches))
+            few = batches.first(data.feeds, few_batches)
             assert spec.preprocess is not None
             batch = data.batch or 1
             metric_search.search(plan, dataset, metric, spec.preprocess, spec.postprocess, few, limit, batch, data.feed)
@@ -309,7 +310,7 @@ def _judge(request: Request, data: Data, limit: float) -> Callable[[Plan, Progre
         from pth2om.quantize.classifier import ClassifierDrop
 
         evaluate = ClassifierDrop(plan.model, data.feeds, labels, None if data.images is None else len(data.images))
-        few = list(itertools.islice(iter(data.feeds), few_batches))
+        few = batches.first(data.feeds, few_batches)
         with progress.counted(str(say("quantize.ranking")), None) as seen:
             kept = keep_fewest(plan, few, evaluate, limit, progress=seen)
         leave_floating(plan, kept, limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import onnx
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
-from pth2om.quantize import ranges
+from pth2om.quantize import batches, ranges
 from pth2om.quantize.balance import Balance, balance, channel_magnitudes, depthwise, equalize
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress, calibrate
 from pth2om.quantize.deploy import build_deploy
@@ -113,7 +113,11 @@ def make_plan(
     total = operator.length_hint(feeds) or None
     stream = fitting(network.model, feeds)
     # Looked at twice, so kept meanwhile; where there is nothing to balance every batch is let go at once.
-    first = _head(stream) if settings.balance != "off" and depthwise(selection.chosen) else []
+    first = (
+        batches.first(stream, _BALANCE_BATCHES, _BALANCE_BYTES)
+        if settings.balance != "off" and depthwise(selection.chosen)
+        else []
+    )
     balances = _balance(network, selection, first, settings, findings)
     if balances:
         selection = chosen()
@@ -137,19 +141,6 @@ def make_plan(
     choose_parameters(plan)
     plan.findings += selection.findings
     return plan
-
-
-def _head(stream: Iterator[Feeds]) -> list[Feeds]:
-    """The first few batches: at most `_BALANCE_BATCHES`; fewer when they exceed `_BALANCE_BYTES`."""
-    first: list[Feeds] = []
-    size = 0
-    while len(first) < _BALANCE_BATCHES and size < _BALANCE_BYTES:
-        batch = next(stream, None)
-        if batch is None:
-            break
-        first.append(batch)
-        size += sum(array.nbytes for array in batch.values())
-    return first
 
 
 def _balance(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Absent, CheckpointError, QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
-from pth2om.quantize import amct, api
+from pth2om.quantize import amct, api, batches
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress
 from pth2om.quantize.calibration_data import CalibrationData
 from pth2om.quantize.layers import KINDS
@@ -106,20 +106,12 @@ def settings_of(task: Task) -> tuple[Settings, list[Finding]]:
 def _own(task: Task, folder: Path, progress: Progress | None) -> None:
     assert task.data is not None
     settings, findings = settings_of(task)
-    first: list[Feeds] = []
-
-    def feeds() -> Iterator[Feeds]:
-        assert task.data is not None
-        for batch in task.data.feeds():
-            if len(first) < _PROOF:
-                first.append(batch)
-            yield batch
-
+    held = batches.Keeping(task.data.feeds(), _PROOF)
     more: dict[str, Any] = {"images": task.data.images, "random": task.data.random, "state": task.state}
-    with api.planned(task.model, feeds(), settings, folder, task.name, **more, progress=progress) as plan:
+    with api.planned(task.model, held, settings, folder, task.name, **more, progress=progress) as plan:
         if task.search is not None:
-            task.search(plan, first)
-        result = api.write_files(plan, folder, task.name, proof=first)
+            task.search(plan, held.first)
+        result = api.write_files(plan, folder, task.name, proof=held.first)
         findings += [*result.findings, *task.findings, *_checkpoint(task, plan, folder)]
     for role in ("deploy", "fake_quant"):
         result.files[role].rename(folder / f"{role}.onnx")
@@ -152,7 +144,7 @@ def _adopted(task: Task, folder: Path) -> None:
         plan.calibration = Calibration(
             {}, task.data.count, task.data.images, digest=task.data.digest, random=task.data.random
         )
-        first = [batch for batch, _ in zip(task.data.feeds(), range(_PROOF), strict=False)]
+        first = batches.first(task.data.feeds(), _PROOF)
     reports, noticed_later, details = api.described(plan, deploy, first or api.random_feeds(plan.model, where, _PROOF))
     api.mark(plan, deploy)
     write_model(deploy, folder / "deploy.onnx")
