@@ -203,18 +203,11 @@ class Store:
                 data = json.loads(record.read_text(encoding="utf-8"))
                 size = sum(file.stat().st_size for file in record.parent.rglob("*") if file.is_file())
                 used = record.stat().st_mtime
-            except (OSError, ValueError):
-                continue  # being removed by another process
-            yield Entry(
-                data["parts"]["stage"],
-                data["label"],
-                record.parent.name,
-                size,
-                data["created"],
-                used,
-                data["parts"],
-                record.parent,
-            )
+                parts = dict(data["parts"])
+                stage, label, created = str(parts["stage"]), str(data["label"]), str(data["created"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                continue  # being removed by another process, or damaged
+            yield Entry(stage, label, record.parent.name, size, created, used, parts, record.parent)
 
     def collect_garbage(self, keep_bytes: int) -> list[Entry]:
         """Remove the least recently used artifacts until at most ``keep_bytes`` remain, and dead builds' leftovers.

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -265,6 +266,57 @@ def _atc(path: Path) -> None:
             run_atc(shlex.split(line)[:60], cwd=path.parent)
 
 
+_RECIPE = b"""{  # of a detector
+  "det_pre_params": {"img_root": "images", "fixed_scale": true, "batch_size": 2, "des_channels": 3, "des_height": 8,
+    "des_width": 8, "is_BGR2RGB": true, "means": [123.7, 116.3, 103.5], "stds": [58.4, 57.1, 57.4],},  // pixels
+}
+"""
+
+
+def _recipe(path: Path) -> None:
+    from pth2om.quantize.preprocessing import read_recipe
+
+    read_recipe(path)
+
+
+def _fetch(path: Path) -> None:
+    from pth2om.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main(["fetch", "--manifest", str(path)])
+
+
+def _store_seeds() -> list[bytes]:
+    parts = {
+        "stage": "onnx",
+        "version": 3,
+        "inputs": {"checkpoint": "0" * 64},
+        "options": {"batch": 1},
+        "libraries": {},
+    }
+    record = {
+        "parts": parts,
+        "label": "m-bs1",
+        "created": "2026-11-21T04:02:13+00:00",
+        "seconds": 1.5,
+        "files": {"a": 3},
+    }
+    return [json.dumps(record, indent=1).encode()]
+
+
+def _store(path: Path) -> None:
+    from pth2om.cli import main
+
+    root = path.parent / "store"
+    folder = root / "onnx" / ("0" * 64)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "artifact.json").write_bytes(path.read_bytes())
+    os.environ["PTH2OM_STORE"] = str(root)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main(["store", "ls"])
+        main(["store", "why", "m-bs1"])
+
+
 def _log_seeds() -> list[bytes]:
     from pth2om.explain import entries
 
@@ -293,5 +345,8 @@ READERS: dict[str, Reader] = {
     "checkpoint": Reader("w.pth", _checkpoint_seeds, _checkpoint, binary=True),
     "init": Reader("w.pth", _checkpoint_seeds, _init, binary=True),
     "atc": Reader("lines.txt", lambda: [b"--model=m.onnx " + line for line in _ATC], _atc),
+    "recipe": Reader("recipe.json", lambda: [_RECIPE], _recipe),
+    "fetch": Reader("manifest.toml", lambda: _tomls("pth2om/fetch_manifest.toml"), _fetch),
+    "store": Reader("record.json", _store_seeds, _store),
     "log": Reader("a.log", _log_seeds, _log),
 }
