@@ -132,6 +132,19 @@ def match(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]]],
     )
 
 
+def perfect(truths: Sequence[Sequence[Mapping[str, Any]]]) -> Detections:
+    """The annotations themselves as detections."""
+    objects = [[truth for truth in of_image if not truth["iscrowd"]] for of_image in truths]
+    every = [truth for of_image in objects for truth in of_image]
+    boxes = np.array([truth["bbox"] for truth in every], dtype=np.float64).reshape(-1, 4)
+    return Detections(
+        np.array([len(of_image) for of_image in objects], dtype=np.int64),
+        np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+        np.ones(len(every)),
+        np.array([truth["class"] for truth in every], dtype=np.int64),
+    )
+
+
 def exchanged(detections: Detections) -> Detections:
     """The same detections, each image's given to another image: right only by chance.
 

@@ -17,7 +17,7 @@ from pth2om.errors import DataError
 from pth2om.session import Array, Session, TensorSpec
 from pth2om.spec import Postprocess
 
-VERSION = 4
+VERSION = 5
 """Of what is measured here: raised when a measurement holds something else."""
 
 
@@ -237,6 +237,7 @@ class _Boxes(_Reader):
         measured["metrics"] = {name: 100.0 * value for name, value in statistics.items() if value >= 0}
         measured["matches"] = matches_to_json(precision.match(found, truths, classes))
         measured["chance"] = _by_chance(found, truths, classes)
+        measured["perfect_by_chance"] = _by_chance(precision.perfect(truths), truths, classes)["mAP50-95"]
         return measured
 
 

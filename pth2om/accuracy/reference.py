@@ -26,7 +26,13 @@ import numpy.typing as npt
 from pth2om.accuracy.bounds import LEVEL, binomial_upper, drop_bounds, normal_quantile
 from pth2om.accuracy.packed import unpack
 
-Over = Literal["constant", "other-images", "one-class", "areas"]
+Over = Literal["constant", "other-images", "one-class", "same-objects", "areas"]
+
+DATA: tuple[Over, ...] = ("one-class", "same-objects")
+"""Where no model could be ahead: the images cannot tell a model that looks at them from one that does not."""
+
+_SAME_OBJECTS = 95.0
+"""mAP from which the annotations of other images serve as well as an image's own."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,8 @@ def _over_other_images(measured: Mapping[str, Any], metric: str) -> Lead:
     if len(images) > 1:
         own = precision(matches_from_json(measured["matches"]), ahead, THRESHOLDS_OF[metric], images=images)
         low = max(own.bounds(LEVEL)[0], -100.0)
-    return Lead("other-images", chance, ahead, low)
+    same = float(measured.get("perfect_by_chance", 0.0)) >= _SAME_OBJECTS
+    return Lead("same-objects" if same else "other-images", chance, ahead, low)
 
 
 def _over_masks(measured: Mapping[str, Any]) -> Lead:

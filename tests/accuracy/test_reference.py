@@ -67,7 +67,7 @@ class TestClassification:
     def test_labels_of_one_class(self, tmp_path: Path) -> None:
         measured = scored(tmp_path, self.LABELS * 0, told(self.LABELS * 0))
         own, judged = least(measured, None, metric="top1"), drop(measured, measured, 2.0)
-        assert (own.verdict, own.message.key) == ("failed", "accuracy.no-better-than-one-class")
+        assert (own.verdict, own.message.key) == ("inconclusive", "accuracy.no-better-than-one-class")
         assert (judged.verdict, judged.message.key) == ("not_measured", "accuracy.blind-one-class")
         assert judged.details["only_class"] == 0
 
@@ -123,7 +123,7 @@ class TestClassification:
 class TestDetection:
     POST = Postprocess(decoder="yolov6")
 
-    def squares(self, tmp_path: Path, count: int = 120) -> object:
+    def squares(self, tmp_path: Path, count: int = 120, kinds: int = 3) -> object:
         folder = tmp_path / "calib" / "toy"
         folder.mkdir(parents=True)
         (folder / "dataset.toml").write_text('kind = "coco"\n')
@@ -131,7 +131,7 @@ class TestDetection:
         for number in range(count):
             Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"{number:03d}.png")
             images.append({"id": number, "file_name": f"{number:03d}.png"})
-            annotations.append({"image_id": number, "category_id": number % 3, "bbox": [1, 1, 2, 2], "area": 4})
+            annotations.append({"image_id": number, "category_id": number % kinds, "bbox": [1, 1, 2, 2], "area": 4})
         categories = [{"id": number, "name": str(number)} for number in range(3)]
         text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
         (folder / "instances.json").write_text(text)
@@ -151,6 +151,15 @@ class TestDetection:
         assert (judged.verdict, judged.message.key) == ("not_measured", "accuracy.blind-other-images")
         if kind == "nothing":
             assert agreement(measured, measured, 5.0).verdict == "not_measured"
+
+    def test_the_same_object_everywhere_is_the_datas_fault(self, tmp_path: Path) -> None:
+        dataset = self.squares(tmp_path, kinds=1)
+        rows = np.zeros((120, 1, 8), np.float32)
+        rows[:, 0] = [2, 2, 2, 2, 1, 0.9, 0, 0]
+        measured = measure(Told(rows), dataset, PREPROCESS, self.POST, batch=16)
+        own, judged = least(measured, None, metric="mAP50-95"), drop(measured, measured, 3.0)
+        assert (own.verdict, own.message.key) == ("inconclusive", "accuracy.no-better-than-same-objects")
+        assert (judged.verdict, judged.message.key) == ("not_measured", "accuracy.blind-same-objects")
 
     def test_few_images_pass_nothing(self, tmp_path: Path) -> None:
         rows = np.zeros((60, 1, 8), np.float32)
