@@ -8,7 +8,9 @@ is a stage too (`Measurement`).
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import subprocess
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,11 +123,31 @@ def run(stage: Stage[T], store: Store, progress: Progress = terminal) -> Done[T]
     try:
         artifact = store.artifact(key, build)
     except Pth2omError as error:
-        if not error.transient:
+        if not _is_transient(error):
             # A copy without the traceback, which would hold what the stage failed on.
             store.failures[key.digest] = copy.copy(error)
         raise
     return Done(stage.restored(artifact.json(_RESULT)), artifact)
+
+
+_MACHINE = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EINTR", "ESTALE", "EROFS")
+    if hasattr(errno, name)
+)
+"""Errors of the system that are the machine's: a full disk, no memory, too many open files."""
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether trying again may succeed: the error itself is of that kind, or what it was made of is."""
+    seen: BaseException | None = error
+    while seen is not None:
+        lost = isinstance(seen, MemoryError | ConnectionError | TimeoutError | subprocess.TimeoutExpired)
+        machine = isinstance(seen, OSError) and seen.errno in _MACHINE
+        if lost or machine or (isinstance(seen, Pth2omError) and seen.transient):
+            return True
+        seen = seen.__cause__ or seen.__context__  # also behind `from None`
+    return False
 
 
 def forget(stage: Stage[Any], store: Store) -> None:

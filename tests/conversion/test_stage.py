@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,27 @@ def test_only_the_models_own_failure_is_remembered(tmp_path: Path, error: Pth2om
         with pytest.raises(type(error)):
             run(stage(measure), store)
     assert len(calls) == tries
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [OSError(errno.ENOSPC, "full"), MemoryError(), subprocess.TimeoutExpired("amct", 1), ConnectionResetError()],
+)
+def test_a_failure_of_the_machine_is_not_the_models_whoever_reports_it(tmp_path: Path, cause: Exception) -> None:
+    store, calls = Store(tmp_path), []
+
+    def measure(work: Work) -> str:
+        calls.append(work)
+        if len(calls) > 1:
+            return "done"
+        try:
+            raise cause
+        except type(cause):
+            raise GraphError("graph.unwritable", reason="x") from None
+
+    with pytest.raises(GraphError):
+        run(stage(measure), store)
+    assert run(stage(measure), store).result.value == "done"
 
 
 def test_interrupted_work_finds_what_it_left(tmp_path: Path) -> None:
