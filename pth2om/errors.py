@@ -51,10 +51,8 @@ class Pth2omError(Exception):
 
     def render(self, to: Language | None = None) -> str:
         """Where, what, and on the next line what to do; in language ``to`` (default: the reader's)."""
-        what = self.message.render(to)
-        text = f"{visible(self.where)}: {what}" if self.where else what
-        fix = self.message.fix(to)
-        return f"{text}\n  → {fix}" if fix else text
+        what = self.message.with_fix(to)
+        return f"{visible(self.where)}: {what}" if self.where else what
 
     def __str__(self) -> str:
         return self.render()

@@ -87,6 +87,11 @@ class Message:
         entry = self._entry().get("fix")
         return None if entry is None else self._pick(entry, to)
 
+    def with_fix(self, to: Language | None = None) -> str:
+        """The sentence and, on a line of its own behind an arrow, what to do about it: how every printer shows both."""
+        text, fix = self.render(to), self.fix(to)
+        return f"{text}\n  → {fix}" if fix else text
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
         scalars = str | int | float | bool | None

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import pth2om
+from pth2om.errors import ToolchainError
+from pth2om.evidence import Finding
 from pth2om.language import Message, catalogue, language, say
 
 MESSAGES = Path(pth2om.__file__).parent / "messages"
@@ -106,3 +108,13 @@ def test_message_renders_later_in_either_language() -> None:
 
 def test_a_missing_value_stays_visible() -> None:
     assert "{stage}" in say("store.no-space").render("en")
+
+
+def test_every_printer_shows_a_finding_and_its_remedy_alike() -> None:
+    message = Message("ascend.cann-version", {"cann": "10"})
+    error = ToolchainError("ascend.cann-version", where="net.onnx", cann="10")
+    finding = Finding("preflight.x", "error", message)
+    assert message.with_fix("en").splitlines()[1] == f"  → {message.fix('en')}"
+    assert error.render("zh") == f"net.onnx: {message.with_fix('zh')}"
+    assert finding.line("net.onnx:3", rule=True).endswith(f"preflight.x: {message.with_fix()}")
+    assert Message("aipp.fine", {"count": 1}).with_fix("en").count("\n") == 0

@@ -57,11 +57,7 @@ def _check(arguments: argparse.Namespace) -> int:
         if item.advice is not None:
             print(f"  → {item.advice.render()}")
     for finding in found:
-        place = f"{visible(str(arguments.file))}:{finding.details.get('line', 0)}"
-        print(f"{place}: {finding.severity}: {finding.message.render()}")
-        fix = finding.message.fix()
-        if fix:
-            print(f"  → {fix}")
+        print(finding.line(f"{visible(str(arguments.file))}:{finding.details.get('line', 0)}"))
     if not refused and not found:
         print(say("aipp.fine", count=len(config.ops)))
     return int(bool(refused) or any(finding.severity == "error" for finding in found))

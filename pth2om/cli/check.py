@@ -91,10 +91,7 @@ def _summary(findings: list[Finding]) -> str:
 def _print_plain(arguments: argparse.Namespace, findings: list[Finding]) -> None:
     print(_title(arguments))
     for finding in findings:
-        severity = say(f"preflight.severity-{finding.severity}").render()
-        print(f"{severity}: {finding.rule}: {finding.message}")
-        if finding.message.fix():
-            print(f"  → {finding.message.fix()}")
+        print(finding.line(rule=True))
     print(_summary(findings))
 
 
@@ -110,12 +107,11 @@ def _print_table(arguments: argparse.Namespace, findings: list[Finding]) -> None
     table.add_column(say("preflight.column-finding").render(), overflow="fold", ratio=7)
     colours = {"error": "red", "warning": "yellow", "info": "cyan"}
     for finding in findings:
-        severity = say(f"preflight.severity-{finding.severity}").render()
         text = escape(finding.message.render())
         fix = finding.message.fix()
         cell = f"{text}\n[dim]→ {escape(fix)}[/dim]" if fix else text
         colour = colours[finding.severity]
-        table.add_row(f"[{colour}]{severity}[/{colour}]", finding.rule.removeprefix("preflight."), cell)
+        table.add_row(f"[{colour}]{finding.severity_name}[/{colour}]", finding.rule.removeprefix("preflight."), cell)
     if findings:
         console.print(table)
     else:

@@ -103,16 +103,13 @@ def _print(model: Path, fixed: Fixed) -> None:
     applied = {f"graph.{name}" for name in fixed.cleaned.applied}
     for finding in fixed.cleaned.findings:
         mark = "done" if finding.rule in applied else "undone-mark" if finding.rule == "graph.undone" else "left-mark"
-        print(f"  {say(f'graph.{mark}')}: {finding.message}")
-        remedy = finding.message.fix()
-        if remedy:
-            print(f"    → {remedy}")
+        print(f"  {say(f'graph.{mark}')}: {finding.message.with_fix()}")
     _print_proof(fixed)
     counts = {"errors": _count(fixed.after, "error"), "warnings": _count(fixed.after, "warning")}
     print(say("graph.fix-after", **counts, nodes=fixed.nodes[1]))
     for finding in fixed.after:
         if finding.severity == "error":
-            print(f"  {say('preflight.severity-error')}: {finding.message}")
+            print(finding.line())
     if fixed.cleaned.applied:
         print(say("graph.fix-written", path=str(fixed.path), passes=", ".join(fixed.cleaned.applied)))
     else:

@@ -42,5 +42,5 @@ def run(arguments: argparse.Namespace) -> int:
             values = {"occurring": match.occurring, "nodes": match.nodes, "share": match.share}
             console.print(say("omfile.match", file=str(arguments.onnx), **values).render(), markup=False)
         for finding in findings:
-            console.print(finding.message.render(), finding.message.fix() or "", markup=False)
+            console.print(finding.line(), markup=False)
     return int(any(finding.severity == "error" for finding in findings))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pth2om.language import Message
+from pth2om.language import Message, say
 from pth2om.session import Ground, Provenance
 
 Verdict = Literal["passed", "failed", "inconclusive", "not_measured", "not_reached", "shown"]
@@ -79,6 +79,21 @@ class Finding:
     message: Message
     node: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def line(self, place: str = "", *, rule: bool = False) -> str:
+        """How a finding is printed: place, severity, perhaps its rule, the sentence, and below it what to do.
+
+        Args:
+            place: of what, e.g. a file and line, or a layer; made visible already.
+            rule: whether its id is printed.
+        """
+        parts = [place, self.severity_name, self.rule if rule else "", self.message.with_fix()]
+        return ": ".join(part for part in parts if part)
+
+    @property
+    def severity_name(self) -> str:
+        """The severity in the reader's language."""
+        return say(f"evidence.severity-{self.severity}").render()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""

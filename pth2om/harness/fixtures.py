@@ -255,7 +255,5 @@ def line_of(gate: GateRecord, subject: str | None = None) -> str:
     if gate.ground == "emulated":
         text += f" [{say('plugin.ground-emulated').render()}]"
     if gate.message is not None:
-        text += f": {gate.message.render()}"
-        fix = gate.message.fix()
-        text += f"\n  → {fix}" if fix else ""
+        text += f": {gate.message.with_fix()}"
     return text

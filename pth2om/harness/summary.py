@@ -44,11 +44,11 @@ def summarise(
         return
     reporter.section("pth2om")
     if interrupted:
-        _print(reporter, "plugin.interrupted")
+        _print(reporter, say("plugin.interrupted"))
     error = records.unwritten
     if error is not None:
         reason = error.message.values.get("reason") if isinstance(error, Pth2omError) else error.strerror
-        _print(reporter, "plugin.report-unwritten", path=str(records.folder), reason=str(reason or error))
+        _print(reporter, say("plugin.report-unwritten", path=str(records.folder), reason=str(reason or error)))
     for (verdict, ground), count in sorted(Counter((gate.verdict, gate.ground) for gate in gates).items()):
         name = "unproven" if (verdict, ground) == ("passed", "emulated") else verdict
         line = say(f"plugin.count-{name}", count=count, ground=say(f"plugin.ground-{ground}").render())
@@ -59,15 +59,11 @@ def summarise(
         for one in costs(gates):
             reporter.line(one.line())
     for because in reasons:
-        reporter.line(because.render())
-        if fix := because.fix():
-            reporter.line(f"  → {fix}")
+        _print(reporter, because)
     if records.has_folder and (records.folder / "index.html").exists():
         reporter.line(say("plugin.report", path=str(records.folder / "index.html")).render())
 
 
-def _print(reporter: pytest.TerminalReporter, key: str, **values: str) -> None:
-    message = say(key, **values)
-    reporter.line(message.render())
-    if fix := message.fix():
-        reporter.line(f"  → {fix}")
+def _print(reporter: pytest.TerminalReporter, message: Message) -> None:
+    for line in message.with_fix().splitlines():
+        reporter.line(line)

@@ -71,8 +71,8 @@ class Outcome:
         for rule, group in itertools.groupby(sorted(loud, key=lambda one: one.rule), key=lambda one: one.rule):
             several = list(group)
             for finding in several[:3]:
-                severity = say(f"preflight.severity-{finding.severity}").render()
-                yield f"{severity}: {visible(finding.node) + ': ' if finding.node else ''}{finding.message}"
+                place = f"{visible(finding.node)}: " if finding.node else ""
+                yield f"{finding.severity_name}: {place}{finding.message}"
             if len(several) > 3:
                 yield f"  ... +{len(several) - 3} {rule}"
             if several[0].message.fix():

@@ -194,7 +194,7 @@ def _refused(
     console.print(block(failures, cann))
     shown = set()
     for message in (*_advice(failures), *notes):
-        text = message.render() if message.fix() is None else f"{message.render()}\n  → {message.fix()}"
+        text = message.with_fix()
         if text not in shown:
             shown.add(text)
             console.print(f"pth2om: {text}")
