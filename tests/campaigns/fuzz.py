@@ -33,7 +33,7 @@ from tests.campaigns.fuzz_readers import READERS, REPOSITORY, Reader
 
 SECONDS = 5.0
 MEMORY = 2 << 30
-BATCH = 100
+BATCH = 500
 _START = 120.0  # of a child, which imports torch on a busy machine
 _NUMBERS = (
     "0",
