@@ -26,6 +26,7 @@ from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
+from pth2om.onnxfile.writing import is_external, write_model
 from pth2om.session import Array
 from pth2om.sessions.torch import flat_tensors, output_names, reason_of
 from pth2om.spec import Export, Input
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 VERSION = 3
 PROBE_RELATIVE_L2 = 1e-3
 """Above this relative L2 between torch and ORT the exported graph computes something else (float32 noise is < 1e-5)."""
-
-_INLINE_LIMIT = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -240,8 +239,6 @@ def _lacking(lacking: Sequence[MissingOperator], opset: int, cann: str) -> Itera
 
 def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperator], list[Finding]]:
     """Export at one opset; the attempt, the operators ATC does not surely know there, and the findings."""
-    import onnx
-
     from pth2om.ascend.parser_table import missing_operators
 
     try:
@@ -252,8 +249,8 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperat
     written = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if written != opset:
         return Attempt(opset, "wrong-opset", f"the exporter wrote opset {written}"), [], []
-    if _has_external_data(model) and model.ByteSize() < _INLINE_LIMIT:
-        onnx.save(model, path)
+    if _has_external_data(model) and not is_external(model):
+        write_model(model, path)
         (path.parent / (path.name + ".data")).unlink(missing_ok=True)
     lacking = missing_operators(model, job.cann)
     if lacking:
@@ -464,10 +461,7 @@ def take(
             dim.dim_value = size
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     findings = tuple(_lacking(missing_operators(model, cann), opset, cann))
-    if model.ByteSize() < _INLINE_LIMIT:
-        onnx.save(model, destination)
-    else:
-        onnx.save(model, destination, save_as_external_data=True, location=destination.name + ".data")
+    write_model(model, destination)
     outputs = tuple(entry.name for entry in model.graph.output)
     exported = Exported(opset, "given", (), outputs, findings)
     return exported.to_json() | {"version": onnx.__version__}

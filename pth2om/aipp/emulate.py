@@ -14,8 +14,8 @@ from pth2om.aipp.arithmetic import byte_order, chroma_indices, require_geometry,
 from pth2om.aipp.config import AippConfig
 from pth2om.aipp.csc import Settings, settings
 from pth2om.errors import AippError, GraphError
-from pth2om.files import replacing
 from pth2om.onnxfile.reading import read_whole
+from pth2om.onnxfile.writing import write_model
 
 LEAST_OPSET = 11  # Clip and Pad take their limits as inputs from here on
 _RAISE = 2**20  # 256ths added before the integer division, which cuts towards zero, to keep it on positive numbers
@@ -211,7 +211,6 @@ def _load(path: Path) -> onnx.ModelProto:
 
 def _save(proto: onnx.ModelProto, destination: Path) -> None:
     try:
-        with replacing(destination) as scratch:
-            onnx.save(proto, scratch, format="protobuf")
-    except (OSError, ValueError) as error:  # protobuf refuses more than 2 GB with a ValueError
+        write_model(proto, destination)
+    except OSError as error:
         raise AippError("aipp.unwritable", where=str(destination), reason=str(error)) from None

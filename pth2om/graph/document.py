@@ -6,28 +6,21 @@ copied, checked, inferred and rolled back in milliseconds whatever its weights t
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pth2om.errors import GraphError
-from pth2om.files import replacing
 from pth2om.onnxfile.reading import ExternalData, all_tensors, read, tensor_bytes
+from pth2om.onnxfile.writing import Bytes, is_external, write_model
 from pth2om.session import Array
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
 
-INLINE_LIMIT = 1_900_000_000
-"""Above this many bytes weights go to a file of their own: protobuf ends at 2^31 - 1, names and shapes need room."""
-
 _DETACHED_BYTES = 16 * 1024
 _TOKEN = "pth2om-weight-"  # noqa: S105 - a marker, no secret
-_ALIGNMENT = 4096
-
-Bytes = bytes | memoryview
 
 
 class Document:
@@ -181,46 +174,16 @@ class Document:
             GraphError: nothing can be written there, or a file the model is read from would be overwritten.
         """
         data_path = path.with_name(path.name + ".data")
-        external = self.bytes_needed() > INLINE_LIMIT
+        external = is_external(self.model, self._held_data)
         if self.path is not None and (_same(path, self.path) or (external and _same(data_path, self.path))):
             raise GraphError("graph.in-place", where=str(path))
-        model = type(self.model)()
-        model.CopyFrom(self.model)
         try:
-            with contextlib.ExitStack() as stack:
-                scratch = stack.enter_context(replacing(path))
-                if external:
-                    # Entered last, so that the weights are there before the model that names them.
-                    data_scratch = stack.enter_context(replacing(data_path))
-                    self._write_weights(model, data_scratch, data_path.name)
-                else:
-                    self._attach(model)
-                scratch.write_bytes(model.SerializeToString())
+            write_model(self.model, path, held=self._held_data)
         except OSError as error:
             raise GraphError("graph.unwritable", where=str(path), reason=error.strerror or str(error)) from None
 
-    def _attach(self, model: ModelProto) -> None:
-        for tensor in model.graph.initializer:
-            data = self.weights.get(_token(tensor))
-            if data is not None:
-                tensor.ClearField("external_data")
-                tensor.ClearField("data_location")
-                tensor.raw_data = bytes(data)
-
-    def _write_weights(self, model: ModelProto, path: Path, location: str) -> None:
-        with path.open("wb") as file:
-            for tensor in model.graph.initializer:
-                data = self.weights.get(_token(tensor))
-                if data is None:
-                    continue
-                file.write(bytes(-file.tell() % _ALIGNMENT))
-                offset = file.tell()
-                file.write(data)
-                del tensor.external_data[:]
-                # These three keys only: ATC's parser takes any other key's value for the length.
-                for key, value in (("location", location), ("offset", str(offset)), ("length", str(len(data)))):
-                    entry = tensor.external_data.add()
-                    entry.key, entry.value = key, value
+    def _held_data(self, tensor: TensorProto) -> Bytes | None:
+        return self.weights.get(_token(tensor))
 
     # --- reading ------------------------------------------------------------------------------------------------
 

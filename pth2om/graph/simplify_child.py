@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pth2om.onnxfile.reading import read_whole
+from pth2om.onnxfile.writing import write_model
 
 _FOLD_BYTES = 64 * 2**20
 """Constants above this size are not folded: Expand and Tile of constants have made files ten times as large."""
@@ -18,8 +19,6 @@ _FOLD_BYTES = 64 * 2**20
 def main(words: list[str]) -> int:
     """Simplify one file; 0 when the destination is written, 3 when the tool is not installed."""
     tool, source, destination = words
-    import onnx
-
     model = read_whole(Path(source))
     if tool == "onnxslim":
         try:
@@ -35,10 +34,7 @@ def main(words: list[str]) -> int:
         model, _ = onnxsim.simplify(model, tensor_size_threshold="64MB")
     if model is None:
         return 1
-    if model.ByteSize() < 1_900_000_000:
-        onnx.save(model, destination)
-    else:
-        onnx.save(model, destination, save_as_external_data=True, location="simplified.data")
+    write_model(model, Path(destination))
     return 0
 
 

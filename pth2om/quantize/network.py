@@ -15,9 +15,9 @@ import onnx.inliner
 import onnx.numpy_helper
 
 from pth2om.errors import GraphError, QuantizeError
-from pth2om.files import replacing, write_bytes
 from pth2om.host import return_memory
 from pth2om.language import Message, say
+from pth2om.onnxfile import writing
 from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.runtime import RefusedError, first_line, open_runtime, run_runtime
 from pth2om.onnxfile.walking import captured, order, subgraphs
@@ -26,8 +26,6 @@ Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]
 
 _FORMATS = (4, 10)
-PROTO_LIMIT = (1 << 31) - (1 << 20)
-"""Above this many bytes a protobuf message cannot be serialized in one piece."""
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -50,20 +48,9 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model beside its final name and rename it; above 2 GB the tensors go to ``<name>.external``."""
+    """Write a model beside its final name and rename it; above `INLINE_LIMIT` the tensors go to ``<name>.external``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if model.ByteSize() <= PROTO_LIMIT:
-        write_bytes(path, model.SerializeToString())
-        return
-    data = path.with_name(f"{path.stem}.external")
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    # The inner block ends first: the tensors are there before the model that names them.
-    temporary = tempfile.TemporaryDirectory(prefix=".tensors-", dir=path.parent)
-    with replacing(path) as scratch, replacing(data) as tensors, temporary as folder:
-        onnx.save(copy, str(Path(folder) / path.name), save_as_external_data=True, location=data.name)
-        (Path(folder) / path.name).replace(scratch)
-        (Path(folder) / data.name).replace(tensors)
+    writing.write_model(model, path, data_name=f"{path.stem}.external")
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -17,9 +17,9 @@ from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.onnxfile.walking import subgraphs
+from pth2om.onnxfile.writing import INLINE_LIMIT
 from pth2om.quantize.layers import KINDS
 from pth2om.quantize.network import (
-    PROTO_LIMIT,
     FloatArray,
     Network,
     as_runtime_takes,
@@ -113,7 +113,7 @@ def _convert_opset(model: onnx.ModelProto, opset: int, where: str) -> onnx.Model
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its tensors' shapes, or without them if inference fails: they are only used for reporting."""
-    if model.ByteSize() > PROTO_LIMIT:
+    if model.ByteSize() > INLINE_LIMIT:
         return model
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)

@@ -18,12 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pth2om import graph
 from pth2om.errors import GraphError
-from pth2om.graph import document as document_module
 from pth2om.graph import passes, proof
 from pth2om.graph.contract import EQUAL, ROUNDING, Applied, Settings
 from pth2om.graph.document import Document
 from pth2om.graph.passes import simplify
 from pth2om.graph.runner import run, run_passes
+from pth2om.onnxfile import writing
 
 X = "agraph (float[2,3] x) => (float[2,3] y)"
 
@@ -291,7 +291,7 @@ def test_external_data_is_read_and_goes_inline(bench, tmp_path):
 
 
 def test_above_the_limit_weights_go_outside(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(document_module, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(writing, "INLINE_LIMIT", 1000)
     source = weighty(tmp_path, external=False)
     expected = bench.answer(onnx.load(source), x=np.ones((2, 64)))[0]
     made = tmp_path / "clean.onnx"

@@ -437,9 +437,10 @@ def test_a_model_of_two_inputs_hands_both_to_whoever_quantizes(tmp_path, amct_on
 
 def test_weights_beside_a_large_model_are_copied_with_it(root, monkeypatch):
     from pth2om.conversion import int8_delivery
+    from pth2om.onnxfile import writing
     from pth2om.quantize import network
 
-    monkeypatch.setattr(network, "PROTO_LIMIT", 100)
+    monkeypatch.setattr(writing, "INLINE_LIMIT", 100)
     run = pipeline(root)
     files = int8_delivery._copied(run.onnx(1), run.quantized(1), root / "out", "p", "s")
     monkeypatch.undo()
