@@ -433,6 +433,14 @@ def test_a_context_that_is_missing_at_run_time_is_still_named() -> None:
         ("Inputs data type int64 and float16 must be the same, op Add_1", "C19", "int64 and float16"),
         ("RuntimeError: Input type (double) and bias type (float) should be the same", "X13", "double and float"),
         ("expected scalar type Float but found Double", "X13", "Float wanted, Double found"),
+        ("expected m1 and m2 to have the same dtype, but got: double != float", "X13", "double and float"),
+        (
+            ("Type Error: Type parameter (T) of Optype (Concat) bound to different types (tensor(float) and "
+            "tensor(int64) in node (c/Concat_1)."),
+            "O25",
+            "'c/Concat_1' have different types, tensor(float) and tensor(int64)",
+        ),
+        ("Node (/fc/Gemm) Op (Gemm) [ShapeInferenceError] First input does not have rank 2", "O26", "not have rank 2"),
     ],
 )  # fmt: skip
 def test_what_is_said_of_frequent_lines(line: str, name: str, word: str) -> None:
