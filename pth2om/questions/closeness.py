@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Pth2omError
 from pth2om.evidence import Judgement
 from pth2om.language import say
+from pth2om.questions.batching import batching
 from pth2om.questions.candidate import Candidate, pair
 from pth2om.questions.rounding import own_rounding
 from pth2om.questions.subject import Subject, answers
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pth2om.data import Samples
     from pth2om.evidence import GateRecord
     from pth2om.session import Session
-    from pth2om.spec import Spec
+    from pth2om.spec import Spec, Variant
 
 
 @answers("closeness")
@@ -52,7 +53,8 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
         joined = compare.worse(measured[first], measured[second], (first, second))
     else:
         (joined,) = measured.values()
-    int8 = subject.variant is not None and subject.variant.quantized
+    variant = subject.variant
+    int8 = variant is not None and variant.quantized
     between = pair(reference, candidate)
     judge = functools.partial(
         compare.judge,
@@ -60,7 +62,7 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
         pair=between,
         gates=spec.gates,
         int8=int8,
-        layers=_int8_layers(subject) if int8 else 0,
+        layers=_int8_layers(subject, variant) if variant is not None and int8 else 0,
         metric=_judging_metric(subject) if int8 else "",
     )
     judgements = judge()
@@ -71,13 +73,13 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
     first_band = next(iter(candidate.bands))
     digests = {"reference": reference.band(first_band).digest, "samples": samples.digest}
     digests |= {band or "candidate": session.digest for band, session in candidate.bands.items()}
-    return subject.gates("closeness", judgements, candidate.session, digests, artifacts[-1])
+    gates = subject.gates("closeness", judgements, candidate.session, digests, artifacts[-1])
+    return gates + batching(subject, reference, candidate, samples)
 
 
-def _int8_layers(subject: Subject) -> int:
+def _int8_layers(subject: Subject, variant: Variant) -> int:
     """How many layers of the variant run in INT8."""
-    assert subject.variant is not None
-    rows = subject.pipeline.quantized(subject.variant.batch).record.details["layers"]
+    rows = subject.pipeline.quantized(variant.batch).record.details["layers"]
     return sum(bool(row["int8"]) for row in rows)
 
 
