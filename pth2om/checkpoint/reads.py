@@ -43,11 +43,16 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def user_files(opened: Iterable[str]) -> tuple[Path, ...]:
-    """Those of ``opened`` that are the user's: outside of Python, of installed packages and of temporary folders."""
+    """Those of ``opened`` that are the user's.
+
+    Left out are Python itself and installed packages with their records, the system's folders, temporary files, and
+    hidden folders of the home directory, where libraries keep caches and settings that change by themselves.
+    """
     ours = Path(__file__).resolve().parent.parent
     roots = [*(Path(place) for place in sysconfig.get_paths().values()), Path(sys.prefix), Path(sys.base_prefix), ours]
-    roots += [Path(place) for place in ("/proc", "/sys", "/dev", "/etc")]
+    roots += [Path(place) for place in ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib")]
     installed = {root.resolve() for root in roots}
+    home = Path.home().resolve()
     scratch = Path(tempfile.gettempdir()).resolve()
     found = set()
     for name in opened:
@@ -56,6 +61,10 @@ def user_files(opened: Iterable[str]) -> tuple[Path, ...]:
             real = path.resolve()
             parts = set(real.parts)
             if not real.is_file() or parts & {"site-packages", "dist-packages", "__pycache__"}:
+                continue
+            if any(part.endswith((".egg-info", ".dist-info")) for part in parts):
+                continue
+            if real.is_relative_to(home) and real.relative_to(home).parts[0].startswith("."):
                 continue
             if not any(real.is_relative_to(root) for root in installed) and real.parent != scratch:
                 found.add(path)

@@ -253,7 +253,7 @@ class NetReads:
 
     source: Source
     name = "net-reads"
-    version = 1
+    version = 2
     libraries = ("pth2om",)
 
     @property
