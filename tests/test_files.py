@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,24 @@ def test_the_longest_name_that_a_file_may_have(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_the_callers_matter(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "absent" / "x.txt", "1")
+
+
+WITH_REASON = {
+    "pth2om/files.py": "the one writer",
+    "pth2om/graph/fixing.py": "a copy that is checked, never renamed",
+    "pth2om/fetch.py": "a download keeps its part, from which it is resumed",
+    "pth2om/init_spec.py": "all files of a new model appear, or none",
+    "pth2om/quantize/bins.py": "fills a folder that may exist",
+}
+
+
+def test_nobody_else_writes_beside_a_name_and_renames(repository: Path) -> None:
+    pattern = re.compile(
+        r"temporary\.replace|scratch\.replace|with_name\(f\"\.\{|mkstemp|NamedTemporaryFile|os\.replace"
+    )
+    found = {
+        path.relative_to(repository).as_posix()
+        for path in (repository / "pth2om").rglob("*.py")
+        if pattern.search(path.read_text(encoding="utf-8"))
+    }
+    assert found <= set(WITH_REASON), "use pth2om.files.replacing"
