@@ -255,7 +255,16 @@ def _not_measured(
         message = say(
             "latency.estimated",
             milliseconds=float(f"{estimate['milliseconds']:.3g}"),
-            fps=float(f"{estimate['fps']:.3g}"),
+            # Whole numbers in full: 1,670,000 is read at a glance, 1.67e+06 is not.
+            fps=f"{estimate['fps']:.3g}"
+            if estimate["fps"] < 999.5
+            else f"{float(format(estimate['fps'], '.3g')):,.0f}",
             soc=estimate["soc"],
         )
     return Judgement(check, None, "fps", limit, "not_measured", message=message, details=details)
+
+
+def _rate(fps: float) -> str:
+    """Three digits, and large rates in full: 1,670,000 is read at a glance, 1.67e+06 is not."""
+    shown = f"{fps:.3g}"
+    return shown if fps < 999.5 else f"{float(shown):,.0f}"

@@ -248,8 +248,9 @@ def line_of(gate: GateRecord, subject: str | None = None) -> str:
         subject = f"{gate.model}-{gate.variant}" if gate.variant else gate.model
     text = visible(f"{subject} {gate.check}".strip())
     if gate.measured is not None:
-        shown = f"{gate.measured:.6g}" if gate.limit is None else gate.limit.beside(gate.measured)
-        text += f" = {shown}{f' {gate.unit}' if gate.unit else ''}"
+        from pth2om.report import figures
+
+        text += f" = {figures.measured(gate)}{f' {gate.unit}' if gate.unit else ''}"
     if gate.limit is not None:
         text += f" ({say('plugin.limit').render()} {gate.limit})"
     if gate.ground == "emulated":

@@ -95,7 +95,11 @@ class Card:
             own = [gate for gate in self.gates if gate.question == question]
             shared = [gate for gate in self.shared if gate.question == question]
             if self.variant and not self.batch and question in _OF_THE_OM:
-                own = _without_stand_ins(own)
+                asked = bool(own)
+                own = _without_stand_ins(own, question)
+                if asked and not own:
+                    found[question] = Answer("not_measured", "host", Counter({"not_measured": 1}))
+                    continue
                 if not any(gate.verdict == "passed" for gate in own):
                     shared = [gate for gate in shared if gate.verdict in ("failed", "inconclusive")]
             if own or shared:
@@ -345,10 +349,12 @@ def _in_order(socs: Mapping[tuple[str, str], Mapping[str | None, Card]]) -> list
     return ordered
 
 
-def _without_stand_ins(gates: list[GateRecord]) -> list[GateRecord]:
+def _without_stand_ins(gates: list[GateRecord], question: Question) -> list[GateRecord]:
     """Gates without passes on the host, where what runs on an NPU was not measured: the twin does not answer for it."""
+    if any(gate.verdict == "passed" and gate.ground != "host" for gate in gates):
+        return gates
     missing = any(gate.verdict == "not_measured" for gate in gates)
-    if not missing or any(gate.verdict == "passed" and gate.ground != "host" for gate in gates):
+    if not missing and question not in ("closeness", "accuracy"):
         return gates
     return [gate for gate in gates if gate.verdict not in ("passed", "shown")]
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pth2om.evidence import GateRecord
-from pth2om.language import Language, Message, Value, say
+from pth2om.language import Language, Message, Value, language, say
 from pth2om.report.figures import MISSING, number
 from pth2om.report.tables import needed_images
+from pth2om.report.wording import in_language
 
 _LEVELS = {"om": "om", "fake-quant": "twin", "int8-weights": "weights"}
 
@@ -65,7 +66,7 @@ class Cost:
         """
         gate = self.judged
         if gate is None or gate.measured is None:
-            reason = self.reason.render(to) if self.reason is not None else MISSING
+            reason = in_language(self.reason, to or language()) if self.reason is not None else MISSING
             return say("report.cost-unknown", name=self.name, reason=reason).render(to)
         by = say(f"report.cost-by-{gate.ground if gate is self.om else 'twin'}").render(to)
         values: dict[str, Value] = {

@@ -23,7 +23,10 @@ def number(value: object) -> float | None:
         return _NAMED.get(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number beyond 1e308
+        return math.inf if value > 0 else -math.inf
 
 
 def text(value: object, digits: int = 4) -> str:
@@ -48,16 +51,36 @@ def text(value: object, digits: int = 4) -> str:
     return f"{real:.{digits}g}"
 
 
+def amount(value: object, unit: str, digits: int = 4) -> str:
+    """A number with the digits that its unit deserves; the unit itself is not in it.
+
+    >>> amount(0.0213, "points"), amount(58213.7, "fps"), amount(1.67e6, "fps"), amount(26.4712, "ms")
+    ('0.02', '58.2 k', '1.67 M', '26.47')
+    """
+    real = number(value)
+    if real is None or not math.isfinite(real):
+        return text(value, digits)
+    if unit in ("points", "percent") and abs(real) < 1e6:
+        shown = f"{real:.{digits - 2}f}"
+        return shown.lstrip("-") if float(shown) == 0 else shown
+    if unit == "fps":
+        for scale, prefix in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+            if abs(real) >= scale:
+                base = 1e3 if prefix == " k" else scale
+                return f"{real / base:.{max(3, digits - 1)}g}{prefix}"
+    return text(real, digits)
+
+
 def measured(gate: GateRecord) -> str:
     """The measured value, with as many digits as it takes to stand on its own side of the limit."""
     if gate.measured is None:
         return MISSING
-    shown = text(gate.measured)
+    shown = amount(gate.measured, gate.unit)
     if gate.limit is None or not math.isfinite(gate.measured):
         return shown
     held = gate.limit.holds(gate.measured)
     for digits in range(4, 18):
-        shown = text(gate.measured, digits)
+        shown = amount(gate.measured, gate.unit, digits)
         back = _parsed(shown)
         if back is None or gate.limit.holds(back) == held:
             break
@@ -65,9 +88,10 @@ def measured(gate: GateRecord) -> str:
 
 
 def _parsed(shown: str) -> float | None:
+    base, _, prefix = shown.partition(" ")
     try:
-        return float(shown)
-    except ValueError:
+        return float(base) * {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}[prefix]
+    except (KeyError, ValueError):
         return None
 
 
@@ -76,7 +100,7 @@ def limit(of: Limit | None) -> str:
     if of is None:
         return ""
     sign = {">=": "≥", "<=": "≤", "==": "=", "<": "<", ">": ">"}[of.relation]
-    return f"{sign} {of.value:.10g}"
+    return f"{sign} {of.text}"
 
 
 def share_used(gate: GateRecord) -> float | None:

@@ -146,7 +146,7 @@ def section(card: Card) -> Int8 | None:
         return None
     details = stage.details if stage is not None else {}
     rows = [row for row in _rows(details.get("layers")) if isinstance(row.get("name"), str)]
-    outputs = {row.get("layer"): number(row.get("sqnr_db")) for row in _rows(details.get("errors"))}
+    outputs = {str(row.get("layer")): number(row.get("sqnr_db")) for row in _rows(details.get("errors"))}
     every = [_layer(row, outputs) for row in rows]
     return Int8(
         tuple(every[:MOST_LAYERS]),

@@ -149,10 +149,15 @@ def _performance(write: _Writer, card: Card) -> str:
     for speed in speeds(card.gates):
         if speed.subject == "om" and speed.gate.ground == "device" and speed.gate.verdict != "not_measured":
             if speed.fps is not None:
-                return f"{figures.text(speed.fps, 6)} fps"
+                return f"{_rate(speed.fps)} fps"
             if speed.p50 is not None:
                 return f"{figures.text(speed.p50)} ms"
     return write.say("md-not-measured")
+
+
+def _rate(fps: float) -> str:
+    """Images per second as a README of ModelZoo has them: six digits, large rates whole."""
+    return figures.text(fps, 6) if not 1e5 <= fps < 1e15 else f"{fps:.0f}"
 
 
 def _older(write: _Writer, cards: Sequence[Card], chip: str) -> None:
@@ -190,7 +195,7 @@ def _reference(found: Iterable[Speed]) -> str:
     for speed in found:
         gate = speed.gate
         if speed.subject == "om" and gate.limit is not None and gate.check.endswith("fps"):
-            return f"{figures.text(gate.limit.value, 6)} fps"
+            return f"{gate.limit.text} fps"
     return figures.MISSING
 
 

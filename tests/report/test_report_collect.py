@@ -169,6 +169,7 @@ def test_a_pass_of_onnx_does_not_answer_for_an_om_nobody_ran(factory):
 
     assert answer(onnx, absent).verdict == "not_measured"
     assert answer(onnx, twin, absent).verdict == "not_measured"
+    assert answer(onnx, twin).verdict == "not_measured"
     assert answer(onnx, om, absent).verdict == "passed"
     assert answer(onnx, om).unproven
     # Nobody asked for the OM: not a tick either. What is wrong is said all the same.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pth2om import accuracy, compare, evidence, latency
+from pth2om.accuracy.reference import Lead
 from pth2om.compare.closeness import METRICS
 from pth2om.compare.closeness import closeness as closeness_of
 from pth2om.evidence import GateRecord
@@ -74,7 +75,8 @@ def test_an_error_beyond_the_last_bin_is_drawn():
 def difference(lost, gained):
     return {
         "version": 1, "metric": "top1", "images": 249, "reference": 90.36, "candidate": 90.0, "unreadable": 0,
-        "seed": 0, "drop": 0.4, "interval": [-0.9, 1.6], "method": "exact", "lost_count": 70, "gained_count": 0,
+        "seed": 0, "drop": 0.4, "interval": [-0.9, 1.6], "bounds": [-0.9, 1.6], "level": 0.95, "method": "exact",
+        "lost_count": 70, "gained_count": 0, "lead": Lead("chance", 10.0, 80.36, 75.0).to_json(),
         "lost": lost, "gained": gained, "changed_count": 3,
     }  # fmt: skip
 

@@ -89,3 +89,28 @@ def test_durations_and_sizes():
 def test_nested_values_become_dotted_rows():
     rows = figures.flat({"packages": {"torch": "2.13"}, "cores": 2, "none": None, "list": [1, "a"]})
     assert rows == [("packages.torch", "2.13"), ("cores", "2"), ("list", "1, a")]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0.0213, "points", "0.02"),
+        (-0.001, "points", "0.00"),
+        (58213.7, "fps", "58.2 k"),
+        (1.67e6, "fps", "1.67 M"),
+        (999.4, "fps", "999.4"),
+        (26.4712, "ms", "26.47"),
+        (10**400, "fps", "∞"),
+    ],
+)
+def test_the_unit_decides_the_digits(value, unit, shown):
+    assert figures.amount(value, unit) == shown
+
+
+def test_a_figure_stays_on_its_side_of_the_limit_in_every_unit(factory):
+    for unit, value, limit in (("points", 1.0004, 1.0), ("fps", 58_200.3, 58_200.0), ("fps", 1_670_001.0, 1_670_000.0)):
+        gate = factory.gate("m", "v", "latency", "om/fps", value, Limit("<=", limit), "failed", unit=unit)
+        shown = figures.measured(gate)
+        assert "e+" not in shown
+        assert shown not in ("1.00", "58.2 k", "1.67 M")
+    assert figures.limit(Limit(">=", 0.9999999)) == "≥ 0.9999999"
