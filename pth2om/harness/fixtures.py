@@ -17,7 +17,7 @@ from pth2om.language import say
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
     from pth2om.conversion.stage import Built
-    from pth2om.evidence import GateRecord
+    from pth2om.evidence import GateRecord, Judgement
     from pth2om.questions.subject import Subject
     from pth2om.session import Session
     from pth2om.spec import Spec, Variant
@@ -224,6 +224,15 @@ class Accept:
         from pth2om.questions.latency import latency
 
         self._settle(latency(self.subject, Candidate.of(session), remeasure=self._remeasure))
+
+    def judged(self, judgements: Sequence[Judgement], session: Session) -> None:
+        """Figures of the user's own, judged by the test that measured them, as evidence about ``session``.
+
+        Args:
+            judgements: `pth2om.evidence.Judgement`s; the name of each check is part of its id.
+            session: who computed them: its provenance decides on which ground they stand.
+        """
+        self._settle(self.subject.gates(question_of(self._item), judgements, session, {"session": session.digest}))
 
     def keep_stages(self) -> None:
         """Hand over the records of the stages this test used."""
