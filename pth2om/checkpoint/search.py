@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def find_weights(spec: Spec, *, overrides: Mapping[str, Path], data_roots: Seque
     name = spec.source.checkpoint or spec.source.onnx or ""
     other: tuple[Path, str] | None = None
     for candidate in candidates(spec.folder, name, spec.name, data_roots):
-        if not candidate.is_file():
+        if not _is_there(candidate):
             continue
         if spec.source.sha256 is None:
             return _plain(candidate)
@@ -57,6 +58,14 @@ def find_weights(spec: Spec, *, overrides: Mapping[str, Path], data_roots: Seque
     return None
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; a name that no file system takes (too long, with a NUL) is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _plain(path: Path) -> Path:
     """Absolute and without ``..``, as a person would write it, where that is the same file."""
     short = Path(os.path.normpath(path.absolute()))
@@ -72,7 +81,9 @@ def candidates(folder: Path, name: str, model: str, data_roots: Sequence[Path]) 
         model: the model's name.
         data_roots: further folders.
     """
-    file = Path(name).expanduser()
+    file = Path(name)
+    with contextlib.suppress(RuntimeError):  # ~somebody who is no user here
+        file = file.expanduser()
     if file.is_absolute():
         yield file
         return

@@ -171,8 +171,11 @@ def _recipe(table: Mapping[str, Any], path: Path) -> ImageRecipe:
     if root is not None and not isinstance(root, str):
         raise QuantizeError("bins.wrong-value", where=where, name="img_root", value=str(root))
     images = None if root is None else (path.parent / root)
-    if images is not None and not images.is_dir() and Path(str(root)).is_dir():
-        images = Path(str(root))
+    try:
+        if images is not None and not images.is_dir() and Path(str(root)).is_dir():
+            images = Path(str(root))
+    except (OSError, ValueError):  # a name that no file system takes
+        raise QuantizeError("bins.wrong-value", where=where, name="img_root", value=str(root)[:80]) from None
     return ImageRecipe(preprocess, _whole(table, "batch_size", 1, where), images, tuple(findings))
 
 

@@ -503,3 +503,8 @@ def test_weight_norm_on_one_side_only_is_named(new: bool) -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1))
     assert fit(_normed("weight_norm", new), plain.state_dict()).normed == "folded"
     assert fit(plain, _normed("weight_norm", new).state_dict()).normed == "unfolded"
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "~nobody-of-that-name/w.pth", "b/" * 3000])
+def test_a_name_that_no_file_system_takes_is_absent(tmp_path: Path, name: str) -> None:
+    assert find_weights(spec(tmp_path, checkpoint=name), overrides={}, data_roots=[tmp_path]) is None
