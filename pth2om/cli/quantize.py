@@ -10,7 +10,7 @@ from typing import get_args
 from pth2om.escaping import json_text
 from pth2om.language import say
 from pth2om.progress import Progress, terminal
-from pth2om.quantize.settings import Activations, Balancing, Weights
+from pth2om.spec.tables import Activations, Balancing, Weights
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pth2om.quantize.histogram import Histogram
-from pth2om.quantize.settings import Activations, Ifmr
+from pth2om.quantize.settings import Ifmr
+from pth2om.spec.tables import Activations
 
 ALGORITHMS: tuple[Activations, ...] = get_args(Activations)
 Doubles = npt.NDArray[np.float64]

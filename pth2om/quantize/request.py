@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from pth2om.errors import QuantizeError
-from pth2om.quantize.settings import Activations, Balancing, Weights
+from pth2om.spec.tables import Activations, Balancing, Weights
 
 _EVERYWHERE = frozenset({"model", "output", "prefix", "json"})
 _WAYS: dict[str, frozenset[str]] = {

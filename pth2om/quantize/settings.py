@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pth2om.evidence import Finding
+from pth2om.spec.tables import Activations, Balancing, Weights
 
 if TYPE_CHECKING:
     from pth2om import spec
 
 VERSION = 3
 """Version of a quantization's result; raised when the result changes."""
-
-Activations = Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"]
-Weights = Literal["arq", "mse"]
-Balancing = Literal["off", "fold", "insert"]
 
 
 @dataclass(frozen=True)
@@ -111,17 +108,8 @@ class Settings:
             start: the settings of an AMCT configuration, used where the spec has none. Layers skipped by either are
                 skipped.
         """
-        names = (
-            "activations",
-            "weights",
-            "asymmetric",
-            "skip",
-            "only",
-            "bias_correction",
-            "equalize",
-            "balance",
-            "small_channels",
-        )
+        # What has the same name in both is the same option, but for a spec's `bins`, which are files and not bars.
+        names = [entry.name for entry in fields(cls) if entry.name in type(table).model_fields and entry.name != "bins"]
         given = {name: getattr(table, name) for name in names if start is None or name in table.model_fields_set}
         if start is None:
             return cls(**given)

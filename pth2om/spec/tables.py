@@ -19,6 +19,13 @@ PRECISION_MODES: Mapping[str, str] = {
 }
 """The ``--precision_mode`` each precision is compiled with; int8 is the deploy model compiled with ATC's default."""
 
+Activations = Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"]
+"""Algorithms for activation ranges of INT8."""
+Weights = Literal["arq", "mse"]
+"""Algorithms for weight scales of INT8."""
+Balancing = Literal["off", "fold", "insert"]
+"""How the input channels of depth-wise convolutions are evened out."""
+
 OPSET_LADDER = (17, 16, 15, 14, 13, 11)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]+$")]
 
@@ -253,15 +260,15 @@ class Quantize(Table):
     bins: tuple[str, ...] = ()
     random: bool = False
     images: Annotated[int, Field(ge=1)] = 32
-    activations: Literal["minmax", "percentile", "entropy", "mse", "ifmr", "hfmg"] = "mse"
-    weights: Literal["arq", "mse"] = "mse"
+    activations: Activations = "mse"
+    weights: Weights = "mse"
     asymmetric: bool = True
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     max_drop: Annotated[float, Field(ge=0)] | None = None
     bias_correction: bool = True
     equalize: bool = False
-    balance: Literal["off", "fold", "insert"] = "insert"
+    balance: Balancing = "insert"
     small_channels: bool = False
     config: str | None = None
     tool: Literal["pth2om", "amct_onnx"] = "pth2om"

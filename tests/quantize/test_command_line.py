@@ -285,3 +285,23 @@ def test_a_spec_is_found_from_its_own_folder(tmp_path, monkeypatch):
     for place, name in ((folder, "."), (folder, "model.toml"), (folder.parent, "tiny"), (tmp_path, "tiny")):
         monkeypatch.chdir(place)
         assert spec_folder(Path(name)) == folder
+
+
+def test_an_option_of_int8_is_declared_once():
+    """The spec's table, the settings and the verb's arguments agree in words and defaults."""
+    from dataclasses import fields
+    from typing import get_type_hints
+
+    from pth2om.quantize import Settings
+    from pth2om.quantize.request import Request
+    from pth2om.spec import Quantize
+
+    own = {entry.name: entry.default for entry in fields(Settings)}
+    shared = (own.keys() & Quantize.model_fields.keys()) - {"bins"}
+    assert {"activations", "weights", "asymmetric", "skip", "only", "balance", "equalize"} <= shared
+    assert {name: own[name] for name in shared} == {name: Quantize.model_fields[name].default for name in shared}
+    assert Settings.from_spec(Quantize()) == Settings()
+    hints, typed = get_type_hints(Settings), get_type_hints(Request)
+    for name in ("activations", "weights", "balance"):
+        assert typed[name] == hints[name] | None
+        assert hints[name] == get_type_hints(Quantize)[name]
