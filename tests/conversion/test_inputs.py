@@ -62,7 +62,7 @@ def reading(path: str) -> str:
     )
 
 
-@pytest.mark.parametrize("place", ["cfg.json", "cfg/deep.json", "../../shared.json", ".hidden.json", "weights/cfg.pt"])
+@pytest.mark.parametrize("place", ["cfg/deep.json", "../../shared.json", "weights/cfg.pt"])
 def test_a_file_that_the_net_reads_is_part_of_the_model(make: Make, models: Path, place: str) -> None:
     file = models / "linear" / place
     file.parent.mkdir(exist_ok=True)

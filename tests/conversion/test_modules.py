@@ -13,7 +13,9 @@ from pth2om.spec import Export, Input
 from tests.conversion.conftest import Make
 
 
-@pytest.mark.parametrize(("exporter", "opset"), [("torchscript", 13), ("dynamo", 18)])
+@pytest.mark.parametrize(
+    ("exporter", "opset"), [("torchscript", 13), pytest.param("dynamo", 18, marks=pytest.mark.nightly)]
+)
 def test_each_tensor_has_the_module_that_made_it(tmp_path: Path, exporter: str, opset: int) -> None:
     import torch
 
