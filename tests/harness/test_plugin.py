@@ -79,7 +79,9 @@ def test_the_whole_run(repo: pytest.Pytester) -> None:
         "accuracy",
         "latency",
     }
-    assert all(gate.ground == "emulated" for gate in gates if gate.variant.startswith(("fp16", "origin")))
+    of_variants = [gate for gate in gates if gate.variant.startswith(("fp16", "origin"))]
+    # The rules are tables of this machine, whoever compiles.
+    assert {gate.check for gate in of_variants if gate.ground != "emulated"} == {"preflight/errors"}
     command = next(record.command for record in found if isinstance(record, evidence.StageRecord) and record.command)
     assert command[0] == "atc"
     assert any(word.startswith("--input_shape=image:") for word in command)
