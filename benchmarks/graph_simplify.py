@@ -137,9 +137,9 @@ def measure(name: str, module: nn.Module, folder: Path, rounds: int) -> None:
         for tool in simplify.TOOLS:  # alternating
             seconds, nodes[tool] = timed(path, tool, folder)
             results[tool].append(seconds)
-    from pth2om.graph.contract import Settings
+    from pth2om.graph.contract import PassSettings
 
-    chosen = simplify.order(Document.open(path), Settings())[0]
+    chosen = simplify.order(Document.open(path), PassSettings())[0]
     for tool, seconds in results.items():
         mark = "  <- chosen" if tool == chosen else ""
         print(f"    {tool:9} {statistics.median(seconds):6.2f} s  {nodes[tool]} nodes{mark}")

@@ -4,7 +4,7 @@ All of them quantize the same layers of the same float graph to INT8, weights pe
 images. No calibration image is scored: they come from the spec's calibration dataset, or are the first images of the
 scored one and are then left out of the score.
 
-* ``ours``: the default `Settings`;
+* ``ours``: the default `QuantizeSettings`;
 * ``ifmr+arq``: AMCT's algorithm as documented, computed with our deploy model;
 * ``ort-minmax``, ``ort-entropy``, ``ort-percentile``: ``onnxruntime.quantization.quantize_static``, QDQ, run without
   fusion.
@@ -31,10 +31,10 @@ import onnx
 from pth2om.accuracy.bounds import TWO_SIDED, drop_bounds
 from pth2om.quantize.network import open_session
 from pth2om.quantize.plan import make_plan
-from pth2om.quantize.settings import Settings
+from pth2om.quantize.settings import QuantizeSettings
 from pth2om.quantize.twins import fake_quant
 
-AMCT = Settings(activations="ifmr", weights="arq", bias_correction=False, balance="off")
+AMCT = QuantizeSettings(activations="ifmr", weights="arq", bias_correction=False, balance="off")
 MODELS = ("resnet20", "resnet56", "mobilenet_v2", "convmixer-digits", "yolov6lite", "yolov6-shapes")
 ORT = {"ort-minmax": "MinMax", "ort-entropy": "Entropy", "ort-percentile": "Percentile"}
 
@@ -177,7 +177,7 @@ class Score:
 
 def compare(name, repo, roots, calibration, evaluation, ort):
     model, feeds, feed, count, labels, scored = load(name, repo, roots, calibration)
-    plans = {"ours": make_plan(model, feeds, Settings()), "ifmr+arq": make_plan(model, feeds, AMCT)}
+    plans = {"ours": make_plan(model, feeds, QuantizeSettings()), "ifmr+arq": make_plan(model, feeds, AMCT)}
     base = plans["ifmr+arq"].model
     made = {label: fake_quant(plan.deploy()) for label, plan in plans.items()}
     scores = {label: Score(one) for label, one in made.items()}

@@ -110,9 +110,9 @@ def work(job, folder):
         from pth2om.quantize.network import read_model
         from pth2om.quantize.plan import make_plan
         from pth2om.quantize.sensitivity import layer_errors
-        from pth2om.quantize.settings import Settings
+        from pth2om.quantize.settings import QuantizeSettings
 
-        plan = make_plan(read_model(path), feeds(shape, 4), Settings())
+        plan = make_plan(read_model(path), feeds(shape, 4), QuantizeSettings())
         layer_errors(plan, feeds(shape, int(count)))
     else:
         ort(kind.removeprefix("ort-"), path, shape, int(count), folder)

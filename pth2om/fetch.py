@@ -71,7 +71,7 @@ class File(_Table):
 
     @field_validator("name")
     @classmethod
-    def _plain(cls, name: str) -> str:
+    def _names_a_file(cls, name: str) -> str:
         if not name.strip("."):
             raise ValueError("the name must be that of a file")
         return name

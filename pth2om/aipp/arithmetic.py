@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pth2om.aipp.config import AippConfig, AippOp
-from pth2om.aipp.csc import Settings, settings
+from pth2om.aipp.csc import AippSettings, settings
 from pth2om.ascend import families
 from pth2om.errors import AippError
 
@@ -49,7 +49,7 @@ def apply(
         rank: which input.
         soc: decides the rounding of the colour conversion.
         dtype: of the model's input; a uint8 input is not normalized.
-        channels: of the model's input; only XRGB8888 needs it, see `Settings.channels`.
+        channels: of the model's input; only XRGB8888 needs it, see `AippSettings.channels`.
 
     Returns:
         (N, C, H, W) of that dtype.
@@ -72,7 +72,7 @@ def apply(
     return _padded(planes, wanted)
 
 
-def normalize(planes: npt.NDArray[Any], wanted: Settings) -> npt.NDArray[np.float16]:
+def normalize(planes: npt.NDArray[Any], wanted: AippSettings) -> npt.NDArray[np.float16]:
     """``(fp16(x - mean) - fp16(min)) * fp16(var_reci)``, every operation rounded to FP16.
 
     Args:
@@ -90,7 +90,7 @@ def normalize(planes: npt.NDArray[Any], wanted: Settings) -> npt.NDArray[np.floa
     return result
 
 
-def convert(pixels: npt.NDArray[Any], wanted: Settings, *, nearest: bool) -> Bytes:
+def convert(pixels: npt.NDArray[Any], wanted: AippSettings, *, nearest: bool) -> Bytes:
     """Colour conversion, clipped to 0..255.
 
     Args:
@@ -107,7 +107,7 @@ def convert(pixels: npt.NDArray[Any], wanted: Settings, *, nearest: bool) -> Byt
     return (shifted + bias).clip(0, 255).astype(np.uint8)
 
 
-def require_geometry(wanted: Settings, model_hw: tuple[int, int]) -> None:
+def require_geometry(wanted: AippSettings, model_hw: tuple[int, int]) -> None:
     """That the crop lies in the picture and the result has the model's size.
 
     Raises:
@@ -133,14 +133,14 @@ def require_geometry(wanted: Settings, model_hw: tuple[int, int]) -> None:
         raise AippError("aipp.odd-yuv", height=wanted.source[0], width=wanted.source[1])
 
 
-def chroma_indices(wanted: Settings) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def chroma_indices(wanted: AippSettings) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """For each row and column of the crop, its row and column in the half-size chroma plane (nearest, no filter)."""
     rows = (wanted.start[0] + np.arange(wanted.crop[0])) // 2
     columns = (wanted.start[1] + np.arange(wanted.crop[1])) // 2
     return rows, columns
 
 
-def byte_order(wanted: Settings, channels: int) -> list[int]:
+def byte_order(wanted: AippSettings, channels: int) -> list[int]:
     """Which bytes of an interleaved pixel are its first, second, ... channel.
 
     XRGB8888 with ax_swap carries X first, without it last; rbuv_swap exchanges red and blue.
@@ -155,7 +155,7 @@ def byte_order(wanted: Settings, channels: int) -> list[int]:
     return colours
 
 
-def _load(frames: Bytes, wanted: Settings, channels: int) -> Bytes:
+def _load(frames: Bytes, wanted: AippSettings, channels: int) -> Bytes:
     """Bytes to pixels: swapped, cropped, chroma repeated; uint8 (N, H, W, C)."""
     (height, width), (top, left) = wanted.source, wanted.start
     rows, columns = slice(top, top + wanted.crop[0]), slice(left, left + wanted.crop[1])
@@ -172,7 +172,7 @@ def _load(frames: Bytes, wanted: Settings, channels: int) -> Bytes:
     return frames.reshape(-1, height, width, size)[:, rows, columns][..., order]
 
 
-def _padded(planes: Output, wanted: Settings) -> Output:
+def _padded(planes: Output, wanted: AippSettings) -> Output:
     top, bottom, left, right = wanted.padding
     if not any(wanted.padding):
         return planes

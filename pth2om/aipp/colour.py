@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pth2om.aipp.config import AippOp
-from pth2om.aipp.csc import Settings
+from pth2om.aipp.csc import AippSettings
 from pth2om.evidence import Finding
 from pth2om.language import say
 
@@ -23,7 +23,7 @@ _YUV_RANGES = {"narrow": (16, 126, 235), "wide": (0, 128, 255)}
 """Y of black, mid grey and white."""
 
 
-def findings(op: AippOp, wanted: Settings) -> Iterator[Finding]:
+def findings(op: AippOp, wanted: AippSettings) -> Iterator[Finding]:
     """A finding when neither range of the input gives black, grey and white on the other side.
 
     Args:
@@ -54,7 +54,7 @@ def findings(op: AippOp, wanted: Settings) -> Iterator[Finding]:
     )
 
 
-def _converted(pixel: Triple, wanted: Settings) -> tuple[int, ...]:
+def _converted(pixel: Triple, wanted: AippSettings) -> tuple[int, ...]:
     """One pixel through the conversion, not clipped: what is cut off later is an error already."""
     assert wanted.csc is not None
     rows = wanted.csc[:1] if wanted.grey else wanted.csc

@@ -47,7 +47,7 @@ _YUV = frozenset({"YUV420SP_U8", "YUV400_U8"})
 
 
 @dataclass(frozen=True)
-class Settings:
+class AippSettings:
     """What one static operator does, defaults filled in.
 
     Attributes:
@@ -109,7 +109,7 @@ class Settings:
         return (height * 3 // 2 if self.input_format == "YUV420SP_U8" else height), width, bytes_per_pixel
 
 
-def settings(op: AippOp, model_hw: tuple[int, int]) -> Settings:
+def settings(op: AippOp, model_hw: tuple[int, int]) -> AippSettings:
     """What a static operator does for a model input of (height, width) ``model_hw``.
 
     Raises:
@@ -131,7 +131,7 @@ def settings(op: AippOp, model_hw: tuple[int, int]) -> Settings:
         else (height, width)
     )
     matrix, input_bias, output_bias = _conversion(op, form)
-    return Settings(
+    return AippSettings(
         input_format=form,
         source=(height, width),
         start=(op.integer("load_start_pos_h"), op.integer("load_start_pos_w")) if cropped else (0, 0),

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pth2om.aipp.arithmetic import byte_order, chroma_indices, require_geometry, rounds_to_nearest
 from pth2om.aipp.config import AippConfig
-from pth2om.aipp.csc import Settings, settings
+from pth2om.aipp.csc import AippSettings, settings
 from pth2om.errors import AippError, GraphError
 from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.writing import write_model
@@ -96,7 +96,7 @@ class _Writer:
         return f"{self._prefix}{self._count}"
 
 
-def _nodes(writer: _Writer, name: str, wanted: Settings, channels: int, kind: int, *, nearest: bool) -> str:
+def _nodes(writer: _Writer, name: str, wanted: AippSettings, channels: int, kind: int, *, nearest: bool) -> str:
     pixels = _pixels(writer, name, wanted, channels)
     value = _converted(writer, pixels, wanted, nearest=nearest) if wanted.csc is not None else pixels
     value = writer.add("Transpose", [writer.cast(value, TensorProto.FLOAT)], perm=[0, 3, 1, 2])
@@ -106,7 +106,7 @@ def _nodes(writer: _Writer, name: str, wanted: Settings, channels: int, kind: in
     return writer.cast(value, kind)
 
 
-def _pixels(writer: _Writer, name: str, wanted: Settings, channels: int) -> str:
+def _pixels(writer: _Writer, name: str, wanted: AippSettings, channels: int) -> str:
     """Swapped and cropped, chroma repeated; uint8 (N, H, W, C)."""
     top, left = wanted.start
     rows, columns = range(top, top + wanted.crop[0]), range(left, left + wanted.crop[1])
@@ -124,7 +124,7 @@ def _pixels(writer: _Writer, name: str, wanted: Settings, channels: int) -> str:
     return writer.add("Concat", [cropped, chroma], axis=3)
 
 
-def _converted(writer: _Writer, pixels: str, wanted: Settings, *, nearest: bool) -> str:
+def _converted(writer: _Writer, pixels: str, wanted: AippSettings, *, nearest: bool) -> str:
     """Colour conversion in int32: the sums of hostile matrices would not be exact in float32."""
     matrix = np.array(wanted.csc, dtype=np.int64)
     rows = matrix[:1] if wanted.grey else matrix
@@ -141,7 +141,7 @@ def _converted(writer: _Writer, pixels: str, wanted: Settings, *, nearest: bool)
     return writer.add("Clip", [writer.cast(value, TensorProto.FLOAT), *limits])
 
 
-def _normalized(writer: _Writer, value: str, wanted: Settings, channels: int) -> str:
+def _normalized(writer: _Writer, value: str, wanted: AippSettings, channels: int) -> str:
     """Every operation in float32 and then rounded to FP16; no product or difference needs more than float32 has."""
     with np.errstate(over="ignore"):
         mean = np.array(wanted.mean[:channels], dtype=np.float32)
@@ -153,7 +153,7 @@ def _normalized(writer: _Writer, value: str, wanted: Settings, channels: int) ->
     return value
 
 
-def _padded(writer: _Writer, value: str, wanted: Settings, kind: int) -> str:
+def _padded(writer: _Writer, value: str, wanted: AippSettings, kind: int) -> str:
     top, bottom, left, right = wanted.padding
     if not any(wanted.padding):
         return value
@@ -178,7 +178,7 @@ def _input_type(item: onnx.ValueInfoProto, model: Path) -> tuple[tuple[int, tupl
     return (sizes[1], (sizes[2], sizes[3])), tensor.elem_type
 
 
-def _retype(item: onnx.ValueInfoProto, wanted: Settings) -> None:
+def _retype(item: onnx.ValueInfoProto, wanted: AippSettings) -> None:
     tensor = item.type.tensor_type
     tensor.elem_type = TensorProto.UINT8
     for axis, size in zip(tensor.shape.dim[1:], wanted.input_shape(), strict=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pth2om.aipp import colour
 from pth2om.aipp.config import FIELDS, SUPPORTED_FORMATS, AippConfig, AippOp
-from pth2om.aipp.csc import Settings, settings
+from pth2om.aipp.csc import AippSettings, settings
 from pth2om.ascend import families
 from pth2om.ascend.families import Aipp
 from pth2om.evidence import Finding, Severity
@@ -139,7 +139,7 @@ def findings(config: AippConfig, *, model_hw: tuple[int, int] | None = None, soc
     return found
 
 
-def _settings(op: AippOp, model_hw: tuple[int, int]) -> Settings | None:
+def _settings(op: AippOp, model_hw: tuple[int, int]) -> AippSettings | None:
     """The settings of a static operator; None for a format that no AIPP takes."""
     return settings(op, model_hw) if op.text("input_format") in SUPPORTED_FORMATS else None
 
@@ -278,7 +278,7 @@ def _limits(config: AippConfig, inputs: Sequence[tuple[str, Shape]], layout: str
 _Limit = tuple[str, int, dict[str, Value]]
 
 
-def _operator_limits(op: AippOp, wanted: Settings | None, soc: str | None) -> Iterator[_Limit]:
+def _operator_limits(op: AippOp, wanted: AippSettings | None, soc: str | None) -> Iterator[_Limit]:
     """Key, line and values of each limit that an operator breaks; ``wanted`` is None for a format of no AIPP."""
     family = families.find(soc)
     unit = Aipp() if family is None or family.aipp is None else family.aipp

@@ -160,11 +160,11 @@ def _ops_info(path: Path) -> dict[str, frozenset[str] | None]:
         merged: set[str] = set()
         for key, value in entry.items():
             if key.startswith("input") and isinstance(value, dict):
-                merged.update(_plain(word) for word in str(value.get("dtype", "")).split(",") if word.strip())
+                merged.update(_dtype_name(word) for word in str(value.get("dtype", "")).split(",") if word.strip())
         found[str(name)] = frozenset(merged) or None
     return found
 
 
-def _plain(word: str) -> str:
+def _dtype_name(word: str) -> str:
     names = {"float": "float32", "double": "float64", "bf16": "bfloat16"}
     return names.get(word.strip().lower(), word.strip().lower())

@@ -42,15 +42,15 @@ def find_weights(spec: Spec, *, overrides: Mapping[str, Path], data_roots: Seque
         if not _is_there(candidate):
             continue
         if spec.source.sha256 is None:
-            return _plain(candidate)
+            return _normalized(candidate)
         digest = Store().digest(candidate)
         if digest == spec.source.sha256:
-            return _plain(candidate)
+            return _normalized(candidate)
         other = other or (candidate, digest)
     if other is not None:
         raise CheckpointError(
             "checkpoint.other-file",
-            where=str(_plain(other[0])),
+            where=str(_normalized(other[0])),
             model=spec.name,
             expected=str(spec.source.sha256),
             found=other[1],
@@ -66,7 +66,7 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _plain(path: Path) -> Path:
+def _normalized(path: Path) -> Path:
     """Absolute and without ``..``, as a person would write it, where that is the same file."""
     short = Path(os.path.normpath(path.absolute()))
     return short if short.is_file() and short.samefile(path) else path.absolute()

@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(arguments.usage, end="", file=sys.stderr)
         return 2
     from pth2om.ascend.shapes import static_shapes
-    from pth2om.graph.contract import Settings
+    from pth2om.graph.contract import PassSettings
     from pth2om.graph.fixing import fix
 
-    settings = Settings(
+    settings = PassSettings(
         input_shapes=static_shapes(arguments.input_shape) if arguments.input_shape.strip() else {},
         outputs=tuple(_words([arguments.outputs])),
         opset=arguments.opset,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pth2om.conversion.settings import Settings
+from pth2om.conversion.settings import RunSettings
 from pth2om.errors import Absent
 from pth2om.spec import Preprocess, Spec, Variant
 from pth2om.store import Store
@@ -24,7 +24,7 @@ class ModelData:
         store: remembers digests.
     """
 
-    def __init__(self, spec: Spec, settings: Settings, store: Store) -> None:
+    def __init__(self, spec: Spec, settings: RunSettings, store: Store) -> None:
         self.spec = spec
         self.settings = settings
         self.store = store

@@ -77,7 +77,7 @@ def write(request: Request, folder: Path) -> Outcome:
         QuantizeError: a flag that means nothing here, or see `pth2om.quantize.quantize`.
     """
     from pth2om.conversion.pipeline import Pipeline
-    from pth2om.conversion.settings import Settings
+    from pth2om.conversion.settings import RunSettings
     from pth2om.quantize.command_line import Outcome, search_lines
     from pth2om.store import Store
 
@@ -86,7 +86,7 @@ def write(request: Request, folder: Path) -> Outcome:
     destination = request.output or Path(f"{spec.name}-int8")
     check_writable(destination)
     spec = asked(spec, request)
-    settings = Settings(
+    settings = RunSettings(
         models=folder.parent,
         calib=folder.parent.parent / "calib",
         data_roots=tuple(data_roots()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pth2om.conversion.data import ModelData
 from pth2om.conversion.onnx_stage import preprocess_findings
-from pth2om.conversion.settings import Settings
+from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built, Shown, Value, Work
 from pth2om.evidence import Finding
@@ -72,7 +72,7 @@ class AippStage:
         return (self.source.spec.folder / config) if config else None
 
 
-def atc_options(spec: Spec, settings: Settings, variant: Variant, model: Path, aipp: Path | None) -> AtcOptions:
+def atc_options(spec: Spec, settings: RunSettings, variant: Variant, model: Path, aipp: Path | None) -> AtcOptions:
     """What atc is asked for this variant; the same for the emulator and the real tool.
 
     Args:

@@ -14,7 +14,7 @@ from pth2om.conversion.int8_stage import Int8Stage
 from pth2om.conversion.om_stage import AippStage, OmStage, atc_options
 from pth2om.conversion.onnx_stage import OnnxStage
 from pth2om.conversion.sessions import Sessions
-from pth2om.conversion.settings import Settings
+from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import CheckpointStage, Source
 from pth2om.conversion.stage import Built, built, key_of, run
 from pth2om.errors import Absent
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pth2om.evidence import StageRecord
     from pth2om.toolchain import Toolchain
 
-__all__ = ["Built", "Pipeline", "Settings"]
+__all__ = ["Built", "Pipeline", "RunSettings"]
 
 
 class Pipeline:
@@ -49,7 +49,7 @@ class Pipeline:
         records: (variant, stage) -> record of each stage of this run.
     """
 
-    def __init__(self, spec: Spec, settings: Settings, store: Store) -> None:
+    def __init__(self, spec: Spec, settings: RunSettings, store: Store) -> None:
         self.spec = spec
         self.settings = settings
         self.store = store

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pth2om.conversion.data import ModelData
-from pth2om.conversion.settings import Settings
+from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built
 from pth2om.errors import Absent
@@ -39,7 +39,7 @@ class Sessions:
         self._references: dict[str, Remembering] = {}
 
     @property
-    def _settings(self) -> Settings:
+    def _settings(self) -> RunSettings:
         return self._source.settings
 
     @property

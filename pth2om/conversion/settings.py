@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What a run was asked for, besides the specs.
 
     Attributes:

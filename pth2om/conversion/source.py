@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pth2om.conversion.settings import Settings
+from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.stage import Shown, Value, Work, key_of, run
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import Finding
@@ -32,7 +32,7 @@ class Source:
         store: remembers digests.
     """
 
-    def __init__(self, spec: Spec, settings: Settings, store: Store) -> None:
+    def __init__(self, spec: Spec, settings: RunSettings, store: Store) -> None:
         self.spec = spec
         self.settings = settings
         self.store = store

@@ -325,7 +325,7 @@ def to_json(record: Record) -> dict[str, Any]:
         data["findings"] = [finding.to_json() for finding in record.findings]
     if isinstance(record, GateRecord) and record.message is not None:
         data["message"] = record.message.to_json()
-    plain: dict[str, Any] = _plain(data)
+    plain: dict[str, Any] = _json_value(data)
     return plain
 
 
@@ -341,12 +341,12 @@ def properties(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
             yield f"gate.{record.check}", " ".join(word for word in words if word)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values of any depth
+def _json_value(value: Any) -> Any:  # noqa: ANN401 - JSON values of any depth
     """Tuples to lists, NumPy scalars to Python ones, non-finite floats to their names."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, Path):

@@ -46,16 +46,16 @@ def _entry(entry: Entry, to: Language) -> list[str]:
         *example,
         "```",
         "",
-        f"**{labels['cause']}** {_plain(entry.cause[to])}",
+        f"**{labels['cause']}** {_as_markdown(entry.cause[to])}",
         "",
-        f"**{labels['fix']}** {_plain(entry.fix[to])}",
+        f"**{labels['fix']}** {_as_markdown(entry.fix[to])}",
         "",
         f"{labels['source']}: {entry.source}",
         "",
     ]
 
 
-def _plain(text: str) -> str:
+def _as_markdown(text: str) -> str:
     """Places of the sentence as italic names, optional parts as if known; angle brackets are no HTML."""
     text = re.sub(r"\[\[([^|\]]*)(?:\|[^\]]*)?\]\]", r"\1", text)
     return text.replace("<", "&lt;").replace("{", "*").replace("}", "*")

@@ -56,13 +56,13 @@ def clean(source: Path, destination: Path, *, simplify: bool, cann: str = DEFAUL
         GraphError: `source` cannot be read or `destination` not be written.
     """
     from pth2om.graph import passes
-    from pth2om.graph.contract import Settings
+    from pth2om.graph.contract import PassSettings
     from pth2om.graph.document import Document
     from pth2om.graph.runner import run
 
     document = Document.open(source)
     names = [*passes.CLEAN, *(["simplify"] if simplify else [])]
-    return write(run(document, names, Settings(cann=cann)), source, destination)
+    return write(run(document, names, PassSettings(cann=cann)), source, destination)
 
 
 def write(outcome: Outcome, source: Path, destination: Path) -> Cleaned:

@@ -22,7 +22,7 @@ HALF_ROUNDING = 5e-3
 
 
 @dataclass(frozen=True)
-class Settings:
+class PassSettings:
     """What the passes are asked.
 
     Attributes:
@@ -83,5 +83,5 @@ class Pass(Protocol):
     BOUND: float
     STRUCTURAL: bool
 
-    def apply(self, document: Document, settings: Settings) -> Applied:
+    def apply(self, document: Document, settings: PassSettings) -> Applied:
         """Change the document in place."""

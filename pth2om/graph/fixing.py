@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import GraphError
 from pth2om.evidence import Finding
 from pth2om.graph import Cleaned, passes, write
-from pth2om.graph.contract import Settings
+from pth2om.graph.contract import PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.runner import Outcome, run
 from pth2om.onnxfile.walking import node_count, opset
@@ -69,7 +69,7 @@ def fix(
     source: Path,
     destination: Path,
     *,
-    settings: Settings,
+    settings: PassSettings,
     soc: str | None = None,
     names: Iterable[str] | None = None,
     skip: Iterable[str] = (),
@@ -161,7 +161,7 @@ def _named_by(findings: Iterable[Finding]) -> set[str]:
     return found - {"cut"}
 
 
-def _settings(settings: Settings, asked: frozenset[str], findings: Iterable[Finding]) -> Settings:
+def _settings(settings: PassSettings, asked: frozenset[str], findings: Iterable[Finding]) -> PassSettings:
     """What the findings ask of single passes: foreign domains to be moved, an operator to be decomposed."""
     rules = {finding.rule for finding in findings}
     if "preflight.foreign-domain-known" in rules:

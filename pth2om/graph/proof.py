@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pth2om.graph.contract import EQUAL, HALF_ROUNDING, Settings
+from pth2om.graph.contract import EQUAL, HALF_ROUNDING, PassSettings
 from pth2om.graph.document import Document
 from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.onnxfile.walking import STANDARD, all_graphs, integer, subgraphs
@@ -69,7 +69,7 @@ class Reference:
         settings: its ``input_shapes`` are taken for open dimensions, its ``outputs`` are watched.
     """
 
-    def __init__(self, document: Document, settings: Settings) -> None:
+    def __init__(self, document: Document, settings: PassSettings) -> None:
         self._document = document
         self._settings = settings
         self._answers: list[tuple[Feeds, Outputs]] | None = None
@@ -257,7 +257,7 @@ def _watching(document: Document, outputs: Sequence[str]) -> Document:
     return watched
 
 
-def _candidates(document: Document, settings: Settings) -> Iterator[dict[str, tuple[int, ...]]]:
+def _candidates(document: Document, settings: PassSettings) -> Iterator[dict[str, tuple[int, ...]]]:
     """Concrete sizes of every input; open dimensions of one symbol get one size."""
     values = _real_inputs(document)
     fixed: dict[str, tuple[int, ...]] = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import GraphError
 from pth2om.evidence import Finding
 from pth2om.graph import passes
-from pth2om.graph.contract import EQUAL, Applied, Pass, Settings
+from pth2om.graph.contract import EQUAL, Applied, Pass, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.passes import simplify
 from pth2om.graph.proof import Reference, Verdict
@@ -72,7 +72,7 @@ class Outcome:
         return tuple(_details(step) for step in self.steps)
 
 
-def run(document: Document, names: Sequence[str], settings: Settings) -> Outcome:
+def run(document: Document, names: Sequence[str], settings: PassSettings) -> Outcome:
     """Apply passes to a copy of the document.
 
     Args:
@@ -89,7 +89,7 @@ def run(document: Document, names: Sequence[str], settings: Settings) -> Outcome
     return run_passes(document, [passes.load(name) for name in passes.ordered(names)], settings)
 
 
-def run_passes(document: Document, wanted: Sequence[Pass], settings: Settings) -> Outcome:
+def run_passes(document: Document, wanted: Sequence[Pass], settings: PassSettings) -> Outcome:
     """As `run`, for the passes themselves."""
     reference = Reference(document, settings)
     # The simplifier is a process of its own: both cores have something to do. What it makes of a model that does not
@@ -107,7 +107,7 @@ def run_passes(document: Document, wanted: Sequence[Pass], settings: Settings) -
     return _proven(outcome, verdict)
 
 
-def _apply(document: Document, wanted: Sequence[Pass], settings: Settings) -> Outcome:
+def _apply(document: Document, wanted: Sequence[Pass], settings: PassSettings) -> Outcome:
     outcome = Outcome(document.clone())
     for what in wanted:
         backup = outcome.document.clone()
@@ -168,7 +168,7 @@ def _proven(outcome: Outcome, verdict: Verdict) -> Outcome:
     return outcome
 
 
-def _one_by_one(document: Document, wanted: Sequence[Pass], settings: Settings, reference: Reference) -> Outcome:
+def _one_by_one(document: Document, wanted: Sequence[Pass], settings: PassSettings, reference: Reference) -> Outcome:
     """Prove every pass on its own; keep those that hold."""
     kept = Outcome(document.clone())
     for what in wanted:
@@ -203,7 +203,7 @@ def _judged(step: Step, verdict: Verdict) -> Step:
     return step
 
 
-def _unproven(document: Document, wanted: Sequence[Pass], settings: Settings, verdict: Verdict) -> Outcome:
+def _unproven(document: Document, wanted: Sequence[Pass], settings: PassSettings, verdict: Verdict) -> Outcome:
     """The model did not run as it came: keep what is structural, and where that makes it run, prove the rest on it."""
     structural = [what for what in wanted if what.STRUCTURAL or settings.keep_unproven]
     others = [what for what in wanted if what not in structural]
@@ -235,11 +235,11 @@ def _unproven(document: Document, wanted: Sequence[Pass], settings: Settings, ve
     return kept
 
 
-def _runs(document: Document, settings: Settings) -> bool:
+def _runs(document: Document, settings: PassSettings) -> bool:
     return Reference(document, settings).judge(document, EQUAL).state == "proven"
 
 
-def _well_formed_only(document: Document, wanted: Sequence[Pass], settings: Settings) -> Outcome:
+def _well_formed_only(document: Document, wanted: Sequence[Pass], settings: PassSettings) -> Outcome:
     kept = Outcome(document.clone())
     for what in wanted:
         trial = _apply(kept.document, [what], settings)

@@ -14,7 +14,7 @@ from pth2om.host import data_roots
 from pth2om.language import say
 
 if TYPE_CHECKING:
-    from pth2om.conversion.settings import Settings
+    from pth2om.conversion.settings import RunSettings
 
 _MOST_WORDS = 12  # known names that a sentence lists
 
@@ -61,7 +61,7 @@ def add(parser: pytest.Parser) -> None:
     add("--om-remeasure", action="store_true", default=False, help="time again instead of showing the stored latency")
 
 
-def check(config: pytest.Config, asked: Settings, models: Sequence[str], datasets: Sequence[str]) -> None:
+def check(config: pytest.Config, asked: RunSettings, models: Sequence[str], datasets: Sequence[str]) -> None:
     """Refuse what would be passed over in silence, its figures then taken for those that were asked for.
 
     Args:
@@ -100,20 +100,20 @@ def check(config: pytest.Config, asked: Settings, models: Sequence[str], dataset
         raise pytest.UsageError(f"{option}: {error}") from None
 
 
-def settings(config: pytest.Config, models: Path) -> Settings:
+def settings(config: pytest.Config, models: Path) -> RunSettings:
     """The settings of a run.
 
     Raises:
         UsageError: an option that takes ``NAME=PATH`` has something else, or a path that is not there.
     """
-    from pth2om.conversion.settings import Settings
+    from pth2om.conversion.settings import RunSettings
 
     roots = [config.invocation_params.dir / Path(folder).expanduser() for folder in config.getoption("--om-data-dir")]
     for root in roots:
         if not root.is_dir():
             raise pytest.UsageError(say("plugin.no-such-path", option="--om-data-dir", path=str(root)).render())
     roots += data_roots()
-    return Settings(
+    return RunSettings(
         models=models,
         calib=models.parent / "calib",
         data_roots=tuple(roots),

@@ -15,10 +15,10 @@ from pth2om.harness.records import RunRecords
 from pth2om.language import Message, say
 
 if TYPE_CHECKING:
-    from pth2om.conversion.settings import Settings
+    from pth2om.conversion.settings import RunSettings
 
 
-def header(config: pytest.Config, settings: Settings, cases: Sequence[Case], selection: Selection) -> list[str]:
+def header(config: pytest.Config, settings: RunSettings, cases: Sequence[Case], selection: Selection) -> list[str]:
     """Which SoC, which toolchain, that no model has a variant that was asked for, and every wrong spec."""
     soc = settings.soc
     if soc is None:

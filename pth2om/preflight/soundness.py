@@ -392,7 +392,7 @@ class _Runner:
         carriers = [node.input[place] for place in _SHAPE_INPUTS.get(node.op_type, ()) if place < len(node.input)]
         if _from_data(light.graph, types, carriers):
             return None
-        return _impossible("impossible-shape", node.name, node.op_type, _plain(match["reason"]), shapes)
+        return _impossible("impossible-shape", node.name, node.op_type, _without_place(match["reason"]), shapes)
 
 
 def _from_data(graph: GraphProto, types: Types, names: Iterable[str]) -> bool:
@@ -422,7 +422,7 @@ def _impossible(rule: str, name: str, kind: str, reason: str, shapes: Shapes) ->
     return finding_of(rule, name or kind, kind=kind, reason=reason.strip(" .")[:300], shapes=given)
 
 
-def _plain(reason: str) -> str:
+def _without_place(reason: str) -> str:
     """ONNX Runtime's reason without the place in its source."""
     return re.sub(r"^\S*onnxruntime\S*:\d+ .*?\) (?=\S)|^/\S+:\d+ \S+ ", "", reason.strip())
 

@@ -2,8 +2,8 @@
 
 Takes an ONNX file and an iterable of feeds; heavy libraries are imported on the first call of a function::
 
-    from pth2om.quantize import Settings, quantize
-    result = quantize(Path("model.onnx"), batches, Settings(), Path("int8"))
+    from pth2om.quantize import QuantizeSettings, quantize
+    result = quantize(Path("model.onnx"), batches, QuantizeSettings(), Path("int8"))
     result.files["deploy"]          # model_deploy_model.onnx, for atc
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, Settings
+from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, QuantizeSettings
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -31,7 +31,7 @@ __all__ = [
     "VERSION",
     "LayerReport",
     "QuantizeResult",
-    "Settings",
+    "QuantizeSettings",
     "convert",
     "emulation_rewrite",
     "fake_quant",

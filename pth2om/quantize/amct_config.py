@@ -1,7 +1,7 @@
 """AMCT's own configurations: the simplified ``.cfg`` (protobuf text) and the full ``config.json``, read and written.
 
 Both are kept completely (`AmctConfig.data`), so unused entries survive reading and writing; the used ones are available
-as `Settings`.
+as `QuantizeSettings`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.quantize.record import Message, parse, read_text, render
-from pth2om.quantize.settings import Ifmr, Override, Settings, matches
+from pth2om.quantize.settings import Ifmr, Override, QuantizeSettings, matches
 
 _MOST_STEPS = 10_000
 _DEEPEST = 32  # objects within one another; AMCT writes four
@@ -64,7 +64,7 @@ class AmctConfig:
         asymmetric: ``activation_offset``.
         skip: layers it leaves in floating point.
         skip_types: operator types it leaves in floating point, under AMCT's names.
-        common: fields of `Settings` that its common part sets.
+        common: fields of `QuantizeSettings` that its common part sets.
         overrides: the same for some layers only; types before names, as AMCT ranks them.
         ignored: entries that have no equivalent here.
     """
@@ -79,12 +79,12 @@ class AmctConfig:
     overrides: tuple[Override, ...] = ()
     ignored: tuple[str, ...] = ()
 
-    def settings(self) -> tuple[Settings, list[Finding]]:
+    def settings(self) -> tuple[QuantizeSettings, list[Finding]]:
         """The same as our settings, with a finding for every entry that has no equivalent."""
         findings = [
             Finding("quantize.cfg-ignored", "warning", say("quantize.cfg-ignored", name=name)) for name in self.ignored
         ]
-        plain = Settings(
+        plain = QuantizeSettings(
             activations="ifmr",
             weights="arq",
             asymmetric=self.asymmetric,
@@ -116,7 +116,7 @@ def read_config(path: Path) -> AmctConfig:
 
 
 class _Wishes:
-    """Collects the entries of one calibration table as fields of `Settings`, and those without effect."""
+    """Collects the entries of one calibration table as fields of `QuantizeSettings`, and those without effect."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -310,7 +310,7 @@ def _whole(value: object, name: str, where: str) -> int:
     return value
 
 
-def config_text(settings: Settings, batch_num: int, layers: Sequence[tuple[str, str]] = ()) -> str:
+def config_text(settings: QuantizeSettings, batch_num: int, layers: Sequence[tuple[str, str]] = ()) -> str:
     """A ``.cfg`` that sets amct_onnx as closely as possible to ``settings``.
 
     Args:

@@ -27,7 +27,7 @@ from pth2om.quantize.qdq_convert import convert_qdq
 from pth2om.quantize.random_data import random_feeds
 from pth2om.quantize.record import render_records
 from pth2om.quantize.sensitivity import layer_errors, range_picture
-from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, Settings
+from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, QuantizeSettings
 from pth2om.quantize.twin_proof import LayerProof, prove
 from pth2om.quantize.twins import fake_quant
 from pth2om.quantize.weights import Quantized
@@ -41,7 +41,7 @@ _PICTURES = 5
 def quantize(
     model: Path,
     feeds: Iterable[Feeds] | None,
-    settings: Settings | None = None,
+    settings: QuantizeSettings | None = None,
     destination: Path | None = None,
     *,
     prefix: str | None = None,
@@ -55,7 +55,7 @@ def quantize(
     Args:
         model: the file.
         feeds: input name -> array, one mapping per batch, read once; None is refused unless ``random``.
-        settings: of the quantization; default `Settings`.
+        settings: of the quantization; default `QuantizeSettings`.
         destination: folder of the files; default the model's.
         prefix: file names start with it; default the model's name.
         random: without data, calibrate on random numbers; every file and finding reports this.
@@ -69,7 +69,7 @@ def quantize(
     Raises:
         QuantizeError: no data, a model that cannot be quantized, or files that cannot be written.
     """
-    settings = settings or Settings()
+    settings = settings or QuantizeSettings()
     destination = destination or model.parent
     prefix = prefix or model.stem
     if feeds is None:
@@ -87,7 +87,7 @@ def quantize(
 def planned(
     model: Path,
     feeds: Iterable[Feeds],
-    settings: Settings,
+    settings: QuantizeSettings,
     destination: Path,
     prefix: str,
     *,

@@ -20,7 +20,7 @@ from pth2om.language import say
 from pth2om.progress import Progress
 from pth2om.quantize import batches
 from pth2om.quantize.request import Request, check, percent_points
-from pth2om.quantize.settings import QuantizeResult, Settings, matches
+from pth2om.quantize.settings import QuantizeResult, QuantizeSettings, matches
 
 if TYPE_CHECKING:
     import onnx
@@ -109,9 +109,9 @@ def execute(request: Request, progress: Progress) -> Outcome:
     return _own(request, progress)
 
 
-def settings_of(request: Request) -> tuple[Settings, list[Finding]]:
+def settings_of(request: Request) -> tuple[QuantizeSettings, list[Finding]]:
     """The settings that the arguments, or an AMCT configuration and the arguments over it, ask for."""
-    settings = Settings()
+    settings = QuantizeSettings()
     findings: list[Finding] = []
     if request.cfg is not None:
         from pth2om.quantize.amct_config import read_config

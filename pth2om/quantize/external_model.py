@@ -15,7 +15,7 @@ from pth2om.quantize.parts import Part, parts_of
 from pth2om.quantize.plan import Plan
 from pth2om.quantize.prepare import prepare
 from pth2om.quantize.ranges import Range
-from pth2om.quantize.settings import LayerReport, Settings
+from pth2om.quantize.settings import LayerReport, QuantizeSettings
 from pth2om.quantize.weights import Quantized
 
 _SAME_WEIGHT = 0.3
@@ -43,7 +43,7 @@ def adopted_plan(model: onnx.ModelProto, deploy: onnx.ModelProto, where: str = "
     _same_inputs(model, deploy, where)
     network, findings = prepare(model, where)
     selection = select(network, small_channels=True, where=where)
-    plan = Plan(network, selection, Calibration({}), Settings(), findings=findings, given=deploy)
+    plan = Plan(network, selection, Calibration({}), QuantizeSettings(), findings=findings, given=deploy)
     for part in parts.values():
         if part.rolls_back:
             message = say("quantize.rolls-back", channels=part.channels_in)

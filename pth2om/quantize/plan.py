@@ -22,7 +22,7 @@ from pth2om.quantize.effects import Search
 from pth2om.quantize.layers import Layer, Selection, select
 from pth2om.quantize.network import Network, fitting
 from pth2om.quantize.prepare import prepare
-from pth2om.quantize.settings import LayerReport, Settings
+from pth2om.quantize.settings import LayerReport, QuantizeSettings
 from pth2om.quantize.weights import Quantized, bias_shift, correct_bias, quantize_layer
 
 _BALANCE_BATCHES = 8
@@ -50,7 +50,7 @@ class Plan:
     network: Network
     selection: Selection
     calibration: Calibration
-    settings: Settings
+    settings: QuantizeSettings
     quantized: dict[str, Quantized] = field(default_factory=dict)
     balances: dict[str, list[Balance]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Plan:
 def make_plan(
     model: onnx.ModelProto,
     feeds: Iterable[Feeds],
-    settings: Settings,
+    settings: QuantizeSettings,
     *,
     where: str = "",
     state: Path | None = None,
@@ -144,7 +144,7 @@ def make_plan(
 
 
 def _balance(
-    network: Network, selection: Selection, first: Sequence[Feeds], settings: Settings, findings: list[Finding]
+    network: Network, selection: Selection, first: Sequence[Feeds], settings: QuantizeSettings, findings: list[Finding]
 ) -> dict[str, list[Balance]]:
     """Equalize and balance as the settings ask; what was done, by layer."""
     done: dict[str, list[Balance]] = {}
@@ -222,7 +222,7 @@ def choose_parameters(plan: Plan) -> None:
     _name_dead_channels(plan)
 
 
-def _integers(plan: Plan, layer: Layer, activation: ranges.Range, settings: Settings) -> Quantized:
+def _integers(plan: Plan, layer: Layer, activation: ranges.Range, settings: QuantizeSettings) -> Quantized:
     per_channel = layer.per_channel and settings.per_channel
     quantized = quantize_layer(plan.network, layer, activation, settings.weights, per_channel=per_channel)
     mean = plan.calibration.histograms[layer.input].channel_mean

@@ -39,7 +39,7 @@ class Override:
     """Settings for some layers only.
 
     Attributes:
-        changes: fields of `Settings` and their values for these layers.
+        changes: fields of `QuantizeSettings` and their values for these layers.
         layers: node names or `fnmatch` patterns.
         kinds: operator types.
     """
@@ -59,7 +59,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Settings:
+class QuantizeSettings:
     """How a model is quantized.
 
     Attributes:
@@ -100,7 +100,7 @@ class Settings:
     memory: int = 256 << 20
 
     @classmethod
-    def from_spec(cls, table: spec.Quantize, start: Settings | None = None) -> Settings:
+    def from_spec(cls, table: spec.Quantize, start: QuantizeSettings | None = None) -> QuantizeSettings:
         """The settings of a spec's ``[quantize]``.
 
         Args:
@@ -115,7 +115,7 @@ class Settings:
             return cls(**given)
         return start.ruled(**{**given, "skip": (*start.skip, *table.skip)})
 
-    def ruled(self, **given: Any) -> Settings:  # noqa: ANN401 - fields of this class
+    def ruled(self, **given: Any) -> QuantizeSettings:  # noqa: ANN401 - fields of this class
         """These settings with changes that apply to every layer and replace the overrides of those fields."""
         overrides = (
             replace(one, changes={name: value for name, value in one.changes.items() if name not in given})
@@ -123,7 +123,7 @@ class Settings:
         )
         return replace(self, **given, overrides=tuple(overrides))
 
-    def of(self, name: str, kind: str) -> Settings:
+    def of(self, name: str, kind: str) -> QuantizeSettings:
         """The settings of one layer: these, with its overrides."""
         found = self
         for override in self.overrides:

@@ -22,7 +22,7 @@ from pth2om.quantize.calibration_data import CalibrationData
 from pth2om.quantize.layers import KINDS
 from pth2om.quantize.network import Network, kind_of, read_model, write_model
 from pth2om.quantize.plan import Plan
-from pth2om.quantize.settings import Settings
+from pth2om.quantize.settings import QuantizeSettings
 from pth2om.store import file_digest
 
 if TYPE_CHECKING:
@@ -93,14 +93,14 @@ def build(task: Task, folder: Path, progress: Progress | None = None) -> None:
         _adopted(task, folder)
 
 
-def settings_of(task: Task) -> tuple[Settings, list[Finding]]:
+def settings_of(task: Task) -> tuple[QuantizeSettings, list[Finding]]:
     """The settings from the spec and its AMCT configuration."""
     if task.config is None:
-        return Settings.from_spec(task.table), []
+        return QuantizeSettings.from_spec(task.table), []
     from pth2om.quantize.amct_config import read_config
 
     start, findings = read_config(task.config).settings()
-    return Settings.from_spec(task.table, start), findings
+    return QuantizeSettings.from_spec(task.table, start), findings
 
 
 def _own(task: Task, folder: Path, progress: Progress | None) -> None:
@@ -204,7 +204,9 @@ def _run_tool(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
             config = work / "quant.cfg"
             nodes = Network(read_model(task.model), own=True).nodes
             layers = [(node.name, node.op_type) for node in nodes if kind_of(node) in KINDS]
-            config.write_text(config_text(Settings.from_spec(task.table), task.data.count, layers), encoding="utf-8")
+            config.write_text(
+                config_text(QuantizeSettings.from_spec(task.table), task.data.count, layers), encoding="utf-8"
+            )
         command = amct.calibration_command(
             task.model, prefix, inputs=opened.inputs, bins=opened.folders, batches=task.data.count, config=config
         )

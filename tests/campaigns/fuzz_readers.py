@@ -101,7 +101,7 @@ batch_num: 1
 
 def _config_seeds() -> list[bytes]:
     from pth2om.quantize.amct_config import config_text
-    from pth2om.quantize.settings import Settings
+    from pth2om.quantize.settings import QuantizeSettings
 
     layer = {
         "quant_enable": True,
@@ -111,7 +111,7 @@ def _config_seeds() -> list[bytes]:
     data = {"version": 1, "batch_num": 2, "activation_offset": True, "conv1": layer, "fc": {"quant_enable": False}}
     return [
         json.dumps(data, indent=1).encode(),
-        config_text(Settings(), 4).encode(),
+        config_text(QuantizeSettings(), 4).encode(),
         _CFG,
     ]
 
@@ -170,10 +170,10 @@ def _onnx(path: Path) -> None:
 
 
 def _fix(path: Path) -> None:
-    from pth2om.graph.contract import Settings
+    from pth2om.graph.contract import PassSettings
     from pth2om.graph.fixing import fix
 
-    settings = Settings(input_shapes={"x": (1, 3, 8, 8)}, time_limit=4.0)
+    settings = PassSettings(input_shapes={"x": (1, 3, 8, 8)}, time_limit=4.0)
     fix(path, path.with_name("fixed.onnx"), settings=settings, soc="Ascend310B1", force=True)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pth2om import spec as specs
 from pth2om.conversion.pipeline import Pipeline
-from pth2om.conversion.settings import Settings
+from pth2om.conversion.settings import RunSettings
 from pth2om.store import Store
 
 ONNX_SPEC = """\
@@ -67,7 +67,7 @@ def make(models: Path, tmp_path: Path) -> Make:
     """``make("plain", soc=...)``: a pipeline as a new process would open it."""
 
     def pipeline(name: str, **changed: Any) -> Pipeline:
-        settings = replace(Settings(models, tmp_path / "calib", soc="Ascend310B1"), **changed)
+        settings = replace(RunSettings(models, tmp_path / "calib", soc="Ascend310B1"), **changed)
         return Pipeline(specs.load(models / name), settings, Store(tmp_path / "store"))
 
     return pipeline

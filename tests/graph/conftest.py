@@ -11,7 +11,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 
-from pth2om.graph.contract import Settings
+from pth2om.graph.contract import PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.runner import Outcome, run
 
@@ -50,7 +50,7 @@ class Bench:
     answer = staticmethod(answer)
 
     def apply(self, model: onnx.ModelProto, *names: str, **settings: Any) -> Outcome:
-        return run(Document.of(model), names, Settings(**settings))
+        return run(Document.of(model), names, PassSettings(**settings))
 
     def same(
         self, model: onnx.ModelProto, *names: str, close: float = 0.0, feeds: dict[str, Any] | None = None, **kept: Any

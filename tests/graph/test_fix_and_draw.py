@@ -15,7 +15,7 @@ import pytest
 from pth2om.cli import main
 from pth2om.errors import GraphError
 from pth2om.graph import fixing
-from pth2om.graph.contract import Settings
+from pth2om.graph.contract import PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.fixing import fix
 from pth2om.graph.layout import place
@@ -113,10 +113,10 @@ def test_fix_says_mistakes(tmp_path, awkward, words, capsys):
 
 def test_fix_runs_only_the_passes_asked(awkward):
     made = awkward.with_name("c.onnx")
-    fixed = fix(awkward, made, settings=Settings(), names=["constant-value"])
+    fixed = fix(awkward, made, settings=PassSettings(), names=["constant-value"])
     assert fixed.cleaned.applied == ("constant-value",)
     assert fixed.names == ("constant-value",)
-    skipped = fix(awkward, made, settings=Settings(), skip=["decompose", "downconvert"], force=True)
+    skipped = fix(awkward, made, settings=PassSettings(), skip=["decompose", "downconvert"], force=True)
     assert {"decompose", "downconvert"}.isdisjoint(skipped.names)
 
 
@@ -165,7 +165,7 @@ def test_hard_files(data_root, tmp_path):
     for source in files:
         made = tmp_path / source.name
         try:
-            fixed = fix(source, made, settings=Settings(simplifier="onnxslim", time_limit=60), soc="Ascend310B1")
+            fixed = fix(source, made, settings=PassSettings(simplifier="onnxslim", time_limit=60), soc="Ascend310B1")
         except GraphError:
             unreadable.add(source.name)
             continue

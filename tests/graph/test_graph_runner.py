@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pth2om import graph
 from pth2om.errors import GraphError
 from pth2om.graph import passes, proof
-from pth2om.graph.contract import EQUAL, ROUNDING, Applied, Settings
+from pth2om.graph.contract import EQUAL, ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.passes import simplify
 from pth2om.graph.runner import run, run_passes
@@ -54,7 +54,7 @@ def test_a_wrong_pass_is_undone_and_the_others_stay(bench):
     model = bench.parse(f"{X} {{ a = Relu(x) y = Exp(a) }}")
     messages = {"transpose-perm": wrong, "unique-names": good}
     made = [make_pass(name, change) for name, change in messages.items()]
-    outcome = run_passes(Document.of(model), made, Settings())
+    outcome = run_passes(Document.of(model), made, PassSettings())
     assert outcome.applied == ("unique-names",)
     rules = [finding.rule for finding in outcome.findings]
     assert rules.count("graph.undone") == 1
@@ -70,7 +70,7 @@ def test_a_pass_that_breaks_the_graph_is_undone(bench):
         document.graph.node[0].input[0] = "nobody"
 
     model = bench.parse(f"{X} {{ y = Relu(x) }}")
-    outcome = run_passes(Document.of(model), [make_pass("conv1d", broken, bound=ROUNDING)], Settings())
+    outcome = run_passes(Document.of(model), [make_pass("conv1d", broken, bound=ROUNDING)], PassSettings())
     assert outcome.applied == ()
     assert outcome.document.graph.node[0].input[0] == "x"
 
@@ -81,7 +81,7 @@ def test_a_pass_that_raises_changes_nothing(bench):
         raise KeyError("oops")
 
     model = bench.parse(f"{X} {{ y = Relu(x) }}")
-    outcome = run_passes(Document.of(model), [make_pass("conv1d", stumble)], Settings())
+    outcome = run_passes(Document.of(model), [make_pass("conv1d", stumble)], PassSettings())
     assert [finding.rule for finding in outcome.findings] == ["graph.failed"]
     assert outcome.document.graph.node[0].op_type == "Relu"
 
@@ -92,24 +92,24 @@ def test_rounding_beyond_the_bound_is_undone(bench):
         document.graph.node[0].input[1] = name
 
     model = bench.parse(f"{X} <float one = {{1}}> {{ y = Mul(x, one) }}")
-    assert run_passes(Document.of(model), [make_pass("simplify", scaled, bound=1e-2)], Settings()).applied
-    assert not run_passes(Document.of(model), [make_pass("conv1d", scaled, bound=1e-4)], Settings()).applied
+    assert run_passes(Document.of(model), [make_pass("simplify", scaled, bound=1e-2)], PassSettings()).applied
+    assert not run_passes(Document.of(model), [make_pass("conv1d", scaled, bound=1e-4)], PassSettings()).applied
 
 
 def test_a_model_that_does_not_run_keeps_structural_changes_only(bench):
     model = bench.parse(f"{X} {{ a = own.Thing(x) y = Relu(a) }}", imports=', "own" : 1')
     passes_ = [make_pass("unique-names", good, structural=True), make_pass("conv1d", lambda d: wrong(d))]
-    outcome = run_passes(Document.of(model), passes_, Settings())
+    outcome = run_passes(Document.of(model), passes_, PassSettings())
     assert outcome.applied == ("unique-names",)
     assert {"graph.not-proven", "graph.unproven"} <= {finding.rule for finding in outcome.findings}
     assert not outcome.details()[0]["proven"]
-    kept = run_passes(Document.of(model), passes_, Settings(keep_unproven=True))
+    kept = run_passes(Document.of(model), passes_, PassSettings(keep_unproven=True))
     assert kept.applied == ("unique-names", "conv1d")
 
 
 def test_random_operators_prove_nothing(bench):
     model = bench.parse("agraph (float[2,3] x) => (float[2,3] y) { r = RandomNormalLike(x) y = Add(x, r) }")
-    outcome = run_passes(Document.of(model), [make_pass("conv1d", good)], Settings())
+    outcome = run_passes(Document.of(model), [make_pass("conv1d", good)], PassSettings())
     assert outcome.applied == ()
 
 
@@ -152,7 +152,7 @@ def test_open_dimensions_and_indices_are_tried(bench):
         y = MaxPool<kernel_shape = [3, 3], strides = [2, 2]>(c)
         z = Gather(table, i)
     }""" % ", ".join("1" for _ in range(108))
-    reference = proof.Reference(Document.of(bench.parse(text)), Settings())
+    reference = proof.Reference(Document.of(bench.parse(text)), PassSettings())
     feeds, outputs = reference.answers()[0]
     assert feeds["x"].shape[2] >= 8
     assert outputs["y"].size
@@ -240,9 +240,9 @@ def test_simplify_crash_hang_and_absence_are_findings(bench, monkeypatch):
 
 def test_simplify_chooses_by_size(bench, monkeypatch):
     monkeypatch.setattr(simplify, "_MANY_NODES", 4)
-    assert simplify.order(Document.of(foldable(bench, 1)), Settings())[0] == "onnxslim"
-    assert simplify.order(Document.of(foldable(bench, 9)), Settings())[0] == "onnxsim"
-    assert simplify.order(Document.of(foldable(bench)), Settings(simplifier="onnxslim")) == ["onnxslim"]
+    assert simplify.order(Document.of(foldable(bench, 1)), PassSettings())[0] == "onnxslim"
+    assert simplify.order(Document.of(foldable(bench, 9)), PassSettings())[0] == "onnxsim"
+    assert simplify.order(Document.of(foldable(bench)), PassSettings(simplifier="onnxslim")) == ["onnxslim"]
 
 
 def test_simplify_takes_the_other_tool_when_one_fails(bench, monkeypatch):
@@ -398,7 +398,7 @@ def whole_number_graphs(draw):
 def test_int32_never_changes_a_value(bench, model):
     """Proof is switched off by looking at what the pass alone makes: its ranges have to be right by themselves."""
     document = Document.of(model)
-    passes.load("int32").apply(document, Settings())
+    passes.load("int32").apply(document, PassSettings())
     onnx.checker.check_model(document.model, full_check=True)
     for seed in (1, 2):
         before, after = bench.answer(model, seed), bench.answer(document.model, seed)
@@ -460,7 +460,7 @@ def modern_graphs(draw):
 @given(model=modern_graphs())
 def test_downconvert_never_changes_a_value(bench, model):
     document = Document.of(model)
-    applied = passes.load("downconvert").apply(document, Settings())
+    applied = passes.load("downconvert").apply(document, PassSettings())
     assert applied.count, [str(message) for message in applied.left]
     onnx.checker.check_model(document.model)
     assert max(entry.version for entry in document.model.opset_import) == 17
@@ -471,5 +471,5 @@ def test_downconvert_never_changes_a_value(bench, model):
 def test_run_leaves_the_document_alone(bench):
     document = Document.of(bench.parse(f"{X} {{ a = Relu(x) y = Clip(a) }}"))
     before = document.model.SerializeToString(deterministic=True)
-    assert run(document, passes.ORDER, Settings(opset=17)).applied
+    assert run(document, passes.ORDER, PassSettings(opset=17)).applied
     assert document.model.SerializeToString(deterministic=True) == before

@@ -13,7 +13,7 @@ import onnx.numpy_helper
 import onnx.parser
 import pytest
 
-from pth2om.graph.contract import Settings
+from pth2om.graph.contract import PassSettings
 from pth2om.graph.fixing import fix
 from pth2om.language import catalogue
 from pth2om.preflight import check
@@ -165,7 +165,7 @@ def test_the_pass_that_is_advised_removes_the_finding(rule: str, tmp_path: Path)
     before = {item.rule: item for item in check(model, soc="Ascend310B1", cann=example.cann)}
     assert f"preflight.{rule}" in before, sorted(before)
     assert tuple(re.findall(r"--pass ([a-z0-9-]+)", before[f"preflight.{rule}"].message.fix("en") or "")) == NAMED[rule]
-    settings = Settings(cann=example.cann, simplifier="onnxslim", keep_unproven=True, **example.settings)
+    settings = PassSettings(cann=example.cann, simplifier="onnxslim", keep_unproven=True, **example.settings)
     fixed = fix(model, tmp_path / "fixed.onnx", settings=settings, soc="Ascend310B1", names=NAMED[rule])
     left = [str(item.message) for item in fixed.after if item.rule == f"preflight.{rule}"]
     assert left == [], [str(item.message) for item in fixed.cleaned.findings]

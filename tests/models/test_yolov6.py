@@ -188,11 +188,11 @@ def test_what_is_exported_is_re_parameterized(repository: Path, tmp_path: Path) 
     import onnx
 
     from pth2om.conversion.pipeline import Pipeline
-    from pth2om.conversion.settings import Settings
+    from pth2om.conversion.settings import RunSettings
     from pth2om.store import Store
 
     spec = load(repository / "models" / "yolov6-shapes")
-    pipeline = Pipeline(spec, Settings(repository / "models", repository / "calib"), Store(tmp_path))
+    pipeline = Pipeline(spec, RunSettings(repository / "models", repository / "calib"), Store(tmp_path))
     graph = onnx.load(pipeline.onnx(1).file).graph
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     module = load_net(repository / "models" / "yolov6n" / "net.py").deployed(pipeline.module())

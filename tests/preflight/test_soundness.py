@@ -9,7 +9,7 @@ from pth2om.ascend.atc_options import AtcOptions
 from pth2om.ascend.target import Target
 from pth2om.cli import main
 from pth2om.errors import AtcError, GraphError
-from pth2om.graph.contract import Settings
+from pth2om.graph.contract import PassSettings
 from pth2om.graph.fixing import fix
 from pth2om.preflight import check, soundness
 from pth2om.toolchain.emulator import EmulatorToolchain
@@ -194,7 +194,7 @@ def test_fix_says_in_one_sentence_what_no_pass_mends(name, tmp_path, capsys):
     nodes, inputs, constants, *_ = IMPOSSIBLE[name]
     path = model(tmp_path / "m.onnx", nodes, inputs, constants)
     with pytest.raises(GraphError) as caught:
-        fix(path, tmp_path / "out.onnx", settings=Settings())
+        fix(path, tmp_path / "out.onnx", settings=PassSettings())
     assert caught.value.message.key.removeprefix("preflight.") in RULES
     assert main(["fix", str(path)]) != 0
     assert "Recursion" not in capsys.readouterr().err
@@ -207,7 +207,7 @@ def test_fix_asks_no_simplifier_about_a_model_that_does_not_run(tmp_path, monkey
     asked = []
     monkeypatch.setattr(simplify, "_run", lambda *_: asked.append(1))
     path = model(tmp_path / "m.onnx", [node("Grid", ["x"], ["y"], "grid", domain="mine")], [VECTOR], domains=("mine",))
-    fixed = fix(path, tmp_path / "out.onnx", settings=Settings(), names=["simplify"])
+    fixed = fix(path, tmp_path / "out.onnx", settings=PassSettings(), names=["simplify"])
     assert not asked
     assert [finding.rule for finding in fixed.cleaned.findings] == ["graph.not-tried"]
 

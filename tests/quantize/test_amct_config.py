@@ -100,7 +100,7 @@ def test_a_misspelt_layer_of_a_cfg_is_told(tmp_path):
 
 
 def test_a_spec_comes_before_what_a_configuration_says_of_single_layers(tmp_path):
-    from pth2om.quantize import Settings
+    from pth2om.quantize import QuantizeSettings
     from pth2om.spec import Quantize
 
     layer = {"quant_enable": True, "activation_quant_params": {"act_algo": "ifmr", "asymmetric": True}}
@@ -109,10 +109,10 @@ def test_a_spec_comes_before_what_a_configuration_says_of_single_layers(tmp_path
     start, findings = read_config(path).settings()
     assert not findings
     table = Quantize(activations="minmax", asymmetric=False, skip=("conv3",))
-    found = Settings.from_spec(table, start).of("conv1", "Conv")
+    found = QuantizeSettings.from_spec(table, start).of("conv1", "Conv")
     assert (found.activations, found.asymmetric, found.weights) == ("minmax", False, "arq")
     assert found.skip == ("conv2", "conv3"), "what either skips is skipped"
-    assert Settings.from_spec(Quantize(), start).of("conv1", "Conv").activations == "ifmr"
+    assert QuantizeSettings.from_spec(Quantize(), start).of("conv1", "Conv").activations == "ifmr"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pth2om.quantize import ranges
 from pth2om.quantize.calibrate import calibrate
 from pth2om.quantize.histogram import Histogram
 from pth2om.quantize.plan import make_plan
-from pth2om.quantize.settings import Settings
+from pth2om.quantize.settings import QuantizeSettings
 from tests.quantize.quantize_nets import every_kind, feeds, model, tensor
 
 FLOATS = hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(-60000, 60000, width=32))
@@ -362,7 +362,7 @@ def test_several_sessions_see_what_one_sees():
 
 
 def plan_of(data, net=None, **kwargs):
-    return make_plan(net or conv(), data, Settings(**kwargs))
+    return make_plan(net or conv(), data, QuantizeSettings(**kwargs))
 
 
 def test_bad_activations_are_named_and_stay_in_floating_point():

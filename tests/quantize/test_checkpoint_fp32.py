@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pth2om.errors import CheckpointError, QuantizeError
-from pth2om.quantize import Settings
+from pth2om.quantize import QuantizeSettings
 from pth2om.quantize.checkpoint_fp32 import name_for, write_checkpoint
 from pth2om.quantize.checkpoint_trace import module_path
 from pth2om.quantize.network import open_session, run_session
@@ -125,7 +125,7 @@ def planned(net, folder, settings=None):
     feeds = [{"x": g.standard_normal((2, C, 6, 6)).astype(np.float32)} for _ in range(3)]
     names = {"input_names": ["x"], "output_names": ["y"]}
     torch.onnx.export(net, torch.randn(2, C, 6, 6), folder / "net.onnx", opset_version=13, dynamo=False, **names)
-    return make_plan(onnx.load(folder / "net.onnx"), feeds, settings or Settings()), feeds[0]
+    return make_plan(onnx.load(folder / "net.onnx"), feeds, settings or QuantizeSettings()), feeds[0]
 
 
 def weights_only(plan):
@@ -187,7 +187,7 @@ def test_layers_left_in_floating_point_stay_bit_for_bit(tmp_path):
     net = seeded(chain(conv(), nn.BatchNorm2d(C), nn.ReLU(), conv(group=C), nn.BatchNorm2d(C), nn.ReLU(), conv(True)))
     with torch.no_grad():
         net[1].weight[:8] *= 30  # the depth-wise one is balanced, and the factor folds into the layer left alone
-    plan, batch = planned(net, tmp_path, Settings(skip=("/0/*",)))
+    plan, batch = planned(net, tmp_path, QuantizeSettings(skip=("/0/*",)))
     assert any(entry.folded_into == "/0/Conv" for entries in plan.balances.values() for entry in entries)
     state = net.state_dict()
     torch.save(state, tmp_path / "net.pth")
@@ -208,7 +208,7 @@ def test_a_batch_norm_without_shift_is_found_though_the_exporter_left_its_zeros_
     del first.input[2]
     onnx.save(exported, tmp_path / "bare.onnx")
     batch = {"x": np.random.default_rng(0).standard_normal((2, C, 6, 6)).astype(np.float32)}
-    plan = make_plan(onnx.load(tmp_path / "bare.onnx"), [batch], Settings())
+    plan = make_plan(onnx.load(tmp_path / "bare.onnx"), [batch], QuantizeSettings())
     torch.save(net.state_dict(), tmp_path / "net.pth")
     written, findings = write_checkpoint(plan, tmp_path / "net.pth", tmp_path / "out.pth")
     assert [entry.kind for entry in written] == ["batch_norm", "plain"]
@@ -262,7 +262,7 @@ def small(tmp_path_factory):
 def test_sixteen_bits_become_fp32_where_they_change_and_that_is_said(small, tmp_path, dtype):
     net = copy.deepcopy(small[0]).to(dtype)
     state = net.state_dict()
-    plan, batch = planned(copy.deepcopy(net).float(), tmp_path, Settings(skip=("/3/*",)))
+    plan, batch = planned(copy.deepcopy(net).float(), tmp_path, QuantizeSettings(skip=("/3/*",)))
     torch.save(state, tmp_path / "net.pth")
     written, findings = write_checkpoint(plan, tmp_path / "net.pth", tmp_path / "out.pth")
     after = torch.load(tmp_path / "out.pth", weights_only=True)

@@ -204,11 +204,11 @@ def test_a_detector_without_a_spec_is_told_what_to_do(root, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="a script with a shebang stands in for the tool")
 def test_amct_converts_and_calibrates_with_the_documented_arguments(root, capsys, monkeypatch):
-    from pth2om.quantize import Settings, quantize
+    from pth2om.quantize import QuantizeSettings, quantize
     from pth2om.quantize.bins import write_bins
 
     batches = [{"x": np.full((1, 3, 16, 16), n / 9, np.float32)} for n in range(3)]
-    made = quantize(root / "net.onnx", batches, Settings(), root / "ours").files
+    made = quantize(root / "net.onnx", batches, QuantizeSettings(), root / "ours").files
     (root / "bin").mkdir()
     tool = root / "bin" / "amct_onnx"
     tool.write_text(
@@ -292,16 +292,16 @@ def test_an_option_of_int8_is_declared_once():
     from dataclasses import fields
     from typing import get_type_hints
 
-    from pth2om.quantize import Settings
+    from pth2om.quantize import QuantizeSettings
     from pth2om.quantize.request import Request
     from pth2om.spec import Quantize
 
-    own = {entry.name: entry.default for entry in fields(Settings)}
+    own = {entry.name: entry.default for entry in fields(QuantizeSettings)}
     shared = (own.keys() & Quantize.model_fields.keys()) - {"bins"}
     assert {"activations", "weights", "asymmetric", "skip", "only", "balance", "equalize"} <= shared
     assert {name: own[name] for name in shared} == {name: Quantize.model_fields[name].default for name in shared}
-    assert Settings.from_spec(Quantize()) == Settings()
-    hints, typed = get_type_hints(Settings), get_type_hints(Request)
+    assert QuantizeSettings.from_spec(Quantize()) == QuantizeSettings()
+    hints, typed = get_type_hints(QuantizeSettings), get_type_hints(Request)
     for name in ("activations", "weights", "balance"):
         assert typed[name] == hints[name] | None
         assert hints[name] == get_type_hints(Quantize)[name]

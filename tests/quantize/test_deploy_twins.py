@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from pth2om.ascend import families
 from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
-from pth2om.quantize.settings import Settings
+from pth2om.quantize.settings import QuantizeSettings
 from pth2om.quantize.twin_proof import prove
 from pth2om.quantize.twins import emulation_rewrite, fake_quant, integer
 from tests.quantize.quantize_nets import every_kind, feeds, model, tensor
@@ -127,7 +127,7 @@ def _one(node, shape):
 
 @pytest.fixture(scope="module")
 def plan():
-    return make_plan(every_kind(), feeds(), Settings(small_channels=True))
+    return make_plan(every_kind(), feeds(), QuantizeSettings(small_channels=True))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_twin_equals_integers_equals_numpy_bit_for_bit(deploy):
 def test_without_pooling_numpy_agrees_to_the_last_bit():
     net = every_kind(seed=3)
     plan = make_plan(
-        net, feeds(seed=5), Settings(small_channels=True, skip_types=("AveragePool",), bias_correction=False)
+        net, feeds(seed=5), QuantizeSettings(small_channels=True, skip_types=("AveragePool",), bias_correction=False)
     )
     names = ["conv1", "dw", "grouped", "up", "up_grouped"]
     deploy = plan.deploy(names)
@@ -205,7 +205,7 @@ def test_twin_of_a_sum_beyond_2_to_24_is_said_not_to_be_exact():
         [("y", [1, 4, 1, 1])],
     )
     data = [{"x": np.abs(g.standard_normal((1, c, 3, 3))).astype(np.float32)} for _ in range(4)]
-    deploy = make_plan(net, data, Settings()).deploy()
+    deploy = make_plan(net, data, QuantizeSettings()).deploy()
     proof = prove(deploy, data)[0]
     assert not proof.exact
     assert proof.largest_sum > 1 << 24
@@ -247,7 +247,7 @@ def test_layers_that_read_one_tensor_share_their_quant():
         [("x", [1, 24, 4, 4])],
         [("y", [1, 20, 4, 4])],
     )
-    deploy = make_plan(net, feeds(2, batch=1, size=4), Settings()).deploy()
+    deploy = make_plan(net, feeds(2, batch=1, size=4), QuantizeSettings()).deploy()
     assert [node.op_type for node in deploy.graph.node].count("AscendQuant") == 1
     assert [node.op_type for node in deploy.graph.node].count("AscendDequant") == 2
 
@@ -274,7 +274,7 @@ def test_branches_of_an_if_read_the_dequantized_tensor():
         [("y", [1, 8, 4, 4])],
     )
     data = feeds(2, batch=1, size=4)
-    deploy = make_plan(net, data, Settings()).deploy()
+    deploy = make_plan(net, data, QuantizeSettings()).deploy()
     got = run_session(open_session(fake_quant(deploy)), data[0])["y"]
     wanted = run_session(open_session(net), data[0])["y"]
     assert np.abs(got - wanted).max() < 0.1 * np.abs(wanted).max()
@@ -315,7 +315,7 @@ def test_small_channels_roll_back_at_npu_level():
         [("y", [1, 8, 6, 6])],
     )
     data = feeds(3, channels=3, batch=1, size=6)
-    plan = make_plan(net, data, Settings(small_channels=True, bias_correction=False))
+    plan = make_plan(net, data, QuantizeSettings(small_channels=True, bias_correction=False))
     assert any(finding.rule == "quantize.rolls-back" for finding in plan.findings)
     rolled = emulation_rewrite(plan.deploy(), "npu", "Ascend310P3")
     assert [node.op_type for node in rolled.graph.node] == ["Conv"]
@@ -373,7 +373,7 @@ def test_every_opset_gives_a_deploy_model_of_a_registered_one(opset):
         opset=opset,
     )
     data = feeds(3, batch=1, size=4)
-    plan = make_plan(net, data, Settings())
+    plan = make_plan(net, data, QuantizeSettings())
     deploy = plan.deploy()
     assert 11 <= max(entry.version for entry in deploy.opset_import) <= 22
     assert set(plan.quantized) == {"conv", "matmul"}
@@ -393,7 +393,7 @@ def test_tiny_activations_use_the_square_root_twice():
         [("y", [1, 8, 4, 4])],
     )
     data = [{"x": batch["x"] * 1e-4} for batch in feeds(3, batch=1, size=4)]
-    deploy = make_plan(net, data, Settings()).deploy()
+    deploy = make_plan(net, data, QuantizeSettings()).deploy()
     quant = attributes(deploy.graph.node[0])
     assert quant["sqrt_mode"] == 1
     assert 2.0**-14 <= quant["scale"] <= 65504

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from pth2om.errors import QuantizeError
-from pth2om.quantize import Settings, api, audit
+from pth2om.quantize import QuantizeSettings, api, audit
 from pth2om.quantize.external_model import adopted_plan
 from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
@@ -17,7 +17,7 @@ from tests.quantize.quantize_nets import every_kind, feeds, model, tensor
 
 @pytest.fixture(scope="module")
 def made():
-    return make_plan(every_kind(), feeds(), Settings(weights="arq", balance="off"))
+    return make_plan(every_kind(), feeds(), QuantizeSettings(weights="arq", balance="off"))
 
 
 def node_of(deploy, name):
@@ -47,7 +47,7 @@ def test_what_another_tool_made_is_traced_whole(made):
 
 
 def test_balanced_layers_are_traced_too_but_not_those_before_a_batchnorm(made):
-    balanced = make_plan(every_kind(), feeds(), Settings())
+    balanced = make_plan(every_kind(), feeds(), QuantizeSettings())
     assert balanced.balances
     assert adopted_plan(every_kind(), balanced.deploy()).quantized.keys() == balanced.quantized.keys()
     deploy = made.deploy()
@@ -89,7 +89,7 @@ def test_another_layers_weight_under_a_name_is_not_taken_for_the_layers():
         source, result = ("x" if number == 0 else f"t{number}"), ("y" if number == 2 else f"t{number + 1}")
         nodes.append(onnx.helper.make_node("Conv", [source, f"w{number}"], [result], name=f"c{number}", pads=[1] * 4))
     net = model(nodes, weights, [("x", [2, 24, 8, 8])], [("y", [2, 24, 8, 8])])
-    deploy = make_plan(net, feeds(), Settings()).deploy()
+    deploy = make_plan(net, feeds(), QuantizeSettings()).deploy()
     first, second = node_of(deploy, "c0"), node_of(deploy, "c1")
     first.name, second.name = "c1", "c0"
     plan = adopted_plan(net, deploy)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pth2om import cli
 from pth2om.errors import QuantizeError
-from pth2om.quantize import Settings, convert, emulation_rewrite, fake_quant, quantize
+from pth2om.quantize import QuantizeSettings, convert, emulation_rewrite, fake_quant, quantize
 from pth2om.quantize.accuracy_aware import keep_fewest, leave_floating
 from pth2om.quantize.amct import calibration_command, existing, run_command, template_command
 from pth2om.quantize.amct_config import config_text, read_config
@@ -37,7 +37,7 @@ def onnx_file(tmp_path):
 
 
 def test_quantize_writes_every_file_and_they_agree(onnx_file, tmp_path):
-    result = quantize(onnx_file, feeds(8), Settings(small_channels=True), tmp_path / "out")
+    result = quantize(onnx_file, feeds(8), QuantizeSettings(small_channels=True), tmp_path / "out")
     assert set(result.files) == {"deploy", "fake_quant", "qdq", "quant_json", "record", "report"}
     assert result.files["deploy"].name == "net_deploy_model.onnx"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
@@ -102,7 +102,7 @@ def test_what_is_no_onnx_gives_one_sentence(tmp_path, content):
 
 
 def test_a_quantized_model_is_not_quantized_again(onnx_file, tmp_path):
-    result = quantize(onnx_file, feeds(4), Settings(small_channels=True), tmp_path / "out")
+    result = quantize(onnx_file, feeds(4), QuantizeSettings(small_channels=True), tmp_path / "out")
     for role, key in (("deploy", "quantize.already-quantized"), ("qdq", "quantize.already-qdq")):
         with pytest.raises(QuantizeError) as caught:
             quantize(result.files[role], feeds(1), destination=tmp_path / "again")
@@ -131,7 +131,7 @@ def test_reasons_for_staying_in_floating_point():
         [("x", [1, 3, 4, 4])],
         [("y", [1, 20, 4, 4])],
     )  # fmt: skip
-    plan = make_plan(net, feeds(2, channels=3, batch=1, size=4), Settings())
+    plan = make_plan(net, feeds(2, channels=3, batch=1, size=4), QuantizeSettings())
     reasons = {layer.name: layer.reason and layer.reason.key for layer in plan.selection.layers}
     assert reasons == {
         "stem": "quantize.left-float", "left": "quantize.shared-weight", "right": "quantize.shared-weight",
@@ -151,7 +151,7 @@ def test_onnx_runtimes_qdq_model_converts_to_deploy_form(tmp_path, per_channel):
             return next(self.data, None)
 
     source = tmp_path / "net.onnx"
-    plan = make_plan(every_kind(), feeds(4), Settings(small_channels=True))
+    plan = make_plan(every_kind(), feeds(4), QuantizeSettings(small_channels=True))
     onnx.save(plan.model, source)
     quantize_static(
         source, tmp_path / "qdq.onnx", Reader(), quant_format=QuantFormat.QDQ, per_channel=per_channel,
@@ -172,7 +172,7 @@ def test_emulator_computes_the_deploy_model_as_the_npu_level_does(tmp_path):
     from pth2om.quantize import join_int8
     from pth2om.toolchain.emulator.numerics.compiling import compile_numerics
 
-    deploy = make_plan(every_kind(), feeds(), Settings(small_channels=True)).deploy()
+    deploy = make_plan(every_kind(), feeds(), QuantizeSettings(small_channels=True)).deploy()
     onnx.save(deploy, tmp_path / "d.onnx")
     out, soc = tmp_path / "out", "Ascend310B1"
     compile_numerics(tmp_path / "d.onnx", out, precision_mode="force_fp16", soc=soc, join=join_int8)
@@ -270,7 +270,7 @@ def test_fp32_checkpoint_runs_the_int8_weights_in_the_unchanged_net(tmp_path, fu
     if fused:
         net.rep.fuse()
     export(net, tmp_path / "net.onnx")
-    plan = make_plan(onnx.load(tmp_path / "net.onnx"), feeds(8), Settings(balance=balance))
+    plan = make_plan(onnx.load(tmp_path / "net.onnx"), feeds(8), QuantizeSettings(balance=balance))
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "net.pth")
     written, findings = write_checkpoint(plan, tmp_path / "net.pth", tmp_path / "net_int8_as_fp32.pth")
     kinds = [entry.kind for entry in written]
@@ -300,7 +300,7 @@ def test_fp32_checkpoint_runs_the_int8_weights_in_the_unchanged_net(tmp_path, fu
 
 
 def test_a_foreign_checkpoint_is_told():
-    plan = make_plan(every_kind(), feeds(), Settings(small_channels=True))
+    plan = make_plan(every_kind(), feeds(), QuantizeSettings(small_channels=True))
     _, written, findings = int8_as_fp32(plan, {"weight": np.ones((3, 3), np.float32)})
     assert {entry.kind for entry in written} == {"none"}
     assert len([one for one in findings if one.rule == "quantize.not-in-checkpoint"]) == len(written)
@@ -310,7 +310,7 @@ def test_a_foreign_checkpoint_is_told():
 
 
 def test_sensitivity_names_the_layer_that_was_spoiled():
-    plan = make_plan(every_kind(), feeds(8), Settings(small_channels=True))
+    plan = make_plan(every_kind(), feeds(8), QuantizeSettings(small_channels=True))
     worst = plan.quantized["grouped"]
     worst.weight = (worst.weight // 32 * 32).astype(np.int8)
     effects = own_effects(plan, feeds(2))
@@ -323,7 +323,7 @@ def test_sensitivity_names_the_layer_that_was_spoiled():
 
 
 def test_search_keeps_the_fewest_layers_in_fp16():
-    plan = make_plan(every_kind(), feeds(8), Settings(small_channels=True))
+    plan = make_plan(every_kind(), feeds(8), QuantizeSettings(small_channels=True))
     for name in ("grouped", "up"):
         plan.quantized[name].weight = (plan.quantized[name].weight // 64 * 64).astype(np.int8)
     data = feeds(2)
@@ -344,7 +344,7 @@ def test_search_keeps_the_fewest_layers_in_fp16():
 
 
 def test_few_images_prove_nothing_but_are_judged_by_what_was_measured():
-    plan = make_plan(every_kind(), feeds(8), Settings(small_channels=True))
+    plan = make_plan(every_kind(), feeds(8), QuantizeSettings(small_channels=True))
     found = keep_fewest(plan, feeds(1), lambda _, level: Drop(0.5, -3, 4, 100, level), 1.0)
     assert not found.proven
     assert not found.floating
@@ -433,12 +433,14 @@ def test_our_records_and_configurations_are_amcts(tmp_path):
     path.write_text(render_records(records))
     assert read_records(path) == records
     path.write_text(
-        config_text(Settings(skip=("a*",), only=("*1", "*3")), 4, [("a1", "Conv"), ("b2", "Conv"), ("b3", "Gemm")])
+        config_text(
+            QuantizeSettings(skip=("a*",), only=("*1", "*3")), 4, [("a1", "Conv"), ("b2", "Conv"), ("b3", "Gemm")]
+        )
     )
     config = read_config(path)
     assert (config.batch_num, config.skip) == (4, ("a1", "b2")), "AMCT knows names, not patterns"
-    assert config.settings()[0].ifmr == Settings().ifmr
-    path.write_text(config_text(Settings(activations="hfmg", bins=2048), 1))
+    assert config.settings()[0].ifmr == QuantizeSettings().ifmr
+    path.write_text(config_text(QuantizeSettings(activations="hfmg", bins=2048), 1))
     again, _ = read_config(path).settings()
     assert (again.activations, again.bins) == ("hfmg", 2048)
 
@@ -484,7 +486,7 @@ def test_amct_commands(tmp_path):
 
 
 def test_a_command_of_ones_own(onnx_file, tmp_path):
-    made = quantize(onnx_file, feeds(4), Settings(small_channels=True), tmp_path / "ours").files["deploy"]
+    made = quantize(onnx_file, feeds(4), QuantizeSettings(small_channels=True), tmp_path / "ours").files["deploy"]
     script = tmp_path / "tool.py"
     script.write_text("import shutil, sys\nprint('hello')\nshutil.copy(sys.argv[1], sys.argv[2])\n")
     out = tmp_path / "a b_deploy_model.onnx"
@@ -558,7 +560,7 @@ def test_max_drop_and_labels_on_the_command_line(tmp_path, capsys, monkeypatch):
 def test_equalization_changes_no_float_output_and_keeps_checkpoints_right():
     net = every_kind(seed=4)
     plain = run_session(open_session(net), feeds(1)[0])["y"]
-    plan = make_plan(net, feeds(4), Settings(small_channels=True, equalize=True))
+    plan = make_plan(net, feeds(4), QuantizeSettings(small_channels=True, equalize=True))
     assert plan.balances
     again = run_session(open_session(plan.model), feeds(1)[0])["y"]
     assert np.allclose(again, plain, rtol=1e-4, atol=1e-5)

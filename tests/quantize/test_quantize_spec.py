@@ -11,7 +11,7 @@ import pytest
 
 from pth2om import spec as specs
 from pth2om.conversion.pipeline import Pipeline
-from pth2om.conversion.settings import Settings
+from pth2om.conversion.settings import RunSettings
 from pth2om.errors import Absent, QuantizeError, SpecError
 from pth2om.store import Store
 from tests.quantize.quantize_nets import model, tensor
@@ -94,7 +94,7 @@ def root(tmp_path):
 def pipeline(root: Path, **quantize):
     spec = specs.load(root / "models" / "tiny")
     table = spec.quantize.model_copy(update=quantize)
-    settings = Settings(root / "models", root / "calib", soc="Ascend310P3")
+    settings = RunSettings(root / "models", root / "calib", soc="Ascend310P3")
     return Pipeline(spec.model_copy(update={"quantize": table}), settings, Store(root / "store"))
 
 
@@ -206,13 +206,13 @@ def test_a_real_checkpoint_of_re_parameterized_blocks_carries_int8_weights(repos
     import torch
 
     from pth2om import checkpoint
-    from pth2om.quantize import Settings as QuantizeSettings
+    from pth2om.quantize import QuantizeSettings
     from pth2om.quantize.checkpoint_fp32 import write_checkpoint
     from pth2om.quantize.network import open_session, run_session
     from pth2om.quantize.plan import make_plan
 
     spec = specs.load(repository / "models" / "yolov6-shapes")
-    run = Pipeline(spec, Settings(repository / "models", repository / "calib"), Store(tmp_path / "store"))
+    run = Pipeline(spec, RunSettings(repository / "models", repository / "calib"), Store(tmp_path / "store"))
     g = np.random.default_rng(0)
     images = [{"image": g.uniform(0, 1, (1, 3, 224, 224)).astype(np.float32)} for _ in range(3)]
     original = torch.load(run.weights, weights_only=True)
@@ -351,8 +351,7 @@ def test_a_spec_may_bring_bins_and_an_amct_configuration(root):
 
 @pytest.mark.parametrize("role", ["deploy", "qdq"])
 def test_a_model_that_is_quantized_already_goes_straight_on(root, role):
-    from pth2om.quantize import Settings as QuantizeSettings
-    from pth2om.quantize import quantize
+    from pth2om.quantize import QuantizeSettings, quantize
 
     folder = root / "models" / "tiny"
     g = np.random.default_rng(1)
@@ -372,9 +371,9 @@ def test_a_model_that_is_quantized_already_goes_straight_on(root, role):
 OWN = """\
 import sys
 from pathlib import Path
-from pth2om.quantize import Settings, quantize
+from pth2om.quantize import QuantizeSettings, quantize
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
-made = quantize(source, None, Settings(skip=("SKIPPED",)), target.parent, prefix="made", random=True)
+made = quantize(source, None, QuantizeSettings(skip=("SKIPPED",)), target.parent, prefix="made", random=True)
 made.files["deploy"].rename(target)
 """
 
@@ -527,8 +526,7 @@ shutil.copy(here / "int8.onnx", sys.argv[1])
 
 def command(root, role):
     """A user's script beside the spec that leaves an INT8 model of that form; the spec's ``command``."""
-    from pth2om.quantize import Settings as QuantizeSettings
-    from pth2om.quantize import quantize
+    from pth2om.quantize import QuantizeSettings, quantize
 
     folder = root / "models" / "tiny"
     feeds = [{"x": np.random.default_rng(1).random((1, 3, 16, 16), dtype=np.float32)}]

@@ -13,7 +13,7 @@ from pth2om.quantize.network import open_session, run_session
 from pth2om.quantize.plan import make_plan
 from pth2om.quantize.qdq import build_qdq
 from pth2om.quantize.random_data import random_feeds
-from pth2om.quantize.settings import Settings
+from pth2om.quantize.settings import QuantizeSettings
 from pth2om.quantize.twins import fake_quant, integer
 from tests.quantize.quantize_nets import feeds, tensor
 
@@ -43,7 +43,7 @@ def net(nodes, constants, *, inputs=None, outputs=("y",), opset=17, ir=8, extra=
 
 
 def planned(model, data=DATA, **values):
-    return make_plan(model, data, Settings(small_channels=True, **values))
+    return make_plan(model, data, QuantizeSettings(small_channels=True, **values))
 
 
 def close(model, plan, data=DATA, decibel=25):
@@ -239,7 +239,7 @@ def test_constants_listed_as_inputs_of_an_old_file(tmp_path):
     constants = {"w": weight(8, 24, 3, 3)}
     model = net([conv()], constants, inputs=[("x", [1, 24, 6, 6]), ("w", [8, 24, 3, 3])], opset=11, ir=3)
     onnx.save(model, str(tmp_path / "old.onnx"))
-    result = quantize(tmp_path / "old.onnx", DATA, Settings(), tmp_path)
+    result = quantize(tmp_path / "old.onnx", DATA, QuantizeSettings(), tmp_path)
     for role in ("fake_quant", "qdq"):
         written = onnx.load(str(result.files[role]))
         onnx.checker.check_model(onnx.shape_inference.infer_shapes(written), full_check=True)
@@ -333,7 +333,7 @@ def test_atc_takes_a_convolution_whose_kernel_shape_was_left_to_the_weight(tmp_p
 
     model = onnx.shape_inference.infer_shapes(net([conv()], {"w": weight(8, 24, 3, 3)}))
     onnx.save(model, str(tmp_path / "m.onnx"))
-    result = quantize(tmp_path / "m.onnx", DATA, Settings(), tmp_path)
+    result = quantize(tmp_path / "m.onnx", DATA, QuantizeSettings(), tmp_path)
     options = ["--framework=5", f"--model={result.files['deploy']}", "--soc_version=Ascend310P3"]
     assert main(["atc", "--", *options, f"--output={tmp_path / 'm'}", "--input_shape=x:1,24,6,6"]) == 0
 
@@ -392,7 +392,7 @@ def test_the_qdq_twin_of_a_new_opset_opens_in_onnx_runtime():
 def test_a_grouped_transposed_convolutions_twin_holds_its_integers(tmp_path):
     nodes = [helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="t", group=4, kernel_shape=[3, 3])]
     onnx.save(net(nodes, {"w": weight(24, 2, 3, 3)}), str(tmp_path / "m.onnx"))
-    result = quantize(tmp_path / "m.onnx", DATA, Settings(), tmp_path)
+    result = quantize(tmp_path / "m.onnx", DATA, QuantizeSettings(), tmp_path)
     again = convert(result.files["qdq"], tmp_path / "again")
     first, second = (constants(onnx.load(str(one.files["deploy"]))) for one in (result, again))
     for name in ("weight", "bias", "scale"):

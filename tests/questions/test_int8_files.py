@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from pth2om import spec as specs
 from pth2om.conversion.pipeline import Pipeline
-from pth2om.conversion.settings import Settings
+from pth2om.conversion.settings import RunSettings
 from pth2om.errors import Absent
 from pth2om.evidence import Finding
 from pth2om.language import say
@@ -100,7 +100,7 @@ def original(tmp_path_factory):
     torch.save(module.state_dict(), folder / "net.pth")
     (dots / "dataset.toml").write_text('kind = "npz"\nnames = ["a", "b", "c", "d", "e"]\n')
     np.savez(dots / "dots.npz", x=pixels, y=labels)
-    settings = Settings(root / "models", root / "calib", soc="Ascend310P3")
+    settings = RunSettings(root / "models", root / "calib", soc="Ascend310P3")
     pipeline = Pipeline(specs.load(folder), settings, Store(root / "store"))
     pipeline.quantized(1)
     return pipeline

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pth2om.graph.contract import ROUNDING, Applied, Settings
+from pth2om.graph.contract import ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.proof import FP16_MAX
 from pth2om.onnxfile.walking import STANDARD, all_graphs, readers
@@ -26,7 +26,7 @@ _MASKING = frozenset({"Add", "Expand", "Mul", "Where"})
 _FLOATS = (1, 10, 11)
 
 
-def apply(document: Document, _settings: Settings) -> Applied:
+def apply(document: Document, _settings: PassSettings) -> Applied:
     """Clamp floating-point constants to +-65504; large negative values of a mask become -1e4.
 
     A mask is a constant that contains large negative values and apart from them only zeros and ones, and that is read

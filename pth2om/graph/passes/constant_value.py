@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.onnxfile.walking import STANDARD, all_graphs, node_label
 from pth2om.session import Array
@@ -21,7 +21,7 @@ STRUCTURAL = True
 _MOST_ELEMENTS = 2**28
 
 
-def apply(document: Document, _settings: Settings) -> Applied:
+def apply(document: Document, _settings: PassSettings) -> Applied:
     """Turn ``value_float(s)``, ``value_int(s)``, ``value_string(s)`` and sparse values into tensors."""
     changed: list[str] = []
     for graph in all_graphs(document.model):

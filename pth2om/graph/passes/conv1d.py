@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pth2om.graph.building import Builder
-from pth2om.graph.contract import ROUNDING, Applied, Settings
+from pth2om.graph.contract import ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.surgery import Names, Scope, drop_unused, scopes, set_attribute, types
 from pth2om.onnxfile.walking import (
@@ -70,7 +70,7 @@ class _Stretch:
     made: set[str] = field(default_factory=set)
 
 
-def apply(document: Document, _settings: Settings) -> Applied:
+def apply(document: Document, _settings: PassSettings) -> Applied:
     """Put a size of one before the length, ``(N, C, L)`` to ``(N, C, 1, L)``, around 1-D convolutions.
 
     Pooling, normalization and element-wise operators after a convolution are changed too, so that a sequence has one

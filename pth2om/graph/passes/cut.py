@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from pth2om.errors import GraphError
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.surgery import drop_unused, types
 from pth2om.language import say
@@ -16,7 +16,7 @@ BOUND = EQUAL
 STRUCTURAL = True
 
 
-def apply(document: Document, settings: Settings) -> Applied:
+def apply(document: Document, settings: PassSettings) -> Applied:
     """End the graph at ``settings.outputs``: names of tensors, or of nodes for all their outputs.
 
     Inputs that are no longer needed are removed too.

@@ -11,7 +11,7 @@ import numpy as np
 
 from pth2om.ascend import parser_table
 from pth2om.graph.building import Builder
-from pth2om.graph.contract import ROUNDING, Applied, Settings
+from pth2om.graph.contract import ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.einsum import decompose_einsum
 from pth2om.graph.surgery import Names, Scope, drop_unused, scopes, types
@@ -67,7 +67,7 @@ class _Place:
         return self.known.get(name, (0, None))[1]
 
 
-def apply(document: Document, settings: Settings) -> Applied:
+def apply(document: Document, settings: PassSettings) -> Applied:
     """Decompose operators not registered at the model's opset (if that is above 18: at the opset to convert to)."""
     version = opset(document.model)
     judged = settings.opset if version > _NEWEST else version
@@ -124,7 +124,7 @@ def decomposable(op_type: str) -> bool:
     return op_type in _FORMS
 
 
-def _inline_schema_functions(document: Document, judged: int, settings: Settings) -> list[str]:
+def _inline_schema_functions(document: Document, judged: int, settings: PassSettings) -> list[str]:
     """Operators that ONNX defines by others (Attention, CenterCropPad, ...), if the installed onnx can inline them."""
     import inspect
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pth2om.ascend import parser_table
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.language import Message, say
 from pth2om.onnxfile.walking import all_graphs, node_label, opset
@@ -16,7 +16,7 @@ _OPSET_OF_IR = {3: 8, 4: 10, 5: 10, 6: 11, 7: 14, 8: 17, 9: 20, 10: 22, 11: 23}
 """The newest opset of the last ONNX release with that IR version ("ONNX versioning table"); 3 began at opset 1."""
 
 
-def apply(document: Document, settings: Settings) -> Applied:
+def apply(document: Document, settings: PassSettings) -> Applied:
     """Write ``ai.onnx`` as ``""``; import the standard domain if its nodes occur and the model does not import it.
 
     If the pass is named explicitly, it also moves a node of a foreign domain into the standard one if ATC registers an

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pth2om.graph.contract import ROUNDING, Applied, Settings
+from pth2om.graph.contract import ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.passes import constant_value, decompose, ir_version, split_clip_pad
 from pth2om.graph.surgery import (
@@ -50,7 +50,7 @@ _REDUCING = frozenset(
 )
 
 
-def apply(document: Document, settings: Settings) -> Applied:
+def apply(document: Document, settings: PassSettings) -> Applied:
     """Convert to ``settings.opset`` (17), or to 11 from a lower opset.
 
     Operators that the lower opset lacks are decomposed. If a node cannot be expressed in the lower opset, nothing is
@@ -92,7 +92,7 @@ def _by_onnx(document: Document, wanted: int) -> str:
     return ""
 
 
-def _lower(document: Document, settings: Settings, wanted: int) -> list[str]:
+def _lower(document: Document, settings: PassSettings, wanted: int) -> list[str]:
     """Convert to a lower opset; returns the labels of the nodes that prevent it."""
     constant_value.apply(document, settings)
     split_clip_pad.apply(document, settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.onnxfile.walking import all_graphs, node_label
 
@@ -11,7 +11,7 @@ BOUND = EQUAL
 STRUCTURAL = True
 
 
-def apply(document: Document, _settings: Settings) -> Applied:
+def apply(document: Document, _settings: PassSettings) -> Applied:
     """Replace every call by the function's body."""
     import onnx.inliner
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pth2om.graph.building import Builder
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.ranges import ARITHMETIC, MOVING, Ranges
 from pth2om.graph.surgery import Names, Scope, drop_unused, forget_shapes, scopes, types
@@ -34,7 +34,7 @@ _FIRST_ONLY = frozenset(
 """Operators with data in the first input only; the others are shapes, axes and indices and are not changed."""
 
 
-def apply(document: Document, settings: Settings) -> Applied:
+def apply(document: Document, settings: PassSettings) -> Applied:
     """Compute connected INT64 nodes in INT32 if every value is known to fit, with Casts at the borders.
 
     Known are constants, shapes, indices computed by operators (ArgMax, TopK, NonZero), and the results of arithmetic on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.onnxfile.walking import all_graphs, opset
 
@@ -18,7 +18,7 @@ _NEWER_TYPES = {17: 9, 18: 9, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 _BY_OPSET = ((18, 8), (20, 9), (22, 10), (23, 11))
 
 
-def apply(document: Document, _settings: Settings) -> Applied:
+def apply(document: Document, _settings: PassSettings) -> Applied:
     """Set the lowest IR version, at least 8, that has everything the model uses; a lower existing one is kept."""
     model = document.model
     wanted = next((version for last, version in _BY_OPSET if opset(model) <= last), model.ir_version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.onnxfile.walking import STANDARD, all_graphs
 
@@ -11,7 +11,7 @@ BOUND = EQUAL
 STRUCTURAL = True
 
 
-def apply(document: Document, _settings: Settings) -> Applied:
+def apply(document: Document, _settings: PassSettings) -> Applied:
     """Drop the imports of domains without nodes, and repeated ones (the last counts for ATC)."""
     model = document.model
     used = {_short(node.domain) for graph in all_graphs(model) for node in graph.node}

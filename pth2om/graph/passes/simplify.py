@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pth2om.ascend import parser_table
 from pth2om.errors import GraphError
-from pth2om.graph.contract import ROUNDING, Applied, Settings
+from pth2om.graph.contract import ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.language import Message, say
 from pth2om.onnxfile.walking import is_sorted, node_count, sort_nodes
@@ -32,7 +32,7 @@ _GROWTH = 1.25
 _GROWTH_BYTES = 8 * 2**20
 
 
-def apply(document: Document, settings: Settings) -> Applied:
+def apply(document: Document, settings: PassSettings) -> Applied:
     """Replace the graph by the simplifier's result.
 
     ``auto`` uses onnxslim up to 900 nodes and onnxsim above (if it is installed), and the other one if the first
@@ -51,7 +51,7 @@ def apply(document: Document, settings: Settings) -> Applied:
     return Applied(int(moved), values={"tool": "pth2om"}, left=refusals)
 
 
-def order(document: Document, settings: Settings) -> list[str]:
+def order(document: Document, settings: PassSettings) -> list[str]:
     """The tools to try, best first; those not installed are left out unless named explicitly."""
     if settings.simplifier != "auto":
         return [settings.simplifier]
@@ -61,7 +61,7 @@ def order(document: Document, settings: Settings) -> list[str]:
     return found or [TOOLS[0]]
 
 
-def another(document: Document, settings: Settings, used: str) -> Settings | None:
+def another(document: Document, settings: PassSettings, used: str) -> PassSettings | None:
     """Settings for a second try after a result that was not proven; None if there is no other tool."""
     if settings.simplifier != "auto":
         return None
@@ -72,7 +72,7 @@ def another(document: Document, settings: Settings, used: str) -> Settings | Non
 _SAME = say("graph.simplify-same")
 
 
-def _try(document: Document, tool: str, settings: Settings) -> Message | None:
+def _try(document: Document, tool: str, settings: PassSettings) -> Message | None:
     """Simplify in place; returns the reason of a failure, or `_SAME` if there was nothing to do."""
     before, size = node_count(document.model), document.bytes_needed()
     unknown = {item.key for item in parser_table.missing_operators(document.model, settings.cann)}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.surgery import Names, Scope, drop_attribute, drop_unused, scopes, set_input, trim_inputs, types
 from pth2om.language import say
@@ -20,7 +20,7 @@ BOUND = EQUAL
 STRUCTURAL = True
 
 
-def apply(document: Document, _settings: Settings) -> Applied:
+def apply(document: Document, _settings: PassSettings) -> Applied:
     """Write Pad-18 without ``axes``, Split-18 with sizes instead of ``num_outputs``, Clip with its limits as inputs.
 
     A Clip without limits becomes an Identity; one of opset 11 and later that still has the attributes of opset 6 gets

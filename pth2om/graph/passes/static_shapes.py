@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pth2om.errors import GraphError
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.surgery import forget_shapes, types
 from pth2om.language import say
@@ -18,7 +18,7 @@ BOUND = EQUAL
 STRUCTURAL = True
 
 
-def apply(document: Document, settings: Settings) -> Applied:
+def apply(document: Document, settings: PassSettings) -> Applied:
     """Declare ``settings.input_shapes``; other dimensions of the same symbol follow, outputs are inferred again.
 
     Without shapes nothing is guessed: the finding lists the shapes to give.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.surgery import scopes, set_attribute, types
 from pth2om.language import Message, say
@@ -20,7 +20,7 @@ STRUCTURAL = True
 _SPATIAL = frozenset({"Conv", "ConvTranspose"})
 
 
-def apply(document: Document, _settings: Settings) -> Applied:
+def apply(document: Document, _settings: PassSettings) -> Applied:
     """Write out attributes that ONNX leaves to a default.
 
     These are ``perm`` of Transpose, ``kernel_shape`` of convolutions, ``mode`` and ``padding_mode`` of GridSample, and

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pth2om.graph.contract import EQUAL, Applied, Settings
+from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.onnxfile.walking import all_graphs
 
@@ -11,7 +11,7 @@ BOUND = EQUAL
 STRUCTURAL = True
 
 
-def apply(document: Document, _settings: Settings) -> Applied:
+def apply(document: Document, _settings: PassSettings) -> Applied:
     """Rename nodes that share a name with another node or a graph input, and name nameless ones ``Type_<n>``.
 
     Tensors keep their names, because users' scripts refer to inputs and outputs by name.

@@ -122,9 +122,9 @@ class EmulatorToolchain:
         from pth2om.toolchain.emulator.front_end import check_model
 
         with tempfile.TemporaryDirectory() as clean:
-            asked = replace(options, model=_plain(model, Path(clean)))
+            asked = replace(options, model=_acceptable_path(model, Path(clean)))
             if options.insert_op_conf:
-                asked = replace(asked, insert_op_conf=_plain(Path(options.insert_op_conf), Path(clean)))
+                asked = replace(asked, insert_op_conf=_acceptable_path(Path(options.insert_op_conf), Path(clean)))
             return check_model(asked, self.target.cann, destination)
 
     def compiled(self, folder: Path) -> CompiledModel:
@@ -151,8 +151,8 @@ class EmulatorToolchain:
         """Nothing is held."""
 
 
-def _plain(path: Path, folder: Path) -> str:
-    """``path``, or a copy in ``folder`` when atc would refuse its characters: where the store lies is no fault."""
+def _acceptable_path(path: Path, folder: Path) -> str:
+    """``path``; a copy in ``folder`` if atc would refuse its characters, which the place of the store may bring in."""
     resolved = path.resolve()
     if _PLAIN_PATH.fullmatch(resolved.as_posix()):
         return resolved.as_posix()
