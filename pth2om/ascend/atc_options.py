@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pth2om.errors import AtcError
-
 FRAMEWORK_CAFFE, FRAMEWORK_MINDSPORE, FRAMEWORK_TENSORFLOW, FRAMEWORK_ONNX = 0, 1, 3, 5
 """Numbers of ``--framework``."""
 
@@ -157,38 +155,6 @@ class AtcOptions:
         values.update({name: data[name] for name in FLAGS if name in data})
         return cls(**values, extra=tuple(data.get("extra", ())))
 
-    @classmethod
-    def from_arguments(cls, arguments: Sequence[str]) -> AtcOptions:
-        """Read an argument list (without the program) into options.
-
-        What the list does not name is unset: no default of this class is added. ``--name value``, ``-name=value`` and
-        ``--soc-version`` are read as atc reads them; flags that are not known here go to `extra`.
-
-        Raises:
-            AtcError: a number or true/false flag has another kind of value, an argument is missing, or an argument is
-                no flag at all.
-        """
-        values: dict[str, Any] = dict.fromkeys(FLAGS)
-        extra: list[str] = []
-        words = list(arguments)
-        while words:
-            word = words.pop(0)
-            if not word.startswith("-") or word in ("-", "--"):
-                raise AtcError("atc.not-a-flag", argument=word)
-            name, equals, text = word.lstrip("-").partition("=")
-            name = name[:2] + name[2:].replace("-", "_")
-            if name not in values:
-                extra.append(word)
-                if not equals and words and not words[0].startswith("-"):
-                    extra.append(words.pop(0))
-                continue
-            if not equals:
-                if not words:
-                    raise AtcError("atc.no-argument", flag=name)
-                text = words.pop(0)
-            values[name] = _read(name, text)
-        return cls(**values, extra=tuple(extra))
-
 
 FLAGS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(AtcOptions) if field.name != "extra")
 """Every flag's name, in the order in which command lines are written."""
@@ -207,17 +173,3 @@ def _written(name: str, value: str | float | bool) -> str:
     if isinstance(value, bool):
         return ("true" if value else "false") if _KINDS[name] == "bool" else str(int(value))
     return str(value)
-
-
-def _read(name: str, text: str) -> str | int | bool:
-    kind = _KINDS[name]
-    if kind == "int":
-        try:
-            return int(text)
-        except ValueError:
-            raise AtcError("atc.not-a-number", flag=name, value=text) from None
-    if kind == "bool":
-        if text not in ("true", "false"):
-            raise AtcError("atc.not-true-or-false", flag=name, value=text)
-        return text == "true"
-    return text

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from pth2om.toolchain.emulator.front_end.flags import KNOWN, LexicalError, lex
+from pth2om.ascend.atc_options import FLAGS, AtcOptions
+from pth2om.toolchain.emulator.front_end.flags import KNOWN, RANGES, LexicalError, lex
 from pth2om.toolchain.emulator.front_end.getopt import Reader, formatted
 from pth2om.toolchain.emulator.front_end.run import run_atc
 
@@ -132,6 +133,15 @@ def test_names_may_be_shortened_while_unique() -> None:
     for word in ("--input_s=x:1", "--o=x", "--=x"):
         with pytest.raises(LexicalError, match="unknown command line flag"):
             lex([word])
+
+
+TEXTS = [name for name in FLAGS if AtcOptions.__annotations__[name].startswith("str") and name not in RANGES]
+
+
+@given(st.dictionaries(st.sampled_from(TEXTS), st.text(st.characters(codec="utf-8", exclude_characters="\0"))))
+def test_a_line_of_the_options_is_read_as_it_was_meant(texts: dict[str, str]) -> None:
+    options = AtcOptions(**{**dict.fromkeys(FLAGS), **texts})
+    assert lex(options.command_line()[1:]).given == texts
 
 
 def test_stray_words_come_last_and_help_ends_the_reading() -> None:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from pth2om.ascend.atc_options import AtcOptions
 from pth2om.toolchain.emulator.front_end import run_atc
+from pth2om.toolchain.emulator.front_end.flags import lex
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,14 @@ def cann_of(recipe: Recipe) -> str:
     return "7.0" if "Ascend310 " in recipe.command + " " else "9.x"
 
 
+def options_of(words: list[str], cann: str) -> AtcOptions:
+    """What the front end's lexer reads, typed."""
+    kinds = {"int": int, "bool": "true".__eq__}
+    given = lex(words, cann).given
+    kind_of = {name: kinds.get(AtcOptions.__annotations__[name].split(" ")[0], str) for name in given}
+    return AtcOptions.from_json({name: kind_of[name](text) for name, text in given.items()})
+
+
 def test_clean_as_printed(recipe, tmp_path):
     result = run_atc(shlex.split(recipe.command)[1:], cwd=tmp_path, cann=cann_of(recipe))
     assert (result.status, result.errors) == (0, []), result.text
@@ -162,8 +171,7 @@ def test_one_mistake_is_named(recipe, tmp_path):
 
 def test_options_build_the_same_line(recipe, tmp_path):
     words = shlex.split(recipe.command)[1:]
-    options = AtcOptions.from_arguments(words)
-    assert options.extra == ()
+    options = options_of(words, cann_of(recipe))
     again = run_atc(options.command_line()[1:], cwd=tmp_path, cann=cann_of(recipe))
     assert again.status == 0, again.text
     assert AtcOptions.from_json(options.to_json()) == options
