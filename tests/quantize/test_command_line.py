@@ -144,7 +144,7 @@ def test_images_of_the_recipe_its_batch_and_labels_of_a_batch_that_is_not_full(r
     assert "10 labelled images; the float model is right on 100.0 %" in shown, (
         "the filling of the third batch counts nowhere"
     )
-    assert "accepted: 60.0 points" in shown
+    assert "accepted: 60 points" in shown
     assert cli.main(words) == 0
     assert "agreement" in capsys.readouterr().out
     assert cli.main(["bins", "--preprocess", "pre.json", "-o", "bins"]) == 0
