@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: the one atomic writer."""
+"""Files that appear whole or not at all: the one atomic writer. Whether names that come from files name anything."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def is_file(path: Path) -> bool:
+    """Whether this is a file; a name that no file system takes (too long, with a NUL) is none (``Path`` raises)."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path) -> bool:
+    """Whether this is a folder; as `is_file` for names that no file system takes."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder; as `is_file` for names that no file system takes."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 @contextlib.contextmanager

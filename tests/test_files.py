@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pth2om.files import replacing, write_bytes, write_text
+from pth2om.files import is_file, is_folder, is_there, replacing, write_bytes, write_text
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -79,3 +79,13 @@ def test_nobody_else_writes_beside_a_name_and_renames(repository: Path) -> None:
         if pattern.search(path.read_text(encoding="utf-8"))
     }
     assert found <= set(WITH_REASON), "use pth2om.files.replacing"
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "b/" * 3000, "c\0d"])
+def test_a_name_that_no_file_system_takes_names_nothing(tmp_path: Path, name: str) -> None:
+    assert not any(names(tmp_path / name) for names in (is_file, is_folder, is_there))
+    assert is_folder(tmp_path)
+    assert not is_file(tmp_path)
+    write_text(tmp_path / "file", "")
+    assert is_file(tmp_path / "file")
+    assert is_there(tmp_path / "file")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pth2om.checkpoint.reads import user_files, watched
 from pth2om.errors import CheckpointError, Pth2omError
+from pth2om.files import is_file, is_folder
 
 if TYPE_CHECKING:
     import torch
@@ -135,8 +136,8 @@ def load_net(path: Path) -> Net:
     Raises:
         CheckpointError: it does not exist, does not run, or lacks one of the two.
     """
-    if not path.is_file():
-        nearby = ", ".join(sorted(entry.name for entry in path.glob("*.py"))) if path.is_dir() else ""
+    if not is_file(path):
+        nearby = ", ".join(sorted(entry.name for entry in path.glob("*.py"))) if is_folder(path) else ""
         raise CheckpointError("checkpoint.net-missing", where=str(path), found=nearby or "-")
     path = path.absolute()
     known = _LOADED.get(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from pth2om.errors import CheckpointError
+from pth2om.files import is_file
 from pth2om.spec import Spec
 from pth2om.store import Store
 
@@ -33,13 +34,13 @@ def find_weights(spec: Spec, *, overrides: Mapping[str, Path], data_roots: Seque
     """
     if spec.name in overrides:
         chosen = overrides[spec.name].expanduser()
-        if not chosen.is_file():
+        if not is_file(chosen):
             raise CheckpointError("checkpoint.override-missing", where=str(chosen), model=spec.name)
         return chosen.absolute()
     name = spec.source.checkpoint or spec.source.onnx or ""
     other: tuple[Path, str] | None = None
     for candidate in candidates(spec.folder, name, spec.name, data_roots):
-        if not _is_there(candidate):
+        if not is_file(candidate):
             continue
         if spec.source.sha256 is None:
             return _normalized(candidate)
@@ -58,18 +59,10 @@ def find_weights(spec: Spec, *, overrides: Mapping[str, Path], data_roots: Seque
     return None
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is such a file; a name that no file system takes (too long, with a NUL) is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def _normalized(path: Path) -> Path:
     """Absolute and without ``..``, as a person would write it, where that is the same file."""
     short = Path(os.path.normpath(path.absolute()))
-    return short if short.is_file() and short.samefile(path) else path.absolute()
+    return short if is_file(short) and short.samefile(path) else path.absolute()
 
 
 def candidates(folder: Path, name: str, model: str, data_roots: Sequence[Path]) -> Iterator[Path]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pth2om.conversion.settings import RunSettings
 from pth2om.errors import Absent
+from pth2om.files import is_there
 from pth2om.spec import Preprocess, Spec, Variant
 from pth2om.store import Store
 
@@ -159,8 +160,5 @@ class ModelData:
         """As `find`; None where it is not here."""
         from pth2om.checkpoint.search import candidates
 
-        try:
-            places = candidates(self.spec.folder, name, self.spec.name, self.settings.data_roots)
-            return next((path.absolute() for path in places if path.exists()), None)
-        except (OSError, RuntimeError, ValueError):
-            return None  # a word that is no path at all
+        places = candidates(self.spec.folder, name, self.spec.name, self.settings.data_roots)
+        return next((path.absolute() for path in places if is_there(path)), None)

@@ -12,6 +12,7 @@ from pth2om.conversion.data import ModelData
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built, Shown, Work
 from pth2om.evidence import Finding
+from pth2om.files import is_file
 from pth2om.language import say
 from pth2om.session import Feeds, Provenance
 from pth2om.spec import Quantize
@@ -182,7 +183,7 @@ class Int8Stage:
         words = []
         for word in self._table.command:
             path = self.data.found(word)
-            words.append(str(path) if path is not None and path.is_file() else word)
+            words.append(str(path) if path is not None and is_file(path) else word)
         return self._table.model_copy(update={"command": tuple(words)})
 
     def _files(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built, Shown, Value, Work
 from pth2om.evidence import Finding
+from pth2om.files import is_file
 from pth2om.spec import PRECISION_MODES, Spec, Variant
 from pth2om.store import Artifact
 
@@ -138,7 +139,7 @@ class OmStage:
             inputs["aipp"] = self.source.store.digest(Path(self.atc.insert_op_conf))
         for word in self.atc.extra:  # a mix list, shapes of gears: files count by their content
             flag, _, value = word.partition("=")
-            if value and (file := Path(value)).is_file():
+            if value and is_file(file := Path(value)):
                 inputs[f"atc/{flag.lstrip('-')}"] = self.source.store.digest(file)
         return inputs
 

@@ -14,6 +14,7 @@ from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.stage import Shown, Value, Work, key_of, run
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import Finding
+from pth2om.files import is_file
 from pth2om.language import say
 from pth2om.session import Provenance
 from pth2om.spec import Spec
@@ -58,7 +59,7 @@ class Source:
         if self.spec.source.net is not None:
             return (self.spec.folder / self.spec.source.net).resolve()
         own = self.spec.folder / "net.py"
-        return own if own.is_file() else None
+        return own if is_file(own) else None
 
     @property
     def has_torch(self) -> bool:
@@ -122,7 +123,7 @@ class Source:
             opened = run(NetReads(self), self.store).result.value
         except Pth2omError:
             return {}  # the stage that needs the model fails the same, and reports it
-        return {self._role(Path(name)): self.store.digest(Path(name)) for name in opened if Path(name).is_file()}
+        return {self._role(Path(name)): self.store.digest(Path(name)) for name in opened if is_file(Path(name))}
 
     def opened(self) -> list[str]:
         """The user's files that the net's code opens while the model is loaded; what `written` holds is left out."""

@@ -16,6 +16,7 @@ from pth2om.data import sources
 from pth2om.data.image import Pixels
 from pth2om.data.manifest import Manifest, load_manifest
 from pth2om.errors import Absent, DataError
+from pth2om.files import is_file, is_folder, is_there
 from pth2om.store import Key, Store, file_digest
 
 VERSION = 1
@@ -213,14 +214,14 @@ def _wanted(manifest: Manifest) -> str:
 
 def _holds(manifest: Manifest, folder: Path) -> bool:
     """Whether the folder looks like this dataset; errors inside it are reported when it is read."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         return False
     if manifest.kind == "npz":
-        return (folder / manifest.array_file).is_file()
+        return is_file(folder / manifest.array_file)
     if manifest.label_file:
-        return (folder / manifest.label_file).exists()
+        return is_there(folder / manifest.label_file)
     if manifest.images:
-        return (folder / manifest.images).is_dir()
+        return is_folder(folder / manifest.images)
     if manifest.kind == "folders":
         return any(entry.is_dir() for entry in folder.iterdir())
     return any(sources.is_image(entry) for entry in folder.iterdir())
@@ -229,7 +230,7 @@ def _holds(manifest: Manifest, folder: Path) -> bool:
 def _made(manifest: Manifest, store: Store) -> Path:
     """The folder that the dataset's recipe writes, from the store."""
     recipe = manifest.place / (manifest.recipe or "")
-    if not recipe.is_file():
+    if not is_file(recipe):
         raise DataError("data.no-recipe", where=str(recipe))
     inputs = {
         path.relative_to(manifest.place).as_posix(): file_digest(path)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pth2om.data.image import SUFFIXES, Pixels, decode
 from pth2om.data.manifest import Manifest
 from pth2om.errors import DataError
-from pth2om.files import write_text
+from pth2om.files import is_file, is_folder, write_text
 from pth2om.store import Store, file_digest
 
 _LABEL_BYTES = 256 << 20  # a label file larger than this is not one (all of COCO train2017 is 448 MB, val2017 20 MB)
@@ -177,7 +177,7 @@ def _check_listed(label_file: Path, files: Sequence[str], paths: Sequence[Path])
         seen[file] = index
         if Path(file).is_absolute() or ".." in Path(file).parts:
             raise DataError("data.outside", where=str(label_file), file=file)
-    missing = [index for index, path in enumerate(paths) if not path.is_file()]
+    missing = [index for index, path in enumerate(paths) if not is_file(path)]
     if missing:
         raise DataError(
             "data.images-missing",
@@ -264,7 +264,7 @@ def _check_coco_files(label_file: Path, files: Sequence[str], paths: Sequence[Pa
     outside = next((file for file in files if Path(file).is_absolute() or ".." in Path(file).parts), None)
     if outside is not None:
         raise DataError("data.outside", where=str(label_file), file=outside)
-    missing = [index for index, path in enumerate(paths) if not path.is_file()]
+    missing = [index for index, path in enumerate(paths) if not is_file(path)]
     if missing:
         raise DataError(
             "data.images-missing",
@@ -281,7 +281,7 @@ def _masks(manifest: Manifest, folder: Path) -> Source:
     names, _ = _names(manifest, folder)
     paths = sorted((path for path in root.iterdir() if is_image(path)), key=lambda path: path.name)
     masks = [folder / manifest.label_file / f"{path.stem}.png" for path in paths]
-    missing = [index for index, path in enumerate(masks) if not path.is_file()]
+    missing = [index for index, path in enumerate(masks) if not is_file(path)]
     if missing:
         index = missing[0]
         raise DataError(
@@ -358,7 +358,7 @@ def _read_npz(path: Path, manifest: Manifest) -> tuple[npt.NDArray[np.uint8], np
 def _image_folder(manifest: Manifest, folder: Path) -> Path:
     if manifest.images is None:
         return folder
-    if (folder / manifest.images).is_dir():
+    if is_folder(folder / manifest.images):
         return folder / manifest.images
     if any(is_image(entry) for entry in folder.iterdir()):
         return folder  # a folder given with --om-dataset often contains the images directly
@@ -371,9 +371,7 @@ def _names(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], dict[str,
         return (), {}
     if not isinstance(manifest.names, str):
         return manifest.names, {}
-    path = next(
-        (place / manifest.names for place in (folder, manifest.place) if (place / manifest.names).is_file()), None
-    )
+    path = next((place / manifest.names for place in (folder, manifest.place) if is_file(place / manifest.names)), None)
     if path is None:
         raise DataError("data.no-names", where=str(folder / manifest.names))
     names: list[str] = []
@@ -404,7 +402,7 @@ def _lines(path: Path) -> list[str]:
         if path.stat().st_size > _LABEL_BYTES:
             raise DataError("data.too-large", where=str(path), size=path.stat().st_size, limit=_LABEL_BYTES)
         return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError("data.labels-unreadable", where=str(path), reason=str(error)) from None
 
 

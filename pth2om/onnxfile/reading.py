@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pth2om.errors import GraphError
+from pth2om.files import is_file
 from pth2om.onnxfile.walking import all_graphs
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def external_place(folder: Path, location: str) -> Place:
     if leaves_folder(location):
         return "outside"
     try:
-        if not (folder / location).is_file():
+        if not is_file(folder / location):
             return "missing"
         return "inside" if (folder / location).resolve().is_relative_to(folder.resolve()) else "outside"
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
+from pth2om.files import is_folder
 from pth2om.language import say
 from pth2om.quantize.bin_records import folder_names, named_folder, read_record, write_record
 from pth2om.quantize.preprocessing import image_shape
@@ -60,7 +61,7 @@ class ImageBatches:
     ) -> None:
         from pth2om.data.sources import is_image
 
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise QuantizeError("bins.no-folder", where=str(folder))
         self.findings: list[Finding] = []
         found = sorted((path for path in folder.iterdir() if is_image(path)), key=_natural)
@@ -348,7 +349,7 @@ def _disorder(ordered: Sequence[Path]) -> tuple[str, str]:
 def _places(folders: Sequence[Path], inputs: Sequence[InputShape]) -> list[Path]:
     """One folder per input, in the inputs' order."""
     for folder in folders:
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise QuantizeError("bins.no-folder", where=str(folder))
     names = folder_names([entry.name for entry in inputs])
     if len(folders) == 1:

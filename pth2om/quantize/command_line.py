@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Absent, QuantizeError
 from pth2om.escaping import visible
 from pth2om.evidence import Finding
+from pth2om.files import is_file, is_folder, is_there
 from pth2om.host import data_roots
 from pth2om.language import say
 from pth2om.progress import Progress
@@ -98,7 +99,7 @@ def execute(request: Request, progress: Progress) -> Outcome:
         QuantizeError: see `quantize`; or the arguments contradict each other.
     """
     check(request)
-    if not request.model.is_file():
+    if not is_file(request.model):
         raise QuantizeError("quantize.no-model", where=str(request.model))
     if request.amct or request.command is not None:
         return _external(request)
@@ -160,7 +161,7 @@ def data_of(request: Request) -> Data | None:
     from pth2om.quantize import bins, preprocessing
 
     for folder in request.calib:
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise QuantizeError("bins.no-folder", where=str(folder))
     if request.preprocess is None:
         return _bins(request) if request.calib else None
@@ -260,7 +261,7 @@ def _checkpoint_name(checkpoint: Path) -> str:
     """The name of its counterpart; what cannot be written back to is refused before the calibration."""
     from pth2om.quantize import checkpoint_fp32
 
-    if not checkpoint.exists():
+    if not is_there(checkpoint):
         raise QuantizeError("quantize.no-file", where=str(checkpoint))
     checkpoint_fp32.check(checkpoint)
     return checkpoint_fp32.name_for(checkpoint)
@@ -407,14 +408,14 @@ def _external(request: Request) -> Outcome:
     destination, prefix = request.destination, request.destination / request.name
     outcome = Outcome()
     for path in (request.evaluator, request.cfg):
-        if path is not None and not path.is_file():
+        if path is not None and not is_file(path):
             raise QuantizeError("quantize.no-file", where=str(path))
     if request.command is not None:
         places = {"onnx_in": request.model, "onnx_out": prefix.with_name(f"{prefix.name}_deploy_model.onnx")}
         if len(request.calib) > 1:
             raise QuantizeError("quantize.one-calib", where=str(request.calib[1]))
         for folder in request.calib:
-            if not folder.is_dir():
+            if not is_folder(folder):
                 raise QuantizeError("bins.no-folder", where=str(folder))
             places["calib_dir"] = folder
         command = amct.template_command(request.command, places)

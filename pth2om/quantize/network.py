@@ -15,6 +15,7 @@ import onnx.inliner
 import onnx.numpy_helper
 
 from pth2om.errors import GraphError, QuantizeError
+from pth2om.files import is_file
 from pth2om.host import return_memory
 from pth2om.language import Message, say
 from pth2om.onnxfile import writing
@@ -34,7 +35,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     Raises:
         QuantizeError: missing, not ONNX, or its external data is missing or lies outside the file's folder.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise QuantizeError("quantize.no-model", where=str(path))
     try:
         model = read_whole(path)

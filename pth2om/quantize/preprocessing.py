@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
+from pth2om.files import is_file, is_folder, is_there
 from pth2om.language import say
 from pth2om.spec import Preprocess, Spec
 
@@ -97,7 +98,7 @@ def read_recipe(path: Path) -> ImageRecipe:
         SpecError: the spec is wrong.
     """
     folder = path.parent if path.name == "model.toml" else path
-    if (folder / "model.toml").is_file():
+    if is_file(folder / "model.toml"):
         from pth2om import spec
 
         read = spec.load(folder)
@@ -171,11 +172,8 @@ def _recipe(table: Mapping[str, Any], path: Path) -> ImageRecipe:
     if root is not None and not isinstance(root, str):
         raise QuantizeError("bins.wrong-value", where=where, name="img_root", value=str(root))
     images = None if root is None else (path.parent / root)
-    try:
-        if images is not None and not images.is_dir() and Path(str(root)).is_dir():
-            images = Path(str(root))
-    except (OSError, ValueError):  # a name that no file system takes
-        raise QuantizeError("bins.wrong-value", where=where, name="img_root", value=str(root)[:80]) from None
+    if images is not None and not is_folder(images) and is_folder(Path(str(root))):
+        images = Path(str(root))
     return ImageRecipe(preprocess, _whole(table, "batch_size", 1, where), images, tuple(findings))
 
 
@@ -207,7 +205,7 @@ def _numbers(table: Mapping[str, Any], name: str, default: list[float], count: i
 def recipe_path(path: Path) -> Path:
     """A recipe's path as typed, or the spec of this name under ``models/``."""
     named = Path("models") / path
-    return named if not path.exists() and (named / "model.toml").is_file() else path
+    return named if not is_there(path) and is_file(named / "model.toml") else path
 
 
 def image_shape(preprocess: Preprocess) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pth2om.errors import ToolchainError
+from pth2om.files import is_file
 from pth2om.onnxfile.runtime import (
     CPU,
     RefusedError,
@@ -142,7 +143,7 @@ class OnnxSession:
     def _runtime(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
         if self._closed:
             raise ToolchainError("onnx_session.closed", where=str(self.path))
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise ToolchainError("onnx_session.missing", where=str(self.path))
         available = available_providers()
         for provider in self._providers[:1] if CPU in self._providers else self._providers:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pth2om.data import DatasetAbsent, load_manifest, open_dataset
-from pth2om.errors import DataError, SpecError
+from pth2om.errors import DataError, Pth2omError, SpecError
 
 
 def manifest(calib: Path, name: str, text: str) -> Path:
@@ -36,6 +36,17 @@ def imagenet_like(calib: Path, labels: str, count: int = 3, extra: str = "") -> 
         picture(folder / "images" / f"{index}.png", index)
     (folder / "val_label.txt").write_text(labels, encoding="utf-8")
     return folder
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "b\\u0000c"])
+@pytest.mark.parametrize("key", ["labels", "images", "names", "recipe", "file"])
+def test_a_name_that_no_file_system_takes_is_a_sentence(calib: Path, name: str, key: str) -> None:
+    kind = "npz" if key == "file" else "images"
+    folder = manifest(calib, "odd", f'kind = "{kind}"\nclasses = 2\n{key} = "{name}"\n')
+    picture(folder / "images" / "0.png")
+    with pytest.raises(Pth2omError) as caught:
+        open_dataset("odd", calib_root=calib)
+    assert str(caught.value)
 
 
 class TestImages:
@@ -67,6 +78,8 @@ class TestImages:
             ("0\n1\n", 3, "data.label-count", ["2 labels", "3 images"]),
             ("0.png 0\n1.png 1\n", 3, "data.label-count", ["2 labels", "3 images"]),
             ("0.png 0\n1.png 1\n2.png 2\n9.png 1\n", 3, "data.images-missing", ["#3", "9.png"]),
+            (f"0.png 0\n1.png 1\n{'9' * 5000}.png 2\n", 3, "data.images-missing", ["#2"]),
+            ("0.png 0\n1.png 1\n9\0.png 2\n", 3, "data.images-missing", ["#2"]),
             ("0.png 0\n1.png 1\n0.png 2\n", 3, "data.duplicate", ["0.png", "#0", "#2"]),
             ("0.png 0\n1.png 5\n2.png 2\n", 3, "data.label-out-of-range", ["#1", "1.png", "Label 5", "0..4"]),
             ("0.png 0\n1.png -1\n2.png 2\n", 3, "data.label-out-of-range", ["Label -1"]),
@@ -202,6 +215,8 @@ class TestOtherKinds:
             (lambda data: data["images"][1].update(file_name="a.png"), "data.duplicate"),
             (lambda data: data["images"][1].update(file_name="/etc/passwd"), "data.outside"),
             (lambda data: data["images"][1].update(file_name="zzz.png"), "data.images-missing"),
+            (lambda data: data["images"][1].update(file_name="z" * 5000), "data.images-missing"),
+            (lambda data: data["images"][1].update(file_name="z\0.png"), "data.images-missing"),
         ],
     )
     def test_bad_coco(self, calib: Path, change, key: str) -> None:
