@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -31,6 +32,8 @@ from pth2om.errors import Pth2omError, StoreError
 from pth2om.files import write_text
 
 _RECORD = "artifact.json"
+_NOT_STAGES = ("building", "digests", "locks", "resume")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
 
 
@@ -100,7 +103,16 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of ``pth2om store ls``."""
+    """One line of ``pth2om store ls``.
+
+    Attributes:
+        bytes: of all its files.
+        created: ISO time; empty where `damaged`.
+        used: POSIX time of last use.
+        parts: of its key; empty where `damaged`.
+        damaged: whether the record is unreadable or a file is missing or of another size; what is asked for is then
+            built anew.
+    """
 
     stage: str
     label: str
@@ -110,6 +122,7 @@ class Entry:
     used: float
     parts: Mapping[str, Any]
     path: Path
+    damaged: bool = False
 
 
 def default_root() -> Path:
@@ -195,22 +208,34 @@ class Store:
         return digest
 
     def entries(self) -> Iterator[Entry]:
-        """All finished artifacts."""
-        for record in sorted(self.root.glob(f"*/*/{_RECORD}")):
-            if not (self._is_own(record.parent.parent) and self._is_own(record.parent)):
+        """All artifacts, damaged ones too: they take room like the others."""
+        for place in sorted(self.root.glob("*/*")):
+            if place.parent.name in _NOT_STAGES or not _DIGEST.fullmatch(place.name):
+                continue
+            if not (self._is_own(place.parent) and self._is_own(place)):
                 continue  # linked from elsewhere: not ours to list, and not to remove
             try:
-                data = json.loads(record.read_text(encoding="utf-8"))
-                size = sum(file.stat().st_size for file in record.parent.rglob("*") if file.is_file())
-                used = record.stat().st_mtime
+                sizes = {
+                    file.relative_to(place).as_posix(): file.stat().st_size
+                    for file in place.rglob("*")
+                    if file.is_file()
+                }
+                used = (place / _RECORD if _RECORD in sizes else place).stat().st_mtime
+            except OSError:
+                continue  # being removed by another process
+            size = sum(sizes.values())
+            try:
+                data = json.loads((place / _RECORD).read_text(encoding="utf-8"))
                 parts = dict(data["parts"])
                 stage, label, created = str(parts["stage"]), str(data["label"]), str(data["created"])
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
-                continue  # being removed by another process, or damaged
-            yield Entry(stage, label, record.parent.name, size, created, used, parts, record.parent)
+                damaged = any(sizes.get(name) != had for name, (had, _) in data["files"].items())
+            except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+                yield Entry(place.parent.name, "", place.name, size, "", used, {}, place, damaged=True)
+                continue
+            yield Entry(stage, label, place.name, size, created, used, parts, place, damaged)
 
     def collect_garbage(self, keep_bytes: int) -> list[Entry]:
-        """Remove the least recently used artifacts until at most ``keep_bytes`` remain, and dead builds' leftovers.
+        """Remove what is damaged, what killed builds left, and the least recently used until ``keep_bytes`` remain.
 
         Returns:
             What was removed.
@@ -224,8 +249,8 @@ class Store:
         entries = sorted(self.entries(), key=lambda entry: entry.used, reverse=True)
         removed, total = [], 0
         for entry in entries:
-            total += entry.bytes
-            if total > keep_bytes:
+            total += 0 if entry.damaged else entry.bytes
+            if entry.damaged or total > keep_bytes:
                 with self._locked(entry.key):
                     self._remove(entry.path)
                 removed.append(entry)
@@ -240,7 +265,11 @@ class Store:
         """
         if self._found(self.place(key)) is not None:
             return []
-        candidates = (entry for entry in self.entries() if entry.stage == key.stage and key.label in ("", entry.label))
+        candidates = (
+            entry
+            for entry in self.entries()
+            if entry.stage == key.stage and key.label in ("", entry.label) and not entry.damaged
+        )
         compared = [differences(entry.parts, key.parts()) for entry in candidates]
         return min(compared, key=len, default=["nothing of this stage and label is in the store"])
 
@@ -260,7 +289,7 @@ class Store:
             return None
         except OSError as error:
             raise StoreError("store.unreadable", where=str(record), reason=_reason(error)) from None
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             return None
         with contextlib.suppress(OSError):
             os.utime(record)  # the time of last use, for collect_garbage

@@ -236,7 +236,7 @@ def test_entries_say_what_they_are(tmp_path: Path) -> None:
     assert json.dumps(dict(entry.parts))
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "changed", "record cut", "record of nothing"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed", "record cut", "record of nothing", "record nested"])
 def test_a_damaged_artifact_is_built_anew(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)
     place = store.artifact(KEY, _writer("whole")).path
@@ -247,12 +247,33 @@ def test_a_damaged_artifact_is_built_anew(tmp_path: Path, damage: str) -> None:
     elif damage == "changed":
         _change_keeping_times(place / "model.onnx", b"whale")
     else:
-        (place / "artifact.json").write_text("" if damage == "record cut" else "{}")
+        (place / "artifact.json").write_text({"record cut": "", "record nested": "[" * 100_000}.get(damage, "{}"))
     again = store.artifact(KEY, _writer("whole"))
     assert not again.cached
     assert again.file("model.onnx").read_text() == "whole"
     assert store.artifact(KEY, _writer("another")).cached
     assert not list((tmp_path / "building").iterdir())
+
+
+@pytest.mark.parametrize(
+    "record", [None, "", "{}", "[]", "[" * 100_000, "\xff", '{"parts": {}, "files": [1]}', "file cut"]
+)
+def test_damaged_artifacts_are_listed_and_removed(tmp_path: Path, record: str | None) -> None:
+    store = Store(tmp_path)
+    good = store.artifact(KEY, _writer("whole"))
+    bad = store.artifact(replace(KEY, version=2), _writer("whole"))
+    if record == "file cut":
+        (bad.path / "model.onnx").write_text("who")
+    elif record is None:
+        (bad.path / "artifact.json").unlink()
+    else:
+        (bad.path / "artifact.json").write_text(record, encoding="latin-1")
+    assert {entry.key: entry.damaged for entry in store.entries()} == {good.key: False, bad.key: True}
+    assert store.why(replace(KEY, version=3)) == ["version: 1 -> 3"]
+    assert [entry.key for entry in store.collect_garbage(1 << 40)] == [bad.key]
+    assert not bad.path.exists()
+    assert [entry.key for entry in store.entries()] == [good.key]
+    assert store.collect_garbage(1 << 40) == []
 
 
 def test_a_store_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def _list(store: Store) -> int:
     for column in ("stage", "label", "size", "created", "key"):
         table.add_column(say(f"store.column-{column}").render(), justify="right" if column == "size" else "left")
     for entry in entries:
-        row = (entry.stage, entry.label, _readable(entry.bytes), entry.created, entry.key[:12])
+        created = say("store.damaged").render() if entry.damaged else entry.created
+        row = (entry.stage, entry.label, _readable(entry.bytes), created, entry.key[:12])
         table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console()
     console.print(table)
@@ -57,13 +58,12 @@ def _list(store: Store) -> int:
 
 def _why(store: Store, name: str) -> int:
     """Compare the newest artifact with the one before it: why was it not taken from the store?"""
-    entries = [
-        entry for entry in store.entries() if entry.label == name or (len(name) >= 6 and entry.key.startswith(name))
-    ]
+    whole = [entry for entry in store.entries() if not entry.damaged]
+    entries = [entry for entry in whole if entry.label == name or (len(name) >= 6 and entry.key.startswith(name))]
     if not entries:
         raise StoreError("store.no-entry", name=name)
     by_stage: dict[tuple[str, str], list[Entry]] = {}
-    for entry in store.entries():
+    for entry in whole:
         if (entry.stage, entry.label) in {(each.stage, each.label) for each in entries}:
             by_stage.setdefault((entry.stage, entry.label), []).append(entry)
     for (stage, label), group in sorted(by_stage.items()):

@@ -29,6 +29,17 @@ def test_ls_gc_and_why(store: Store, capsys) -> None:
     assert list(store.entries()) == []
 
 
+def test_a_damaged_artifact_is_listed_and_goes(store: Store, capsys) -> None:
+    place = store.artifact(Key("onnx", 1, label="net-bs1"), build).path
+    (place / "artifact.json").write_text("{")
+    assert main(["store", "ls"]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert main(["store", "why", place.name]) == 1
+    assert main(["store", "gc"]) == 0
+    assert "1 artifacts removed" in capsys.readouterr().out
+    assert not place.exists()
+
+
 def test_mistakes_are_sentences(store: Store, capsys) -> None:
     assert main(["store", "why", "nothing"]) == 1
     assert "pth2om store ls" in capsys.readouterr().err
