@@ -1,4 +1,4 @@
-"""The errors a person can meet.
+"""The errors that are shown to users.
 
 ::
 
@@ -30,7 +30,7 @@ from pth2om.language import Language, Message, Value
 
 
 class Pth2omError(Exception):
-    """Something the user can understand and mend.
+    """An error that the user can understand and correct.
 
     Args:
         key: catalogue key ``room.entry`` of what is wrong.
@@ -50,7 +50,7 @@ class Pth2omError(Exception):
         super().__init__(key, where, values)
 
     def render(self, to: Language | None = None) -> str:
-        """Where, what, and on the next line what to do; in language ``to`` (default: the reader's)."""
+        """The place, the problem, and on the next line what to do, in language ``to`` (default: the reader's)."""
         what = self.message.with_fix(to)
         return f"{visible(self.where)}: {what}" if self.where else what
 
@@ -75,7 +75,7 @@ class CheckpointError(Pth2omError):
 
 
 class ExportError(Pth2omError):
-    """PyTorch could not be exported to an ONNX file that ATC takes."""
+    """PyTorch could not be exported to an ONNX file that ATC accepts."""
 
 
 class GraphError(Pth2omError):
@@ -97,17 +97,17 @@ class ToolchainError(Pth2omError):
 
 
 class LostError(ToolchainError):
-    """Whoever computes went away: a child process crashed, a link broke, or a time limit passed."""
+    """The computing side is lost: a child process crashed, a link broke, or a time limit passed."""
 
     transient = True
 
 
 class AtcError(ToolchainError):
-    """What atc would refuse, with its own code and text."""
+    """A refusal of atc, with its code and text."""
 
 
 class AippError(Pth2omError):
-    """An AIPP configuration is wrong or cannot express what is asked."""
+    """An AIPP configuration is wrong or cannot express the request."""
 
 
 class OmFileError(Pth2omError):
@@ -115,10 +115,10 @@ class OmFileError(Pth2omError):
 
 
 class QuantizeError(Pth2omError):
-    """Calibration or quantization is not possible as asked."""
+    """Calibration or quantization is not possible as requested."""
 
 
 class Absent(Pth2omError):  # noqa: N818 - absence is no mistake
-    """Something the user has to provide is not here (weights, data, a SoC): what needs it is *not measured*."""
+    """Something that the user must provide is missing (weights, data, a SoC): what needs it is *not measured*."""
 
     transient = True

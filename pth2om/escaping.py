@@ -1,7 +1,7 @@
-"""Text that comes from files, made safe for the place where it is written.
+"""Makes text from files safe for the place where it is written.
 
-Names of tensors, nodes, layers and files, and lines of logs, are anyone's: with a line break in a comment they are
-code, with an escape character they command a terminal, with a bidirectional mark they read as something else. Every
+Names of tensors, nodes, layers and files, and lines of logs, are untrusted: a line break in a comment can make them
+code, an escape character can control a terminal, a bidirectional mark can change how they read. Every
 writer takes the function of its target: `visible` for terminals, logs and comments, `toml_string`, `shell_line`,
 `json_text`; Python source takes ``repr()``, HTML is escaped by its templates, Markdown by `pth2om.report.markdown`.
 """
@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 LONGEST = 20_000
-"""Characters of one value that are shown: a name of megabytes is not read by anyone."""
+"""Most characters of one value that are shown."""
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _ACTING = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u0600-\u2fff\ud800-\uffff\U000e0000-\U0010ffff]")
 
 
 def visible(text: str, most: int = LONGEST) -> str:
-    r"""``text`` on one line, each character that acts instead of being seen written as an escape.
+    r"""``text`` on one line, with every character that is not displayed but has an effect written as an escape.
 
     Control characters, line and paragraph separators, bidirectional and zero-width marks, unpaired surrogates and
     unassigned code points become ``\n``, ``\x1b``, ``\u2028``; spaces of every width stay.
@@ -57,12 +57,12 @@ def toml_string(text: str) -> str:
 
 
 def shell_line(words: Iterable[str]) -> str:
-    """A command as one would type it into bash or zsh, on one line whatever the words hold."""
+    """A command as typed into bash or zsh, on one line for every content of its words."""
     return " ".join(_shell_word(word) for word in words)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:  # noqa: ANN401 - JSON values
-    """JSON for a person's terminal: names readable, what acts escaped as JSON escapes it."""
+    """JSON for a terminal: names are readable, characters with an effect are JSON escapes."""
     return _ACTING.sub(_unless_shown_json, json.dumps(value, ensure_ascii=False, indent=indent))
 
 

@@ -1,8 +1,8 @@
 """PyTorch -> ONNX.
 
-The TorchScript exporter (``dynamo=False``) is the default: asked for opset 9 to 17 the dynamo exporter of torch 2.13
-leaves the file at opset 18 without a word (measured). Opsets are tried in the spec's order; the first is taken that
-exports, whose file says the opset that was asked, and whose every operator ATC has a parser for at exactly that opset.
+The TorchScript exporter (``dynamo=False``) is the default: for a requested opset of 9 to 17 the dynamo exporter of
+torch 2.13 writes opset 18 without a message (measured). Opsets are tried in the spec's order. The first one is taken
+that can be exported, that is the opset in the written file, and at which ATC has a parser for every operator.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
 VERSION = 3
 PROBE_RELATIVE_L2 = 1e-3
-"""Above this relative L2 between torch and ORT the exported graph computes something else (float32 noise is < 1e-5)."""
+"""Above this relative L2 between torch and ORT the exported graph is considered wrong (float32 noise is < 1e-5)."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One rung of the opset ladder.
+    """One attempt with one opset.
 
     Attributes:
-        opset: what was asked.
+        opset: the requested one.
         outcome: ``taken``, ``export-failed``, ``wrong-opset`` (`reason` has the one written), ``not-registered``.
-        reason: the exporter's first line, or the operators ATC does not know.
+        reason: the first line of the exporter's error, or the operators without a parser in ATC.
     """
 
     opset: int
@@ -59,12 +59,12 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export made.
+    """The result of an export.
 
     Attributes:
         opset: read back from the file.
         exporter: which exporter wrote it.
-        attempts: the rungs tried, in order.
+        attempts: the attempts in order.
         outputs: names of the outputs.
         findings: tracer warnings, unregistered operators, a second input that disagrees.
         probes: relative L2 between torch and ORT for the tracing input and a different one.
@@ -110,7 +110,7 @@ def example(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, Array]:
 
 
 def mirrored(inputs: Sequence[Input], feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """``feeds`` reflected within each input's range: what was above the middle is below it, so branches flip."""
+    """``feeds`` mirrored within each input's range, so that comparisons with the middle change their result."""
     reflected: dict[str, Array] = {}
     for entry in inputs:
         array = feeds[entry.name]
@@ -161,7 +161,7 @@ def export(
             results = flat(*arguments)
         except ExportError:
             raise
-        except Exception as error:  # the net's own code raises what it likes
+        except Exception as error:  # the net's own code may raise anything
             raise ExportError("export.forward-failed", reason=reason_of(error)) from error
     names = output_names(export.outputs, len(results))
     # A TorchScript program is exported as it is: called from inside a trace, PyTorch refuses it.
@@ -221,12 +221,12 @@ def _flat_module(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _how_many(lacking: Sequence[MissingOperator]) -> tuple[int, int]:
-    """How many operators are surely not registered, and how many perhaps not."""
+    """The number of operators that are certainly not registered, and of those for which it is unknown."""
     return sum(item.status == "missing" for item in lacking), len(lacking)
 
 
 def _lacking(lacking: Sequence[MissingOperator], opset: int, cann: str) -> Iterator[Finding]:
-    """What is said of operators that the parser does not surely find."""
+    """Findings for operators that are not certainly registered."""
     missing = ", ".join(sorted(item.key for item in lacking if item.status == "missing"))
     unknown = ", ".join(sorted(item.key for item in lacking if item.status == "unknown"))
     if missing:
@@ -238,7 +238,7 @@ def _lacking(lacking: Sequence[MissingOperator], opset: int, cann: str) -> Itera
 
 
 def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperator], list[Finding]]:
-    """Export at one opset; the attempt, the operators ATC does not surely know there, and the findings."""
+    """Export at one opset; returns the attempt, the operators not certainly registered there, and the findings."""
     from pth2om.ascend.parser_table import missing_operators
 
     try:
@@ -306,7 +306,7 @@ def _plain_attention() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent_stdout() -> Iterator[None]:
-    """Nothing reaches standard output, not even from C++: on a failed rung PyTorch prints its whole graph there."""
+    """Suppress standard output, also from C++: after a failed attempt PyTorch prints its whole graph there."""
     sys.stdout.flush()
     kept = os.dup(1)
     with open(os.devnull, "wb") as nowhere, contextlib.redirect_stdout(io.StringIO()):  # noqa: PTH123 - a device
@@ -346,7 +346,7 @@ def _probe(
 ) -> list[float]:
     """Run the tracing input and a second one, its mirror image, through torch and ORT.
 
-    A graph that froze a branch or a size of the tracing input agrees on the first and not on the second.
+    A graph in which a branch or a size of the tracing input was frozen agrees on the first but not on the second.
     """
     import torch
 
@@ -433,7 +433,7 @@ def take(
         The same JSON values as `Exported.to_json`, with ``version`` (of the onnx package).
 
     Raises:
-        ExportError: it is no ONNX file, or has other inputs than the spec.
+        ExportError: it is not an ONNX file, or its inputs differ from the spec.
     """
     import onnx
 

@@ -59,11 +59,11 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write ``data`` to ``path``, whole or not at all; see `replacing`."""
+    """Write ``data`` to ``path``, completely or not at all; see `replacing`."""
     with replacing(path, durable=durable) as scratch:
         scratch.write_bytes(data)
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write ``text`` to ``path`` as UTF-8 with line feeds, whole or not at all; see `replacing`."""
+    """Write ``text`` to ``path`` as UTF-8 with line feeds, completely or not at all; see `replacing`."""
     write_bytes(path, text.encode("utf-8"), durable=durable)

@@ -1,7 +1,7 @@
-"""``pth2om init``: a first spec from what a file says about itself.
+"""``pth2om init``: a first spec from the content of a file.
 
-What can be read off the file is written with where it was read; what cannot is a placeholder that says so. Nothing big
-is copied: the spec names the file so that it is found from any working directory, with its sha256.
+Values found in the file are written with the place where they were read; all others are marked placeholders. No large
+file is copied: the spec names the file, with its sha256, so that it is found from any working directory.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _LONGEST_KEY = 300
 
 @dataclass(frozen=True)
 class Found:
-    """What a file says, ready for a spec; each comment says where it was read.
+    """The facts read from a file for a spec; each comment names the place where it was read.
 
     Attributes:
-        task: likeliest task and why.
+        task: most likely task and the reason.
         inputs: name, shape without the batch axis, dtype; with its comment.
         batch: fixed batch size of an ONNX file, else 1.
-        classes: number of classes and the comment where it was read; None where nothing tells for certain.
+        classes: number of classes and the comment on its place; None if it is not certain.
         guessed: whether that number is a guess, which the spec holds as a comment only.
         problem: why the file does not fit the net that was given.
         layout: lines of ``key shape`` for a net that is yet to be written.
@@ -64,7 +64,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Started:
-    """What `start` wrote.
+    """The result of `start`.
 
     Attributes:
         folder: the model's folder.
@@ -91,7 +91,7 @@ def start(
 
     Args:
         name: of the model.
-        source: the file; what it is, is judged by its content.
+        source: the file; its kind is recognized by its content.
         models: the folder of specs; beside it ``test_cases/`` is written where there is none.
         net: a Python file with the architecture.
         task: overrides the guess.
@@ -99,7 +99,7 @@ def start(
         data_roots: folders in which the file is found by its bare name.
 
     Raises:
-        CheckpointError: the name is no name, there is a spec already, or the file is no checkpoint and no ONNX.
+        CheckpointError: the name is not valid, the spec exists already, or the file is neither a checkpoint nor ONNX.
     """
     if not _NAME.fullmatch(name):
         raise CheckpointError("starter.bad-name", where=name)
@@ -111,7 +111,7 @@ def start(
     if net is not None:
         from pth2om.checkpoint.nets import load_net
 
-        load_net(net)  # says now, not in the first run, that it is no net
+        load_net(net)  # reports now, not in the first run, that it is not a net
     found = _from_onnx(source, shape) if kind == "onnx" else _from_checkpoint(source, kind, shape)
     if net is not None and kind != "onnx":
         found = _with_net(found, source, net)
@@ -396,7 +396,7 @@ def _spec_text(
 
 
 def _judged(task: Task, found: Found) -> list[str]:
-    """The parts that say what is judged: post-processing, slices, variants, and a data set to be filled in."""
+    """The parts that define what is judged: post-processing, slices, variants, and a dataset to be filled in."""
     lines: list[str] = []
     decoder = {"classification": None, "segmentation": "argmax"}.get(task, "none")
     if decoder is not None:
@@ -424,7 +424,7 @@ def _judged(task: Task, found: Found) -> list[str]:
 
 
 def _stub(name: str, found: Found) -> str:
-    """A net that is yet to be written, with the keys and shapes it must have."""
+    """A net to be written by the user, with the keys and shapes that it must have."""
     comment = "\n".join(_comment(say("starter.net-head", name=name, count=len(found.layout))))
     listed = "\n".join(f"#   {visible(line, _LONGEST_KEY)}" for line in found.layout[:_LISTED_KEYS])
     more = len(found.layout) - _LISTED_KEYS

@@ -1,6 +1,6 @@
-"""What a person reads, in Chinese and in English.
+"""The messages for users, in Chinese and in English.
 
-Every sentence a user can meet lives in a catalogue, ``pth2om/messages/<room>.toml``, once per language::
+Every sentence for users is in a catalogue, ``pth2om/messages/<room>.toml``, once per language::
 
     [truncated]
     en = "{path} ends after {size} bytes: the copy is incomplete."
@@ -8,8 +8,8 @@ Every sentence a user can meet lives in a catalogue, ``pth2om/messages/<room>.to
     fix.en = "Copy it again and compare its sha256 with the origin."
     fix.zh = "重新复制，并与来源核对 sha256。"
 
-Code names a sentence by ``room.entry`` and hands over the values; the language is chosen when it is shown, so evidence
-that was recorded on one machine reads in the reader's language on another.
+Code names a sentence by ``room.entry`` and passes the values; the language is chosen when the sentence is shown, so
+evidence recorded on one machine can be read in the reader's language on another.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _english_only = False
 
 
 def speak_english() -> None:
-    """Render in English from now on, whatever is asked: the console cannot show Chinese."""
+    """Always render in English from now on: the console cannot show Chinese."""
     global _english_only
     _english_only = True
 
@@ -108,7 +108,7 @@ class Message:
         return cast("Mapping[str, Any]", catalogue(room)[name])
 
     def _pick(self, entry: Mapping[str, str], to: Language | None) -> str:
-        # Values come out of files: whatever acts on a terminal, a comment or a log is shown instead.
+        # Values come from files: characters with an effect on a terminal, a comment or a log are escaped.
         return entry[to or language()].format_map(_Values(visible_values(self.values)))
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 _SLOW_SECONDS = 2.0
-"""Work shorter than this shows no bar at all."""
+"""Work shorter than this shows no bar."""
 
 _terminal: TextIO | None = None
 

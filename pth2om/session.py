@@ -1,4 +1,4 @@
-"""Things that run: one protocol for PyTorch, ONNX and OM."""
+"""Sessions: one protocol for running PyTorch, ONNX and OM."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who computed something.
+    """The tool that computed something.
 
     Attributes:
         name: ``torch``, ``onnxruntime``, ``emulator``, ``cann``.
@@ -79,7 +79,7 @@ class Session(Protocol):
         """
 
     def close(self) -> None:
-        """Free what the session holds; it cannot run afterwards."""
+        """Free the session's memory; it cannot run afterwards."""
 
     def __enter__(self) -> Session:
         """The session itself."""
@@ -91,13 +91,13 @@ class Session(Protocol):
 
 
 class Remembering:
-    """A session that answers feeds it has seen before from memory.
+    """A session that returns stored outputs for feeds it has run before.
 
-    The reference of a comparison meets the same samples once per variant and band; it need not compute them anew.
+    The reference of a comparison gets the same samples once per variant and band; it need not compute them again.
 
     Args:
         session: what computes.
-        most_bytes: how much is remembered; what comes later is computed each time.
+        most_bytes: limit of the stored outputs; further feeds are computed each time.
     """
 
     def __init__(self, session: Session, most_bytes: int = 256 << 20) -> None:

@@ -1,4 +1,4 @@
-"""The artifact store: what a stage built is built once per key on a machine, however many workers run.
+"""The artifact store: each artifact is built once per key on a machine, for any number of workers.
 
 An artifact is a folder ``<root>/<stage>/<key>/`` with the stage's files and an ``artifact.json`` that says what the key
 was made of. It appears by one rename, so it is whole or absent; builders of the same key wait for one another on a lock

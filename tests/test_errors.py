@@ -9,8 +9,8 @@ from pth2om.errors import Absent, Pth2omError, StoreError
 
 def test_an_error_says_where_what_and_what_to_do() -> None:
     error = StoreError("store.no-space", where="/store", stage="onnx")
-    assert str(error).startswith("/store: No space")
-    assert "\n  → Free space" in str(error)
+    assert str(error).startswith("/store: There is no space")
+    assert "\n  → Free some space" in str(error)
     assert "磁盘" in error.render("zh")
 
 

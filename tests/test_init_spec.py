@@ -221,7 +221,7 @@ def sorted_file(tmp_path: Path) -> Path:
 def test_the_classes_of_a_sorted_file_are_a_guess(tmp_path: Path, sorted_file: Path) -> None:
     started = start("mine", sorted_file, models=tmp_path / "models")
     text = (started.folder / "model.toml").read_text(encoding="utf-8")
-    assert "# A GUESS from a name: rows of classifier.weight [7, 6]" in text
+    assert "# A GUESS from a name: the rows of classifier.weight [7, 6]" in text
     assert "\n# num_classes = 7\n" in text
     assert specs.load(started.folder).source.num_classes is None
 

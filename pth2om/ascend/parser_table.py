@@ -1,4 +1,4 @@
-"""Which ONNX operators ATC's parser knows, by the exact key ``domain::opset::Type``.
+"""Which ONNX operators ATC's parser supports, by the exact key ``domain::opset::Type``.
 
 The parser looks up the *model's* opset, not the operator's since-version: ``Add`` has not changed since opset 14, and
 is not found in a model of opset 19 ("CANN GE parser sources", ``onnx_parser.cc``). The table is made by
@@ -30,7 +30,7 @@ ANY_OPSET = frozenset({"Constant"})
 
 @dataclass(frozen=True)
 class MissingOperator:
-    """One key that the parser does not find, and the nodes that ask for it.
+    """One key that the parser does not find, and the nodes that need it.
 
     Attributes:
         key: ``domain::opset::Type`` as ATC prints it; the opset is ``?`` when the model does not import the domain.

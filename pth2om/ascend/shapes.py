@@ -18,13 +18,13 @@ Kind = Literal[
     "no-name", "empty-entry", "empty-name", "empty-value", "float", "not-digits", "not-number", "too-large",
     "not-positive", "letters", "brackets", "range-form", "range-number",
 ]  # fmt: skip
-"""What is wrong with a text; also the end of the key of its sentence, ``ascend.shape-<kind>``."""
+"""The kind of error in a text; also the end of its message key, ``ascend.shape-<kind>``."""
 
 _INT64 = 2**63
 
 
 class ShapeError(GraphError):
-    """A text is no shape.
+    """A text is not a shape.
 
     Attributes:
         kind: what is wrong.

@@ -1,4 +1,4 @@
-"""The names of ``--soc_version`` and what is known of each chip.
+"""The names of ``--soc_version`` and the data of each chip.
 
 From ``platform_config/*.ini`` of the public CANN runtime repository; which names an ``atc`` takes depends on its
 release.

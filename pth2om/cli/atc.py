@@ -1,4 +1,4 @@
-"""``pth2om atc [--cann 7.0|8.0|9.x] -- ATC ARGUMENTS``: what atc would say, without CANN."""
+"""``pth2om atc [--cann 7.0|8.0|9.x] -- ATC ARGUMENTS``: prints what atc would print, without CANN."""
 
 from __future__ import annotations
 

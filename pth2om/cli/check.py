@@ -1,4 +1,4 @@
-"""``pth2om check model.onnx --soc Ascend310B1``: which nodes ATC or the chip will not take, and what to do."""
+"""``pth2om check model.onnx --soc Ascend310B1``: which nodes ATC or the chip does not accept, and what to do."""
 
 from __future__ import annotations
 

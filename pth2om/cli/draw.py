@@ -1,4 +1,4 @@
-"""``pth2om draw model.onnx``: the graph as an SVG, with what pre-flight finds marked; or in Netron."""
+"""``pth2om draw model.onnx``: the graph as an SVG with the pre-flight findings marked, or in Netron."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _netron(model: Path) -> int:
         import netron
     except ImportError:
         raise GraphError("graph.netron-absent", where=str(model)) from None
-    read(model)  # a file that is no model is said here, not in the browser
+    read(model)  # a file that is not a model is reported here, not in the browser
     netron.start(str(model), browse=True)
     print(say("graph.netron-shown", path=str(model)))
     netron.wait()

@@ -1,4 +1,4 @@
-"""``pth2om fetch``: show address, sha256 and licence; then, when told to, download."""
+"""``pth2om fetch``: show address, sha256 and licence, then download after confirmation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pth2om fix model.onnx -o fixed.onnx``: mend what pre-flight finds; every change proves itself or is undone."""
+"""``pth2om fix model.onnx -o fixed.onnx``: fix what pre-flight finds; every change is proven or undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pth2om inspect x.om``: what an OM says about itself."""
+"""``pth2om inspect x.om``: prints the content of an OM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show the file; 1 when it is not what ``--soc`` asks."""
+    """Print the file; 1 if it is for another SoC than ``--soc``."""
     from pth2om import omfile
 
     om = omfile.read_om(arguments.file)

@@ -1,4 +1,4 @@
-"""``pth2om store``: list, clean or question the artifact store."""
+"""``pth2om store``: list, clean or query the artifact store."""
 
 from __future__ import annotations
 

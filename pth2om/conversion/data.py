@@ -1,4 +1,4 @@
-"""What one model is fed: its labelled datasets, samples for closeness, and what calibrates INT8."""
+"""The data of one model: its labelled datasets, samples for closeness, and calibration data for INT8."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ModelData:
         dataset = found[0] if found else None
         seed = self.settings.seed
         if variant is not None and variant.quantized and dataset is not None:
-            # Each batch is filled with images, so that no random row is needed.
+            # Each batch is filled with images, so that random rows are not needed.
             real = batch * max(1, 8 // batch)
             return samples(self.spec, dataset, batch=batch, seed=seed, real=real, random=0, zeros=0)
         if variant is not None and variant.quantized and self.spec.quantize.bins and not variant.aipp:

@@ -1,4 +1,4 @@
-"""The INT8 files of a spec's model where somebody wants them: the pipeline's stages from checkpoint to deploy model."""
+"""Writes the INT8 files of a spec's model into a folder, with the pipeline's stages from checkpoint to deploy model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _READ = frozenset(
         "amct",
     }
 )
-"""The arguments that mean something for a spec; the others are its own business."""
+"""The arguments that apply to a spec; all others are set in the spec itself."""
 
 
 def spec_folder(model: Path) -> Path | None:
@@ -64,7 +64,7 @@ def _whole(folder: Path) -> Path:
 
 
 def write(request: Request, folder: Path) -> Outcome:
-    """Export, calibrate and quantize a spec's model, and put the files where they were asked for.
+    """Export, calibrate and quantize a spec's model, and write the files into the requested folder.
 
     Args:
         request: as typed; its flags come before the spec's ``[quantize]``. ``output`` defaults to ``<name>-int8`` in

@@ -99,7 +99,7 @@ class Int8Stage:
         if self.calibration is not None:
             inputs["dataset"] = self.calibration.digest
         if self._table.max_drop is not None:
-            # The search decides by the metric: by its images and by how outputs become predictions.
+            # The search depends on the metric: on its images and on how outputs become predictions.
             inputs["scored"] = self.data.scored()[0].digest
         return inputs
 
@@ -107,7 +107,7 @@ class Int8Stage:
         """See `Stage.options`."""
         spec = self.source.spec
         # The ONNX file does not tell: one with a symbolic batch axis serves every size, its deploy model only one.
-        # Paths say where, not what: the files behind them count by their content.
+        # A path is not part of the key, but the content of its file is.
         asked = self._table.model_dump(mode="json", exclude={"config", "bins", "onnx"})
         options: dict[str, Any] = {"quantize": asked, "batch": self.batch, "name": spec.name}
         if self.calibration is not None:

@@ -54,7 +54,7 @@ class AippStage:
         """See `Stage.build`.
 
         Raises:
-            AippError: AIPP cannot do what the spec's preprocessing does.
+            AippError: AIPP cannot express the spec's preprocessing.
         """
         from pth2om import aipp
 
@@ -74,7 +74,7 @@ class AippStage:
 
 
 def atc_options(spec: Spec, settings: RunSettings, variant: Variant, model: Path, aipp: Path | None) -> AtcOptions:
-    """What atc is asked for this variant; the same for the emulator and the real tool.
+    """The atc options of this variant; the same for the emulator and the real tool.
 
     Args:
         spec: the model.
@@ -109,8 +109,8 @@ class OmStage:
         source: the model's.
         variant: precision and batch.
         compiled_from: the ONNX file, or the deploy model.
-        atc: what atc is asked.
-        toolchain: who compiles.
+        atc: the atc options.
+        toolchain: compiles.
     """
 
     source: Source
@@ -151,7 +151,7 @@ class OmStage:
         """See `Stage.build`.
 
         Raises:
-            AtcError: what atc refuses.
+            AtcError: atc refuses it.
         """
         self.toolchain.compile(self.compiled_from.file, self.atc, work.folder)
         return Value({})
@@ -179,5 +179,5 @@ class OmStage:
 
 
 def asked(options: AtcOptions) -> dict[str, Any]:
-    """The options as a part of keys: paths say where, not what; the files behind them count by their content."""
+    """The options as a part of keys: with the content of the files instead of their paths."""
     return {name: value for name, value in options.to_json().items() if name not in ("model", "insert_op_conf")}

@@ -22,7 +22,7 @@ MODULES = "modules.json"
 
 @dataclass(frozen=True)
 class Exported:
-    """What the exporter and the clean-up report.
+    """The result of the exporter and the clean-up.
 
     Attributes:
         findings: what was noticed.

@@ -105,8 +105,8 @@ def key_of(stage: Stage[Any]) -> Key:
 def run(stage: Stage[T], store: Store, progress: Progress = terminal) -> Done[T]:
     """The result of ``stage``, from the store or built now.
 
-    A stage that failed fails again without being tried, which can take an hour, unless the failure was transient: a
-    lost link, a crash, a full disk or a time-out say nothing about the model.
+    A failed stage is not tried again, because that can take an hour, unless the failure was transient: a lost link, a
+    crash, a full disk or a time-out is not the model's fault.
 
     Raises:
         Pth2omError: what the stage raises.

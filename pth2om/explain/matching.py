@@ -1,4 +1,4 @@
-"""Finding in a log what is known about it."""
+"""Finds the known errors in a log."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class CodedLine:
 
     @property
     def inner(self) -> bool:
-        """A carrier such as E19999, whose own text says nothing."""
+        """A carrier code such as E19999, whose own text has no information."""
         return self.code.endswith(_INNER)
 
 
@@ -226,7 +226,7 @@ class _Log:
         return found
 
     def telling(self, line: int) -> str:
-        """The line of an error's block that says most: the first with a reason in it, above or below ``line``."""
+        """The most informative line of an error's block: the first with a reason, above or below ``line``."""
         first = line
         while first > max(1, line - _BLOCK) and self.lines[first - 2].strip():
             first -= 1

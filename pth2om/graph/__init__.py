@@ -1,6 +1,6 @@
-"""ONNX passes: what can be mended in a graph before ATC sees it; one file a pass, every change proven.
+"""ONNX passes: fixes to a graph before it is given to ATC; one file per pass, every change proven.
 
-`clean` is what every exported file goes through; `fix` mends what pre-flight finds in any ONNX file.
+`clean` is applied to every exported file; `fix` corrects what pre-flight finds in any ONNX file.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What a clean-up did.
+    """The result of a clean-up.
 
     Attributes:
         applied: names of the passes that changed the graph, in order.
-        findings: what was mended, and what was undone because it did not prove itself.
+        findings: what was fixed, and what was undone because it was not proven.
         details: per pass: seconds, nodes before and after, measured difference.
     """
 
@@ -41,7 +41,7 @@ class Cleaned:
 
 
 def clean(source: Path, destination: Path, *, simplify: bool, cann: str = DEFAULT) -> Cleaned:
-    """Write ``source`` to ``destination``, mended for ATC.
+    """Write ``source`` to ``destination`` with fixes for ATC.
 
     Only what is right for every file: forms that ATC's parser does not read, names and domains, operators that have no
     parser at the file's opset. Where nothing changes the file is copied byte for byte.

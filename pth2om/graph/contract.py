@@ -23,7 +23,7 @@ HALF_ROUNDING = 5e-3
 
 @dataclass(frozen=True)
 class PassSettings:
-    """What the passes are asked.
+    """The settings of the passes.
 
     Attributes:
         input_shapes: graph input to its sizes.
@@ -52,13 +52,13 @@ class PassSettings:
 
 @dataclass
 class Applied:
-    """What a pass did.
+    """The result of a pass.
 
     Attributes:
         count: how many places it changed; 0: nothing at all.
         nodes: names of nodes or tensors concerned.
-        left: what it could not mend, and why.
-        notes: what a reader has to know of what was changed (a new dtype of an output, say).
+        left: what it could not fix, and why.
+        notes: consequences of the change for the user (for example a new dtype of an output).
         values: further values of the pass's sentence ``graph.<name>``.
     """
 

@@ -1,4 +1,4 @@
-"""An ONNX file opened for surgery: its graph light, its weights beside it, written back in one piece.
+"""An ONNX file opened for editing: a small graph with its weights kept separately, written back together.
 
 Large initializers of the root graph are taken out of the protobuf and kept as bytes under a token, so that a graph is
 copied, checked, inferred and rolled back in milliseconds whatever its weights take; ONNX Runtime gets references.

@@ -1,4 +1,4 @@
-"""Mending an ONNX file: pre-flight says what is wrong, the passes it names are run, pre-flight looks again."""
+"""Fixes an ONNX file: run pre-flight, run the passes that it names, run pre-flight again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WORTH_MENDING = ("error", "warning")
 
 @dataclass(frozen=True)
 class Fixed:
-    """What `fix` did.
+    """The result of `fix`.
 
     Attributes:
         path: the file that was written.
@@ -75,7 +75,7 @@ def fix(
     skip: Iterable[str] = (),
     force: bool = False,
 ) -> Fixed:
-    """Mend an ONNX file.
+    """Fix an ONNX file.
 
     Args:
         source: the file; it is never changed.
@@ -145,7 +145,7 @@ def _check_place(source: Path, destination: Path, *, force: bool) -> None:
 
 
 def _check_structure(document: Document, source: Path) -> None:
-    """Refuse a circle, an undefined input or two makers of a tensor: no pass mends it, most would get lost in it."""
+    """Refuse a cycle, an undefined input or two producers of a tensor: no pass fixes these."""
     broken = next(structure(document.model), None)
     if broken is not None:
         raise GraphError(broken.message.key, where=str(source), **broken.message.values)

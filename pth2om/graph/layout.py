@@ -1,4 +1,4 @@
-"""Where the boxes stand: Graphviz's dot where it is installed, else layers from top to bottom."""
+"""The layout of the boxes: by Graphviz's dot if it is installed, else in layers from top to bottom."""
 
 from __future__ import annotations
 

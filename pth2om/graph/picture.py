@@ -1,4 +1,4 @@
-"""A graph as boxes and arrows: which are drawn, what they say, and where pre-flight has found something."""
+"""A graph as boxes and arrows: which are drawn, their text, and the marks of pre-flight findings."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ Outputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a proof found.
+    """The result of a proof.
 
     Attributes:
         state: ``proven``, ``failed``, or ``impossible`` where the model did not run even before the change.
@@ -62,7 +62,7 @@ class Verdict:
 
 
 class Reference:
-    """What the unchanged model answers; made once, compared with as often as needed.
+    """The outputs of the unchanged model; computed once, compared as often as needed.
 
     Args:
         document: the unchanged model.

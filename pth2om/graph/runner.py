@@ -1,4 +1,4 @@
-"""Running passes: each on its own copy, all of them proven together, the guilty one found and undone.
+"""Runs passes: each on its own copy, all proven together; a pass that changes the result is found and undone.
 
 ONNX Runtime runs once before and once after the whole group. Only when the group fails its proof are the passes proven
 one by one; one that fails is undone and said to be.
@@ -50,12 +50,12 @@ class Step:
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        document: the mended model.
+        document: the fixed model.
         steps: passes that changed it and were kept, in order.
-        findings: what was mended, what was undone, what was left.
+        findings: what was fixed, what was undone, what was left.
     """
 
     document: Document
@@ -150,7 +150,7 @@ def _judge(original: Document, outcome: Outcome, reference: Reference) -> Verdic
 
 
 def well_formed(document: Document) -> str:
-    """What ONNX's checker complains of; an empty string when it does not."""
+    """The error from ONNX's checker, or an empty string."""
     import onnx
 
     light: ModelProto = document.light()

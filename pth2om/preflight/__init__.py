@@ -1,4 +1,4 @@
-"""Pre-flight: will ATC take this graph on this SoC, and if not, which node is at fault and what mends it.
+"""Pre-flight: does ATC accept this graph for this SoC, and if not, which node is the problem and how to fix it.
 
 `check` runs every rule of `pth2om.preflight.rules` over one ONNX file. Heavy imports wait until it is called.
 """

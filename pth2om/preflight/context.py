@@ -1,4 +1,4 @@
-"""What the rules look at: the graph with its types, the chip, the options; made once for a check."""
+"""The input of the rules: the graph with its types, the chip, the options; made once for each check."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What ATC's ONNX plugins refuse when they read a node: forms that ONNX allows and the plugin does not.
+"""Forms of a node that ONNX allows but ATC's ONNX plugins refuse.
 
-ATC prints nothing of use for these (an unregistered code), so the reason given here is often the only one. From the
+ATC prints no useful message for these (an unregistered code), so the reason given here is often the only one. From the
 plugin sources of the public CANN operator repositories (2026-08).
 """
 

@@ -1,4 +1,4 @@
-"""Whether a graph can be computed at all, at every shape that is compiled: one judgement for all who ask.
+"""Whether a graph can be computed at every compiled shape: one check used by all verbs.
 
 `judge` is what ``check``, ``atc``, ``fix``, the emulator's compile and the acceptance pre-flight share. It looks at
 three things, the cheap ones first:

@@ -1,4 +1,4 @@
-"""What an acceptance run asks of a model, one file a question, answered as evidence.
+"""The questions of an acceptance run about a model, one file per question, answered as evidence.
 
 Each question is a function of a `pth2om.questions.subject.Subject` and of what is measured. It measures through the
 store, judges against the spec, and returns `pth2om.evidence.GateRecord`s. Nothing heavy is imported before something

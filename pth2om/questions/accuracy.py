@@ -1,4 +1,4 @@
-"""Whether the model still scores on labelled images."""
+"""Whether the model keeps its score on labelled images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LISTED = 50
 
 @answers("accuracy")
 def score(subject: Subject, session: Session, labelled: Labelled, dataset: Dataset) -> list[GateRecord]:
-    """PyTorch's own score: what the spec expects on exactly these files, and at least its least score.
+    """PyTorch's own score: the value expected in the spec for exactly these files, and the spec's minimum score.
 
     Args:
         subject: the model.
@@ -127,7 +127,7 @@ def accuracy(
 
 
 def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Message | None:
-    """The warning that this subset can never decide the gate, whatever the model does; None when it can."""
+    """The warning that this subset can never decide the gate; None if it can."""
     from pth2om import accuracy as scoring
 
     if dataset.metric == "agreement" or pipeline.seeded:
@@ -189,7 +189,7 @@ def _difference(
     labelled: Labelled,
     dataset: Dataset,
 ) -> Any:  # noqa: ANN401 - JSON
-    """What the second session loses against the first; ``scores`` are their measurements on the same images."""
+    """The drop of the second session compared with the first; ``scores`` are their measurements on the same images."""
     from pth2om import accuracy as scoring
 
     (reference, session), (before, after) = sessions, scores
@@ -218,7 +218,7 @@ def _options(subject: Subject) -> dict[str, Any]:
 def _pictures(
     subject: Subject, sides: Sequence[pictures.Side], labelled: Labelled, details: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The pictures of a gate, from the store; none where they cannot be drawn: a verdict does not hang on them."""
+    """The pictures of a gate, from the store; none if they cannot be drawn, since no verdict depends on them."""
     pipeline, measured = subject.pipeline, sides[0].measured
     if measured is None or not pictures.drawable(measured):
         return []
@@ -261,7 +261,7 @@ def _published(measured: Mapping[str, Any], labelled: Labelled, dataset: Dataset
 
 
 def _broken(before: Mapping[str, Any], after: Mapping[str, Any], role: str) -> Judgement:
-    """On how many images an output holds more NaN and infinite numbers than the reference's does."""
+    """The number of images on which an output has more NaN and infinite values than the reference."""
     from pth2om.accuracy.packed import unpack, unpack_names
 
     ours, theirs = (unpack(part["nonfinite"]) for part in (before, after))

@@ -1,4 +1,4 @@
-"""Whom a question is about: the sessions of one role, by band."""
+"""The candidate of a question: the sessions of one role, by band."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pth2om.session import Session
 
 @dataclass(frozen=True)
 class Candidate:
-    """One side of a comparison, or the one that is timed or scored.
+    """One side of a comparison, or the side that is measured or scored.
 
     Attributes:
         role: ``torch``, ``onnx``, ``om``, ``fake-quant`` or ``int8-weights``; the first part of a check's name.
@@ -37,12 +37,12 @@ class Candidate:
     def band(self, name: str) -> Session:
         """The session of a band; the only session where there are no bands.
 
-        Each band is compared with its own, so that rounding alone is not taken for a difference.
+        Each band is compared with the same band, so that rounding alone does not count as a difference.
         """
         return self.bands.get(name, self.session)
 
 
 def pair(reference: Candidate, candidate: Candidate) -> str:
-    """What evidence calls a comparison: ``torch~onnx``, ``onnx~om``; ``plain~aipp`` for two OMs."""
+    """The name of a comparison in evidence: ``torch~onnx``, ``onnx~om``; ``plain~aipp`` for two OMs."""
     both = reference.role == candidate.role == "om"
     return "plain~aipp" if both else f"{reference.role}~{candidate.role}"

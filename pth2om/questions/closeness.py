@@ -1,4 +1,4 @@
-"""Whether one side computes what the other computes, slice by slice, on the same samples."""
+"""Whether both sides compute the same, slice by slice, on the same samples."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @answers("closeness")
 def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samples: Samples) -> list[GateRecord]:
-    """Whether the candidate computes what the reference computes.
+    """Whether the candidate computes the same as the reference.
 
     Args:
         subject: of the variant or batch size.
         reference: PyTorch or ONNX; or the OM without AIPP, each band of which is compared with its own.
         candidate: ONNX, or an OM, of whose bands the worse is judged.
-        samples: what both are fed.
+        samples: the inputs of both.
     """
     from pth2om import compare
 

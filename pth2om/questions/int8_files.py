@@ -1,4 +1,4 @@
-"""Whether the files of an INT8 variant are what they should be, answered as evidence."""
+"""Whether the files of an INT8 variant are correct, answered as evidence."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def files(subject: Subject, built: Built, samples: Samples) -> list[GateRecord]:
 
         model = read_model(deploy)
         wrong = audit.form(model, read_model(twin))
-        # Without a chip: the parser's rules. What the chip says is asked in the pre-flight.
+        # Only the parser's rules, without a chip. The rules of the chip are checked in the pre-flight.
         refused = [found for found in preflight.check(deploy, cann=cann) if found.severity == "error"]
         found = {
             "wrong": [message.to_json() for message in wrong],
             "refused": [finding.to_json() for finding in refused],
         }
-        # What is malformed is not run: its numbers would mean nothing, or it would not open.
+        # A malformed file is not run: its numbers would be meaningless, or it could not be opened.
         if wrong:
             return found
         return {**found, "int8": audit.int8_layers(model), "twins": audit.twins_agree(deploy, twin, _few(samples))}
@@ -130,7 +130,7 @@ def _twins(twins: dict[str, Any] | None) -> Iterator[Judgement]:
 
 
 def _layers(int8: list[str] | None, built: Built) -> Iterator[Judgement]:
-    """The table of layers against the deploy model: what is INT8, and that what is not has a reason."""
+    """Compare the table of layers with the deploy model: which layers are INT8, and that all others have a reason."""
     if int8 is None:
         return
     table = {row["name"]: row for row in built.record.details["layers"]}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pth2om.spec import Variant
 
 _SECONDS = 3.0
-"""How long a session is timed at most; within it the median of most models is known to 2 %."""
+"""The longest time to measure a session; within it most models reach an interval of 2 %."""
 
 
 @answers("latency")

@@ -55,7 +55,7 @@ def draw_detections(image: Pixels, panels: Sequence[Panel], most_bytes: int = MO
         A WebP (JPEG where Pillow has no WebP) of at most `most_bytes`.
 
     Raises:
-        ValueError: `image` is no uint8 RGB picture, or boxes, labels and scores of a panel differ in number.
+        ValueError: `image` is not a uint8 RGB picture, or a panel has different numbers of boxes, labels and scores.
     """
     from PIL import Image, ImageDraw
 
@@ -94,7 +94,7 @@ def draw_classification(
         As `draw_detections`.
 
     Raises:
-        ValueError: a picture is no uint8 RGB picture, or there is none.
+        ValueError: a picture is not a uint8 RGB picture, or there are no pictures.
     """
     from PIL import Image, ImageDraw
 
@@ -112,7 +112,7 @@ def draw_classification(
         picture = _rgb(pixels)
         scale = side / max(picture.size)
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-        # A 32-pixel CIFAR picture is shown as the pixels it has.
+        # A 32-pixel CIFAR picture is enlarged without smoothing.
         kind = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.BILINEAR
         sheet.paste(picture.resize(size, kind), (left, top))
         for row, word in enumerate(words):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 VERSION = 7
 
 CLEAR_SCORE = 0.25
-"""Boxes below are not drawn: what a person would be shown, as in the lists of differing images."""
+"""Boxes with a lower score are not drawn, as in the lists of differing images."""
 
 _MOST_SHEETS = 4  # images of a detector, one picture each
 _MOST_TILES = 12  # images of a classifier, all in one picture
@@ -56,7 +56,7 @@ class Side:
 
     @property
     def words(self) -> str:
-        """The title, and that it is emulated where it is."""
+        """The title, with the word emulated if it is."""
         return f"{self.title} (emulated)" if self.session.provenance.ground == "emulated" else self.title
 
 
@@ -114,7 +114,7 @@ def carry(gate: GateRecord, folder: Path) -> GateRecord:
         folder: of the run.
 
     Returns:
-        The record; pictures that are no longer there are left out, for a report without them is still a report.
+        The record; missing pictures are left out, because a report is also valid without them.
     """
     pictures = gate.details.get("pictures")
     if not pictures:

@@ -1,4 +1,4 @@
-"""Whether ATC will take the ONNX file on this SoC: what the rules know, and what the toolchain's front end refuses."""
+"""Whether ATC accepts the ONNX file on this SoC: by the rules, and by the toolchain's front end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _REFUSES_VERSION = 1
 def preflight(subject: Subject, variant: Variant, built: Built) -> list[GateRecord]:
     """One gate on what the rules find, which is this machine's word, and one on what the front end refuses.
 
-    The rules are tables: whoever compiles, they stand on host ground. What the front end answers stands on the
-    toolchain's: emulated, or of the device.
+    The rules are tables, so their ground is always the host. The ground of the front end's findings is the toolchain's:
+    emulated or device.
 
     Args:
         subject: of the variant.
@@ -33,8 +33,8 @@ def preflight(subject: Subject, variant: Variant, built: Built) -> list[GateReco
         built: the exported ONNX file; of an INT8 variant, its deploy model is looked at.
 
     Raises:
-        Absent: no SoC was asked for.
-        ToolchainError: the toolchain cannot be asked.
+        Absent: no SoC was given.
+        ToolchainError: the toolchain is not available.
     """
     from pth2om import preflight as rules
 
@@ -47,7 +47,7 @@ def preflight(subject: Subject, variant: Variant, built: Built) -> list[GateReco
     inputs = {"onnx": built.record.digest}
     if options.insert_op_conf:
         inputs["aipp"] = pipeline.store.digest(Path(options.insert_op_conf))
-    # Whose operators are installed on this machine is part of the answer.
+    # The operators installed on this machine are part of the result.
     target = dict(settings.target.compiler)
     latency_ms = pipeline.spec.gates.latency_ms.get(variant.name)
 

@@ -1,7 +1,7 @@
-"""What a question is asked about, and how its answers become evidence.
+"""The subject of a question, and how answers become evidence.
 
 Measurements are kept in the store under the digests of what was measured, so a second run with the same files measures
-nothing again and says so (``cached``, ``measured_at``).
+nothing again and records this (``cached``, ``measured_at``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Subject:
 
     @property
     def case(self) -> str:
-        """What evidence calls it: ``fp16-bs1``, ``bs4`` or ``""``."""
+        """Its name in evidence: ``fp16-bs1``, ``bs4`` or ``""``."""
         if self.variant is not None:
             return self.variant.name
         return "" if self.batch is None else f"bs{self.batch}"
@@ -144,9 +144,9 @@ Ask = Callable[Concatenate[Subject, P], list[GateRecord]]
 
 
 def answers(question: Question) -> Callable[[Ask[P]], Ask[P]]:
-    """Decorates a question: an error that nobody foresaw is a failed gate with a sentence, and never no evidence.
+    """Decorates a question: an unexpected error becomes a failed gate with a message, so there is always evidence.
 
-    Errors of `pth2om.errors` pass: they carry a sentence of their own.
+    Errors of `pth2om.errors` are passed on: they have their own message.
     """
 
     def wrap(ask: Ask[P]) -> Ask[P]:

@@ -29,7 +29,7 @@ _WEAKEST_FIRST: tuple[Ground, ...] = ("double", "emulated", "host", "device")
 
 @dataclass(frozen=True)
 class Answer:
-    """What all gates of one question come to.
+    """The answer to one question from all its gates.
 
     Attributes:
         verdict: the worst one, in the order of `VERDICTS`.
@@ -89,7 +89,7 @@ class Card:
 
     @functools.cached_property
     def answers(self) -> dict[Question, Answer]:
-        """What each question came to, its model's own gates included; questions nobody asked are absent."""
+        """The answer to each question, including the model's own gates; questions that were not checked are absent."""
         found: dict[Question, Answer] = {}
         for question in QUESTIONS:
             own = [gate for gate in self.gates if gate.question == question]
@@ -172,7 +172,7 @@ class Report:
 
     @property
     def unproven(self) -> int:
-        """Gates that passed on the emulator or a test double: nothing contradicts them, nothing proves them."""
+        """Gates that passed on the emulator or a test double and are therefore unproven."""
         return self.count("passed", "emulated") + self.count("passed", "double")
 
     @property
@@ -211,7 +211,7 @@ def leaves(cards: Sequence[Card]) -> list[Card]:
 
 
 def is_shown(gate: GateRecord) -> bool:
-    """Whether a gate is a figure that nobody judged; evidence of earlier versions calls such a figure passed."""
+    """Whether a gate is a figure without a limit; evidence of earlier versions has the verdict passed for it."""
     return gate.verdict == "shown" or (gate.verdict == "passed" and gate.limit is None)
 
 
@@ -299,7 +299,7 @@ def _cards_of(
 
 
 def _adopt(socs: dict[tuple[str, str], dict[str | None, Card]]) -> None:
-    """Other builds know the variant they are made from; one that was not asked anything is no card, only its stages."""
+    """Link other builds to the variant from which they are made; a build without gates gets no card."""
     only_built: set[tuple[str, str]] = set()
     for (model, variant), builds in socs.items():
         match = _BUILD.fullmatch(variant)
@@ -360,7 +360,7 @@ def _without_stand_ins(gates: list[GateRecord], question: Question) -> list[Gate
 
 
 def _answer(gates: Sequence[GateRecord]) -> Answer:
-    # A figure without a limit is shown, not judged: PyTorch's latency does not answer for an OM that nobody timed.
+    # A figure without a limit is shown, not judged: PyTorch's latency cannot replace the OM's.
     judged = [gate for gate in gates if not is_shown(gate)]
     gates = judged or gates
     counts = Counter(gate.verdict for gate in gates)

@@ -1,4 +1,4 @@
-"""What INT8 costs: the metric of each INT8 variant against the original model, at every level that was measured."""
+"""The loss from INT8: the metric of each INT8 variant compared with the original model, at every measured level."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Cost:
 
     @property
     def judged(self) -> GateRecord | None:
-        """The gate that says what INT8 costs: of the OM, else of the fake-quant ONNX."""
+        """The gate with the loss from INT8: that of the OM, else that of the fake-quant ONNX."""
         return self.om or self.twin
 
     @property

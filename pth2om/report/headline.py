@@ -1,4 +1,4 @@
-"""What a run comes to, in the sentences that every face puts first."""
+"""The summary of a run in the sentences that every interface shows first."""
 
 from __future__ import annotations
 

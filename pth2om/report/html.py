@@ -205,12 +205,12 @@ class _Page:
 
     @functools.cached_property
     def costs(self) -> list[tuple[Card, cost.Cost]]:
-        """What INT8 costs, by the card that tells it in full; the first hundred."""
+        """The loss from INT8, by the card that shows it in full; the first hundred."""
         rows = [(card, one) for cards in self.models.values() for card in cards for one in cost.costs(card.gates)]
         return rows[:_MOST_LISTED]
 
     def first(self, entries: Sequence[Any]) -> Sequence[Any]:
-        """As many as the top of the page lists."""
+        """At most the number that the top of the page lists."""
         return entries[:_MOST_LISTED]
 
     def grouped(self, entries: Sequence[tuple[Card, GateRecord]]) -> list[tuple[list[Card], Markup, list[GateRecord]]]:
@@ -366,7 +366,7 @@ class _Page:
         return found[:_MOST_FINDINGS], max(0, len(found) - _MOST_FINDINGS)
 
     def join(self, command: Sequence[str]) -> str:
-        """A command line as one would type it."""
+        """A command line as typed."""
         return shell_line(command)
 
     def pictures(self, card: Card) -> tuple[list[tuple[str, Markup]], int]:

@@ -1,4 +1,4 @@
-"""What a card says of INT8: its layers, the worst of them, the two levels of its arithmetic, the way back to FP32."""
+"""The INT8 section of a card: its layers, the worst of them, the two levels of arithmetic, the FP32 checkpoint."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def calibration(card: Card) -> Calibration | None:
     }
     rules = {finding.rule for finding in stage.findings}
     return Calibration(
-        # A model that came quantized was calibrated on images that nobody here knows of.
+        # The calibration images of a model that was already quantized are unknown.
         images=int(images) if images is not None and math.isfinite(images) and images > 0 else None,
         scored="pipeline.calibrated-on-scored" in rules,
         random=stage.details.get("random_calibration") is True or "quantize.random-calibration" in rules,

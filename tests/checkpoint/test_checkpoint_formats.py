@@ -115,7 +115,7 @@ def test_folder_and_missing_file(tmp_path: Path) -> None:
     (tmp_path / "best.pt").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"best\.pt"):
         kind_of(tmp_path)
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         kind_of(tmp_path / "absent.pth")
 
 
@@ -143,7 +143,7 @@ def test_every_sentence_the_code_names_exists() -> None:
     from pth2om.language import catalogue
 
     package = Path(pth2om.__file__).parent
-    files = [*(package / "checkpoint").glob("*.py"), package / "starter.py", package / "cli" / "init.py"]
+    files = [*(package / "checkpoint").glob("*.py"), package / "init_spec.py", package / "cli" / "init.py"]
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     named = set(re.findall(r'"((?:checkpoint|starter)\.[a-z0-9-]+)"', text))
     named |= {f"checkpoint.{name}" for name in re.findall(r'_finding\(\s*"([a-z0-9-]+)"', text)}

@@ -182,7 +182,7 @@ def test_wrong_number_of_classes(tmp_path: Path, net: Path) -> None:
 
 
 def test_wrong_channels(tmp_path: Path, net: Path) -> None:
-    with pytest.raises(CheckpointError, match="takes 1 input channels"):
+    with pytest.raises(CheckpointError, match="has 1 input channels"):
         load_module(spec(tmp_path, num_classes=10), saved(tmp_path, tiny(10, 1).state_dict()), net=net)
     loaded = load_module(spec(tmp_path, num_classes=10, arguments={"in_channels": 1}), tmp_path / "w.pth", net=net)
     assert loaded.module[0].in_channels == 1  # type: ignore[index]
@@ -376,7 +376,7 @@ def test_weights_are_found(tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
     other.write_bytes(b"other")
     assert find_weights(wanted, overrides={"tiny": other}, data_roots=[]) == other
-    with pytest.raises(CheckpointError, match="not there"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         find_weights(wanted, overrides={"tiny": tmp_path / "absent"}, data_roots=[])
     exact = spec(model, sha256=file_digest(data / "w.pth"))
     assert find_weights(exact, overrides={}, data_roots=[data]) == data / "w.pth"

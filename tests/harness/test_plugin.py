@@ -64,7 +64,7 @@ def test_the_whole_run(repo: pytest.Pytester) -> None:
     assert result.ret == 0, text
     result.stdout.fnmatch_lines(["*pth2om: OM for Ascend310B1 on the emulator*", "*PASSED (emulated, unproven)*"])
     assert re.search(r"report: .*index\.html", text)
-    assert re.search(r"\d+ gates passed but unproven \(emulated\)", text)
+    assert re.search(r"\d+ gates passed but are unproven \(emulated\)", text)
     assert "No file" not in text
     found = records(repo)
     assert isinstance(found[0], evidence.RunRecord)
@@ -112,9 +112,9 @@ def test_what_int8_costs_is_said_in_one_line(repo: pytest.Pytester) -> None:
     assert ("plain~aipp/scores/cosine", "int8-bs1-aipp") in gates
     assert ("plain~aipp/scores/cosine", "int8-bs1") not in gates
     (folder,) = (repo.path / "reports").iterdir()
-    assert "What INT8 costs" in (folder / "index.html").read_text(encoding="utf-8")
+    assert "The loss from INT8" in (folder / "index.html").read_text(encoding="utf-8")
     command = repo.runpytest_subprocess("--om-dry-run", "--soc", "Ascend310P3", "-k", "aipp").stdout
-    command.fnmatch_lines(["*deploy.onnx is made of this ONNX*", "*atc --model=deploy.onnx *--insert_op_conf=*"])
+    command.fnmatch_lines(["*deploy.onnx is made from this ONNX*", "*atc --model=deploy.onnx *--insert_op_conf=*"])
 
 
 def pictures(repo: pytest.Pytester) -> set[str]:
@@ -173,7 +173,7 @@ def test_a_second_run_imports_neither_torch_nor_onnx(repo: pytest.Pytester) -> N
 def test_without_a_soc_om_rows_skip_and_say_so(repo: pytest.Pytester) -> None:
     result = repo.runpytest_subprocess()
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*no --soc, so nothing is compiled*", "*SKIPPED*No SoC was named*"])
+    result.stdout.fnmatch_lines(["*no --soc, so nothing is compiled*", "*SKIPPED*No SoC is given*"])
     grounds = {record.ground for record in records(repo) if isinstance(record, evidence.GateRecord)}
     assert grounds == {"host"}
 

@@ -629,7 +629,7 @@ def test_images_do_not_calibrate_a_second_input(root):
     (folder / "model.toml").write_text(
         text.replace("[preprocess]", '[[inputs]]\nname = "meta"\nshape = [4]\n\n[preprocess]')
     )
-    with pytest.raises(Absent, match=r"nothing calibrates meta"):
+    with pytest.raises(Absent, match=r"no calibration data for meta"):
         pipeline(root).data.calibration(1)
     assert pipeline(root, random=True).data.calibration(1).random
 

@@ -124,7 +124,7 @@ def test_commands_are_given_as_one_would_type_them(page):
     assert "--data-dir &#39;/data/my models&#39;" in page
     # This version refuses the real toolchain, so the page may not tell to ask for it.
     assert "--toolchain cann" not in page
-    assert "does not drive CANN itself" in page
+    assert "cannot run CANN itself" in page
     assert "atc --framework=5 --model=resnet20.onnx" in page
 
 
@@ -234,7 +234,7 @@ def test_five_thousand_results_fit_however_they_are_spread(factory, each):
 
 def test_a_page_that_leaves_details_out_says_so(factory):
     page = render_html(collect(factory.large_run(2000)), "en")
-    assert "left out; evidence.jsonl has them all" in page
+    assert "left out; evidence.jsonl contains them all" in page
     assert len(page.encode()) <= PAGE_BYTES
 
 
@@ -301,7 +301,7 @@ def test_an_error_finding_without_a_gate_is_still_a_failure(factory):
     stage = factory.stage("m", "v", "om", findings=(finding,))
     assert isinstance(stage, StageRecord)
     text = Page(render_html(collect([factory.run_record(), stage]), "en")).text
-    assert "the findings hold 1 errors" in text
+    assert "there are 1 errors among the findings" in text
     assert "because" in text
 
 
@@ -314,7 +314,7 @@ def test_one_error_that_stops_many_questions_is_said_once(factory):
     ]
     page = render_html(collect([factory.run_record(), *gates]), "en")
     top = page[page.index('id="failed"') : page.index('id="overview"')]
-    assert top.count("<i lang=en>No opset of the ladder") == 1
+    assert top.count("<i lang=en>This net cannot be exported with any opset") == 1
     for word in ("m-fp16-bs1", "m-origin-bs1", "export/test", "closeness/test", "accuracy/test"):
         assert word in top
 
@@ -327,5 +327,5 @@ def test_figures_of_random_weights_are_not_taken_for_the_models(factory):
     )
     page = render_html(collect([export, gate]), "en")
     card = page[page.index("int8-bs1</span>") :]
-    assert "seeded random weights stand in for them" in card
+    assert "seeded random weights are used instead" in card
     assert "seeded random" not in render_html(collect([factory.stage("net", "bs1", "onnx"), gate]), "en")

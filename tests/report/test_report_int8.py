@@ -113,7 +113,7 @@ def test_the_page_shows_them(records) -> None:
         "0.9985",
         "0.9971",
         "/store/quantized/abc/int8_as_fp32.pth",
-        "the loss of the activations is not in its score",
+        "so its score does not include their loss",
         "激活仍为 FP32",
         "the same 10 output values, bit for bit",
         "In 1 of 1 INT8 layers",
@@ -154,13 +154,13 @@ def test_what_calibrated_is_said(records, factory) -> None:
     )  # fmt: skip
     page = render_html(collect([scored, drop]), "en", Links())
     assert "among the scored ones" in page
-    assert "may flatter it" in page
+    assert "may be too optimistic" in page
     assert "ba3d" * 4 in page
-    assert "may flatter it" not in render_html(collect(records), "en", Links())
+    assert "may be too optimistic" not in render_html(collect(records), "en", Links())
     random = factory.stage("net", "int8-bs1", "quantized", details={**DETAILS, "random_calibration": True})
     page = render_html(collect([random, drop]), "en", Links())
     assert "Calibrated on random numbers, not on data" in page
-    assert "random numbers: no figure means anything" in page
+    assert "random numbers: all figures are meaningless" in page
     assert "Calibrated on 32 images" not in page
 
 
@@ -192,13 +192,13 @@ def test_what_int8_costs_comes_first(factory) -> None:
     assert cost.costs([gate("om", 89.5, variant="fp16-bs1")]) == []
     # As prose in results.md, in its own language throughout.
     report = collect([*gates, unknown])
-    assert "## What INT8 costs" in render_markdown(report, "en")
+    assert "## The loss from INT8" in render_markdown(report, "en")
     chinese = render_markdown(report, "zh")
     assert "约需 300 张图片" in chinese
     assert "未经证实）" in chinese
     assert "emulated" not in chinese
     page = render_html(report, "en", Links())
-    assert page.index("What INT8 costs") < page.index("Models and questions")
+    assert page.index("The loss from INT8") < page.index("Models and questions")
     assert "about 300 images would settle it" in page
 
 
@@ -218,7 +218,7 @@ def test_a_model_that_came_quantized_is_not_said_to_be_calibrated_here(factory) 
     assert "Quantized by given.onnx." in page
     assert "Calibrated on 0" not in page
     assert "Ranges of activations by" not in page
-    assert "It is not scored on them" not in page
+    assert "not used for scoring" not in page
     assert "0 images" not in page
 
 

@@ -1,4 +1,4 @@
-"""Operators that ATC takes and computes otherwise than ONNX says, or only in some forms."""
+"""Operators that ATC accepts but computes differently from ONNX, or accepts only in some forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ATC's ONNX parser stops at: keys, domains, names, inputs, constants, plugins."""
+"""Reasons for which ATC's ONNX parser stops: keys, domains, names, inputs, constants, plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory and time: does the model fit the chip, and can it meet the latency gate at all?"""
+"""Memory and time: does the model fit the chip, and can it reach the latency gate?"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BYTES = {
 
 @dataclass(frozen=True)
 class Demand:
-    """What one inference asks of the chip, from below: an unknown size counts as one.
+    """Lower bounds of one inference's needs; an unknown size counts as one.
 
     Attributes:
         weights: bytes of the constants.
@@ -86,7 +86,7 @@ def memory(context: Context) -> Iterator[Finding]:
 
 
 def roofline(context: Context) -> Iterator[Finding]:
-    """The shortest time the chip's peaks allow, against the gate: an estimate from below, never a measurement."""
+    """Compare the shortest time at the chip's peak with the gate: an estimated lower bound, never a measurement."""
     from pth2om.roofline import estimate
 
     soc = context.soc
