@@ -23,10 +23,41 @@ faces (pytest plugin, CLI, GUI) print ``str(error)`` and never a traceback for t
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from pth2om.escaping import visible
 from pth2om.language import Language, Message, Value
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# File and line of ONNX Runtime's C++ source and, before the sentence, the function's signature.
+_PLACE = re.compile(
+    r"(?:\b[A-Za-z]:(?=\\))?[\\/]\S*onnxruntime\S*:\d+ (?:\S.*?\)(?: const)?(?: \[with [^\]]*\])? )?(?=\S)"
+)
+
+
+def first_line(said: BaseException | str, most: int = 300) -> str:
+    """What an exception or a tool says, on one line: what the ``reason`` of a sentence is.
+
+    The first line that is not empty, without terminal colours, ONNX Runtime's status and the place in its source; with
+    the next line behind a headline that ends in a colon. TorchScript says where first and what last: its last line.
+
+    Args:
+        said: an exception, or text.
+        most: characters that are kept.
+
+    Returns:
+        The line; the exception's class where it says nothing, for text nothing.
+    """
+    lines = [line.strip() for line in _COLOURS.sub("", str(said)).splitlines() if line.strip()]
+    if not lines:
+        return type(said).__name__ if isinstance(said, BaseException) else ""
+    line = lines[-1] if "TorchScript" in lines[0] else lines[0]
+    if line is lines[0] and line.endswith(":") and len(lines) > 1:
+        line = f"{line} {lines[1]}"
+    line = _PLACE.sub("", _STATUS.sub("", line))
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 class Pth2omError(Exception):

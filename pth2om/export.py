@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pth2om.ascend.versions import DEFAULT
-from pth2om.errors import ExportError, GraphError
+from pth2om.errors import ExportError, GraphError, first_line
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.onnxfile.writing import is_external, write_model
 from pth2om.session import Array
-from pth2om.sessions.torch import flat_tensors, output_names, reason_of
+from pth2om.sessions.torch import flat_tensors, output_names
 from pth2om.spec import Export, Input
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def export(
         except ExportError:
             raise
         except Exception as error:  # the net's own code may raise anything
-            raise ExportError("export.forward-failed", reason=reason_of(error)) from error
+            raise ExportError("export.forward-failed", reason=first_line(error)) from error
     names = output_names(export.outputs, len(results))
     # A TorchScript program is exported as it is: called from inside a trace, PyTorch refuses it.
     exported = module if isinstance(module, torch.jit.ScriptModule) else flat
@@ -244,7 +244,7 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperat
     try:
         findings = _run_exporter(job, opset, path)
     except Exception as error:  # noqa: BLE001 - the exporter raises whatever the model's code raises
-        return Attempt(opset, "export-failed", reason_of(error)), [], []
+        return Attempt(opset, "export-failed", first_line(error)), [], []
     model = read_whole(path)
     written = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if written != opset:
@@ -325,7 +325,7 @@ def _tracer_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]
         kind = warning.category.__name__
         if kind != "TracerWarning" and not (kind == "UserWarning" and "onnx" in str(warning.message).lower()):
             continue
-        text = reason_of(warning.message if isinstance(warning.message, Warning) else Warning(warning.message))
+        text = first_line(warning.message if isinstance(warning.message, Warning) else Warning(warning.message))
         text = text.partition(" (Triggered internally at")[0]
         place = f"{Path(warning.filename).name}:{warning.lineno}"
         rule = "export.tracer-warning" if kind == "TracerWarning" else "export.exporter-warning"

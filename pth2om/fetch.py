@@ -29,7 +29,7 @@ import filelock
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pth2om.errors import DataError
+from pth2om.errors import DataError, first_line
 from pth2om.spec import Name, parse
 
 MANIFEST = Path(__file__).with_name("fetch_manifest.toml")
@@ -415,7 +415,7 @@ def _unpack(file: File, archive: Path, folder: Path) -> None:
                 shutil.rmtree(goal)
             made.replace(goal)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise FetchError("fetch.archive-broken", where=file.name, reason=str(error)) from None
+        raise FetchError("fetch.archive-broken", where=file.name, reason=first_line(error)) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 from pth2om.checkpoint.formats import Kind
 from pth2om.checkpoint.inert import PickleError, Storage, Tensor, is_plain
 from pth2om.checkpoint.pickles import Unpickler
-from pth2om.errors import CheckpointError
+from pth2om.errors import CheckpointError, first_line
 
 ITEM_SIZES = {
     "float32": 4,
@@ -89,7 +89,7 @@ def scanned(path: Path, kind: Kind) -> Iterator[Scan]:
     except PickleError as error:
         raise CheckpointError("checkpoint.bad-pickle", where=str(path), reason=str(error)) from None
     except (zipfile.BadZipFile, NotImplementedError, struct.error, zlib.error, EOFError) as error:
-        raise CheckpointError("checkpoint.damaged", where=str(path), reason=str(error)[:200]) from None
+        raise CheckpointError("checkpoint.damaged", where=str(path), reason=first_line(error)) from None
 
 
 def extent(tensor: Tensor) -> int:

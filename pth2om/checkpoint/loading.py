@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.checkpoint import fitting, nets, reading
 from pth2om.checkpoint.formats import READABLE, Kind, kind_of
 from pth2om.checkpoint.layout import layout
-from pth2om.errors import CheckpointError
+from pth2om.errors import CheckpointError, first_line
 from pth2om.evidence import Finding, Severity
 from pth2om.language import Value, say
 from pth2om.spec import Spec
@@ -189,7 +189,7 @@ def _filled(
     try:
         module.load_state_dict(dict(fit.tensors), strict=True)
     except Exception as error:  # the net may override load_state_dict
-        reason = reading.first_line(error)
+        reason = first_line(error)
         raise CheckpointError(
             "checkpoint.net-broken", where=str(net.path), what="load_state_dict", reason=reason
         ) from error
@@ -287,9 +287,7 @@ def _script(weights: Path, *, trust: bool) -> LoadedModel:
             module: torch.nn.Module = torch.jit.load(str(weights), map_location="cpu")  # type: ignore[no-untyped-call]  # torch
         module = module.float().eval()
     except Exception as error:  # PyTorch raises RuntimeError for most, not for all
-        raise CheckpointError(
-            "checkpoint.script-broken", where=str(weights), reason=reading.first_line(error)
-        ) from error
+        raise CheckpointError("checkpoint.script-broken", where=str(weights), reason=first_line(error)) from error
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     _check_numbers(weights, state, {name for name, _ in module.named_parameters()})
     findings = [_finding("script", "info"), *_findings(checkpoint, state)]
@@ -350,14 +348,12 @@ def _trusted(weights: Path, checkpoint: reading.Checkpoint) -> LoadedModel | Non
             warnings.simplefilter("ignore")
             tree = torch.load(weights, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
-        reason = reading.first_line(error)
+        reason = first_line(error)
         raise CheckpointError(
             "checkpoint.classes-absent", where=str(weights), reason=reason, classes=classes
         ) from error
     except Exception as error:  # foreign code runs here, by the user's leave, and raises what it likes
-        raise CheckpointError(
-            "checkpoint.trusted-failed", where=str(weights), reason=reading.first_line(error)
-        ) from error
+        raise CheckpointError("checkpoint.trusted-failed", where=str(weights), reason=first_line(error)) from error
     module = _module_in(tree, checkpoint)
     if module is None:
         raise CheckpointError("checkpoint.trusted-failed", where=str(weights), reason="no torch.nn.Module")

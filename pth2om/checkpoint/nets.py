@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pth2om.checkpoint.reads import user_files, watched
-from pth2om.errors import CheckpointError, Pth2omError
+from pth2om.errors import CheckpointError, Pth2omError, first_line
 from pth2om.files import is_file, is_folder
 
 if TYPE_CHECKING:
@@ -242,5 +242,5 @@ def _explained(path: Path, what: str) -> Iterator[None]:
     except Exception as error:  # the net is the user's code and raises what it likes
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
-        reason = f"{type(error).__name__}: {error}"[:300]
+        reason = first_line(f"{type(error).__name__}: {error}")
         raise CheckpointError("checkpoint.net-broken", where=where, what=what, reason=reason) from error

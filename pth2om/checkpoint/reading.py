@@ -18,7 +18,7 @@ from pth2om.checkpoint import tensors as numbers
 from pth2om.checkpoint.archives import Scan, scanned
 from pth2om.checkpoint.formats import READABLE, Kind, kind_of
 from pth2om.checkpoint.inert import Array, Inert, PickleError
-from pth2om.errors import CheckpointError, Pth2omError
+from pth2om.errors import CheckpointError, Pth2omError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -100,12 +100,6 @@ def not_readable(path: Path, kind: Kind) -> CheckpointError:
     return CheckpointError(
         f"checkpoint.is-{kind}", where=str(path), size=path.stat().st_size, head=head.hex(" "), name=path.name
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, at most 200 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def _read_pickled(path: Path, kind: Kind, wanted: str | None) -> Checkpoint:

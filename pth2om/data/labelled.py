@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pth2om.data import sources
 from pth2om.data.image import Pixels
 from pth2om.data.manifest import Manifest, load_manifest
-from pth2om.errors import Absent, DataError
+from pth2om.errors import Absent, DataError, first_line
 from pth2om.files import is_file, is_folder, is_there
 from pth2om.store import Key, Store, file_digest
 
@@ -256,4 +256,6 @@ def _run_recipe(recipe: Path, folder: Path) -> None:
     except (DataError, OSError, KeyboardInterrupt):
         raise  # the store reports a full disk with its own error
     except Exception as error:  # a recipe is the repository's own code and may raise anything
-        raise DataError("data.recipe-failed", where=str(recipe), reason=f"{type(error).__name__}: {error}") from error
+        raise DataError(
+            "data.recipe-failed", where=str(recipe), reason=first_line(f"{type(error).__name__}: {error}")
+        ) from error

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pth2om.data.image import SUFFIXES, Pixels, decode
 from pth2om.data.manifest import Manifest
-from pth2om.errors import DataError
+from pth2om.errors import DataError, first_line
 from pth2om.files import is_file, is_folder, write_text
 from pth2om.store import Store, file_digest
 
@@ -218,7 +218,9 @@ def _coco(manifest: Manifest, folder: Path) -> Source:
         boxes: list[list[Mapping[str, Any]]] = [[] for _ in files]
         annotations = data["annotations"]
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError("data.not-coco", where=str(path), reason=f"{type(error).__name__}: {error}") from None
+        raise DataError(
+            "data.not-coco", where=str(path), reason=first_line(f"{type(error).__name__}: {error}")
+        ) from None
     if len(position) != len(files):
         raise DataError("data.coco-duplicate-id", where=str(path))
     for number, annotation in enumerate(annotations):
@@ -243,7 +245,7 @@ def _annotation(
         image, category = int(annotation["image_id"]), int(annotation["category_id"])
         area = float(annotation.get("area", box[2] * box[3]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError("data.not-coco", where=where, reason=f"{type(error).__name__}: {error}") from None
+        raise DataError("data.not-coco", where=where, reason=first_line(f"{type(error).__name__}: {error}")) from None
     if len(box) != 4 or not all(map(math.isfinite, [*box, area])) or box[2] < 0 or box[3] < 0:
         raise DataError("data.coco-box", where=where, box=str(annotation["bbox"])[:80])
     if image not in position:
@@ -332,7 +334,7 @@ def _read_npz(path: Path, manifest: Manifest) -> tuple[npt.NDArray[np.uint8], np
             pixels = data[manifest.x]
             labels = data[manifest.y] if manifest.y in data.files else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise DataError("data.npz-unreadable", where=str(path), reason=" ".join(str(error).split())) from None
+        raise DataError("data.npz-unreadable", where=str(path), reason=first_line(error)) from None
     shape = "x".join(map(str, pixels.shape))
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
         raise DataError("data.npz-images", where=f"{path}[{manifest.x}]", dtype=str(pixels.dtype), shape=shape)
@@ -403,7 +405,7 @@ def _lines(path: Path) -> list[str]:
             raise DataError("data.too-large", where=str(path), size=path.stat().st_size, limit=_LABEL_BYTES)
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise DataError("data.labels-unreadable", where=str(path), reason=str(error)) from None
+        raise DataError("data.labels-unreadable", where=str(path), reason=first_line(error)) from None
 
 
 def _json(path: Path) -> Any:  # noqa: ANN401 - JSON
@@ -412,7 +414,7 @@ def _json(path: Path) -> Any:  # noqa: ANN401 - JSON
             raise DataError("data.too-large", where=str(path), size=path.stat().st_size, limit=_JSON_BYTES)
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError("data.labels-unreadable", where=str(path), reason=str(error)) from None
+        raise DataError("data.labels-unreadable", where=str(path), reason=first_line(error)) from None
     if not isinstance(data, dict):
         raise DataError("data.not-coco", where=str(path), reason="no JSON object")
     return data
@@ -427,7 +429,7 @@ def _mask(path: Path, index: int, classes: int | None) -> npt.NDArray[np.uint8]:
                 raise DataError("data.mask-mode", where=f"{path} #{index}", mode=image.mode)
             mask = np.array(image, dtype=np.uint8)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError("data.image-unreadable", where=f"{path} #{index}", reason=str(error)) from None
+        raise DataError("data.image-unreadable", where=f"{path} #{index}", reason=first_line(error)) from None
     if classes is not None and np.any((mask >= classes) & (mask != 255)):
         worst = int(mask[(mask != 255)].max())
         raise DataError(
@@ -458,7 +460,7 @@ def _files_digest(paths: Sequence[Path], store: Store) -> str:
         for path in paths:
             digest.update(file_digest(path).encode())
     except OSError as error:
-        raise DataError("data.image-unreadable", where=str(path), reason=str(error)) from None
+        raise DataError("data.image-unreadable", where=str(path), reason=first_line(error)) from None
     with contextlib.suppress(OSError):  # without the cached digest the files are only read again
         memo.parent.mkdir(parents=True, exist_ok=True)
         write_text(memo, digest.hexdigest())

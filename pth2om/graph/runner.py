@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pth2om.errors import GraphError
+from pth2om.errors import GraphError, first_line
 from pth2om.evidence import Finding
 from pth2om.graph import passes
 from pth2om.graph.contract import EQUAL, Applied, Pass, PassSettings
@@ -121,7 +121,7 @@ def _apply(document: Document, wanted: Sequence[Pass], settings: PassSettings) -
             raise
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in a pass, the model stays as it was
             outcome.document = backup
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            reason = first_line(f"{type(error).__name__}: {error}")
             outcome.findings.append(_finding("failed", "warning", what, reason=reason))
             continue
         outcome.findings.extend(_leftovers(what, applied))

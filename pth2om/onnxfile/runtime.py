@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pth2om.errors import first_line
 
 Array = npt.NDArray[np.generic]
 
@@ -124,15 +125,6 @@ def runtime_version() -> str:
     import onnxruntime
 
     return str(onnxruntime.__version__)
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line of at most 300 characters; its class where it says nothing."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
-    # The C++ place and signature, where something follows them.
-    line = re.sub(r"/onnxruntime_src/.*\) (?=\S)", "", line)
-    return line if len(line) <= 300 else line[:297] + "..."
 
 
 def _value(array: Array, kind: int) -> Any:  # noqa: ANN401 - onnxruntime has no types

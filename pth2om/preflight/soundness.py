@@ -23,6 +23,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from pth2om.errors import first_line
 from pth2om.evidence import Finding
 from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.onnxfile.types import light_model, tensor_types
@@ -392,7 +393,7 @@ class _Runner:
         carriers = [node.input[place] for place in _SHAPE_INPUTS.get(node.op_type, ()) if place < len(node.input)]
         if _from_data(light.graph, types, carriers):
             return None
-        return _impossible("impossible-shape", node.name, node.op_type, _without_place(match["reason"]), shapes)
+        return _impossible("impossible-shape", node.name, node.op_type, first_line(match["reason"]), shapes)
 
 
 def _from_data(graph: GraphProto, types: Types, names: Iterable[str]) -> bool:
@@ -420,11 +421,6 @@ def _from_data(graph: GraphProto, types: Types, names: Iterable[str]) -> bool:
 def _impossible(rule: str, name: str, kind: str, reason: str, shapes: Shapes) -> Finding:
     given = "; ".join(f"{name} {_text(sizes)}" for name, sizes in shapes.items() if sizes) or "-"
     return finding_of(rule, name or kind, kind=kind, reason=reason.strip(" .")[:300], shapes=given)
-
-
-def _without_place(reason: str) -> str:
-    """ONNX Runtime's reason without the place in its source."""
-    return re.sub(r"^\S*onnxruntime\S*:\d+ .*?\) (?=\S)|^/\S+:\d+ \S+ ", "", reason.strip())
 
 
 def _text(sizes: Sizes | None) -> str:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from pth2om.checkpoint import branches
 from pth2om.checkpoint import tensors as numbers
 from pth2om.checkpoint.formats import READABLE, Kind, kind_of
-from pth2om.errors import QuantizeError
+from pth2om.errors import QuantizeError, first_line
 from pth2om.evidence import Finding
 from pth2om.files import replacing
 from pth2om.language import Value, say
@@ -314,7 +314,7 @@ def content_of(checkpoint: Path, kind: Kind) -> tuple[Any, dict[str, str] | None
             with safe_open(checkpoint, framework="pt", device="cpu") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise QuantizeError("quantize.checkpoint-unread", where=str(checkpoint), reason=str(error)) from None
+            raise QuantizeError("quantize.checkpoint-unread", where=str(checkpoint), reason=first_line(error)) from None
     content = reading.load_plain(checkpoint)
     if content is None:
         classes = reading.read(checkpoint).classes  # damaged files are detected here
@@ -338,7 +338,7 @@ def _save(content: Any, metadata: dict[str, str] | None, kind: Kind, destination
         reason = error.strerror or str(error)
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=reason) from None
     except Exception as error:  # noqa: BLE001 - a full disk is a RuntimeError of torch, a SafetensorError of safetensors
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise QuantizeError("quantize.checkpoint-unwritten", where=str(destination), reason=reason) from None
 
 

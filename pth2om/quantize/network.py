@@ -14,13 +14,13 @@ import onnx
 import onnx.inliner
 import onnx.numpy_helper
 
-from pth2om.errors import GraphError, QuantizeError
+from pth2om.errors import GraphError, QuantizeError, first_line
 from pth2om.files import is_file
 from pth2om.host import return_memory
 from pth2om.language import Message, say
 from pth2om.onnxfile import writing
 from pth2om.onnxfile.reading import read_whole
-from pth2om.onnxfile.runtime import RefusedError, first_line, open_runtime, run_runtime
+from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.onnxfile.walking import captured, order, subgraphs
 
 Array = npt.NDArray[np.generic]

@@ -13,7 +13,7 @@ import onnx.numpy_helper
 import onnx.shape_inference
 import onnx.version_converter
 
-from pth2om.errors import QuantizeError
+from pth2om.errors import QuantizeError, first_line
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.onnxfile.walking import subgraphs
@@ -107,7 +107,7 @@ def _convert_opset(model: onnx.ModelProto, opset: int, where: str) -> onnx.Model
         try:
             return onnx.version_converter.convert_version(model, target)
         except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
     raise QuantizeError("quantize.opset", where=where, opset=opset, reason=reason)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from pth2om.errors import QuantizeError
+from pth2om.errors import QuantizeError, first_line
 from pth2om.quantize.network import Array, Network, opset_of
 from pth2om.quantize.weights import Quantized
 
@@ -35,7 +35,7 @@ def build_qdq(network: Network, layers: Sequence[Quantized]) -> onnx.ModelProto:
             model = onnx.version_converter.convert_version(model, _AXIS_OPSET if opset < _AXIS_OPSET else _TYPED_OPSET)
         except Exception as error:  # noqa: BLE001 - the converter raises bare RuntimeError and protobuf errors alike
             if opset < _AXIS_OPSET:
-                raise QuantizeError("quantize.opset", opset=opset, reason=str(error).split("\n")[0]) from None
+                raise QuantizeError("quantize.opset", opset=opset, reason=first_line(error)) from None
     copy = Network(model, own=True)
     by_name = {node.name: node for node in copy.nodes}
     pairs: dict[tuple[str, bytes, int], str] = {}

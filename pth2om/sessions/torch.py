@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pth2om.errors import ExportError
+from pth2om.errors import ExportError, first_line
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
 from pth2om.spec import Input
 from pth2om.store import version_of
 
 if TYPE_CHECKING:
     import torch
-
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class TorchSession:
@@ -91,7 +88,7 @@ class TorchSession:
             except ExportError:
                 raise
             except Exception as error:  # whatever the net's own code raises
-                raise ExportError("export.forward-failed", reason=reason_of(error)) from error
+                raise ExportError("export.forward-failed", reason=first_line(error)) from error
         return dict(zip(output_names(self._output_names, len(arrays)), arrays, strict=True))
 
     def close(self) -> None:
@@ -139,14 +136,3 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:  # noqa: ANN401 - whatever a
     if isinstance(value, list | tuple):
         return [tensor for item in value for tensor in flat_tensors(item)]
     raise ExportError("export.output-kind", kind=type(value).__name__)
-
-
-def reason_of(error: BaseException) -> str:
-    """The line of an exception's text that says what happened, without terminal colours, at most 300 characters.
-
-    TorchScript begins with where it happened and ends with what; other tools begin with what.
-    """
-    lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return (lines[-1] if "TorchScript" in lines[0] else lines[0])[:300]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pth2om.errors import ExportError
-from pth2om.sessions.torch import TorchSession, reason_of
+from pth2om.sessions.torch import TorchSession
 from pth2om.spec import Input
 
 IMAGE = (Input(name="x", shape=(2,)),)
@@ -53,10 +53,3 @@ def test_a_net_that_fails_is_a_sentence() -> None:
 
     with pytest.raises(ExportError, match="rate"):
         TorchSession(lambda: torch.jit.script(Picky()), IMAGE, (), digest="d").run({"x": np.ones((1, 2), np.float32)})
-
-
-def test_reasons_are_short_and_plain() -> None:
-    assert reason_of(ValueError("\x1b[31mwrong size\x1b[0m\nlong story")) == "wrong size"
-    assert reason_of(ValueError("")) == "ValueError"
-    script = "The following operation failed in the TorchScript interpreter.\nTraceback...\nRuntimeError: sizes differ"
-    assert reason_of(RuntimeError(script)) == "RuntimeError: sizes differ"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pth2om.errors import first_line
 from pth2om.graph.contract import ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.passes import constant_value, decompose, ir_version, split_clip_pad
@@ -87,7 +88,7 @@ def _by_onnx(document: Document, wanted: int) -> str:
     try:
         converted = onnx.version_converter.convert_version(document.model, wanted)
     except (RuntimeError, ValueError, TypeError, onnx.shape_inference.InferenceError) as error:
-        return str(error).splitlines()[0][:200]
+        return first_line(error)
     document.model.CopyFrom(converted)
     return ""
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pth2om.ascend import parser_table
-from pth2om.errors import GraphError
+from pth2om.errors import GraphError, first_line
 from pth2om.graph.contract import ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.language import Message, say
@@ -85,7 +85,7 @@ def _try(document: Document, tool: str, settings: PassSettings) -> Message | Non
         try:
             simplified = Document.open(made)
         except GraphError as error:
-            return say("graph.simplify-crashed", tool=tool, reason=str(error).splitlines()[0])
+            return say("graph.simplify-crashed", tool=tool, reason=first_line(error))
         if not simplified.graph.output or (document.graph.input and not simplified.graph.input):
             return say("graph.simplify-emptied", tool=tool)
         new = {item.key for item in parser_table.missing_operators(simplified.model, settings.cann)} - unknown

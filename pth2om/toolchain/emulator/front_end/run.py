@@ -118,7 +118,7 @@ def run_atc(
         console.print(BANNER)
         if stderr is not None:
             print(visible_lines(str(error)), file=stderr)
-        return _refused(console, (), cann, notes=(say("atc.lexer", reason=str(error).removeprefix("ERROR: ")),))
+        return _refused(console, (), cann, notes=(say("atc.lexer", reason=_said(error)),))
     except RefusedError as refused:
         console.print(BANNER)
         return _refused(console, refused.failures, cann, dots=True)
@@ -166,8 +166,13 @@ def check_model(options: AtcOptions, cann: str = "9.x", cwd: Path | None = None)
     except RefusedError as refused:
         return list(refused.failures)
     except LexicalError as error:
-        raise AtcError("atc.lexer", reason=str(error).removeprefix("ERROR: ")) from None
+        raise AtcError("atc.lexer", reason=_said(error)) from None
     return []
+
+
+def _said(error: LexicalError) -> str:
+    """What atc prints of a command line that it cannot read, on one line."""
+    return "; ".join(line.removeprefix("ERROR: ") for line in str(error).splitlines())
 
 
 def usage() -> str:

@@ -15,7 +15,7 @@ import onnx.inliner
 from onnx import TensorProto
 
 from pth2om import __version__
-from pth2om.errors import GraphError, ToolchainError
+from pth2om.errors import GraphError, ToolchainError, first_line
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.onnxfile.reading import read
@@ -130,10 +130,7 @@ def _load(model: Path) -> onnx.ModelProto:
     except GraphError as error:
         raise ToolchainError("emulator.unreadable", where=str(model), reason=error.message.render()) from None
     except Exception as error:  # noqa: BLE001 - protobuf and the C++ inliner raise classes of their own
-        text = str(error).strip().splitlines()
-        raise ToolchainError(
-            "emulator.unreadable", where=str(model), reason=text[0] if text else type(error).__name__
-        ) from None
+        raise ToolchainError("emulator.unreadable", where=str(model), reason=first_line(error)) from None
     for graph in all_graphs(source):
         sort_nodes(graph)  # a cycle is left for the judgement on soundness
     sequence = half_sequence(source.graph)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto
 
+from pth2om.errors import first_line
+
 FLOAT, HALF, DOUBLE = int(TensorProto.FLOAT), int(TensorProto.FLOAT16), int(TensorProto.DOUBLE)
 UNKNOWN = 0
 
@@ -43,7 +45,7 @@ def inferred(model: onnx.ModelProto) -> tuple[dict[str, int], str | None]:
     try:
         known = onnx.shape_inference.infer_shapes(model)
     except Exception as error:  # noqa: BLE001 - the C++ code raises several classes for odd graphs
-        known, reason = model, str(error).splitlines()[0] if str(error) else type(error).__name__
+        known, reason = model, first_line(error)
     for mine, found in zip(model.graph.output, known.graph.output, strict=True):
         if found.type.tensor_type.HasField("shape") and not mine.type.tensor_type.HasField("shape"):
             mine.type.CopyFrom(found.type)
