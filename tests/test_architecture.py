@@ -102,6 +102,14 @@ def test_every_room_has_a_floor() -> None:
     assert rooms <= set(LEVEL)
 
 
+def test_every_room_has_its_test_folder() -> None:
+    tests = Path(__file__).parent
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {room for room in rooms if not list((tests / room).glob("test_*.py"))} == set()
+    # Flat are only tests of modules that lie flat themselves.
+    assert {room for room in rooms if (tests / f"test_{room}.py").exists()} == set()
+
+
 def test_arrows_go_downwards() -> None:
     wrong = []
     for path in MODULES:
