@@ -80,14 +80,16 @@ class Finding:
     node: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
-    def line(self, place: str = "", *, rule: bool = False) -> str:
+    def line(self, place: str = "", *, rule: bool = False, fix: bool = True) -> str:
         """How a finding is printed: place, severity, perhaps its rule, the sentence, and below it what to do.
 
         Args:
             place: of what, e.g. a file and line, or a layer; made visible already.
             rule: whether its id is printed.
+            fix: whether it says what to do.
         """
-        parts = [place, self.severity_name, self.rule if rule else "", self.message.with_fix()]
+        said = self.message.with_fix() if fix else self.message.render()
+        parts = [place, self.severity_name, self.rule if rule else "", said]
         return ": ".join(part for part in parts if part)
 
     @property

@@ -71,13 +71,11 @@ class Outcome:
         loud = [finding for finding in everything if finding.severity != "info"]
         for rule, group in itertools.groupby(sorted(loud, key=lambda one: one.rule), key=lambda one: one.rule):
             several = list(group)
-            for finding in several[:3]:
-                place = f"{visible(finding.node)}: " if finding.node else ""
-                yield f"{finding.severity_name}: {place}{finding.message}"
-            if len(several) > 3:
+            shown = several[:3]
+            for finding in shown:
+                yield finding.line(visible(finding.node or ""), fix=finding is shown[-1])
+            if several[3:]:
                 yield f"  ... +{len(several) - 3} {rule}"
-            if several[0].message.fix():
-                yield f"  → {several[0].message.fix()}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
