@@ -82,9 +82,14 @@ def _put(tensor: TensorProto, data: Bytes, file: BinaryIO, location: str) -> Non
     offset = file.tell()
     file.write(data)
     tensor.ClearField("raw_data")
+    refer(tensor, location, offset, len(data))
+
+
+def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Let a tensor name ``length`` bytes from ``offset`` of a file beside its model as its data."""
     tensor.data_location = type(tensor).EXTERNAL
     del tensor.external_data[:]
     # These three keys only: ATC's parser takes any other key's value for the length.
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(len(data)))):
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value

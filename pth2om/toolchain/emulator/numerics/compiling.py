@@ -17,6 +17,7 @@ from onnx import TensorProto
 from pth2om import __version__
 from pth2om.errors import GraphError, ToolchainError, first_line
 from pth2om.evidence import Finding
+from pth2om.files import write_bytes
 from pth2om.language import say
 from pth2om.onnxfile.reading import read
 from pth2om.onnxfile.walking import all_graphs, sort_nodes
@@ -217,7 +218,7 @@ def _write(source: onnx.ModelProto, rewriter: Rewriter, path: Path) -> onnx.Mode
     result.graph.CopyFrom(rewriter.rewrite(graph))
     used = {"" if domain == "ai.onnx" else domain for domain in _domains(result.graph)} | {""}
     result.opset_import.extend(entry for entry in source.opset_import if entry.domain.replace("ai.onnx", "", 1) in used)
-    path.write_bytes(result.SerializeToString(deterministic=True))
+    write_bytes(path, result.SerializeToString(deterministic=True))
     return result
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pth2om.files import write_bytes
 from pth2om.onnxfile.reading import read
 from pth2om.session import Feeds
 from pth2om.sessions.onnx import OnnxSession
@@ -60,7 +61,7 @@ def overflow_report(compiled: Compiled, feeds: Feeds | Iterable[Feeds], band: st
     largest = np.zeros(len(sites))
     with tempfile.TemporaryDirectory(prefix="pth2om-") as folder:
         path = Path(folder) / "counting.onnx"
-        path.write_bytes(model.SerializeToString())
+        write_bytes(path, model.SerializeToString())
         if (compiled.folder / DATA_FILE).exists():
             _beside(compiled.folder / DATA_FILE, Path(folder) / DATA_FILE)
         with OnnxSession(path) as session:

@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from pth2om.errors import GraphError, ToolchainError
 from pth2om.onnxfile.reading import ExternalData
+from pth2om.onnxfile.writing import refer
 
 DATA_FILE = "weights.data"
 _SMALL = 1024  # bytes that stay inline in a model whose weights are external
@@ -78,9 +79,7 @@ class WeightFile:
             self._file.write(content)
             self._written[identity] = place
         tensor = TensorProto(name=name, data_type=onnx.helper.np_dtype_to_tensor_dtype(data.dtype), dims=data.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, text in (("location", DATA_FILE), ("offset", str(place[0])), ("length", str(place[1]))):
-            tensor.external_data.add(key=key, value=text)
+        refer(tensor, DATA_FILE, *place)
         return tensor
 
     def close(self) -> None:
