@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pth2om.ascend.atc_options import FLAGS, AtcOptions
+from pth2om.language import say
 from pth2om.toolchain.emulator.front_end import AtcResult, check_model, run_atc
 from pth2om.toolchain.emulator.front_end.flags import RANGES, lex
 from pth2om.toolchain.emulator.front_end.shapes import parse_ranges, parse_static
@@ -109,6 +110,14 @@ def test_flags_come_before_soc_before_model(folder):
 def test_errors_after_the_verdict_name_the_remedy(folder):
     text = run_atc([*BASE[:3], "--soc_version=ascend310b1"], cwd=folder).text
     assert "Ascend310B1" in text
+
+
+def test_what_is_wrong_in_an_aipp_file_reads_as_text(folder):
+    (folder / "a.cfg").write_text("aipp_op {\n  aipp_mode: static\n  rotation_angle: 90\n}\n")
+    text = run_atc([*BASE, "--insert_op_conf=a.cfg"], cwd=folder).text
+    assert "a.cfg:3" in text
+    assert say("aipp.rotation-angle").fix() in text
+    assert "\\n" not in text
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "statik"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pth2om.errors import AippError
+from pth2om.errors import AippError, first_line
 from pth2om.language import Message, say
 from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel
@@ -33,7 +33,8 @@ def check_configuration(flags: Flags, path: Path, parsed: ParsedModel, shapes: I
     try:
         config = aipp.read_config(path)
     except AippError as error:
-        raise RefusedError(failure("E13005", path, cann=cann, advice=say("atc.aipp-file", reason=str(error)))) from None
+        reason = f"{first_line(error)} {error.message.fix() or ''}".strip()
+        raise RefusedError(failure("E13005", path, cann=cann, advice=say("atc.aipp-file", reason=reason))) from None
     refusals = aipp.refusals(
         config,
         inputs=[(name, _sizes(name, sizes, shapes)) for name, (_, sizes) in parsed.inputs.items()],
