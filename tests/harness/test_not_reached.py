@@ -37,7 +37,7 @@ def second_model(repo: pytest.Pytester, net: str | None = None, spec: str = SPEC
 
 @pytest.mark.parametrize("dist", ["load", "worksteal"])
 def test_a_worker_that_crashes_is_a_failed_gate(repo: pytest.Pytester, dist: str) -> None:
-    second_model(second_model(repo, CRASH))
+    second_model(repo, CRASH)
     result = repo.runpytest_subprocess("-n", "2", "--dist", dist, *QUICK)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     gates = [record for record in records(repo) if isinstance(record, evidence.GateRecord)]
