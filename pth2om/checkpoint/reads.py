@@ -17,7 +17,7 @@ _installed = False
 
 @contextlib.contextmanager
 def watched(into: set[str]) -> Iterator[None]:
-    """Add the name of every file that Python code opens for reading inside the block.
+    """Add the name of every file that Python code opens for reading inside the block, or hands to another program.
 
     What a library opens in C, by a name that Python does not see, is not noticed.
     """
@@ -33,13 +33,29 @@ def watched(into: set[str]) -> Iterator[None]:
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open" or not _WATCHING:
+    if not _WATCHING:
         return
-    path, mode, flags = arguments
-    reads = not set(mode) & set("wax+") if isinstance(mode, str) else not int(flags or 0) & (os.O_WRONLY | os.O_RDWR)
-    if reads and isinstance(path, str | bytes):
-        for found in _WATCHING:
-            found.add(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - pathlib opens nothing here, but imports might
+    if event == "open":
+        path, mode, flags = arguments
+        writes = set(mode) & set("wax+") if isinstance(mode, str) else int(flags or 0) & (os.O_WRONLY | os.O_RDWR)
+        _note([] if writes else [path])
+    elif event == "sqlite3.connect":
+        _note([os.fsdecode(arguments[0]).removeprefix("file:").partition("?")[0]])
+    elif event == "subprocess.Popen":
+        _, given, folder, _ = arguments
+        words = [given] if isinstance(given, str | bytes | os.PathLike) else list(given)
+        texts = [os.fsdecode(word) for word in words]
+        # A shell's command line is one word.
+        texts += [part for text in texts for part in text.split() if " " in text]
+        _note([os.path.join(os.fsdecode(folder or ""), text) for text in texts])  # noqa: PTH118 - as below
+
+
+def _note(paths: Iterable[object]) -> None:
+    """Keep names that may be files; `user_files` leaves out those that are none."""
+    for path in paths:
+        if isinstance(path, str | bytes):
+            for found in _WATCHING:
+                found.add(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - pathlib opens nothing, but imports might
 
 
 def user_files(opened: Iterable[str]) -> tuple[Path, ...]:

@@ -22,7 +22,7 @@ from pth2om.spec import Slice
 if TYPE_CHECKING:
     from pth2om.data.samples import Sample
 
-VERSION = 2
+VERSION = 3
 
 ATOL = RTOL = 5e-3
 """Of ``within_tolerance``: the share of values with ``|difference| <= ATOL + RTOL * |reference|``."""
@@ -79,7 +79,7 @@ def measure(
         JSON: ``slices``: name -> ``output``, ``kind``, ``samples`` (row names), one list per metric of `METRICS` with a
         value per row (None where it does not apply), ``histogram``; ``mismatch``: what makes a comparison impossible;
         ``pixels``: longer side of the image input, for limits in pixels; ``constant``: outputs of the reference that
-        are the same for all rows.
+        are the same for all rows but for float rounding.
 
     Raises:
         DataError: a slice names no output or selects nothing.
@@ -124,7 +124,7 @@ class _Seen:
             if self._first is None:
                 self._first = np.array(row)
             self._rows += 1
-            self._alike = self._alike and _equal(self._first, np.asarray(row))
+            self._alike = self._alike and _alike(self._first, np.asarray(row))
 
     @property
     def constant(self) -> bool:
@@ -134,6 +134,18 @@ class _Seen:
         return self._rows > 1 or (
             self._first.size > 1 and _equal(np.full_like(self._first, self._first.flat[0]), self._first)
         )
+
+
+_ROUNDING_ULPS = 8
+"""Relative changes up to this many units in the last place are what another order of summation gives."""
+
+
+def _alike(first: Array, second: Array) -> bool:
+    """Whether two rows are the same, floats but for rounding: what changes by no more does not answer to the input."""
+    if first.dtype.kind != "f" or first.shape != second.shape:
+        return _equal(first, second)
+    tolerance = _ROUNDING_ULPS * float(np.finfo(first.dtype.name).eps)
+    return bool(np.allclose(second, first, rtol=tolerance, atol=0, equal_nan=True))
 
 
 def _equal(first: Array, second: Array) -> bool:

@@ -325,6 +325,9 @@ def _judge_metric(
     rounding = own.get(plain_name(sample, own), {}).get("relative_l2")
     if rounding is not None:
         key, values["own"] = f"{key}-own", f"{rounding:.1e}"
+    peak = part["reference_peak"][worst]
+    if pair != "torch~onnx" and metric in _RELATIVE and peak is not None and peak < SMALLEST_NORMAL:
+        key, values["peak"], values["limit"] = "below-fp16", f"{peak:.1e}", str(limit)
     message = say(f"compare.{key}", **values)
     return Judgement(check, measured, unit, limit, "failed", message=message, details={"worst": sample})
 

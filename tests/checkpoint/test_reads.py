@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,21 @@ def test_files_opened_for_reading_are_seen(tmp_path: Path) -> None:
             (tmp_path / "absent").read_text()
     (tmp_path / "written").read_text()
     assert [path.name for path in user_files(opened)] == ["a", "b"]
+
+
+def test_files_read_by_a_database_or_another_program_are_seen(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text("1")
+    opened: set[str] = set()
+    with watched(opened):
+        sqlite3.connect(tmp_path / "d.db").close()
+        sqlite3.connect(f"file:{tmp_path / 'e.db'}?mode=rwc", uri=True).close()
+        program = [sys.executable, "-S", "-c", "pass"]
+        subprocess.run([*program, tmp_path / "a"], check=True)
+        subprocess.run([*program, "b"], cwd=tmp_path, check=True)
+        subprocess.run(f"echo < {tmp_path / 'c'}", shell=True, check=True, stdout=subprocess.DEVNULL)
+    (tmp_path / "d.db").write_text("")
+    assert [path.name for path in user_files(opened) if path.parent == tmp_path] == ["a", "b", "c", "d.db", "e.db"]
 
 
 def test_libraries_records_and_caches_are_not_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -387,6 +387,22 @@ class TestNotFinite:
         assert "constant" not in self.judged([row, row, row + 1], [row, row, row + 1])
         assert "constant" not in self.judged([row], [row])
 
+    def test_a_network_that_changes_by_rounding_alone_proves_nothing(self) -> None:
+        row = np.array([3.0, 1.0, 1e-3], np.float32)
+        near, other = np.nextafter(row, np.float32(9)), row * np.float32(1 + 1e-5)
+        assert self.judged([row, near], [row, near])["constant"] == "inconclusive"
+        assert "constant" not in self.judged([row, other], [row, other])
+
+    def test_what_fp16_cannot_hold_is_named_as_the_reason(self) -> None:
+        def message(pair_name: str, scale: float) -> str:
+            x = np.arange(1.0, 16).reshape(3, 5) * scale
+            measured = pair(lambda _: {"out": x}, lambda _: {"out": x * 0}, samples=rows(3))
+            failed = [each for each in judge(measured, pair=pair_name, gates=Gates()) if each.verdict == "failed"]
+            return next(each.message.key for each in failed if each.check.endswith("relative_l2"))
+
+        assert message("onnx~om", 1e-9) == "compare.below-fp16"
+        assert message("onnx~om", 1.0) == message("torch~onnx", 1e-9) == "compare.too-high"
+
     def test_most_rows_below_fp16_normals_are_inconclusive_and_a_sign_is_no_rounding(self) -> None:
         x = np.full((4, 5), 1e-6) * np.arange(1, 6)
         x[3] = np.arange(5)
