@@ -6,8 +6,8 @@
 
 Every run of the bundled digits model is ended by SIGKILL, with all its workers, after a random time. After each kill
 the report of what was written must render and must not claim that nothing contradicts the model. At the end an
-undisturbed
-run on the same store must give what a run on a fresh store gives, gate by gate, and no half-built artifact may be left.
+undisturbed run on the same store must give what a run on a fresh store gives, gate by gate, and no half-built artifact
+may be left.
 """
 
 from __future__ import annotations
