@@ -28,6 +28,7 @@ from pth2om.accuracy.bounds import (
     rounded_up,
     zero_disagreement_bound,
 )
+from pth2om.accuracy.measuring import first_metric
 from pth2om.accuracy.packed import unpack, unpack_names
 from pth2om.accuracy.reference import Lead
 from pth2om.errors import DataError
@@ -39,7 +40,6 @@ VERSION = 2
 
 _FEW_IMAGES = 30
 _LISTED = 50
-_FIRST_METRIC = {"classification": "top1", "detection": "mAP50-95", "segmentation": "dice"}
 _CLEAR_SCORE = 0.25  # a detection a person would be shown; for lists of differing images and for agreement
 _CLOSE_MARGIN = 1e-3
 
@@ -218,7 +218,7 @@ def difference(
         raise DataError("accuracy.other-images")
     if reference["images"] != candidate["images"]:
         raise DataError("accuracy.other-images")
-    name = metric or _FIRST_METRIC[kind]
+    name = metric or first_metric(kind)
     images = references.distinct(reference)
     result: dict[str, Any] = {
         "version": VERSION,

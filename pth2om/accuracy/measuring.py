@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def measure(
     Raises:
         DataError: an image cannot be read, or the output is not what the decoder takes.
     """
-    reader = _reader(dataset, postprocess)
+    reader = scoring(postprocess.decoder).reader(dataset, postprocess)
     taken = output or session.outputs[0].name
     fed = next((entry for entry in session.inputs if entry.name == feed), None) if feed else session.inputs[0]
     if fed is None:
@@ -123,8 +124,8 @@ def _as_input(array: npt.NDArray[Any], fed: TensorSpec) -> Array:
     return array.astype(fed.dtype)
 
 
-class _Reader:
-    """Takes outputs batch by batch and keeps what is needed of each image."""
+class Reader:
+    """A decoder at work: takes outputs batch by batch and keeps what is needed of each image."""
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuse outputs whose ``shape`` of one image is not what the decoder reads."""
@@ -139,20 +140,10 @@ class _Reader:
         raise NotImplementedError
 
 
-def _reader(dataset: Labelled, postprocess: Postprocess) -> _Reader:
-    if postprocess.decoder == "softmax":
-        return _Classes(dataset)
-    if postprocess.decoder == "yolov6":
-        return _Boxes(dataset, postprocess)
-    if postprocess.decoder == "argmax":
-        return _Masks(dataset)
-    raise DataError("accuracy.no-decoder")
-
-
-class _Classes(_Reader):
+class _Classes(Reader):
     """Classification: the best five classes of each image and the margin between the first two."""
 
-    def __init__(self, dataset: Labelled) -> None:
+    def __init__(self, dataset: Labelled, _postprocess: Postprocess) -> None:
         self._dataset = dataset
         self._top: list[npt.NDArray[np.int32]] = []
         self._margin: list[npt.NDArray[np.float32]] = []
@@ -187,7 +178,7 @@ class _Classes(_Reader):
         return measured
 
 
-class _Boxes(_Reader):
+class _Boxes(Reader):
     """Detection: boxes of each image, matched to its objects at the end."""
 
     def __init__(self, dataset: Labelled, postprocess: Postprocess) -> None:
@@ -282,14 +273,14 @@ def matches_from_json(data: Mapping[str, Any]) -> Any:  # noqa: ANN401 - see mat
     )
 
 
-class _Masks(_Reader):
+class _Masks(Reader):
     """Segmentation: per image and class the pixels predicted, true, and both.
 
     The output is scores (N, classes, H, W), one channel of scores above 0.5 (N, 1, H, W), or class numbers (N, H, W).
     A mask of another size is read at the nearest pixel of the output.
     """
 
-    def __init__(self, dataset: Labelled) -> None:
+    def __init__(self, dataset: Labelled, _postprocess: Postprocess) -> None:
         self._dataset = dataset
         self._counts: list[npt.NDArray[np.int64]] = []
         self._classes = max(dataset.classes or 2, 2)
@@ -370,3 +361,42 @@ def image_dice(counts: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> npt.N
     number = occurs.sum(axis=1)
     mean: npt.NDArray[np.float64] = np.where(number > 0, dice.sum(axis=1) / np.maximum(number, 1), 1.0)
     return mean
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the predictions of one decoder are scored.
+
+    Attributes:
+        kind: what `Reader.result` gives as ``kind``, which `pth2om.accuracy.judge` goes by.
+        metrics: the figures it gives, in percent; a dataset that names none is judged by the first.
+        reader: makes the decoder for a dataset and the spec's ``[postprocess]``.
+    """
+
+    kind: str
+    metrics: tuple[str, ...]
+    reader: Callable[[Labelled, Postprocess], Reader]
+
+
+SCORINGS: dict[str, Scoring] = {
+    "softmax": Scoring("classification", ("top1", "top5"), _Classes),
+    "yolov6": Scoring("detection", ("mAP50-95", "mAP50"), _Boxes),
+    "argmax": Scoring("segmentation", ("dice", "mIoU"), _Masks),
+}
+"""Decoders by the name that ``[postprocess]`` gives, with their metrics."""
+
+
+def scoring(decoder: str) -> Scoring:
+    """The scoring of a decoder.
+
+    Raises:
+        DataError: no decoder of that name scores anything.
+    """
+    if decoder not in SCORINGS:
+        raise DataError("accuracy.no-decoder")
+    return SCORINGS[decoder]
+
+
+def first_metric(kind: str) -> str:
+    """The figure by which a kind of task is judged when nothing else is named."""
+    return next(each.metrics[0] for each in SCORINGS.values() if each.kind == kind)

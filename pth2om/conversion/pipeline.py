@@ -6,6 +6,7 @@ onnx.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,6 +151,10 @@ class Pipeline:
 
         settings = self.settings
         return choose(settings.toolchain, settings.target, threads=settings.threads, join=join_int8)
+
+    def device(self) -> Mapping[str, str]:
+        """The parts of the toolchain that a variant's measurements depend on; empty where no OM runs on a device."""
+        return {} if self.settings.soc is None else self.toolchain().device
 
     def om(self, variant: Variant) -> Built:
         """Compile one variant.

@@ -84,7 +84,10 @@ class Subject:
     ) -> Measurement:
         """A measurement as a stage, for one that writes files or is to be forgotten; arguments as `measured`."""
         label = f"{self.pipeline.spec.name}-{self.case}" if self.case else self.pipeline.spec.name
-        return Measurement(kind, version, tuple(libraries), label, inputs, options, measure)
+        # What an OM gives on a device may change with its driver; the OM itself does not.
+        device = {} if self.variant is None else self.pipeline.device()
+        asked = {**options, "device": dict(device)} if device else options
+        return Measurement(kind, version, tuple(libraries), label, inputs, asked, measure)
 
     def gates(
         self,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pth2om.accuracy import measuring
 from pth2om.accuracy.layout import check_classifier, check_detector, check_masks
 from pth2om.errors import DataError
 
@@ -74,3 +75,14 @@ def test_classifiers_and_masks() -> None:
         with pytest.raises(DataError) as caught:
             check_masks(shape, 21)
         assert caught.value.message.key == f"accuracy.{key}"
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("classification", "top1"), ("detection", "mAP50-95")])
+def test_a_kind_of_task_is_judged_by_the_first_metric_of_its_decoder(kind, metric):
+    assert measuring.first_metric(kind) == metric
+    assert metric in {name for each in measuring.SCORINGS.values() if each.kind == kind for name in each.metrics}
+
+
+def test_a_decoder_that_scores_nothing_is_refused():
+    with pytest.raises(DataError, match="decoder"):
+        measuring.scoring("none")

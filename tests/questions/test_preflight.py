@@ -53,6 +53,7 @@ def ask(tmp_path: Path):
     def asked(toolchain, soc="Ascend310P3"):
         pipeline = SimpleNamespace(
             spec=SimpleNamespace(name="net", gates=Gates()),
+            device=dict,
             settings=SimpleNamespace(soc=soc, cann="9.x", target=Target.of("Ascend310P3")),
             store=Store(tmp_path / "store"),
             toolchain=lambda: toolchain,

@@ -92,3 +92,15 @@ def test_an_error_that_nobody_foresaw_is_a_failed_gate_with_a_sentence(caplog):
     assert "Traceback" in caplog.text
     with pytest.raises(DataError):
         ask(Subject(pipeline), DataError("compare.nothing"))
+
+
+def test_a_device_is_in_the_keys_of_a_variants_measurements_alone():
+    def key(device, variant):
+        pipeline = SimpleNamespace(spec=SimpleNamespace(name="m"), device=lambda: device)
+        stage = Subject(pipeline, variant).measurement("latency", 1, {}, {"batch": 1}, (), lambda _: None)
+        return dict(stage.options())
+
+    variant = Variant(precision="fp16")
+    assert key({}, variant) == {"batch": 1}
+    assert key({"driver": "24.1"}, variant) == {"batch": 1, "device": {"driver": "24.1"}}
+    assert key({"driver": "24.1"}, None) == {"batch": 1}
