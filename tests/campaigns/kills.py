@@ -85,6 +85,9 @@ def scratch(root: Path) -> Path:
     """A repository that holds the digits model alone."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "models" / MODEL, root / "models" / MODEL, ignore=ignored)
+    net = root / "models" / "convmixer" / "net.py"  # which its spec names
+    net.parent.mkdir()
+    shutil.copyfile(REPOSITORY / "models" / "convmixer" / "net.py", net)
     for name in ("digits", "digits-calibration"):
         shutil.copytree(REPOSITORY / "calib" / name, root / "calib" / name, ignore=ignored)
     shutil.copytree(REPOSITORY / "test_cases", root / "test_cases", ignore=ignored)
