@@ -20,7 +20,7 @@ FLOORS = (
     {"graph", "preflight", "roofline", "toolchain"},
     {"accuracy", "compare", "latency", "quantize"},
     {"conversion"},
-    {"questions", "init_spec"},
+    {"questions", "drafting"},
     {"report"},
     {"harness", "cli"},
 )

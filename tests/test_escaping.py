@@ -23,11 +23,11 @@ from safetensors.torch import save_file
 from pth2om import escaping
 from pth2om.aipp.config import parse_config, write_config
 from pth2om.cli import main
+from pth2om.drafting.start import start
 from pth2om.errors import CheckpointError
 from pth2om.evidence import Limit
 from pth2om.graph.drawing import _text as svg_text
 from pth2om.harness.fixtures import line_of
-from pth2om.init_spec import start
 from pth2om.language import say
 from pth2om.quantize.record import parse, render
 from pth2om.report.collect import collect

@@ -64,7 +64,7 @@ WITH_REASON = {
     "pth2om/files.py": "the one writer",
     "pth2om/graph/fixing.py": "a copy that is checked, never renamed",
     "pth2om/fetch.py": "a download keeps its part, from which it is resumed",
-    "pth2om/init_spec.py": "all files of a new model appear, or none",
+    "pth2om/drafting/start.py": "all files of a new model appear, or none",
     "pth2om/quantize/bins.py": "fills a folder that may exist",
 }
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from pth2om.drafting.start import start
 from pth2om.host import data_roots
-from pth2om.init_spec import start
 from pth2om.language import say
 from pth2om.spec import Task
 

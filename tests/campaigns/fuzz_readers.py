@@ -238,7 +238,7 @@ def _checkpoint(path: Path) -> None:
 def _init(path: Path) -> None:
     import shutil
 
-    from pth2om.init_spec import start
+    from pth2om.drafting.start import start
 
     models = path.parent / "models"
     shutil.rmtree(models, ignore_errors=True)

@@ -120,7 +120,8 @@ def test_folder_and_missing_file(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    code = "import sys, pth2om.checkpoint, pth2om.init_spec; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
+    modules = "pth2om.checkpoint, pth2om.drafting.start"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -143,7 +144,7 @@ def test_every_sentence_the_code_names_exists() -> None:
     from pth2om.language import catalogue
 
     package = Path(pth2om.__file__).parent
-    files = [*(package / "checkpoint").glob("*.py"), package / "init_spec.py", package / "cli" / "init.py"]
+    files = [*(package / "checkpoint").glob("*.py"), *(package / "drafting").glob("*.py"), package / "cli" / "init.py"]
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     named = set(re.findall(r'"((?:checkpoint|starter)\.[a-z0-9-]+)"', text))
     named |= {f"checkpoint.{name}" for name in re.findall(r'_finding\(\s*"([a-z0-9-]+)"', text)}

@@ -15,8 +15,8 @@ from torch import nn
 from pth2om import spec as specs
 from pth2om.checkpoint import find_weights, load_module
 from pth2om.cli import main
+from pth2om.drafting.start import acceptance_tests, start
 from pth2om.errors import CheckpointError
-from pth2om.init_spec import acceptance_tests, start
 
 
 def classifier(channels: int = 3, classes: int = 7) -> nn.Module:
