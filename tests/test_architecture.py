@@ -18,7 +18,7 @@ FLOORS = (
     {"ascend", "explain", "onnxfile"},
     {"aipp", "checkpoint", "data", "export", "fetch", "omfile", "sessions"},
     {"graph", "preflight", "roofline", "toolchain"},
-    {"accuracy", "compare", "latency", "quantize"},
+    {"accuracy", "segmentation", "compare", "latency", "quantize"},
     {"conversion"},
     {"questions", "drafting"},
     {"report"},
