@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
-import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,14 +27,17 @@ from pth2om.onnxfile.writing import is_external, write_model
 from pth2om.session import Array
 from pth2om.sessions.torch import flat_tensors, output_names
 from pth2om.spec import Export, Input
+from pth2om.terminal import silent
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
     from pth2om.ascend.parser_table import MissingOperator
+    from pth2om.custom_ops.bodies import Bodies
+    from pth2om.spec import CustomOp
 
-VERSION = 3
+VERSION = 4
 PROBE_RELATIVE_L2 = 1e-3
 """Above this relative L2 between torch and ORT the exported graph is considered wrong (float32 noise is < 1e-5)."""
 
@@ -93,13 +93,13 @@ def example(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, Array]:
     """Random feeds of ``batch`` samples drawn uniformly from each input's range.
 
     Returns:
-        One array of shape ``(batch, *shape)`` and the input's dtype per input.
+        One array per input: a batch of its shape, of its dtype.
     """
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for entry in inputs:
         low, high = entry.range
-        shape = (batch, *entry.shape)
+        shape = entry.shape_of(batch)
         if entry.dtype == "bool":
             feeds[entry.name] = random.integers(0, 2, shape).astype(bool)
         elif entry.dtype.startswith("float"):
@@ -130,6 +130,8 @@ def export(
     destination: Path,
     *,
     cann: str = DEFAULT,
+    operators: Sequence[CustomOp] = (),
+    bodies: Bodies | None = None,
 ) -> Exported:
     """Export ``module`` to ``destination`` at the best opset of the ladder.
 
@@ -140,6 +142,8 @@ def export(
         batch: samples of the tracing input; the batch axis is fixed to it unless ``export.dynamic_batch``.
         destination: the ``.onnx`` file to write; weights inline below 2 GB, else beside it as external data.
         cann: whose parser the operators are looked up in.
+        operators: custom operators that the module calls; complete declarations.
+        bodies: of the custom operators, see `pth2om.custom_ops.bodies`.
 
     Returns:
         What was written, every attempt, and all findings. When no opset has all its operators registered the file
@@ -166,7 +170,8 @@ def export(
     names = output_names(export.outputs, len(results))
     # A TorchScript program is exported as it is: called from inside a trace, PyTorch refuses it.
     exported = module if isinstance(module, torch.jit.ScriptModule) else flat
-    job = _Job(exported, arguments, inputs, export, names, batch, [tuple(result.shape) for result in results], cann)
+    shapes = [tuple(result.shape) for result in results]
+    job = _Job(exported, arguments, inputs, export, names, batch, shapes, cann, operators, bodies or {})
 
     attempts: list[Attempt] = []
     best: tuple[int, int, list[MissingOperator], list[Finding]] | None = None
@@ -203,6 +208,8 @@ class _Job:
     batch: int
     result_shapes: Sequence[tuple[int, ...]]
     cann: str
+    operators: Sequence[CustomOp]
+    bodies: Bodies
 
 
 def _flat_module(module: torch.nn.Module) -> torch.nn.Module:
@@ -249,6 +256,8 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperat
     written = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if written != opset:
         return Attempt(opset, "wrong-opset", f"the exporter wrote opset {written}"), [], []
+    if job.operators:
+        findings += _attached(model, path, job.operators, job.bodies)
     if _has_external_data(model) and not is_external(model):
         write_model(model, path)
         (path.parent / (path.name + ".data")).unlink(missing_ok=True)
@@ -258,18 +267,35 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperat
     return Attempt(opset, "taken"), [], findings
 
 
+def _attached(model: onnx.ModelProto, path: Path, operators: Sequence[CustomOp], bodies: Bodies) -> list[Finding]:
+    """Give the model the functions of its custom operators, and write it."""
+    from pth2om.custom_ops.exporting import attach
+
+    findings = attach(model, operators, bodies)
+    write_model(model, path)
+    return findings
+
+
 def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
     import torch
 
     dynamic: dict[str, dict[int, str]] | None = None
     if job.export.dynamic_batch:
-        dynamic = {entry.name: {0: "batch"} for entry in job.inputs}
+        dynamic = {entry.name: {0: "batch"} for entry in job.inputs if entry.batched}
         dynamic |= {
             name: {0: "batch"}
             for name, shape in zip(job.names, job.result_shapes, strict=True)
             if shape and shape[0] == job.batch
         }
-    with warnings.catch_warnings(record=True) as caught, _silent_stdout(), torch.no_grad(), _plain_attention():
+    from pth2om.custom_ops.exporting import symbolics
+
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        silent(1),  # after a failed attempt PyTorch prints its whole graph there
+        torch.no_grad(),
+        _plain_attention(),
+        symbolics(job.operators, opset),
+    ):
         warnings.simplefilter("always")
         torch.onnx.export(
             job.module,
@@ -280,9 +306,10 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
             input_names=[entry.name for entry in job.inputs],
             output_names=list(job.names),
             dynamic_axes=dynamic if job.export.exporter == "torchscript" else None,
-            dynamic_shapes=(tuple({0: "batch"} for _ in job.inputs),)
+            dynamic_shapes=(tuple({0: "batch"} if entry.batched else None for entry in job.inputs),)
             if dynamic and job.export.exporter == "dynamo"
             else None,
+            custom_opsets={entry.domain: entry.version for entry in job.operators} or None,
         )
     return _tracer_findings(caught)
 
@@ -302,20 +329,6 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         mha.set_fastpath_enabled(kept)
-
-
-@contextlib.contextmanager
-def _silent_stdout() -> Iterator[None]:
-    """Suppress standard output, also from C++: after a failed attempt PyTorch prints its whole graph there."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    with open(os.devnull, "wb") as nowhere, contextlib.redirect_stdout(io.StringIO()):  # noqa: PTH123 - a device
-        os.dup2(nowhere.fileno(), 1)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 1)
-            os.close(kept)
 
 
 def _tracer_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]:
@@ -418,7 +431,14 @@ def _move(source: Path, target: Path) -> None:
 
 
 def take(
-    source: Path, inputs: Sequence[Input], batch: int, destination: Path, *, cann: str = DEFAULT
+    source: Path,
+    inputs: Sequence[Input],
+    batch: int,
+    destination: Path,
+    *,
+    cann: str = DEFAULT,
+    operators: Sequence[CustomOp] = (),
+    bodies: Bodies | None = None,
 ) -> dict[str, Any]:
     """Take a model that already is an ONNX file: fix its batch, compare it with the spec, look its operators up.
 
@@ -428,6 +448,8 @@ def take(
         batch: written into a symbolic first axis of the spec's inputs.
         destination: the file to write.
         cann: whose parser the operators are looked up in.
+        operators: custom operators of the file; complete declarations.
+        bodies: of the custom operators: the file gets them as functions where it has none.
 
     Returns:
         The same JSON values as `Exported.to_json`, with ``version`` (of the onnx package).
@@ -449,11 +471,11 @@ def take(
         if entry.name not in given:
             raise ExportError("export.no-such-input", where=str(source), name=entry.name, known=", ".join(given))
         dims = given[entry.name].type.tensor_type.shape.dim
-        if len(dims) != len(entry.shape) + 1:
+        if len(dims) != len(entry.shape_of(batch)):
             raise ExportError(
-                "export.rank", where=str(source), name=entry.name, has=len(dims), wanted=len(entry.shape) + 1
+                "export.rank", where=str(source), name=entry.name, has=len(dims), wanted=len(entry.shape_of(batch))
             )
-        for dim, size in zip(dims, (batch, *entry.shape), strict=True):
+        for dim, size in zip(dims, entry.shape_of(batch), strict=True):
             if dim.WhichOneof("value") == "dim_value" and dim.dim_value not in (size, 0, -1):
                 raise ExportError(
                     "export.fixed-shape", where=str(source), name=entry.name, has=dim.dim_value, wanted=size
@@ -462,6 +484,8 @@ def take(
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     findings = tuple(_lacking(missing_operators(model, cann), opset, cann))
     write_model(model, destination)
+    if operators:
+        findings += tuple(_attached(model, destination, operators, bodies or {}))
     outputs = tuple(entry.name for entry in model.graph.output)
     exported = Exported(opset, "given", (), outputs, findings)
     return exported.to_json() | {"version": onnx.__version__}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
+import os
 import sys
+from collections.abc import Iterator
 
 from pth2om.language import speak_english
 
@@ -48,3 +51,19 @@ def _spelling(letter: str) -> str:
     if "\ud800" <= letter <= "\udfff":
         return f"\\u{ord(letter):04x}"
     return _SPELLED.get(letter, "?")
+
+
+@contextlib.contextmanager
+def silent(descriptor: int) -> Iterator[None]:
+    """Suppress standard output (1) or standard error (2) inside the block, also what C++ writes there."""
+    stream = sys.stdout if descriptor == 1 else sys.stderr
+    redirect = contextlib.redirect_stdout if descriptor == 1 else contextlib.redirect_stderr
+    stream.flush()
+    kept = os.dup(descriptor)
+    with open(os.devnull, "wb") as nowhere, redirect(io.StringIO()):  # noqa: PTH123 - a device
+        os.dup2(nowhere.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            os.dup2(kept, descriptor)
+            os.close(kept)

@@ -7,13 +7,12 @@ loaded. A key that is found is registered; one that is not may still be (compile
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pth2om.ascend.operator_package import KEY
 from pth2om.ascend.toolkit import operator_folder, vendor_folders
 
-_KEY = re.compile(rb"[A-Za-z_][A-Za-z0-9_.]{0,63}::[0-9]{1,3}::[A-Za-z_][A-Za-z0-9_.]{0,63}")
 _LIMIT = 256 * 2**20
 _MOST = 200
 _BELOW = ("framework/onnx/*.so", "framework/*.so", "vendors/*/framework/onnx/*.so", "vendors/*/framework/*.so")
@@ -32,7 +31,7 @@ def _keys(library: Path | None, vendors: tuple[Path, ...]) -> frozenset[str]:
             break
         try:
             if path.stat().st_size <= _LIMIT:
-                found.update(key.decode() for key in _KEY.findall(path.read_bytes()))
+                found.update(key.decode() for key in KEY.findall(path.read_bytes()))
         except OSError:
             continue
     return frozenset(found)

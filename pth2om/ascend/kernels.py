@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pth2om.ascend import TABLES
+from pth2om.ascend import TABLES, custom_ops
 from pth2om.ascend.families import FAMILIES
+from pth2om.ascend.operator_package import dtype_name
 from pth2om.ascend.toolkit import operator_folder, vendor_folders
 
 Verdict = Literal["core", "cpu", "none", "unknown"]
@@ -70,6 +71,8 @@ class Kernels:
             if read:
                 (vendors if vendor else installed).update(read)
                 sources.append(str(path))
+        declared = custom_ops.current().kernels(family)
+        vendors = {**declared, **vendors}  # what is installed is known better
         return cls(family, installed, vendors, tuple(sources))
 
     def look_up(self, op_type: str) -> Kernel:
@@ -160,11 +163,6 @@ def _ops_info(path: Path) -> dict[str, frozenset[str] | None]:
         merged: set[str] = set()
         for key, value in entry.items():
             if key.startswith("input") and isinstance(value, dict):
-                merged.update(_dtype_name(word) for word in str(value.get("dtype", "")).split(",") if word.strip())
+                merged.update(dtype_name(word) for word in str(value.get("dtype", "")).split(",") if word.strip())
         found[str(name)] = frozenset(merged) or None
     return found
-
-
-def _dtype_name(word: str) -> str:
-    names = {"float": "float32", "double": "float64", "bf16": "bfloat16"}
-    return names.get(word.strip().lower(), word.strip().lower())

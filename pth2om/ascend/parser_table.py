@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pth2om.ascend import TABLES
+from pth2om.ascend import TABLES, custom_ops
 from pth2om.ascend.installed import plugin_keys
 from pth2om.ascend.versions import generation
 
@@ -75,11 +75,14 @@ def status(domain: str, opset: int, op_type: str, cann: str = "9.x") -> Status:
 
     For CANN 7 and 8 the sources were closed; there a key counts as registered when it is today and either the open
     operator repository of 2022-06 or that release's operator list has it, and as unknown where neither does. What a
-    plugin installed on this machine names is registered (`pth2om.ascend.installed`).
+    plugin installed on this machine names is registered (`pth2om.ascend.installed`), and what is declared here
+    (`pth2om.ascend.custom_ops`).
     """
     judged = _packaged_status(domain or "ai.onnx", opset, op_type, cann)
-    if judged != "registered" and f"{domain or 'ai.onnx'}::{opset}::{op_type}" in plugin_keys():
-        return "registered"
+    if judged != "registered":
+        key = f"{domain or 'ai.onnx'}::{opset}::{op_type}"
+        if key in plugin_keys() or key in custom_ops.current().keys:
+            return "registered"
     return judged
 
 

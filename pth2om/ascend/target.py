@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pth2om.ascend import families, socs, versions
+from pth2om.ascend.custom_ops import Operators
 from pth2om.ascend.installed import plugin_keys
 from pth2om.ascend.kernels import info_files
 from pth2om.errors import ToolchainError
@@ -55,11 +56,13 @@ class Target:
         soc: as ``--soc_version``; None: no SoC was asked for, and nothing is compiled.
         cann: the version whose rules hold: ``8.0.RC2``, ``9.x``.
         packages: the operator packages that were installed when the target was read.
+        operators: the custom operators that the model declares.
     """
 
     soc: str | None = None
     cann: str = versions.DEFAULT
     packages: Packages = field(default_factory=Packages)
+    operators: Operators = field(default_factory=Operators)
 
     @classmethod
     def of(cls, soc: str | None = None, cann: str = versions.DEFAULT) -> Target:
@@ -88,7 +91,8 @@ class Target:
     @property
     def parser(self) -> Mapping[str, str]:
         """The parts that decide which ONNX operators are registered: for the keys of exports and graph passes."""
-        return {"cann": self.cann, "packages": self.packages.parser}
+        declared = self.operators.digest
+        return {"cann": self.cann, "packages": self.packages.parser, **({"operators": declared} if declared else {})}
 
     @property
     def compiler(self) -> Mapping[str, str]:

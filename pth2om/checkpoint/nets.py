@@ -143,6 +143,25 @@ def load_net(path: Path) -> Net:
     known = _LOADED.get(path)
     if known is not None and known.content == _content(path, known.opened):
         return known.net
+    module, opened = run_file(path)
+    title, build = getattr(module, "TEMPLATE_NAME", None), getattr(module, "build", None)
+    if not isinstance(title, str) or not title or not callable(build):
+        absent = "build(num_classes, pretrained=False)" if isinstance(title, str) and title else "TEMPLATE_NAME"
+        raise CheckpointError("checkpoint.net-incomplete", where=str(path), absent=absent)
+    net = Net(title, path, module, opened)
+    _LOADED[path] = _Loaded(_content(path, opened), frozenset(opened), net)
+    return net
+
+
+def run_file(path: Path) -> tuple[ModuleType, set[str]]:
+    """Run a Python file of the user's; modules beside it may be imported by it.
+
+    Returns:
+        The module, and the names of the files that it opened.
+
+    Raises:
+        CheckpointError: it does not run.
+    """
     name = f"pth2om_net_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
@@ -152,13 +171,7 @@ def load_net(path: Path) -> Net:
     opened: set[str] = set()
     with _importable(path.parent), watched(opened), _explained(path, path.name):
         specification.loader.exec_module(module)
-    title, build = getattr(module, "TEMPLATE_NAME", None), getattr(module, "build", None)
-    if not isinstance(title, str) or not title or not callable(build):
-        absent = "build(num_classes, pretrained=False)" if isinstance(title, str) and title else "TEMPLATE_NAME"
-        raise CheckpointError("checkpoint.net-incomplete", where=str(path), absent=absent)
-    net = Net(title, path, module, opened)
-    _LOADED[path] = _Loaded(_content(path, opened), frozenset(opened), net)
-    return net
+    return module, opened
 
 
 def _content(path: Path, opened: Iterable[str]) -> str:

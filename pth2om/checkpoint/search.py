@@ -27,7 +27,7 @@ def find_weights(spec: Spec, *, overrides: Mapping[str, Path], data_roots: Seque
         data_roots: further folders.
 
     Returns:
-        The file, absolute, links followed nowhere; None where it is absent.
+        The file, absolute, links followed nowhere; None where it is absent, or the spec names none.
 
     Raises:
         CheckpointError: the override does not exist, or only files of another sha256 are there.
@@ -38,6 +38,8 @@ def find_weights(spec: Spec, *, overrides: Mapping[str, Path], data_roots: Seque
             raise CheckpointError("checkpoint.override-missing", where=str(chosen), model=spec.name)
         return chosen.absolute()
     name = spec.source.checkpoint or spec.source.onnx or ""
+    if not name:
+        return None
     other: tuple[Path, str] | None = None
     for candidate in candidates(spec.folder, name, spec.name, data_roots):
         if not is_file(candidate):

@@ -41,7 +41,7 @@ def against_singles(batched: Runs, single: Runs, sample: Sample) -> dict[str, An
     """
     count = len(sample.names)
     whole = batched.run(sample.feeds)
-    alone = [single.run({name: array[row : row + 1] for name, array in sample.feeds.items()}) for row in range(count)]
+    alone = [single.run(sample.row(row)) for row in range(count)]
     outputs: dict[str, Any] = {}
     for place, (name, array) in enumerate(whole.items()):
         ones = [each[name] if name in each else list(each.values())[place] for each in alone]
@@ -73,7 +73,7 @@ def against_repeats(batched: Runs, sample: Sample) -> dict[str, Any]:
         name: {axis: [] for axis in _splitting(array.shape, count)} for name, array in whole.items()
     }
     for row in range(count):
-        repeated: Feeds = {name: np.repeat(array[row : row + 1], count, 0) for name, array in sample.feeds.items()}
+        repeated: Feeds = sample.row(row, count)
         found = batched.run(repeated)
         for name, by_axis in rows.items():
             for axis, values in by_axis.items():

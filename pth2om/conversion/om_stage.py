@@ -86,9 +86,9 @@ def atc_options(spec: Spec, settings: RunSettings, variant: Variant, model: Path
     from pth2om.ascend.atc_options import AtcOptions
 
     shapes = ";".join(
-        f"{entry.name}:{','.join(str(size) for size in (variant.batch, *entry.shape))}" for entry in spec.inputs
+        f"{entry.name}:{','.join(str(size) for size in entry.shape_of(variant.batch))}" for entry in spec.inputs
     )
-    rank = max(len(entry.shape) + 1 for entry in spec.inputs)
+    rank = max(len(entry.shape_of(1)) for entry in spec.inputs)
     return AtcOptions(
         model=model.as_posix(),
         output=f"{spec.name}-{variant.name}",

@@ -93,15 +93,20 @@ class OnnxStage:
             "inputs": self.source.inputs(),
             "export": self.source.spec.export.model_dump(mode="json"),
             "batch": self.batch,
-            "target": dict(self.source.settings.target.parser),
+            "target": dict(self.source.target.parser),
         }
 
     def build(self, work: Work) -> Exported:
         """See `Stage.build`."""
+        with self.source.target.operators.known():
+            return self._build(work)
+
+    def _build(self, work: Work) -> Exported:
         from pth2om import export, graph
 
         spec, source = self.source.spec, self.source
-        cann = source.settings.target.cann
+        target = source.target
+        cann, operators, bodies = target.cann, target.operators.declared, source.bodies
         raw, file = work.folder / "exported.onnx", work.folder / "model.onnx"
         if source.has_torch:
             from pth2om import checkpoint
@@ -109,11 +114,17 @@ class OnnxStage:
             module = source.module()
             if source.net is not None:
                 module = checkpoint.load_net(source.net).deployed(module)
-            made = export.export(module, spec.inputs, spec.export, self.batch, raw, cann=cann)
+            if module is not source.module():
+                source.use_bodies(module)
+            made = export.export(
+                module, spec.inputs, spec.export, self.batch, raw, cann=cann, operators=operators, bodies=bodies
+            )
             details = made.to_json() | {"version": version_of("torch")}
             write_text(work.folder / MODULES, json.dumps(module_names(raw, module), ensure_ascii=False))
         else:
-            details = export.take(source.given_onnx(), spec.inputs, self.batch, raw, cann=cann)
+            details = export.take(
+                source.given_onnx(), spec.inputs, self.batch, raw, cann=cann, operators=operators, bodies=bodies
+            )
         cleaned = graph.clean(raw, file, simplify=spec.export.simplify, cann=cann)
         findings = [Finding.from_json(entry) for entry in details.pop("findings")]
         details |= {"passes": cleaned.to_json(), "sha256": file_digest(file), "bytes": file.stat().st_size}

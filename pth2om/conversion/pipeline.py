@@ -150,7 +150,7 @@ class Pipeline:
         from pth2om.toolchain.choosing import choose
 
         settings = self.settings
-        return choose(settings.toolchain, settings.target, threads=settings.threads, join=join_int8)
+        return choose(settings.toolchain, self.source.target, threads=settings.threads, join=join_int8)
 
     def device(self) -> Mapping[str, str]:
         """The parts of the toolchain that a variant's measurements depend on; empty where no OM runs on a device."""

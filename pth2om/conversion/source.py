@@ -6,15 +6,15 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.stage import Shown, Value, Work, key_of, run
-from pth2om.errors import Absent, Pth2omError
+from pth2om.errors import Absent, CheckpointError, Pth2omError
 from pth2om.evidence import Finding
-from pth2om.files import is_file
+from pth2om.files import is_file, is_there
 from pth2om.language import say
 from pth2om.session import Provenance
 from pth2om.spec import Spec
@@ -22,6 +22,9 @@ from pth2om.store import Artifact, Store, version_of
 
 if TYPE_CHECKING:
     import torch
+
+    from pth2om.ascend.target import Target
+    from pth2om.custom_ops.bodies import Bodies
 
 
 class Source:
@@ -60,6 +63,52 @@ class Source:
             return (self.spec.folder / self.spec.source.net).resolve()
         own = self.spec.folder / "net.py"
         return own if is_file(own) else None
+
+    @property
+    def weightless(self) -> bool:
+        """Whether the spec names no file of weights: the net has none."""
+        return self.spec.source.checkpoint is None and self.spec.source.onnx is None
+
+    @functools.cached_property
+    def target(self) -> Target:
+        """The run's target, with the custom operators that the spec declares and their packages.
+
+        Raises:
+            ToolchainError: see `RunSettings.target`; or an operator package that is here cannot be read.
+            SpecError: an operator is declared incompletely.
+        """
+        target = self.settings.target
+        if not self.spec.custom_ops:
+            return target
+        from pth2om.ascend.custom_ops import Operators
+        from pth2om.ascend.operator_package import read_package
+        from pth2om.checkpoint.search import candidates
+
+        packages = {}
+        for entry in self.spec.custom_ops:
+            places = (
+                candidates(self.spec.folder, entry.package, self.spec.name, self.settings.data_roots)
+                if (entry.package)
+                else ()
+            )
+            path = next((place for place in places if is_there(place)), None)
+            if path is not None:
+                packages[entry.label] = read_package(path)
+        operators = Operators.of(self.spec.custom_ops, packages, str(self.spec.folder / "model.toml"))
+        return replace(target, operators=operators)
+
+    @functools.cached_property
+    def bodies(self) -> Bodies:
+        """The host bodies of the spec's custom operators.
+
+        Raises:
+            ExportError: one is not there.
+        """
+        if not self.spec.custom_ops:
+            return {}
+        from pth2om.custom_ops.bodies import load_bodies
+
+        return load_bodies(self.target.operators.declared, self.spec.folder)
 
     @property
     def has_torch(self) -> bool:
@@ -103,6 +152,8 @@ class Source:
             from pth2om.checkpoint import seeding
 
             digests = {role: f"seeded-{seeding.VERSION}-{self.settings.seed}"}
+        elif self.weightless:
+            digests = {}
         else:
             raise self.absent()
         if self.net is not None:
@@ -113,6 +164,11 @@ class Source:
             if self.net.is_relative_to(self.spec.folder.resolve()):
                 files += folder_files(self.spec.folder)
             digests |= {self._role(file): self.store.digest(file) for file in files if not self._is_weights(file)}
+        for name in (entry.body for entry in self.spec.custom_ops if entry.body):
+            from pth2om.checkpoint import net_files
+
+            body = self.spec.folder / name.rpartition(":")[0]
+            digests |= {f"body/{file.name}": self.store.digest(file) for file in net_files(body)}
         return digests
 
     @functools.cached_property
@@ -190,8 +246,20 @@ class Source:
         """
         if self._module is None:
             self.load()
-        assert self._module is not None
+            assert self._module is not None
+            self.use_bodies(self._module)
         return self._module
+
+    def use_bodies(self, module: torch.nn.Module) -> None:
+        """Let a module's custom operators run on the host.
+
+        Raises:
+            ExportError: see `pth2om.custom_ops.bodies.use`.
+        """
+        if self.spec.custom_ops:
+            from pth2om.custom_ops.bodies import use
+
+            use(module, self.target.operators.declared, self.bodies)
 
     def load(self) -> Loaded:
         """Load the module, and tell what was found; once until `close`."""
@@ -215,6 +283,14 @@ class Source:
 
         net = checkpoint.load_net(self.net)
         module = net.build(self.spec.source.num_classes, **self.spec.source.arguments)
+        if self.weightless:
+            names = [name for name, _ in module.named_parameters()]
+            if names:
+                raise CheckpointError(
+                    "checkpoint.weights-unnamed", where=self.spec.name, names=", ".join(names[:3]), count=len(names)
+                )
+            self._module = module.float().eval()
+            return Loaded((), {"kind": "no weights", "template": net.name})
         feeds = example(self.spec.inputs, 2, self.settings.seed)
         examples = [torch.from_numpy(feeds[entry.name]) for entry in self.spec.inputs]
         checkpoint.seed_module(module, examples, seed=self.settings.seed)

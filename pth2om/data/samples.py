@@ -28,10 +28,19 @@ class Sample:
     Attributes:
         names: of each row (batch item): ``real-3 (dog.jpg)``, ``random-0``, ``zeros``.
         feeds: input name -> array, batch axis first.
+        shared: inputs without a batch axis: the same for all rows.
     """
 
     names: tuple[str, ...]
     feeds: dict[str, Array]
+    shared: frozenset[str] = frozenset()
+
+    def row(self, number: int, count: int = 1) -> dict[str, Array]:
+        """The feeds of one row, `count` times."""
+        return {
+            name: array if name in self.shared else np.repeat(array[number : number + 1], count, 0)
+            for name, array in self.feeds.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,10 @@ class _Row:
     kind: Literal["real", "random", "zeros"]
     number: int
     image: int = -1
+
+
+_SHARED = _Row("random", 0)
+"""What inputs without a batch axis are drawn as, in every batch."""
 
 
 class Samples:
@@ -101,9 +114,12 @@ class Samples:
             rows = self._rows[start : start + self.batch]
             feeds = {
                 entry.name: np.stack([self._values(entry, position, row) for row in rows])
+                if entry.batched
+                else self._values(entry, position, _SHARED)
                 for position, entry in enumerate(self._spec.inputs)
             }
-            yield Sample(tuple(self._name(row) for row in rows), feeds)
+            shared = frozenset(entry.name for entry in self._spec.inputs if not entry.batched)
+            yield Sample(tuple(self._name(row) for row in rows), feeds, shared)
 
     def _name(self, row: _Row) -> str:
         if row.kind == "real" and self._dataset is not None:

@@ -85,7 +85,7 @@ def from_bins(
     """
     from pth2om.quantize.bins import InputShape, open_bins
 
-    shapes = [InputShape(entry.name, (batch, *entry.shape), entry.dtype) for entry in inputs]
+    shapes = [InputShape(entry.name, entry.shape_of(batch), entry.dtype) for entry in inputs]
     opened = open_bins(folders, shapes, max(1, limit // batch))
     files = [path for paths in opened.files.values() for path in paths]
     whole = hashlib.sha256("".join(digest(path) for path in files).encode()).hexdigest()

@@ -48,11 +48,12 @@ def preflight(subject: Subject, variant: Variant, built: Built) -> list[GateReco
     if options.insert_op_conf:
         inputs["aipp"] = pipeline.store.digest(Path(options.insert_op_conf))
     # The operators installed on this machine are part of the result.
-    target = dict(settings.target.compiler)
+    target = dict(pipeline.source.target.compiler)
     latency_ms = pipeline.spec.gates.latency_ms.get(variant.name)
 
     def ruled() -> Any:  # noqa: ANN401 - JSON
-        found = rules.check(built.file, options=options, cann=settings.cann, latency_ms=latency_ms)
+        with pipeline.source.target.operators.known():
+            found = rules.check(built.file, options=options, cann=settings.cann, latency_ms=latency_ms)
         return [finding.to_json() for finding in found]
 
     def refused() -> Any:  # noqa: ANN401 - JSON

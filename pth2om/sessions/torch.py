@@ -51,12 +51,15 @@ class TorchSession:
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The spec's inputs with a dynamic batch axis."""
-        return tuple(TensorSpec(entry.name, (None, *entry.shape), np.dtype(entry.dtype)) for entry in self._inputs)
+        return tuple(
+            TensorSpec(entry.name, (None, *entry.shape) if entry.batched else entry.shape, np.dtype(entry.dtype))
+            for entry in self._inputs
+        )
 
     @functools.cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs, found by running one sample of zeros."""
-        feeds = {entry.name: np.zeros((1, *entry.shape), entry.dtype) for entry in self._inputs}
+        feeds = {entry.name: np.zeros(entry.shape_of(1), entry.dtype) for entry in self._inputs}
         return tuple(TensorSpec(name, (None, *array.shape[1:]), array.dtype) for name, array in self.run(feeds).items())
 
     @property

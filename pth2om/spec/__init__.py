@@ -6,6 +6,7 @@ word, and concerns that model alone.
 
 from __future__ import annotations
 
+from pth2om.spec.custom_ops import CustomOp
 from pth2om.spec.gates import Closeness, Dataset, Gates
 from pth2om.spec.model import Spec
 from pth2om.spec.reading import line_of, load, parse
@@ -31,6 +32,7 @@ __all__ = [
     "PRECISION_MODES",
     "Aipp",
     "Closeness",
+    "CustomOp",
     "Dataset",
     "Export",
     "Gates",

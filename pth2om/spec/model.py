@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from pth2om.spec.custom_ops import CustomOp
 from pth2om.spec.gates import Dataset, Gates
 from pth2om.spec.tables import (
     Aipp,
@@ -52,6 +53,7 @@ class Spec(Table):
     datasets: tuple[Dataset, ...] = ()
     gates: Gates = Gates()
     quantize: Quantize = Quantize()
+    custom_ops: tuple[CustomOp, ...] = ()
 
     @field_validator("variants", mode="before")
     @classmethod
@@ -89,6 +91,12 @@ class Spec(Table):
         for name in self.gates.slices:
             if name not in slices:
                 raise ValueError(f"gates.slices names {name!r}; slices are {', '.join(slices) or '(none)'}")
+        labels = [entry.label for entry in self.custom_ops]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"custom operator {label} is listed twice")
+        if self.custom_ops and self.export.exporter != "torchscript":
+            raise ValueError('[[custom_ops]] needs [export] exporter = "torchscript"')
         if self.datasets and self.preprocess is None:
             raise ValueError("datasets need a [preprocess]")
         others = [name for name in known if name != self.fed_input]

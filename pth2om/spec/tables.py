@@ -39,7 +39,7 @@ class Table(BaseModel):
 class Source(Table):
     """``[source]``: where the model comes from.
 
-    Exactly one of `checkpoint` and `onnx` is given.
+    At most one of `checkpoint` and `onnx` is given; with neither the net has no weights: a single operator.
 
     Attributes:
         checkpoint: file name, searched in the model's folder, then its ``weights/``, then the data roots.
@@ -65,8 +65,10 @@ class Source(Table):
 
     @model_validator(mode="after")
     def _one_of(self) -> Source:
-        if (self.checkpoint is None) == (self.onnx is None):
-            raise ValueError("give exactly one of checkpoint and onnx")
+        if self.checkpoint is not None and self.onnx is not None:
+            raise ValueError("give checkpoint or onnx, not both")
+        if self.checkpoint is None and self.onnx is None and (self.net is None or self.seeded or self.fetch):
+            raise ValueError("give checkpoint or onnx; or the net alone, when it has no weights")
         return self
 
 
@@ -78,12 +80,19 @@ class Input(Table):
         shape: without the batch axis, e.g. ``[3, 224, 224]``.
         dtype: NumPy name of the element type.
         range: what random samples are drawn from, uniformly; integers include both ends.
+        batched: whether a batch axis comes before `shape`; false for what is the same for all of a batch, such as a
+            table of sizes.
     """
 
     name: Name
     shape: tuple[Annotated[int, Field(ge=1)], ...]
     dtype: Literal["float32", "float16", "uint8", "int8", "int32", "int64", "bool"] = "float32"
     range: tuple[float, float] = (0.0, 1.0)
+    batched: bool = True
+
+    def shape_of(self, batch: int) -> tuple[int, ...]:
+        """The input's shape at a batch size."""
+        return (batch, *self.shape) if self.batched else self.shape
 
 
 class Export(Table):

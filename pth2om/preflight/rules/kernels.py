@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pth2om.ascend import parser_table
+from pth2om.ascend import custom_ops, parser_table
 from pth2om.evidence import Finding
 from pth2om.onnxfile.walking import NamedNode, integers
 from pth2om.preflight.context import Context, Rule, found
@@ -67,7 +67,8 @@ def ge_types(node: NamedNode, opset: int) -> tuple[str, ...]:
     """The GE operators that the plugin makes of a node; empty when they are not known."""
     row = parser_table.table()["operators"].get(f"{node.node.domain or 'ai.onnx'}::{node.node.op_type}")
     if row is None:
-        return ()
+        custom = custom_ops.find(node.node.domain, node.node.op_type)
+        return () if custom is None else (custom.op_type,)
     by_rank = _BY_RANK.get(node.node.op_type)
     if by_rank:
         rank = len(integers(node.node, "kernel_shape") or ())

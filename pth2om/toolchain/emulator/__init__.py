@@ -125,7 +125,8 @@ class EmulatorToolchain:
             asked = replace(options, model=_acceptable_path(model, Path(clean)))
             if options.insert_op_conf:
                 asked = replace(asked, insert_op_conf=_acceptable_path(Path(options.insert_op_conf), Path(clean)))
-            return check_model(asked, self.target.cann, destination)
+            with self.target.operators.known():
+                return check_model(asked, self.target.cann, destination)
 
     def compiled(self, folder: Path) -> CompiledModel:
         """What `compile` made in ``folder``; gates judge the worse of its two bands.

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnx.inliner
 from onnx import TensorProto
 
 from pth2om import __version__
+from pth2om.custom_ops.exporting import BODY_MARK
 from pth2om.errors import GraphError, ToolchainError, first_line
 from pth2om.evidence import Finding
 from pth2om.files import write_bytes
@@ -70,6 +72,9 @@ def compile_numerics(
     """
     policy = Policy.of(precision_mode, soc, keep_dtype, modify_mixlist, weight_clip)
     source = _load(model)
+    kept = frozenset(node.name for graph in all_graphs(source) for node in graph.node if BODY_MARK in node.name)
+    # A custom operator's kernel computes in the dtypes that it declares, whatever the mode.
+    policy = replace(policy, keep_names=policy.keep_names | kept)
     if join is not None:
         source = join(source, soc)
     if input_shapes:
