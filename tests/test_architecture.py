@@ -21,6 +21,7 @@ FLOORS = (
     {"accuracy", "segmentation", "compare", "latency", "quantize"},
     {"conversion"},
     {"questions", "drafting"},
+    {"release"},
     {"report"},
     {"harness", "cli"},
 )

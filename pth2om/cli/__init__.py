@@ -34,6 +34,8 @@ VERBS = (
     "explain",
     "fetch",
     "report",
+    "baseline",
+    "compare",
     "store",
 )
 

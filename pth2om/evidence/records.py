@@ -14,7 +14,9 @@ from pth2om.session import Ground, Provenance
 Verdict = Literal["passed", "failed", "inconclusive", "not_measured", "not_reached", "shown"]
 """``not_reached``: the run ended before the gate was measured; ``shown``: a figure that has no limit."""
 Severity = Literal["error", "warning", "info"]
-Question = Literal["checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency"]
+Question = Literal[
+    "checkpoint", "export", "preflight", "closeness", "quantization", "accuracy", "latency", "regression"
+]
 Relation = Literal["<=", ">=", "==", "<", ">"]
 
 FORMAT = 2

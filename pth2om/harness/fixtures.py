@@ -167,6 +167,7 @@ class Accept:
         self._item = item
         self._case = case
         self._fail_on = run.fail_on
+        self._baseline = run.baseline
         self._remeasure = bool(run.config.getoption("--om-remeasure"))
         self.subject = subject_of(run, case)
 
@@ -223,7 +224,13 @@ class Accept:
         from pth2om.questions.candidate import Candidate
         from pth2om.questions.latency import latency
 
-        self._settle(latency(self.subject, Candidate.of(session), remeasure=self._remeasure))
+        candidate = Candidate.of(session)
+        gates = latency(self.subject, candidate, remeasure=self._remeasure)
+        if self._baseline is not None:
+            from pth2om.release.regression import confirmed
+
+            gates = confirmed(self._baseline, gates, lambda: latency(self.subject, candidate, remeasure=True))
+        self._settle(gates)
 
     def judged(self, judgements: Sequence[Judgement], session: Session) -> None:
         """Figures of the user's own, judged by the test that measured them, as evidence about ``session``.

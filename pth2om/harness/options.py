@@ -15,6 +15,7 @@ from pth2om.language import say
 
 if TYPE_CHECKING:
     from pth2om.conversion.settings import RunSettings
+    from pth2om.release.regression import Judge
 
 _MOST_WORDS = 12  # known names that a sentence lists
 
@@ -22,7 +23,7 @@ _MOST_WORDS = 12  # known names that a sentence lists
 def add(parser: pytest.Parser) -> None:
     """Tell pytest the options.
 
-    Two are short, because people type them every day; the others start with ``--om-``, so that they never take a name
+    Three are short, because people type them every day; the others start with ``--om-``, so that they never take a name
     that another project's conftest or plugin wants.
     """
     group = parser.getgroup("pth2om", "pth2om: PyTorch -> ONNX -> OM acceptance")
@@ -35,6 +36,7 @@ def add(parser: pytest.Parser) -> None:
         default=exit_status.DEFAULT,
         help=f"what makes the run exit with an error: {', '.join(exit_status.WORDS)} (default: {exit_status.DEFAULT})",
     )
+    add("--baseline", metavar="FILE", default=None, help="compare with this baseline: the question regression")
     add("--om-toolchain", metavar="NAME", default="emulator", help="who compiles and runs the OM (default: emulator)")
     add("--om-cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
     add("--om-precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")
@@ -127,6 +129,27 @@ def settings(config: pytest.Config, models: Path) -> RunSettings:
         threads=config.getoption("--om-threads"),
         providers=tuple(words(config.getoption("--om-ort-providers"))),
     )
+
+
+def baseline(config: pytest.Config) -> Judge | None:
+    """What compares the run with ``--baseline``; None without.
+
+    Raises:
+        UsageError: the file is no baseline.
+    """
+    asked = config.getoption("--baseline")
+    if not asked:
+        return None
+    from pth2om.errors import DataError
+    from pth2om.release import baseline
+    from pth2om.release.regression import Judge
+    from pth2om.release.results import Results
+    from pth2om.store import Store
+
+    try:
+        return Judge(baseline.read(config.invocation_params.dir / Path(asked).expanduser()), Results(Store()))
+    except DataError as error:
+        raise pytest.UsageError(f"--baseline: {error}") from None
 
 
 def words(text: str | None, *, digits: bool = False) -> list[str]:

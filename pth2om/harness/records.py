@@ -26,6 +26,7 @@ from pth2om.language import say
 
 if TYPE_CHECKING:
     from pth2om.evidence import Record
+    from pth2om.release.regression import Judge
 
 RECORDS = "pth2om_records"
 """Attribute of a test's report that carries its evidence."""
@@ -144,6 +145,17 @@ class RunRecords:
         elif planned is not None and outcome in rank:
             records.append(OutcomeRecord(report.nodeid, outcome, round(seconds, 3)))  # type: ignore[arg-type]
         self.write(records)
+
+    def compare(self, judge: Judge) -> None:
+        """Write the gates of the question *regression*, once all others are there."""
+        if self._file is None or self.unwritten is not None:
+            return
+        from pth2om.release import night
+
+        try:
+            self.write(judge.night(night.read(self.path)))
+        except Pth2omError as error:
+            self.unwritten = self.unwritten or error
 
     def end(self, *, interrupted: bool) -> None:
         """Write the last line."""

@@ -45,6 +45,7 @@ class Run:
         )
         self.records = RunRecords(config, self.settings.soc)
         self.fail_on = run_options.fail_on(config)
+        self.baseline = run_options.baseline(config)
         self._begun = False
         self._uncollected: dict[str, str] = {}
         self._interrupted = False
@@ -229,6 +230,8 @@ class Run:
         The innermost wrapper: what goes wrong here is still told in the terminal's summary.
         """
         if not self.is_worker:
+            if self.baseline is not None:
+                self.records.compare(self.baseline)
             self.records.end(interrupted=self._interrupted)
             junit.add_unreached(self.config, self.records.unreached)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -243,8 +245,19 @@ def _gates(
         replace(each, details={"dataset": labelled.name, "images": len(labelled), **each.details})
         for each in judgements
     ]
-    digests = {"session": session.digest, "dataset": labelled.digest}
+    # Where the per-image results are: a later night is compared with them image by image.
+    result = f"{artifact.path.parent.name}/{artifact.key}"
+    judgements = [replace(each, details={**each.details, "result": result}) for each in judgements]
+    digests = {"session": session.digest, "dataset": labelled.digest, "preprocessing": _digest(_options(subject))}
+    net = {role: digest for role, digest in subject.pipeline.source.digests.items() if role.startswith("net/")}
+    if net:
+        digests["net"] = _digest(net)
     return subject.gates("accuracy", judgements, session, digests, artifact)
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    """sha256 of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _published(measured: Mapping[str, Any], labelled: Labelled, dataset: Dataset) -> Judgement:

@@ -1,0 +1,66 @@
+"""What the figures of a baseline need before a change of them can be told from noise: repeats, and images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from pth2om.language import Message, say
+from pth2om.release import noise
+from pth2om.release.baseline import Baseline, Entry
+
+
+def needs(baseline: Baseline) -> Iterator[Message]:
+    """One sentence per kind of figure, and per dataset of accuracy."""
+    level = noise.per_gate(len(baseline.entries))
+    yield say("release.needs-level", level=f"{level:.1g}", gates=max(len(baseline.entries), noise.GATES))
+    yield from _scaled("closeness", [one for one in baseline.entries.values() if one.kind == "closeness"])
+    machines: dict[str, list[Entry]] = {}
+    for one in baseline.entries.values():
+        if one.kind == "latency":
+            machines.setdefault(f"{one.ground} {one.host}", []).append(one)
+    for machine, entries in sorted(machines.items()):
+        yield from _scaled(machine, entries)
+    images: dict[tuple[str, int, bool], tuple[int, Entry]] = {}
+    for one in baseline.entries.values():
+        if one.kind == "accuracy" and one.n:
+            name = (one.dataset, one.n, bool(one.flips))
+            images[name] = (images.get(name, (0, one))[0] + 1, one)
+    for (dataset, n, known), (count, one) in sorted(images.items()):
+        rate = noise.flips(one.flips)
+        least = least_alarm(n, rate, level)
+        yield say(
+            f"release.needs-{'flips' if known else 'images'}",
+            dataset=dataset,
+            count=count,
+            images=n,
+            points=f"{100 * least / n:.3g}",
+            least=least,
+            rate=f"{100 * rate:.2g}" if rate is not None else "-",
+        )
+
+
+def least_alarm(images: int, rate: float | None, level: float) -> int:
+    """How many images more must be lost than gained before it is an alarm.
+
+    Args:
+        images: of the dataset.
+        rate: at which they flip, see `noise.flips`; None: nothing is gained, and whatever differs was lost.
+        level: of one gate.
+    """
+    low, high = 1, images
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if noise.paired(middle, 0, images, rate) <= level else (middle + 1, high)
+    return low
+
+
+def _scaled(name: str, entries: list[Entry]) -> Iterator[Message]:
+    if not entries:
+        return
+    pairs = sum(max(0, len(one.values) - 1) for one in entries)
+    runs = min(len(one.values) for one in entries)
+    wanted = max(noise.LEAST_NIGHTS, 1 + math.ceil(noise.LEAST_DIFFERENCES / len(entries)))
+    enough = pairs >= noise.LEAST_DIFFERENCES and runs >= noise.LEAST_NIGHTS
+    key = "release.needs-met" if enough else "release.needs-runs"
+    yield say(key, name=name, count=len(entries), runs=runs, wanted=wanted)

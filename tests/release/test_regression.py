@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pth2om.accuracy.packed import pack, pack_names
+from pth2om.cli import main
+from pth2om.errors import DataError
+from pth2om.evidence import GateRecord
+from pth2om.release import baseline, night
+from pth2om.release.comparing import compare, update
+from pth2om.release.regression import Judge, confirmed
+from pth2om.store import Store
+from tests.release.nights import HOST, gate, stages, write
+
+
+def by_check(gates: list[GateRecord]) -> dict[str, GateRecord]:
+    return {each.check: each for each in gates}
+
+
+def compared(tmp_path: Path, old: list, new: list, store: Store | None = None) -> dict[str, GateRecord]:
+    update([write(tmp_path / "old", old)], tmp_path / "b.json", store)
+    return by_check(compare(tmp_path / "b.json", write(tmp_path / "new", new), store))
+
+
+def test_a_baseline_is_sorted_and_reads_back(tmp_path: Path) -> None:
+    records = [*stages(), gate(), gate("closeness", "torch~om/scores/cosine", 0.99, unit="")]
+    made = update([write(tmp_path / "run", records)], tmp_path / "b.json", Store(tmp_path / "store"))
+    again = baseline.read(tmp_path / "b.json")
+    assert again.entries == made.entries
+    assert again.made == made.made
+    assert again.text() == (tmp_path / "b.json").read_text(encoding="utf-8")
+    names = list(json.loads(again.text())["entries"])
+    assert names == sorted(names)
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("what", ["failed", "killed", "regressed", "judged", "empty"])
+def test_a_run_that_must_not_make_a_baseline(tmp_path: Path, what: str) -> None:
+    file = tmp_path / "b.json"
+    update([write(tmp_path / "first", [gate()])], file)
+    own = {"baseline": baseline.read(file).digest}
+    compared = gate("regression", "accuracy/om/top1/drop", details=own)
+    records = {
+        "failed": [gate(verdict="failed")],
+        "killed": [gate()],
+        "regressed": [gate(), dataclasses.replace(compared, verdict="failed", details={})],
+        "judged": [gate(), compared],
+        "empty": [gate(value=None, verdict="not_measured")],
+    }[what]
+    before = file.read_bytes()
+    with pytest.raises(DataError):
+        update([write(tmp_path / what, records, end=what != "killed")], file)
+    assert file.read_bytes() == before
+
+
+def test_a_baseline_does_not_judge_the_run_it_was_made_of(tmp_path: Path) -> None:
+    update([write(tmp_path / "run", [gate()])], tmp_path / "b.json")
+    with pytest.raises(DataError, match="this very run"):
+        compare(tmp_path / "b.json", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "runs": [], "entries": {"a": {}}}', "[" * 9000]
+)
+def test_what_is_no_baseline_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "b.json").write_text(text)
+    with pytest.raises(DataError):
+        baseline.read(tmp_path / "b.json")
+
+
+CAUSES = {
+    "checkpoint": {"changed": {"checkpoint": "1" * 64, "onnx": "2" * 64, "om": "3" * 64}},
+    "opset": {"changed": {"onnx": "2" * 64, "om": "3" * 64}, "details": {"onnx": {"opset": 11}}},
+    "calibration": {
+        "changed": {"quantized": "2" * 64, "om": "3" * 64},
+        "details": {"quantized": {"calibration_digest": "x"}},
+    },
+    "om": {"changed": {"om": "3" * 64}},
+}
+
+
+@pytest.mark.parametrize("cause", [*CAUSES, "preprocessing", "net"])
+def test_a_loss_is_found_and_the_first_that_changed_is_named(tmp_path: Path, cause: str) -> None:
+    lost = gate(value=2.0, interval=(1.7, 2.3))
+    if cause in ("preprocessing", "net"):
+        lost = dataclasses.replace(lost, digests={**lost.digests, cause: "9" * 64})
+    found = compared(tmp_path, [*stages(), gate()], [*stages(**CAUSES.get(cause, {})), lost])
+    alarm = found["accuracy/om/top1/drop"]
+    assert alarm.verdict == "failed"
+    assert alarm.ground == "double"
+    name = {"opset": "onnx"}.get(cause, cause)
+    assert found["regression/first-changed"].message.key == f"release.changed-{name}"
+    if cause == "opset":
+        assert "onnx opset 17 → 11" in found["regression/first-changed"].message.render("en")
+
+
+def test_a_gain_is_reported_too(tmp_path: Path) -> None:
+    found = compared(tmp_path, [gate()], [gate(value=-2.0, interval=(-2.3, -1.7))])
+    assert found["accuracy/om/top1/drop"].verdict == "inconclusive"
+    assert found["accuracy/om/top1/drop"].message.key == "release.better"
+
+
+def test_what_is_missing_new_or_of_another_kind_is_named_and_not_compared(tmp_path: Path) -> None:
+    other_data = gate(check="om/dice/drop", digests={"dataset": "0" * 64})
+    old = [gate(), gate(check="om/top5/drop"), gate(check="om/dice/drop"), gate(check="onnx/top1/drop")]
+    new = [gate(value=None, verdict="not_measured"), gate(check="om/mIoU/drop"), other_data,
+           gate(check="onnx/top1/drop", ground="host", provenance=HOST)]  # fmt: skip
+    found = {name.removeprefix("accuracy/"): one.verdict for name, one in compared(tmp_path, old, new).items()}
+    assert found == {
+        "om/top1/drop": "not_measured",
+        "om/top5/drop": "not_reached",
+        "om/mIoU/drop": "shown",
+        "om/dice/drop": "not_measured",
+        "onnx/top1/drop": "not_measured",
+    }
+
+
+def score(store: Store, name: str, right: np.ndarray) -> str:
+    """Per-image results in a store: ``right`` says which images are."""
+    folder = store.root / "score" / (name * 64)
+    folder.mkdir(parents=True)
+    images = len(right)
+    top = np.zeros((images, 5), dtype=np.int32) + np.arange(1, 6)
+    top[right, 0] = 0
+    measured = {
+        "kind": "classification", "version": 5, "images": images, "dataset": "d",
+        "metrics": {"top1": 100 * float(right.mean())},
+        "labels": pack(np.zeros(images, dtype=np.int32)), "top": pack(top), "margin": pack(np.ones(images)),
+        "files": pack_names([f"{number}.png" for number in range(images)]),
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(measured))
+    return f"score/{name * 64}"
+
+
+def test_accuracy_is_judged_on_the_same_images(tmp_path: Path) -> None:
+    """A loss that the intervals of two scores hide: 40 images of 5,000, none gained."""
+    store = Store(tmp_path / "store")
+    before = np.arange(5000) >= 500
+    after = before & ~((np.arange(5000) >= 600) & (np.arange(5000) < 640))
+    results = [score(store, name, right) for name, right in (("a", before), ("b", after))]
+    old, new = (
+        gate(check="top1/score", value=100 * float(right.mean()), unit="%", interval=(88.0, 92.0),
+             details={"dataset": "d", "images": 5000, "result": result})
+        for right, result in zip((before, after), results, strict=True)
+    )  # fmt: skip
+    found = compared(tmp_path, [old], [new], store)["accuracy/top1/score"]
+    assert found.verdict == "failed"
+    assert found.measured == pytest.approx(-0.8)
+    (store.root / results[0] / "result.json").unlink()
+    assert by_check(compare(tmp_path / "b.json", tmp_path / "new", store))["regression/unchanged"].verdict == "passed"
+
+
+def latency(value: float, host: str = "m1", variant: str = "fp16-bs1") -> GateRecord:
+    one = gate(
+        "latency",
+        "om/median_ms",
+        value,
+        unit="ms",
+        interval=(value * 0.99, value * 1.01),
+        host=host,
+        details={},
+        digests={},
+    )
+    return dataclasses.replace(one, variant=variant)
+
+
+def noisy_baseline(tmp_path: Path) -> Judge:
+    """Ten nights of five variants on one machine, with 0.5 % of noise."""
+    stream = np.random.default_rng(1)
+    runs = []
+    for number in range(10):
+        values = 10 * np.exp(0.005 * stream.standard_normal(5))
+        runs.append(write(tmp_path / f"n{number}", [latency(v, variant=f"fp16-bs{i}") for i, v in enumerate(values)]))
+    update(runs, tmp_path / "b.json")
+    return Judge(baseline.read(tmp_path / "b.json"))
+
+
+def test_a_slower_device_is_found_after_measuring_again(tmp_path: Path) -> None:
+    judge = noisy_baseline(tmp_path)
+    slow = [latency(10.5, variant="fp16-bs1")]
+    asked: list[int] = []
+
+    def again(value: float) -> list[GateRecord]:
+        asked.append(1)
+        return [latency(value, variant="fp16-bs1")]
+
+    kept = confirmed(judge, slow, lambda: again(10.49))
+    assert judge.gate(kept[0]).verdict == "failed"
+    assert len(asked) == 2
+    calm = confirmed(judge, slow, lambda: again(10.01))  # the first was disturbed
+    assert judge.gate(calm[0]).verdict == "passed"
+    assert len(asked) == 3
+    confirmed(judge, [latency(10.02, variant="fp16-bs1")], lambda: again(10))
+    assert len(asked) == 3
+    assert judge.gate(latency(9.5, variant="fp16-bs1")).verdict == "inconclusive"
+    assert judge.gate(latency(10.0, host="m2", variant="fp16-bs1")).verdict == "not_measured"
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PTH2OM_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("PTH2OM_LANG", "en")
+    old, new = (
+        write(tmp_path / "old", [*stages(), gate()]),
+        write(tmp_path / "new", [*stages(), gate(value=3.0, interval=(2.8, 3.2))]),
+    )
+    assert main(["baseline", "update", str(old), "-o", str(tmp_path / "b.json")]) == 0
+    assert "5000 images" in capsys.readouterr().out
+    assert main(["compare", str(tmp_path / "b.json"), str(new)]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("worse: net-int8-bs1 accuracy/om/top1/drop@d [double]: Worse than the baseline")
+    assert main(["compare", str(old), str(old)]) == 1  # the same run
+    assert main(["compare", str(tmp_path / "none"), str(new)]) == 1
+
+
+def test_a_night_without_its_end_is_not_whole(tmp_path: Path) -> None:
+    assert night.read(write(tmp_path / "a", [gate()])).whole
+    assert not night.read(write(tmp_path / "b", [gate()], end=False)).whole
