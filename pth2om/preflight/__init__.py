@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions
     from pth2om.evidence import Finding
 
-VERSION = 4
+VERSION = 5
 """Of the rules; part of what a kept result depends on."""
 
 NOT_OF_THE_COMPILER = frozenset({"preflight.constant-nan", "preflight.memory-over", "preflight.latency-impossible"})

@@ -42,6 +42,16 @@ X = "g (float[1,3,8,8] x) => (float[1,3,8,8] y)"
 RELU = f"{X} {{ y = Relu(x) }}"
 SIZES = {"input_shapes": {"x": (1, 3, 8, 8)}}
 
+NPU = ', "npu" : 1'
+MSDA = (
+    "g (FLOAT[1,16,HEADS,8] v, int32[1,2] s, int32[1] l, FLOAT[1,5,HEADS,1,4,2] p, FLOAT[1,5,HEADS,1,4] w) => "
+    "(FLOAT[1,5,64] y) { y = npu.MultiScaleDeformableAttn (v, s, l, p, w) }"
+)
+OWN_MSDA = (
+    '<domain: "npu", opset_import: ["" : 17]> MultiScaleDeformableAttn (v, s, l, p, w) => (y) '
+    "{ y = ReduceSum <keepdims = 0> (v) }"
+)
+
 EXAMPLES = {
     "opset-too-new": Example(RELU, opset=19),
     "operator-not-yet": Example("g (float[1,4] x, int64[1] a) => (float[1,1] y) { y = ReduceL2 (x, a) }", opset=18),
@@ -128,6 +138,28 @@ EXAMPLES = {
     ),
     "constant-infinite": Example(
         f"{X} <float[8] c = {{0,0,0,0,0,0,0,-77}}> {{ a = Add(x, c) y = Softmax <axis = 3> (a) }}"
+    ),
+    "custom-dtype": Example(MSDA.replace("FLOAT", "float16").replace("HEADS", "8"), imports=NPU),
+    "custom-shape": Example(
+        MSDA.replace("FLOAT", "float").replace("HEADS", "8").replace("(float[1,5,64] y)", "(float[1,16,8,8] y)"),
+        imports=NPU,
+    ),
+    "custom-opset": Example(MSDA.replace("FLOAT", "float").replace("HEADS", "8").replace("npu.", ""), opset=14),
+    "several-custom-domains": Example(
+        MSDA.replace("FLOAT", "float")
+        .replace("HEADS", "8")
+        .replace("Deformable", "Deformable")
+        .replace("{ y = ", "{ z = Relu(v) y = ")
+        .replace("Attn (v", "Attn (z"),
+        opset=13,
+        imports=NPU,
+        cann="7.0",
+    ),
+    "custom-limit": Example(
+        MSDA.replace("FLOAT", "float").replace("HEADS", "9"), imports=NPU, functions=OWN_MSDA, ir=9
+    ),
+    "custom-no-kernel": Example(
+        MSDA.replace("FLOAT", "float").replace("HEADS", "8"), imports=NPU, functions=OWN_MSDA, ir=9
     ),
     "whole-numbers": Example(
         f"{X.replace('(float[1,3,8,8] y)', '(float[1,3,8,8] r, float[1,3,8,8] y)')} "

@@ -283,6 +283,8 @@ def test_every_pass_that_is_named_exists():
         "ir-version",
         "static-shapes",
         "cut",
+        "custom-types",
+        "custom-domains",
     }
     named = set()
     for room in ("preflight", "atc"):

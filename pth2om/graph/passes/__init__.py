@@ -20,6 +20,8 @@ ORDER = (
     "static-shapes",
     "decompose",
     "downconvert",
+    "custom-types",
+    "custom-domains",
     "split-clip-pad",
     "transpose-perm",
     "simplify",

@@ -7,6 +7,7 @@ from pth2om.preflight.context import Rule
 
 def all_rules() -> tuple[Rule, ...]:
     """Every rule, in the order in which a reader wants the findings."""
+    from pth2om.preflight.rules.custom_ops import RULES as CUSTOM_OPS
     from pth2om.preflight.rules.kernels import RULES as KERNELS
     from pth2om.preflight.rules.numerics import RULES as NUMERICS
     from pth2om.preflight.rules.operators import RULES as OPERATORS
@@ -14,4 +15,4 @@ def all_rules() -> tuple[Rule, ...]:
     from pth2om.preflight.rules.resources import RULES as RESOURCES
     from pth2om.preflight.rules.shapes import RULES as SHAPES
 
-    return (*PARSER, *KERNELS, *OPERATORS, *SHAPES, *NUMERICS, *RESOURCES)
+    return (*PARSER, *CUSTOM_OPS, *KERNELS, *OPERATORS, *SHAPES, *NUMERICS, *RESOURCES)

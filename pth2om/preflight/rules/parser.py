@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pth2om.ascend import TABLES, parser_table
+from pth2om.ascend import TABLES, custom_ops, parser_table
 from pth2om.ascend.versions import generation
 from pth2om.evidence import Finding
 from pth2om.language import Message, say
 from pth2om.onnxfile.reading import PROTOBUF_LIMIT, external_location, external_place
 from pth2om.onnxfile.types import element_name
-from pth2om.onnxfile.walking import attribute, graphs, tensors
+from pth2om.onnxfile.walking import STANDARD, NamedNode, attribute, graphs, tensors
 from pth2om.preflight.context import Context, Rule, found
 from pth2om.preflight.plugins import refusals
 
@@ -50,6 +50,9 @@ def missing_message(domain: str, opset: int, op_type: str, node: str, *, local: 
 
 
 def _missing_rule(domain: str, opset: int, op_type: str, *, local: bool) -> str:
+    custom = custom_ops.find(domain, op_type)
+    if custom is not None:
+        return "custom-no-parser" if f"{domain}::{opset}::{op_type}" in custom.keys else "custom-opset"
     if local:
         return "local-function"
     at = parser_table.opsets(domain, op_type)
@@ -126,6 +129,14 @@ def known_as_standard(domain: str, op_type: str) -> bool:
     return bool(known) and _is_standard(op_type)
 
 
+def _merges(item: NamedNode) -> bool:
+    """Whether a node is in the standard domain, or a custom operator that its plug-in registers there too."""
+    if item.node.domain in STANDARD:
+        return True
+    custom = custom_ops.find(item.node.domain, item.node.op_type)
+    return custom is not None and custom.standard_opsets is not None
+
+
 def domains(context: Context) -> Iterator[Finding]:
     """Domains that nodes use and the model does not import, and several imports for an old parser."""
     missing: dict[tuple[str, bool], list[str]] = {}
@@ -139,7 +150,10 @@ def domains(context: Context) -> Iterator[Finding]:
     extra = [domain for domain in context.imports if domain not in used]
     listed = ", ".join(sorted(context.imports))
     if len(context.imports) > 1 and generation(context.cann) == 7:
-        yield found("several-domains", "error", domains=listed, imports=len(context.imports))
+        merging = context.standard and not extra and all(_merges(item) for item in context.nodes)
+        if context.standard or extra:
+            rule = "several-custom-domains" if merging else "several-domains"
+            yield found(rule, "error", domains=listed, imports=len(context.imports))
     elif extra and len(context.imports) > 1:
         yield found("unused-domains", "info", domains=", ".join(sorted(extra)))
 
