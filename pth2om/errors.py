@@ -15,6 +15,7 @@
     ├── AippError               an AIPP configuration
     ├── OmFileError             reading an .om file
     ├── QuantizeError           calibration and quantization
+    ├── ConvertError            options of a conversion, or files in its way
     └── Absent                  weights, data or a SoC that the user has to provide: not a failure, "not measured"
 
 Each carries a `Message` (so it reads in either language) and, when the catalogue has one, the next thing to do. The
@@ -147,6 +148,10 @@ class OmFileError(Pth2omError):
 
 class QuantizeError(Pth2omError):
     """Calibration or quantization is not possible as requested."""
+
+
+class ConvertError(Pth2omError):
+    """The options of a conversion contradict each other, or its files cannot be written."""
 
 
 class Absent(Pth2omError):  # noqa: N818 - absence is no mistake

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,8 +41,12 @@ Seen = Callable[..., None]
 """``seen(done)`` or ``seen(done, total)``, where the total becomes known later."""
 
 
+class Cancelled(KeyboardInterrupt):
+    """Work was stopped by `Progress.cancel`; it leaves what an interrupted run leaves: finished stages, no files."""
+
+
 class Progress:
-    """Where long work reports how far it is.
+    """Where long work reports how far it is, and where it learns that it shall stop.
 
     Args:
         *listeners: who is told; more may `subscribe`.
@@ -49,6 +54,28 @@ class Progress:
 
     def __init__(self, *listeners: Listener) -> None:
         self._listeners = list(listeners)
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop the work at its next step, from any thread: there `Cancelled` is raised."""
+        self._cancelled.set()
+
+    @contextlib.contextmanager
+    def following(self, other: Progress) -> Iterator[None]:
+        """Inside the block, hear each step that this thread reports to ``other``; `cancel` then stops that work."""
+        thread = threading.get_ident()
+
+        def hear(step: Step) -> None:
+            if threading.get_ident() == thread:
+                self._tell(step)
+                if self._cancelled.is_set() and not step.ended:
+                    raise Cancelled
+
+        end = other.subscribe(hear)
+        try:
+            yield
+        finally:
+            end()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell ``listener`` too.

@@ -23,6 +23,7 @@ FLOORS = (
     {"questions", "drafting"},
     {"release"},
     {"report"},
+    {"onefile"},
     {"harness", "cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

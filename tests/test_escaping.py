@@ -27,11 +27,11 @@ from pth2om.drafting.start import start
 from pth2om.errors import CheckpointError
 from pth2om.evidence import Limit
 from pth2om.graph.drawing import _text as svg_text
-from pth2om.harness.fixtures import line_of
 from pth2om.language import say
 from pth2om.quantize.record import parse, render
 from pth2om.report.collect import collect
 from pth2om.report.html import render_html
+from pth2om.report.lines import line_of
 from pth2om.report.markdown import render_markdown
 from tests.report.evidence_factory import gate, run_record
 

@@ -50,6 +50,38 @@ def test_terminal_and_page_see_the_same_steps() -> None:
     assert [step.title for step in one[len(two) :]] == ["more", "more"]
 
 
+def test_following_hears_this_thread_only_and_cancels_its_work() -> None:
+    import threading
+
+    work, page = progress.Progress(), progress.Progress()
+    heard: list[progress.Step] = []
+    page.subscribe(heard.append)
+
+    def elsewhere() -> None:
+        with work.counted("other", 1) as seen:
+            seen(1)
+
+    def through() -> None:
+        with work.counted("mine", 3) as seen:
+            for number in range(3):
+                seen(number)
+                page.cancel()
+
+    with page.following(work):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        with pytest.raises(progress.Cancelled):
+            through()
+    elsewhere()
+    assert [(step.title, step.done, step.ended) for step in heard] == [
+        ("mine", 0, False),
+        ("mine", 0, False),
+        ("mine", 1, False),
+        ("mine", 1, True),
+    ]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     import pty

@@ -7,6 +7,7 @@ what is asked; whether atc would take it is the front end's business (`pth2om.to
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -141,6 +142,33 @@ class AtcOptions:
                 words.append(f"--{name}={_written(name, value)}")
         return [*words, *self.extra]
 
+    def given(self, words: Sequence[str]) -> AtcOptions:
+        """With the flags of ``words`` over these, as atc takes the last of a flag that is written twice.
+
+        Args:
+            words: ``--name=value``, or ``--name`` and ``value``; one dash will do. A flag that `FLAGS` does not have,
+                or a value that is not of its type, is left to atc: it goes into `extra` as it stands.
+        """
+        values: dict[str, Any] = {}
+        extra: list[str] = []
+        waiting = list(words)
+        while waiting:
+            word = waiting.pop(0)
+            name, equals, text = word.lstrip("-").partition("=")
+            known = word.startswith("-") and name in FLAGS
+            if known and not equals and waiting and not waiting[0].startswith("-"):
+                text, equals = waiting.pop(0), "="
+                word = f"{word}={text}"
+            value = _parsed(name, text) if known and equals else None
+            if value is None:
+                extra.append(word)
+            else:
+                values[name] = value
+        for one, other in (("precision_mode", "precision_mode_v2"), ("precision_mode_v2", "precision_mode")):
+            if one in values and other not in values:
+                values[other] = None  # atc takes one of the two
+        return dataclasses.replace(self, **values, extra=(*self.extra, *extra))
+
     def to_json(self) -> dict[str, Any]:
         """The flags that are set, as JSON values; `from_json` reads them back."""
         data: dict[str, Any] = {name: getattr(self, name) for name in FLAGS if getattr(self, name) is not None}
@@ -167,6 +195,15 @@ def shape_text(shapes: Mapping[str, Sequence[int | None]]) -> str:
     return ";".join(
         f"{name}:{','.join('-1' if size is None else str(size) for size in shape)}" for name, shape in shapes.items()
     )
+
+
+def _parsed(name: str, text: str) -> str | int | bool | None:
+    """A flag's value of the flag's own type; None where it is not of that type."""
+    if _KINDS[name] == "bool":
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+    if _KINDS[name] == "int":
+        return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else None
+    return text
 
 
 def _written(name: str, value: str | float | bool) -> str:

@@ -23,6 +23,7 @@ from pth2om.terminal import prepare_streams
 
 VERBS = (
     "init",
+    "convert",
     "check",
     "atc",
     "fix",

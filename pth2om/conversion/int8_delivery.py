@@ -152,22 +152,10 @@ def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem:
 
     Weights that lie beside a model of 2 GB keep their name, by which the model finds them.
     """
-    name = built.record.model
-    source = built.artifact.path
-    roles = {
-        "onnx": (exported.file, f"{prefix}.onnx"),
-        "deploy": (source / "deploy.onnx", f"{prefix}_deploy_model.onnx"),
-        "fake_quant": (source / "fake_quant.onnx", f"{prefix}_fake_quant_model.onnx"),
-        "qdq": (source / f"{name}_qdq_model.onnx", f"{prefix}_qdq_model.onnx"),
-        "quant_json": (source / f"{name}_quant.json", f"{prefix}_quant.json"),
-        "record": (source / f"{name}_record.txt", f"{prefix}_record.txt"),
-        "report": (source / "quantize.json", f"{prefix}_quantize.json"),
-    }
-    weights = (*exported.file.parent.glob(f"{exported.file.name}.data"), *source.glob("*.external"))
-    found = {path.name: (path, destination / path.name) for path in sorted(weights)}
-    found |= {role: (path, destination / target) for role, (path, target) in roles.items() if path.is_file()}
-    for path in sorted(source.glob("int8_as_fp32.*")):
-        found["checkpoint"] = (path, destination / f"{stem}_{path.name}")
+    weights = sorted(exported.file.parent.glob(f"{exported.file.name}.data"))
+    pairs = {"onnx": (exported.file, f"{prefix}.onnx"), **{path.name: (path, path.name) for path in weights}}
+    pairs |= int8_files(built, prefix, stem)
+    found = {role: (path, destination / target) for role, (path, target) in pairs.items()}
     try:
         destination.mkdir(parents=True, exist_ok=True)
         for path, target in found.values():
@@ -176,3 +164,28 @@ def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem:
     except OSError as error:
         raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
     return {role: target for role, (_, target) in found.items()}
+
+
+def int8_files(built: Built, prefix: str, stem: str) -> dict[str, tuple[Path, str]]:
+    """The files of a quantized artifact and their usual names: role -> path, name.
+
+    Args:
+        built: from `pth2om.conversion.pipeline.Pipeline.quantized`.
+        prefix: of the names.
+        stem: of the FP32 checkpoint's name.
+    """
+    name = built.record.model
+    source = built.artifact.path
+    roles = {
+        "deploy": (source / "deploy.onnx", f"{prefix}_deploy_model.onnx"),
+        "fake_quant": (source / "fake_quant.onnx", f"{prefix}_fake_quant_model.onnx"),
+        "qdq": (source / f"{name}_qdq_model.onnx", f"{prefix}_qdq_model.onnx"),
+        "quant_json": (source / f"{name}_quant.json", f"{prefix}_quant.json"),
+        "record": (source / f"{name}_record.txt", f"{prefix}_record.txt"),
+        "report": (source / "quantize.json", f"{prefix}_quantize.json"),
+    }
+    found = {path.name: (path, path.name) for path in sorted(source.glob("*.external"))}
+    found |= {role: pair for role, pair in roles.items() if pair[0].is_file()}
+    for path in sorted(source.glob("int8_as_fp32.*")):
+        found["checkpoint"] = (path, f"{stem}_{path.name}")
+    return found

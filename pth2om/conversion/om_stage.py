@@ -89,7 +89,7 @@ def atc_options(spec: Spec, settings: RunSettings, variant: Variant, model: Path
         f"{entry.name}:{','.join(str(size) for size in entry.shape_of(variant.batch))}" for entry in spec.inputs
     )
     rank = max(len(entry.shape_of(1)) for entry in spec.inputs)
-    return AtcOptions(
+    options = AtcOptions(
         model=model.as_posix(),
         output=f"{spec.name}-{variant.name}",
         soc_version=settings.soc,
@@ -97,8 +97,8 @@ def atc_options(spec: Spec, settings: RunSettings, variant: Variant, model: Path
         input_shape=shapes,
         precision_mode=PRECISION_MODES[variant.precision],
         insert_op_conf=aipp.as_posix() if aipp else None,
-        extra=variant.atc,
     )
+    return options.given(variant.atc)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class OmStage:
         inputs = {"onnx": self.compiled_from.record.digest}
         if self.atc.insert_op_conf:
             inputs["aipp"] = self.source.store.digest(Path(self.atc.insert_op_conf))
-        for word in self.atc.extra:  # a mix list, shapes of gears: files count by their content
+        for word in self.variant_.atc:  # a mix list, shapes of gears: files count by their content
             flag, _, value = word.partition("=")
             if value and is_file(file := Path(value)):
                 inputs[f"atc/{flag.lstrip('-')}"] = self.source.store.digest(file)

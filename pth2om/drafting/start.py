@@ -12,9 +12,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from pth2om.checkpoint.formats import kind_of
+from pth2om.checkpoint.formats import Kind, kind_of
 from pth2om.checkpoint.search import candidates
+from pth2om.drafting.asked import Asked
 from pth2om.drafting.found import Found, from_checkpoint, from_onnx, with_net
 from pth2om.drafting.writing import spec_text, stub
 from pth2om.errors import CheckpointError
@@ -64,12 +66,7 @@ def start(
     Raises:
         CheckpointError: the name is not valid, the spec exists already, or the file is neither a checkpoint nor ONNX.
     """
-    if not _NAME.fullmatch(name):
-        raise CheckpointError("starter.bad-name", where=name)
-    folder = (models / name).absolute()
-    target = folder / "model.toml"
-    if target.exists():
-        raise CheckpointError("starter.exists", where=str(target), name=name)
+    target = new_spec(name, models)
     kind = kind_of(source)
     if net is not None:
         from pth2om.checkpoint.nets import load_net
@@ -78,26 +75,67 @@ def start(
     found = from_onnx(source, shape) if kind == "onnx" else from_checkpoint(source, kind, shape)
     if net is not None and kind != "onnx":
         found = with_net(found, source, net)
-    root = models.absolute().parent
-    text = spec_text(
-        name,
-        kind,
-        found,
-        task,
-        _reference(source, folder, root, name, data_roots),
-        file_digest(source),
-        net,
-        root,
-        folder,
-    )
-    files = {target: text}
-    if found.needs == "net" and net is None and not (folder / "net.py").exists():
-        files[folder / "net.py"] = stub(name, found)
+    asked = Asked(task=task, net=net)
+    written = write_model(name, source, kind, found, asked, models=models, data_roots=data_roots)
+    return Started(target.parent, written, _next_steps(name, found, net))
+
+
+def new_spec(name: str, models: Path) -> Path:
+    """Where the spec of a new model is written.
+
+    Raises:
+        CheckpointError: the name is not valid, or it exists already.
+    """
+    if not _NAME.fullmatch(name):
+        raise CheckpointError("starter.bad-name", where=name)
+    target = (models / name).absolute() / "model.toml"
+    if target.exists():
+        raise CheckpointError("starter.exists", where=str(target), name=name)
+    return target
+
+
+def write_model(
+    name: str,
+    source: Path,
+    kind: Kind,
+    found: Found,
+    asked: Asked,
+    *,
+    models: Path,
+    data_roots: Sequence[Path] = (),
+    beside: Mapping[str, bytes] = MappingProxyType({}),
+) -> tuple[Path, ...]:
+    """Write a model's folder, all files or none, and the acceptance tests where there are none.
+
+    Args:
+        name: of the model.
+        source: its checkpoint or ONNX file.
+        kind: of that file.
+        found: what it says.
+        asked: what the user asks; its net is named as it lies.
+        models: the folder of specs.
+        data_roots: folders in which the file is found by its bare name.
+        beside: further files of the model's folder: name -> content.
+
+    Returns:
+        The files, the spec first.
+
+    Raises:
+        CheckpointError: the spec exists already, or nothing can be written.
+        SpecError: what is asked contradicts itself.
+    """
+    target = new_spec(name, models)
+    folder, root = target.parent, models.absolute().parent
+    reference = _reference(source, folder, root, name, data_roots)
+    files = {target: spec_text(name, kind, found, asked, reference, file_digest(source), root, folder).encode()}
+    files |= {folder / file: content for file, content in beside.items()}
+    if found.needs == "net" and asked.net is None and not (folder / "net.py").exists():
+        files[folder / "net.py"] = stub(name, found).encode()
     cases = root / "test_cases"
     if not any(cases.glob("test_*.py")):
-        files |= {cases / case: body for case, body in acceptance_tests().items()}
+        files |= {cases / case: body.encode() for case, body in acceptance_tests().items()}
     _write(files, target, name)
-    return Started(folder, tuple(files), _next_steps(name, found, net))
+    return tuple(files)
 
 
 def acceptance_tests() -> Mapping[str, str]:
@@ -133,17 +171,17 @@ def _reference(source: Path, folder: Path, root: Path, model: str, data_roots: S
     return file.as_posix()
 
 
-def _write(files: Mapping[Path, str], spec: Path, name: str) -> None:
+def _write(files: Mapping[Path, bytes], spec: Path, name: str) -> None:
     """Write all files or none; the spec must load."""
     made: list[Path] = []
     folders: list[Path] = []
     temporary: dict[Path, Path] = {}
     try:
-        for path, text in files.items():
+        for path, content in files.items():
             folders += [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary[path] = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-            temporary[path].write_text(text, encoding="utf-8", newline="\n")
+            temporary[path].write_bytes(content)
         parse(temporary[spec], Spec, {"name": name, "folder": spec.parent})
         for path, written in temporary.items():
             written.replace(path)

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from pth2om.checkpoint.formats import Kind
+from pth2om.drafting.asked import Asked, text_value
 from pth2om.drafting.found import Found
-from pth2om.errors import CheckpointError
-from pth2om.escaping import toml_string, visible
+from pth2om.escaping import visible
 from pth2om.language import Message, say
 from pth2om.spec import Task
 
@@ -21,10 +21,9 @@ def spec_text(
     name: str,
     kind: Kind,
     found: Found,
-    task: Task | None,
+    asked: Asked,
     reference: str,
     digest: str,
-    net: Path | None,
     root: Path,
     folder: Path,
 ) -> str:
@@ -34,53 +33,60 @@ def spec_text(
         name: of the model.
         kind: of the file.
         found: what it says.
-        task: instead of the guess.
+        asked: what the user asks beyond that.
         reference: how the spec names the file.
         digest: sha256 of the file.
-        net: Python file with the architecture.
         root: of the repository of models; a net outside is named by its whole path.
         folder: of the spec.
     """
     lines = [*_comment(say("starter.head", name=name)), ""]
+    task, net = asked.task, asked.net
     if task is None:
         task = found.task[0]
         lines += _comment(found.task[1])
-    lines += [f"task = {_text(task)}", "", "[source]"]
+    lines += [f"task = {text_value(task)}", "", "[source]"]
     if Path(reference).is_absolute():
         lines += _comment(say("starter.absolute"))
     role = "onnx" if kind == "onnx" else "checkpoint"
-    lines += [f"{role} = {_text(reference)}", f"sha256 = {_text(digest)}"]
+    lines += [f"{role} = {text_value(reference)}", f"sha256 = {text_value(digest)}"]
     if net is not None:
         place = net.absolute()
         inside = place.is_relative_to(root)
-        lines.append(f"net = {_text(Path(os.path.relpath(place, folder)).as_posix() if inside else place.as_posix())}")
+        lines.append(
+            f"net = {text_value(Path(os.path.relpath(place, folder)).as_posix() if inside else place.as_posix())}"
+        )
     elif found.needs:
         lines += _comment(say(f"starter.needs-{found.needs}", name=name, classes=found.foreign))
-    if found.classes is not None:
+    if asked.num_classes is not None:
+        lines.append(f"num_classes = {asked.num_classes}")
+    elif found.classes is not None:
         mark = "# " if found.guessed else ""
         lines += [*_comment(found.classes[1]), f"{mark}num_classes = {found.classes[0]}"]
     elif found.needs:
         lines += [*_comment(say("starter.classes-unknown")), "# num_classes = 10"]
     for entry, shape, dtype, comment in found.inputs:
-        lines += ["", "[[inputs]]", f"name = {_text(entry)}"]
+        lines += ["", "[[inputs]]", f"name = {text_value(entry)}"]
         lines += _comment(comment) if comment is not None else []
         lines.append(f"shape = {list(shape)}")
-        lines += [f"dtype = {_text(dtype)}"] if dtype != "float32" else []
-    lines += _judged(task, found)
+        lines += [f"dtype = {text_value(dtype)}"] if dtype != "float32" else []
+        if entry in asked.ranges:
+            lines.append(f"range = {list(asked.ranges[entry])}")
+    lines += [*_judged(task, found, asked), *asked.lines()]
     return "\n".join(lines) + "\n"
 
 
-def _judged(task: Task, found: Found) -> list[str]:
+def _judged(task: Task, found: Found, asked: Asked) -> list[str]:
     """The parts that define what is judged: post-processing, slices, variants, and a dataset to be filled in."""
     lines: list[str] = []
     decoder = {"classification": None, "segmentation": "argmax"}.get(task, "none")
     if decoder is not None:
-        lines += ["", *_comment(say("starter.decoder", task=task)), "[postprocess]", f"decoder = {_text(decoder)}"]
+        lines += ["", *_comment(say("starter.decoder", task=task)), "[postprocess]", f"decoder = {text_value(decoder)}"]
     if task == "classification":
         lines += ["", "[[slices]]", 'name = "scores"', 'kind = "scores"']
-    lines += ["", "[variants]", 'precision = ["fp16"]', f"batch = [{found.batch}]"]
+    if not asked.variants:
+        lines += ["", "[variants]", 'precision = ["fp16"]', f"batch = [{found.batch}]"]
     shape = found.inputs[0][1]
-    if len(shape) == 3 and shape[0] in (1, 3):
+    if len(shape) == 3 and shape[0] in (1, 3) and asked.preprocess is None:
         color = 'color = "GRAY"' if shape[0] == 1 else 'color = "RGB"'
         mean = "[0.5]" if shape[0] == 1 else "[0.485, 0.456, 0.406]"
         std = "[0.5]" if shape[0] == 1 else "[0.229, 0.224, 0.225]"
@@ -93,7 +99,7 @@ def _judged(task: Task, found: Found) -> list[str]:
             f"std = {std}",
         ]
         metric = {"classification": "top1", "detection": "mAP50-95", "segmentation": "dice"}.get(task, "agreement")
-        block += ["", "[[datasets]]", 'name = "my_dataset"', f"metric = {_text(metric)}"]
+        block += ["", "[[datasets]]", 'name = "my_dataset"', f"metric = {text_value(metric)}"]
         lines += ["", *_comment(say("starter.dataset")), *(f"# {line}".rstrip() for line in block)]
     return lines
 
@@ -114,14 +120,6 @@ def stub(name: str, found: Found) -> str:
 
 def _comment(message: Message) -> list[str]:
     return [f"# {line}".rstrip() for line in message.render().splitlines()]
-
-
-def _text(value: str) -> str:
-    """A TOML string; only a file name can hold what TOML cannot."""
-    try:
-        return toml_string(value)
-    except UnicodeEncodeError:
-        raise CheckpointError("starter.undecodable", where=value) from None
 
 
 def _python(value: str) -> str:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pth2om.escaping import visible
 from pth2om.harness.cases import Case, question_of
 from pth2om.harness.records import keep
 from pth2om.harness.run import RUN, Run
-from pth2om.language import say
+from pth2om.report.lines import line_of
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
@@ -256,21 +255,3 @@ class Accept:
         for gate in by_verdict.get("inconclusive", []):
             # Without the model's name: pytest then shows one warning and lists the tests it concerns.
             warnings.warn(InconclusiveWarning(line_of(gate, subject="")), stacklevel=3)
-
-
-def line_of(gate: GateRecord, subject: str | None = None) -> str:
-    """One gate in one line (and its fix in the next)."""
-    if subject is None:
-        subject = f"{gate.model}-{gate.variant}" if gate.variant else gate.model
-    text = visible(f"{subject} {gate.check}".strip())
-    if gate.measured is not None:
-        from pth2om.report import figures
-
-        text += f" = {figures.measured(gate)}{f' {gate.unit}' if gate.unit else ''}"
-    if gate.limit is not None:
-        text += f" ({say('plugin.limit').render()} {gate.limit})"
-    if gate.ground == "emulated":
-        text += f" [{say('plugin.ground-emulated').render()}]"
-    if gate.message is not None:
-        text += f": {gate.message.with_fix()}"
-    return text

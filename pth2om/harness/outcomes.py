@@ -15,11 +15,12 @@ from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import GateRecord, from_json, properties, to_json
 from pth2om.harness import options
 from pth2om.harness.cases import case_of, question_of
-from pth2om.harness.fixtures import line_of, subject_of
+from pth2om.harness.fixtures import subject_of
 from pth2om.harness.planning import check_of, planned
 from pth2om.harness.records import EVIDENCE, RECORDS, keep
 from pth2om.harness.run import RUN
 from pth2om.language import say
+from pth2om.report.lines import line_of
 
 AnyReport = pytest.CollectReport | pytest.TestReport
 

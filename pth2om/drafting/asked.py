@@ -1,0 +1,79 @@
+"""What a user asks of a model beyond what its file says, as tables of a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pth2om.errors import CheckpointError
+from pth2om.escaping import toml_string
+from pth2om.spec import Aipp, Export, Preprocess, Quantize, Task, Variant
+from pth2om.spec.tables import Table
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The user's part of a spec; what is None or empty is left to the file, or to the defaults.
+
+    Attributes:
+        task: instead of the guess.
+        net: Python file with the architecture.
+        num_classes: handed to the net's ``build``.
+        ranges: input -> what random samples are drawn from.
+        variants: what is compiled; default one, ``fp16`` at the file's batch size.
+        export, preprocess, aipp, quantize: tables of the spec.
+    """
+
+    task: Task | None = None
+    net: Path | None = None
+    num_classes: int | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
+    export: Export | None = None
+    preprocess: Preprocess | None = None
+    aipp: Aipp | None = None
+    quantize: Quantize | None = None
+
+    def lines(self) -> list[str]:
+        """The tables as TOML, only what was set in each.
+
+        Raises:
+            CheckpointError: a file name holds what TOML cannot.
+        """
+        lines: list[str] = []
+        tables = {"export": self.export, "preprocess": self.preprocess, "aipp": self.aipp, "quantize": self.quantize}
+        for name, table in tables.items():
+            if table is not None and table.model_fields_set:
+                lines += ["", f"[{name}]", *_entries(table)]
+        for variant in self.variants:
+            lines += ["", "[[variants]]", *_entries(variant)]
+        return lines
+
+
+def text_value(value: str) -> str:
+    """A TOML string.
+
+    Raises:
+        CheckpointError: only a file name can hold what TOML cannot.
+    """
+    try:
+        return toml_string(value)
+    except UnicodeEncodeError:
+        raise CheckpointError("starter.undecodable", where=value) from None
+
+
+def _entries(table: Table) -> list[str]:
+    given = table.model_dump(mode="json", include=table.model_fields_set)
+    return [f"{name} = {_value(given[name])}" for name in type(table).model_fields if given.get(name) is not None]
+
+
+def _value(value: Any) -> str:  # noqa: ANN401 - JSON
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return text_value(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return repr(value)

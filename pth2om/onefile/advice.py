@@ -1,0 +1,99 @@
+"""The next command to type after a refusal or a failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pth2om.errors import Pth2omError
+from pth2om.escaping import shell_line
+from pth2om.onefile.options import Options
+
+if TYPE_CHECKING:
+    from pth2om.onefile.conversion import Conversion
+
+_NET: dict[str, Any] = {"template": "NET.py", "templates": None}
+_PIXELS: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_ELSEWHERE: dict[str, Any] = {"output": Path("OTHER_FOLDER")}
+_WORDS: dict[str, dict[str, Any]] = {
+    "checkpoint.needs-trust-or-net": _NET,
+    "checkpoint.script-reaches-out": {"trust": True},
+    "convert.whole-module": _NET,
+    "convert.state-dict": _NET,
+    "convert.no-template-file": _NET,
+    "convert.no-template-fits": _NET,
+    "convert.aipp-needs": _PIXELS,
+    "convert.aipp-conversion": _PIXELS,
+    "convert.images-need": _PIXELS,
+    "convert.no-calibration": {"calib": (Path("FOLDER"),)},
+    "convert.in-the-way": _ELSEWHERE,
+    "convert.is-source": _ELSEWHERE,
+    "convert.not-writable": _ELSEWHERE,
+    "convert.bad-name": {"name": "NAME"},
+    "starter.exists": {"name": "OTHER_NAME"},
+}
+"""The options that the next command has, by the key of the error; they are examples to be filled in."""
+
+
+def after_refusal(error: Pth2omError, file: Path, soc: str | None, options: Options | None = None) -> str:
+    """The command to type after `convert` refused the file or the options, on one line.
+
+    Args:
+        error: what was raised.
+        file: the source.
+        soc: as given.
+        options: as given; what the advice replaces is left out.
+    """
+    given = options or Options()
+    key, values = error.message.key, error.message.values
+    if key == "convert.templates-fit":
+        first = str(values["names"]).split(", ")[0]
+        plain = replace(given, template=first, templates=Path(str(values["folder"])))
+        return _again(file, soc, plain)
+    if key == "convert.no-such-template":
+        first = str(values["names"]).split(", ")[0]
+        return _again(file, soc, replace(given, template=first))
+    if key == "checkpoint.folder":
+        first = str(values["found"]).split(", ")[0]
+        return _again(file / ("FILE" if first == "-" else first), soc, given)
+    if key == "checkpoint.is-om":
+        return shell_line(("pth2om", "inspect", str(file)))
+    if key == "checkpoint.is-lfs-pointer":
+        return shell_line(("git", "lfs", "pull", "--include", file.name))
+    if key in ("checkpoint.is-zip", "checkpoint.is-archive"):
+        return (
+            shell_line(("python", "-m", "zipfile", "-l", str(file)))
+            if key.endswith("zip")
+            else _again(Path("FILE"), soc, given)
+        )
+    if key == "ascend.soc-close":
+        return _again(file, str(values["close"]).split(", ")[0], given)
+    if key.startswith("ascend."):
+        return _again(file, "Ascend310B1", given)
+    if key in _WORDS:
+        return _again(file, soc, replace(given, **_WORDS[key]))
+    if key.startswith("checkpoint.") and key.partition("-")[0] in ("checkpoint.is", "checkpoint.missing"):
+        return _again(Path("FILE"), soc, given)
+    return "pth2om convert --help"
+
+
+def after(done: Conversion) -> tuple[str, ...]:
+    """The commands that go on from a conversion, each on one line."""
+    if done.model:
+        soc = ("--soc", done.soc) if done.soc else ()
+        trust = ("--om-trust", done.name) if any("trusted" in one.rule for one in done.findings) else ()
+        root = done.model[0].parent.parent.parent
+        folder = () if root == Path.cwd() else ("--rootdir", str(root), str(root))
+        return (shell_line(("pytest", *folder, "-k", done.name, *soc, *trust)),)
+    onnx = done.files.get("onnx")
+    refused = any(gate.verdict == "failed" and gate.question in ("export", "preflight") for gate in done.failed)
+    if refused and onnx is not None and done.soc is not None:
+        return (shell_line(("pth2om", "check", str(onnx), "--soc", done.soc)), shell_line(("pth2om", "fix", str(onnx))))
+    if done.soc is None:
+        return (_again(done.source, "Ascend310B1", done.options),)
+    return (_again(done.source, done.soc, replace(done.options, save_spec=Path("models"))),)
+
+
+def _again(file: Path, soc: str | None, options: Options) -> str:
+    return shell_line(("pth2om", "convert", str(file), *(("--soc", soc) if soc else ()), *options.words()))

@@ -1,0 +1,97 @@
+"""What is printed of a conversion: what was found, what was made, each verdict, the atc line, the next command."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pth2om.escaping import visible
+from pth2om.evidence import GateRecord
+from pth2om.language import say
+from pth2om.onefile.advice import after
+from pth2om.onefile.conversion import Conversion
+from pth2om.report import figures
+from pth2om.report.lines import line_of
+
+_SHOWN = 3
+
+
+def lines(done: Conversion) -> Iterator[str]:
+    """The whole conversion as text, line by line."""
+    for message in done.said:
+        yield message.with_fix()
+    for stage in done.stages:
+        if stage.stage == "onnx" and "attempts" in stage.details:
+            yield from _export(stage.details)
+    for finding in done.findings:
+        if finding.severity != "info":
+            yield finding.line(visible(finding.node or ""))
+    yield ""
+    for _, group in itertools.groupby(done.gates, key=lambda gate: (gate.question, gate.check.split("/")[0])):
+        yield from _verdicts(list(group))
+    yield ""
+    for role, path in done.files.items():
+        yield f"{role:12} {visible(_short(path))}"
+    for path in done.model[:2]:
+        yield f"{'spec':12} {visible(_short(path))}"
+    if done.command:
+        yield ""
+        yield done.atc
+    yield ""
+    yield _conclusion(done)
+    for command in after(done):
+        yield say("convert.next", command=command).render()
+
+
+def summary(done: Conversion) -> dict[str, Any]:
+    """The conversion as JSON values; the record holds all of it."""
+    return {
+        "name": done.name,
+        "soc": done.soc,
+        "ground": done.ground,
+        "status": done.status,
+        "files": {role: str(path) for role, path in done.files.items()},
+        "atc": list(done.command),
+        "gates": [{"id": gate.id, "verdict": gate.verdict, "measured": gate.measured} for gate in done.gates],
+        "next": list(after(done)),
+    }
+
+
+def _export(details: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
+    tried = [row for row in details.get("attempts", ()) if row["outcome"] != "taken"]
+    for row in tried:
+        yield say("convert.opset-failed", opset=row["opset"], reason=row["reason"]).render()
+    yield say("convert.opset-taken", opset=details["opset"]).render()
+
+
+def _verdicts(gates: list[GateRecord]) -> Iterator[str]:
+    """What passed on one line, with the figure that is nearest to its limit; everything else on its own."""
+    passed = [gate for gate in gates if gate.verdict == "passed"]
+    if passed:
+        nearest = max(passed, key=lambda gate: figures.share_used(gate) or 0.0)
+        yield say("convert.passed", count=len(passed), line=line_of(nearest, subject=nearest.variant)).render()
+    others = [gate for gate in gates if gate.verdict not in ("passed", "shown")]
+    for verdict, group in itertools.groupby(sorted(others, key=lambda one: one.verdict), key=lambda one: one.verdict):
+        several = list(group)
+        word = say(f"convert.verdict-{verdict.replace('_', '-')}").render()
+        for gate in several[:_SHOWN]:
+            yield f"{word}: {line_of(gate, subject=gate.variant)}"
+        if several[_SHOWN:]:
+            yield say("convert.more", count=len(several) - _SHOWN, verdict=word).render()
+
+
+def _conclusion(done: Conversion) -> str:
+    if done.status:
+        return say("convert.failed", count=len(done.failed)).render()
+    if done.soc is None:
+        return say("convert.only-onnx").render()
+    key = {"emulated": "convert.emulated", "double": "convert.double"}.get(done.ground or "", "convert.done")
+    return say(key, soc=done.soc).render()
+
+
+def _short(path: Path) -> str:
+    """Relative to the working directory where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
