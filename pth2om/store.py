@@ -19,7 +19,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -137,11 +137,14 @@ class Store:
     Attributes:
         root: its folder.
         failures: digest of a key -> why its stage failed; of this process only.
+        undeclared: how often user code read what no key names yet; of this process only. What is built meanwhile is
+            kept apart, for its key does not tell it from another.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_root()).absolute()
         self.failures: dict[str, Pth2omError] = {}
+        self.undeclared = 0
         self._digests: dict[str, str] = {}
 
     def place(self, key: Key) -> Path:
@@ -298,6 +301,7 @@ class Store:
     def _build(self, key: Key, place: Path, build: Callable[[Path], None]) -> Artifact:
         building = self.root / "building"
         folder = building / uuid.uuid4().hex
+        resume = self.resume(key)
         alive: filelock.BaseFileLock | None = None
         try:
             building.mkdir(parents=True, exist_ok=True)
@@ -308,7 +312,7 @@ class Store:
             alive = filelock.FileLock(folder.with_suffix(".lock"))
             alive.acquire()
             folder.mkdir()
-            started = time.perf_counter()
+            started, undeclared = time.perf_counter(), self.undeclared
             build(folder)
             seconds = time.perf_counter() - started
             created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -317,13 +321,16 @@ class Store:
                 for file in sorted(folder.rglob("*"))
                 if file.is_file()
             }
+            if self.undeclared != undeclared:
+                key = replace(key, inputs={**key.inputs, "undeclared": uuid.uuid4().hex})
+                place = self.place(key)
             parts = key.parts()
             record = {"parts": parts, "label": key.label, "seconds": seconds, "created": created, "files": sizes}
             write_text(folder / _RECORD, json.dumps(record, ensure_ascii=False, indent=1), durable=True)
             place.parent.mkdir(parents=True, exist_ok=True)
             self._remove(place)  # a damaged one
             folder.replace(place)
-            shutil.rmtree(self.resume(key), ignore_errors=True)
+            shutil.rmtree(resume, ignore_errors=True)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError("store.no-space", where=str(self.root), stage=key.stage) from None

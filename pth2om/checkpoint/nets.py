@@ -16,15 +16,17 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pth2om.checkpoint.reads import user_files, watched
+from pth2om.checkpoint.reads import counted
+from pth2om.checkpoint.watching import Noted, again, watched
 from pth2om.errors import CheckpointError, Pth2omError, first_line
 from pth2om.files import is_file, is_folder
+from pth2om.store import file_digest
 
 if TYPE_CHECKING:
     import torch
@@ -41,13 +43,13 @@ class Net:
         name: its ``TEMPLATE_NAME``.
         path: its file.
         source: the executed module.
-        opened: names of the files that its code has opened so far.
+        noted: what its file read when it was executed.
     """
 
     name: str
     path: Path
     source: ModuleType
-    opened: set[str] = field(default_factory=set, compare=False)
+    noted: Noted = field(default_factory=Noted, compare=False)
 
     def build(self, num_classes: int | None = None, **arguments: Any) -> torch.nn.Module:  # noqa: ANN401 - the net's own
         """A fresh module with random weights.
@@ -111,14 +113,13 @@ class Net:
         return deployed.eval()
 
     def _call(self, name: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
-        with _importable(self.path.parent), watched(self.opened), _explained(self.path, name):
+        with _importable(self.path.parent), _explained(self.path, name):
             return function(*arguments, **keywords)
 
 
 @dataclass(frozen=True)
 class _Loaded:
     content: str
-    opened: frozenset[str]  # while the file was run
     net: Net
 
 
@@ -141,23 +142,24 @@ def load_net(path: Path) -> Net:
         raise CheckpointError("checkpoint.net-missing", where=str(path), found=nearby or "-")
     path = path.absolute()
     known = _LOADED.get(path)
-    if known is not None and known.content == _content(path, known.opened):
+    if known is not None and known.content == _content(path, known.net.noted):
+        again(known.net.noted)
         return known.net
-    module, opened = run_file(path)
+    module, noted = run_file(path)
     title, build = getattr(module, "TEMPLATE_NAME", None), getattr(module, "build", None)
     if not isinstance(title, str) or not title or not callable(build):
         absent = "build(num_classes, pretrained=False)" if isinstance(title, str) and title else "TEMPLATE_NAME"
         raise CheckpointError("checkpoint.net-incomplete", where=str(path), absent=absent)
-    net = Net(title, path, module, opened)
-    _LOADED[path] = _Loaded(_content(path, opened), frozenset(opened), net)
+    net = Net(title, path, module, noted)
+    _LOADED[path] = _Loaded(_content(path, noted), net)
     return net
 
 
-def run_file(path: Path) -> tuple[ModuleType, set[str]]:
+def run_file(path: Path) -> tuple[ModuleType, Noted]:
     """Run a Python file of the user's; modules beside it may be imported by it.
 
     Returns:
-        The module, and the names of the files that it opened.
+        The module, and what it read when it was executed.
 
     Raises:
         CheckpointError: it does not run.
@@ -168,16 +170,18 @@ def run_file(path: Path) -> tuple[ModuleType, set[str]]:
         raise CheckpointError("checkpoint.net-missing", where=str(path), found="-")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses and pickles look their module up there
-    opened: set[str] = set()
-    with _importable(path.parent), watched(opened), _explained(path, path.name):
+    noted = Noted()
+    with _importable(path.parent), watched(noted), _explained(path, path.name):
         specification.loader.exec_module(module)
-    return module, opened
+    return module, noted
 
 
-def _content(path: Path, opened: Iterable[str]) -> str:
-    """Digest of the net's files, and of the user's files that it opened when it was run."""
-    files = sorted({*net_files(path), *user_files(opened)})
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def _content(path: Path, noted: Noted) -> str:
+    """Digest of the net's files, and of the state of what it read when it was executed."""
+    files = sorted(net_files(path))
+    state = counted(noted).state(file_digest, str)
+    parts = [*(file.read_bytes() for file in files), repr(sorted(state.items())).encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def net_files(path: Path) -> tuple[Path, ...]:

@@ -112,13 +112,14 @@ class OnnxStage:
             from pth2om import checkpoint
 
             module = source.module()
-            if source.net is not None:
-                module = checkpoint.load_net(source.net).deployed(module)
-            if module is not source.module():
-                source.use_bodies(module)
-            made = export.export(
-                module, spec.inputs, spec.export, self.batch, raw, cann=cann, operators=operators, bodies=bodies
-            )
+            with source.watching():
+                if source.net is not None:
+                    module = checkpoint.load_net(source.net).deployed(module)
+                if module is not source.module():
+                    source.use_bodies(module)
+                made = export.export(
+                    module, spec.inputs, spec.export, self.batch, raw, cann=cann, operators=operators, bodies=bodies
+                )
             details = made.to_json() | {"version": version_of("torch")}
             write_text(work.folder / MODULES, json.dumps(module_names(raw, module), ensure_ascii=False))
         else:

@@ -19,6 +19,8 @@ from pth2om.spec import Spec, Variant
 from pth2om.store import version_of
 
 if TYPE_CHECKING:
+    import torch
+
     from pth2om.sessions.onnx import OnnxSession
     from pth2om.sessions.torch import TorchSession
     from pth2om.toolchain import Toolchain
@@ -67,6 +69,7 @@ class Sessions:
                 self._spec.export.outputs,
                 digest=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
                 threads=self._settings.threads,
+                around=source.watching,
             )
 
         return self._session("torch", make)
@@ -84,13 +87,19 @@ class Sessions:
         from pth2om.sessions.torch import TorchSession
 
         source, path = self._source, self.fp32_checkpoint(built)
+
+        def load() -> torch.nn.Module:
+            with source.watching():
+                return checkpoint.load_module(source.spec, path, net=source.net).module
+
         return TorchSession(
-            lambda: checkpoint.load_module(source.spec, path, net=source.net).module,
+            load,
             source.spec.inputs,
             source.spec.export.outputs,
             digest=f"{self.torch().digest}-{source.store.digest(path)}",
             threads=self._settings.threads,
             provenance=Provenance(INT8_WEIGHTS, version_of("torch"), "host"),
+            around=source.watching,
         )
 
     def fp32_checkpoint(self, built: Built) -> Path:

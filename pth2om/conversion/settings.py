@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class RunSettings:
         threads: of PyTorch and ONNX Runtime.
         providers: of ONNX Runtime.
         seed: of random samples and seeded weights.
+        run: names the run, the same in all its processes; what cannot be kept for the next run is kept under it.
     """
 
     models: Path
@@ -45,6 +47,7 @@ class RunSettings:
     threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     seed: int = 0
+    run: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
 
     @functools.cached_property
     def target(self) -> Target:

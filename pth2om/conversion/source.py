@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pth2om.checkpoint.reads import Reads
+from pth2om.checkpoint.watching import Noted
+from pth2om.conversion import net_reads
 from pth2om.conversion.settings import RunSettings
-from pth2om.conversion.stage import Shown, Value, Work, key_of, run
+from pth2om.conversion.stage import Shown, Work
 from pth2om.errors import Absent, CheckpointError, Pth2omError
 from pth2om.evidence import Finding
 from pth2om.files import is_file, is_there
@@ -42,6 +46,8 @@ class Source:
         self.store = store
         self._module: torch.nn.Module | None = None
         self._loaded: Loaded | None = None
+        self._noted = Noted()
+        self._declared: Reads | None = None
         self._dry = False
 
     @functools.cached_property
@@ -108,7 +114,8 @@ class Source:
             return {}
         from pth2om.custom_ops.bodies import load_bodies
 
-        return load_bodies(self.target.operators.declared, self.spec.folder)
+        with self.watching():
+            return load_bodies(self.target.operators.declared, self.spec.folder)
 
     @property
     def has_torch(self) -> bool:
@@ -119,15 +126,15 @@ class Source:
     def digests(self) -> dict[str, str]:
         """sha256 of what the model is made of: ``checkpoint`` (or ``onnx``), and the files that make its net.
 
-        These are what the net imports, what lies in the model's folder, and whatever else its code opens while it runs:
-        to know that, the model is loaded, once for these files.
+        These are what the net imports, what lies in the model's folder, and whatever else its code reads while it runs:
+        to know that, the model is loaded, once for these files. See `pth2om.conversion.net_reads`.
 
         Raises:
             Absent: the weights are not here and the spec does not allow seeded ones.
         """
-        if self._dry and not self.store.place(key_of(NetReads(self))).is_dir():
+        if self._dry and not net_reads.is_known(self):
             return self.written
-        return {**self.written, **self._opened}
+        return {**self.written, **self._read}
 
     @contextlib.contextmanager
     def dry(self) -> Iterator[None]:
@@ -163,7 +170,7 @@ class Source:
             files = [*net_files(self.net)]
             if self.net.is_relative_to(self.spec.folder.resolve()):
                 files += folder_files(self.spec.folder)
-            digests |= {self._role(file): self.store.digest(file) for file in files if not self._is_weights(file)}
+            digests |= {self.role(file): self.store.digest(file) for file in files if not self._is_weights(file)}
         for name in (entry.body for entry in self.spec.custom_ops if entry.body):
             from pth2om.checkpoint import net_files
 
@@ -172,27 +179,53 @@ class Source:
         return digests
 
     @functools.cached_property
-    def _opened(self) -> dict[str, str]:
-        if self.net is None or not self.has_torch:
+    def _read(self) -> dict[str, str]:
+        if not self.runs_code:
             return {}
         try:
-            opened = run(NetReads(self), self.store).result.value
+            self._declared = net_reads.known(self)
         except Pth2omError:
             return {}  # the stage that needs the model fails the same, and reports it
-        return {self._role(Path(name)): self.store.digest(Path(name)) for name in opened if is_file(Path(name))}
+        return net_reads.state(self, self._declared) | (
+            {f"unseen/{kind}": self.settings.run for kind, _ in self._declared.unseen}
+        )
 
-    def opened(self) -> list[str]:
-        """The user's files that the net's code opens while the model is loaded; what `written` holds is left out."""
-        if self.net is None:
-            return []
-        from pth2om.checkpoint import load_net
-        from pth2om.checkpoint.reads import user_files
+    @property
+    def runs_code(self) -> bool:
+        """Whether loading the model runs a user's code: a net's, or that of pickled classes which are trusted."""
+        return self.has_torch and (self.net is not None or self.spec.name in self.settings.trust)
 
-        self.module()
-        paths = user_files(load_net(self.net).opened)
-        return [str(path) for path in paths if self._role(path) not in self.written and not self._is_weights(path)]
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note what the user's code reads inside the block; what no key names yet is in those of the next run."""
+        if not self.runs_code:
+            yield
+            return
+        from pth2om.checkpoint.watching import watched
 
-    def _role(self, file: Path) -> str:
+        before = self._noted.size()
+        try:
+            with watched(self._noted):
+                yield
+        finally:
+            if self._declared is not None and self._noted.size() != before:
+                read = self.read()
+                if not self._declared.covers(read):
+                    self._declared |= read
+                    self.store.undeclared += 1
+                    net_reads.keep(self, self._declared)
+
+    def read(self) -> Reads:
+        """What the user's code has read so far; what `written` holds is left out, and the weights."""
+        from pth2om.checkpoint.reads import counted
+
+        found = counted(self._noted)
+        files = (
+            name for name in found.files if self.role(Path(name)) not in self.written and not self._is_weights(name)
+        )
+        return dataclasses.replace(found, files=frozenset(files))
+
+    def role(self, file: Path) -> str:
         """What a file of the net is called in keys: its place as seen from the net's folder, wherever that lies."""
         start = self.net.parent.resolve() if self.net is not None else self.spec.folder
         try:
@@ -200,8 +233,8 @@ class Source:
         except ValueError:  # on another drive
             return f"net/{file}"
 
-    def _is_weights(self, file: Path) -> bool:
-        return self.weights is not None and file.resolve() == self.weights.resolve()
+    def _is_weights(self, file: Path | str) -> bool:
+        return self.weights is not None and Path(file).resolve() == self.weights.resolve()
 
     def options(self) -> dict[str, Any]:
         """What the spec asks of the checkpoint and the net, as a part of keys."""
@@ -233,9 +266,13 @@ class Source:
         return self.weights
 
     def stand_ins(self) -> list[Finding]:
-        """The finding that weights are random; of the ONNX too: its figures are not those of the trained model."""
+        """The findings that weights are random (of the ONNX too), and that code does what cannot be followed."""
         message = say("pipeline.seeded", file=self.spec.source.checkpoint, model=self.spec.name)
-        return [Finding("checkpoint.seeded", "warning", message)] if self.seeded else []
+        found = [Finding("checkpoint.seeded", "warning", message)] if self.seeded else []
+        for kind, what in self._declared.unseen if self._declared is not None else ():
+            said = say(f"pipeline.unseen-{kind}", model=self.spec.name, what=what)
+            found.append(Finding("checkpoint.unseen", "info", said))
+        return found
 
     def module(self) -> torch.nn.Module:
         """The module with its weights: float32, eval mode; kept until `close`.
@@ -264,7 +301,8 @@ class Source:
     def load(self) -> Loaded:
         """Load the module, and tell what was found; once until `close`."""
         if self._loaded is None:
-            self._loaded = self._load()
+            with self.watching():
+                self._loaded = self._load()
         return self._loaded
 
     def _load(self) -> Loaded:
@@ -322,37 +360,6 @@ class Loaded:
     def from_json(cls, data: Mapping[str, Any]) -> Loaded:
         """From what `to_json` gave."""
         return cls(tuple(Finding.from_json(entry) for entry in data["findings"]), data["details"])
-
-
-@dataclass(frozen=True)
-class NetReads:
-    """Load the model and note which files its net's code opens beside those that are known to belong to it."""
-
-    source: Source
-    name = "net-reads"
-    version = 2
-    libraries = ("pth2om",)
-
-    @property
-    def label(self) -> str:
-        """See `Stage.label`."""
-        return self.source.spec.name
-
-    def inputs(self) -> Mapping[str, str]:
-        """See `Stage.inputs`."""
-        return self.source.written
-
-    def options(self) -> Mapping[str, Any]:
-        """See `Stage.options`."""
-        return self.source.options()
-
-    def build(self, work: Work) -> Value:  # noqa: ARG002 - a Stage's
-        """See `Stage.build`."""
-        return Value(self.source.opened())
-
-    def restored(self, value: Any) -> Value:  # noqa: ANN401 - JSON
-        """See `Stage.restored`."""
-        return Value(value)
 
 
 @dataclass(frozen=True)

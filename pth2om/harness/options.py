@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,6 +129,7 @@ def settings(config: pytest.Config, models: Path) -> RunSettings:
         subset=config.getoption("--om-subset"),
         threads=config.getoption("--om-threads"),
         providers=tuple(words(config.getoption("--om-ort-providers"))),
+        run=str(getattr(config, "workerinput", {}).get("testrunuid") or uuid.uuid4().hex),
     )
 
 

@@ -67,7 +67,8 @@ class Double:
 
         spec = subject.pipeline.spec
         load: Callable[[], torch.nn.Module] = lambda: copy.deepcopy(subject.pipeline.module()).double()  # noqa: E731
-        self._session = TorchSession(load, spec.inputs, spec.export.outputs, digest="")
+        around = subject.pipeline.source.watching
+        self._session = TorchSession(load, spec.inputs, spec.export.outputs, digest="", around=around)
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """See `Session.run`; inputs of floating point are fed as float64."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -28,6 +29,7 @@ class TorchSession:
         digest: identifies weights, net and PyTorch version.
         threads: intra-op threads; None leaves PyTorch's choice.
         provenance: what evidence calls it; default PyTorch and its version.
+        around: entered around whatever runs the module's code.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class TorchSession:
         digest: str,
         threads: int | None = None,
         provenance: Provenance | None = None,
+        around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self._load = load
+        self._around = around
         self._provenance = provenance
         self._inputs = tuple(inputs)
         self._output_names = tuple(output_names)
@@ -87,7 +91,9 @@ class TorchSession:
         tensors = [torch.from_numpy(np.array(feeds[entry.name], copy=True)) for entry in self._inputs]
         with torch.inference_mode():
             try:
-                arrays = [tensor.numpy() for tensor in flat_tensors(self._module(*tensors))]
+                with self._around():
+                    given = self._module(*tensors)
+                arrays = [tensor.numpy() for tensor in flat_tensors(given)]
             except ExportError:
                 raise
             except Exception as error:  # whatever the net's own code raises

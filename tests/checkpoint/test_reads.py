@@ -1,46 +1,61 @@
-"""Which opened files are the user's."""
+"""Which of what was noted counts."""
 
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
-import subprocess
-import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from pth2om.checkpoint.reads import folder_files, user_files, watched
+from pth2om.checkpoint.reads import Reads, counted, folder_files, is_users
+from pth2om.checkpoint.watching import Noted, watched
 
 
-def test_files_opened_for_reading_are_seen(tmp_path: Path) -> None:
+def note(source: str, folder: Path) -> Noted:
+    """What is noted while a user's module with this text is executed."""
+    file = folder / "user_code.py"
+    file.write_text(source)
+    noted = Noted()
+    with watched(noted):
+        exec(compile(source, str(file), "exec"), types.ModuleType("user_code").__dict__)
+    return noted
+
+
+def test_files_opened_for_reading_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a").write_text("1")
     (tmp_path / "b").write_text("1")
-    opened: set[str] = set()
-    with watched(opened):
-        (tmp_path / "a").read_text()
-        os.close(os.open(tmp_path / "b", os.O_RDONLY))
-        (tmp_path / "written").write_text("1")
-        with pytest.raises(FileNotFoundError):
-            (tmp_path / "absent").read_text()
+    noted = note(
+        "import os, pathlib, tempfile\n"
+        "open('a').close()\nos.close(os.open('b', os.O_RDONLY))\npathlib.Path('written').write_text('1')\n"
+        "with tempfile.TemporaryDirectory() as made:\n    pathlib.Path(made, 'x').write_text('1')\n"
+        "    pathlib.Path(made, 'x').read_text()\n"
+        "try:\n    open('absent')\nexcept FileNotFoundError:\n    pass\n",
+        tmp_path,
+    )
     (tmp_path / "written").read_text()
-    assert [path.name for path in user_files(opened)] == ["a", "b"]
+    assert counted(noted).files == {"a", "b", "absent"}
 
 
-def test_files_read_by_a_database_or_another_program_are_seen(tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
-        (tmp_path / name).write_text("1")
-    opened: set[str] = set()
-    with watched(opened):
-        sqlite3.connect(tmp_path / "d.db").close()
-        sqlite3.connect(f"file:{tmp_path / 'e.db'}?mode=rwc", uri=True).close()
-        program = [sys.executable, "-S", "-c", "pass"]
-        subprocess.run([*program, tmp_path / "a"], check=True)
-        subprocess.run([*program, "b"], cwd=tmp_path, check=True)
-        subprocess.run(f"echo < {tmp_path / 'c'}", shell=True, check=True, stdout=subprocess.DEVNULL)
-    (tmp_path / "d.db").write_text("")
-    assert [path.name for path in user_files(opened) if path.parent == tmp_path] == ["a", "b", "c", "d.db", "e.db"]
+def test_what_nobody_asked_for_in_user_code_is_not_noted(tmp_path: Path) -> None:
+    noted = Noted()
+    with watched(noted):
+        (tmp_path / "a").write_text("1")
+        import linecache
+
+        linecache.checkcache()
+    assert str(tmp_path / "a") not in noted.files
+
+
+def test_everything_is_as_before_once_the_block_is_left(tmp_path: Path) -> None:
+    import builtins
+    import os
+
+    before = (os.stat, os.getcwd, builtins.__import__, type(os.environ).__getitem__)
+    with pytest.raises(ZeroDivisionError):
+        note("1 / 0", tmp_path)
+    assert (os.stat, os.getcwd, builtins.__import__, type(os.environ).__getitem__) == before
 
 
 def test_libraries_records_and_caches_are_not_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,11 +63,26 @@ def test_libraries_records_and_caches_are_not_the_users(tmp_path: Path, monkeypa
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("USERPROFILE", str(home))
     places = [".cache/x.json", "x.egg-info/entry_points.txt", "lib/site-packages/x.py", "a/__pycache__/x.pyc"]
-    for name in (*places, "data/x.json"):
-        (home / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / name).write_text("1")
-    found = user_files([json.__file__, __file__ + ".absent", *(str(home / name) for name in (*places, "data/x.json"))])
-    assert found == (home / "data/x.json",)
+    assert not any(is_users(path) for path in (*(home / name for name in places), Path(json.__file__)))
+    assert is_users(home / "data/x.json")
+    (home / ".cache").mkdir(parents=True)
+    monkeypatch.chdir(home / ".cache")  # who works there means it
+    assert is_users(home / ".cache/x.json")
+
+
+def test_reads_survive_json_and_cover_one_another() -> None:
+    some = Reads(frozenset({"a"}), unseen=(("c", "fopen"),))
+    more = some | Reads(frozenset({"b"}), variables=frozenset({"X"}), place=True)
+    assert Reads.from_json(json.loads(json.dumps(more.to_json()))) == more
+    assert more.covers(some)
+    assert not some.covers(more)
+    assert not Reads(frozenset({"a"})).covers(some)
+
+
+def test_a_secret_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NET_TOKEN", "hunter2")
+    state = Reads(variables=frozenset({"NET_TOKEN"})).state(lambda _: "", str)
+    assert "hunter2" not in repr(state)
 
 
 def test_files_of_a_models_folder(tmp_path: Path) -> None:
