@@ -98,7 +98,8 @@ def counted(noted: Noted) -> Reads:
     """What counts of ``noted``."""
     scratch = tuple(noted.scratch)
     made = tuple(name + os.sep for name in scratch)
-    files = (name for name in noted.files if name not in scratch and not name.startswith(made))
+    left_out = {*scratch, *sys.path}  # places where imports look say nothing; what they find is noted by itself
+    files = (name for name in noted.files if name not in left_out and not name.startswith(made))
     return Reads(
         frozenset(name for name in files if is_users(Path(name)) and not Path(name).is_dir()),
         frozenset(name for name in noted.folders if not f"{name}{os.sep}".startswith(made) and is_users(Path(name))),
