@@ -19,7 +19,7 @@ FLOORS = (
     {"aipp", "checkpoint", "custom_ops", "data", "export", "fetch", "omfile", "sessions"},
     {"graph", "preflight", "roofline", "toolchain"},
     {"accuracy", "segmentation", "compare", "latency", "quantize"},
-    {"conversion"},
+    {"conversion", "offline"},
     {"questions", "drafting"},
     {"release"},
     {"report"},

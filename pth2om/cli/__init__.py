@@ -30,6 +30,7 @@ VERBS = (
     "draw",
     "quantize",
     "bins",
+    "parse",
     "aipp",
     "inspect",
     "explain",

@@ -1,0 +1,166 @@
+"""``result_bs4.json`` of one batch size, and the table of the ModelZoo over all of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pth2om.errors import DataError
+from pth2om.escaping import json_text, visible
+from pth2om.files import is_file, write_text
+from pth2om.language import say
+from pth2om.offline.logs import Timing
+from pth2om.offline.scoring import Score
+
+_LARGEST = 1 << 20
+_ORIGIN = "logs and outputs of another tool; not measured by pth2om"
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Speed and accuracy of one batch size; None where it was not read.
+
+    Attributes:
+        batch: images per inference.
+        latency_ms: device time of one inference, milliseconds.
+        fps: images per second.
+        top1, top5: percent.
+        interval: two-sided 95 % interval of top1, percent.
+        images: how many images top1 is over.
+        absent: images of these without an output.
+        tool: whose log it is.
+    """
+
+    batch: int
+    latency_ms: float | None = None
+    fps: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+    interval: tuple[float, float] | None = None
+    images: int | None = None
+    absent: int | None = None
+    tool: str | None = None
+
+    @classmethod
+    def of(cls, batch: int, timing: Timing | None, score: Score | None) -> BatchResult:
+        """Put together what a log and a folder of outputs say of one batch size."""
+        result = cls(batch)
+        values: dict[str, Any] = vars(result) | {}
+        if timing is not None:
+            values |= {"latency_ms": timing.latency_ms, "fps": timing.fps, "tool": timing.tool}
+        if score is not None:
+            values |= {"top1": score.top1, "top5": score.top5, "interval": score.interval}
+            values |= {"images": score.images, "absent": score.absent}
+        return cls(**values)
+
+    def joined(self, other: BatchResult) -> BatchResult:
+        """Both results of one batch size in one.
+
+        Raises:
+            DataError: they give different values for the same figure.
+        """
+        values: dict[str, Any] = {}
+        for name, mine in vars(self).items():
+            theirs = getattr(other, name)
+            if mine is not None and theirs is not None and mine != theirs:
+                raise DataError("offline.two-values", name=name, batch=self.batch, first=str(mine), second=str(theirs))
+            values[name] = theirs if mine is None else mine
+        return BatchResult(**values)
+
+
+def write_result(path: Path, result: BatchResult) -> None:
+    """Write ``result_bs1.json``: the figures, and where they come from."""
+    figures = {name: value for name, value in vars(result).items() if value is not None and name != "batch"}
+    write_text(path, json_text({"batch_size": result.batch, **figures, "origin": _ORIGIN}, 2) + "\n")
+
+
+def read_result(path: Path) -> BatchResult:
+    """The inverse of `write_result`.
+
+    Raises:
+        DataError: no such file, or not such a file.
+    """
+    where = str(path)
+    if not is_file(path):
+        raise DataError("offline.no-file", where=where)
+    if path.stat().st_size > _LARGEST:
+        raise DataError("offline.too-large", where=where, limit=_LARGEST >> 20)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError("offline.not-json", where=where) from error
+    if not isinstance(data, Mapping) or not _count(data.get("batch_size")):
+        raise DataError("offline.no-result", where=where)
+    figures = {name: data.get(name) for name in ("latency_ms", "fps", "top1", "top5")}
+    counts = {name: data.get(name) for name in ("images", "absent")}
+    ends = data.get("interval")
+    tool = data.get("tool")
+    fits = (
+        all(value is None or _figure(value) for value in figures.values())
+        and all(value is None or value == 0 or _count(value) for value in counts.values())
+        and (ends is None or (isinstance(ends, list) and len(ends) == 2 and all(_figure(end) for end in ends)))
+        and (tool is None or isinstance(tool, str))
+    )
+    if not fits:
+        raise DataError("offline.no-result", where=where)
+    values: dict[str, Any] = {**figures, **counts, "tool": tool, "interval": None if ends is None else tuple(ends)}
+    return BatchResult(int(data["batch_size"]), **values)
+
+
+def best(results: Iterable[BatchResult]) -> BatchResult | None:
+    """The batch size with the highest fps; None where no speed is known."""
+    timed = [one for one in results if one.fps is not None]
+    return max(timed, key=lambda one: (one.fps or 0.0, -one.batch), default=None)
+
+
+def modelzoo_table(results: Iterable[BatchResult], soc: str, dataset: str) -> str:
+    """The ModelZoo's table in Markdown: SoC, batch size, dataset, accuracy, performance; the best batch below it."""
+    rows = sorted(results, key=lambda one: one.batch)
+    heads = [say(f"offline.head-{name}").render() for name in ("soc", "batch", "dataset", "accuracy", "performance")]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for one in rows:
+        cells = (_cell(soc), str(one.batch), _cell(dataset), _accuracy(one), _speed(one))
+        lines.append("| " + " | ".join(cells) + " |")
+    fastest = best(rows)
+    lines.append("")
+    if fastest is not None and fastest.fps is not None:
+        lines.append(say("offline.best", batch=fastest.batch, fps=_digits(fastest.fps)).render())
+    lines.append(say("offline.origin").render())
+    return "\n".join(lines)
+
+
+def _accuracy(result: BatchResult) -> str:
+    if result.top1 is None:
+        return say("offline.not-read").render()
+    text = f"Top1 {result.top1:.2f}%"
+    if result.interval is not None:
+        text += f" [{result.interval[0]:.2f}, {result.interval[1]:.2f}]"
+    if result.top5 is not None:
+        text += f"; Top5 {result.top5:.2f}%"
+    if result.absent:
+        text += "; " + say("offline.absent-cell", absent=result.absent, images=result.images).render()
+    return text
+
+
+def _speed(result: BatchResult) -> str:
+    return say("offline.not-read").render() if result.fps is None else f"{_digits(result.fps)} fps"
+
+
+def _digits(fps: float) -> str:
+    return f"{fps:.2f}" if fps < 10_000 else f"{fps:.0f}"
+
+
+def _cell(text: str) -> str:
+    return visible(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") or "-"
+
+
+def _figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40
