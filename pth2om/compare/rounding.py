@@ -13,8 +13,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pth2om.compare.closeness import HIGHER_IS_BETTER
+import numpy as np
+
+from pth2om.compare.closeness import HIGHER_IS_BETTER, Runs
 from pth2om.evidence import Limit
+from pth2om.session import Array, Feeds
 
 Own = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 """Slice -> sample -> metric -> the worst value between the reference and itself."""
@@ -41,6 +44,31 @@ _METRICS = (
     "shift_pixels",
     "column_l2",
 )
+
+
+class Moved:
+    """Something that runs, whose floating-point inputs are moved by at most one ulp of their largest value, up or down.
+
+    Args:
+        session: what computes.
+        seed: of the directions.
+    """
+
+    def __init__(self, session: Runs, seed: int) -> None:
+        self._session = session
+        self._seed = seed
+
+    def run(self, feeds: Feeds) -> Mapping[str, Array]:
+        """See `Session.run`."""
+        stream = np.random.default_rng(self._seed)
+        moved = {}
+        for name, array in feeds.items():
+            if array.dtype.kind == "f":
+                # Zeros have no neighbours worth the name: there it is the ulp of 1.
+                ulp = np.spacing(np.abs(array).max(initial=0) or array.dtype.type(1))
+                array = array + ulp * stream.integers(-1, 2, array.shape).astype(array.dtype)
+            moved[name] = array
+        return self._session.run(moved)
 
 
 def own_rounding(*measured: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:

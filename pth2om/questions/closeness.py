@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Pth2omError
 from pth2om.evidence import Judgement
 from pth2om.language import say
-from pth2om.questions.batching import batching
 from pth2om.questions.candidate import Candidate, pair
 from pth2om.questions.rounding import own_rounding
+from pth2om.questions.steadiness import repeats, steady
 from pth2om.questions.subject import Subject, answers
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
         samples: the inputs of both.
     """
     from pth2om import compare
+    from pth2om.compare import repeating
 
     spec = subject.pipeline.spec
+    deterministic = all(repeating.repeats(repeats(subject, side, samples)[0]) for side in (reference, candidate))
     slices = [part.model_dump(mode="json") for part in spec.slices]
     measured: dict[str, Any] = {}
     artifacts = []
@@ -66,7 +68,7 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
         metric=_judging_metric(subject) if int8 else "",
     )
     judgements = judge()
-    if any(each.verdict == "failed" and each.measured is not None for each in judgements):
+    if deterministic and any(each.verdict == "failed" and each.measured is not None for each in judgements):
         # Only now: what meets its limit needs no excuse, and the twin takes time.
         judgements = judge(own=own_rounding(subject, samples))
     judgements += _unnamed_boxes(spec, joined, between)
@@ -74,7 +76,7 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
     digests = {"reference": reference.band(first_band).digest, "samples": samples.digest}
     digests |= {band or "candidate": session.digest for band, session in candidate.bands.items()}
     gates = subject.gates("closeness", judgements, candidate.session, digests, artifacts[-1])
-    return gates + batching(subject, reference, candidate, samples)
+    return gates + steady(subject, reference, candidate, samples)
 
 
 def _int8_layers(subject: Subject, variant: Variant) -> int:

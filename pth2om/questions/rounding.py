@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pth2om.compare.rounding import Moved
 from pth2om.errors import Pth2omError
 from pth2om.session import Array, Feeds
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pth2om.compare import Own
     from pth2om.data import Samples
     from pth2om.questions.subject import Subject
-    from pth2om.session import Session
 
 _VERSION = 1
 _MOVES = 3
@@ -73,31 +73,6 @@ class Double:
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """See `Session.run`; inputs of floating point are fed as float64."""
         return self._session.run({name: _wide(array) for name, array in feeds.items()})
-
-
-class Moved:
-    """A session whose floating-point inputs are moved by at most one ulp of their largest value, up or down.
-
-    Args:
-        session: what computes.
-        seed: of the directions.
-    """
-
-    def __init__(self, session: Session, seed: int) -> None:
-        self._session = session
-        self._seed = seed
-
-    def run(self, feeds: Feeds) -> dict[str, Array]:
-        """See `Session.run`."""
-        stream = np.random.default_rng(self._seed)
-        moved = {}
-        for name, array in feeds.items():
-            if array.dtype.kind == "f":
-                # Zeros have no neighbours worth the name: there it is the ulp of 1.
-                ulp = np.spacing(np.abs(array).max(initial=0) or array.dtype.type(1))
-                array = array + ulp * stream.integers(-1, 2, array.shape).astype(array.dtype)
-            moved[name] = array
-        return self._session.run(moved)
 
 
 def _wide(array: Array) -> Array:

@@ -1,0 +1,102 @@
+"""What a session must keep before its outputs mean anything: the same for the same feeds, and pictures apart.
+
+Asked of each side of a comparison once: that it repeats itself, at any batch size; that a picture gives in a batch what
+it gives alone, and that no other picture reaches it, at a batch size above 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pth2om.data import Samples
+    from pth2om.data.samples import Sample
+    from pth2om.evidence import GateRecord
+    from pth2om.questions.candidate import Candidate
+    from pth2om.questions.subject import Subject
+    from pth2om.store import Artifact
+
+_ORIGINAL = ("torch", "onnx")
+
+
+def repeats(subject: Subject, side: Candidate, samples: Samples) -> tuple[Any, Artifact]:
+    """How far a side is from itself on the same feeds (`pth2om.compare.repeating.repeated`), through the store.
+
+    Of an emulated OM the first band: the bands differ in rounding, not in what they compute.
+
+    Args:
+        subject: of the variant or batch size.
+        side: a side of the comparison.
+        samples: what both sides are fed; the first batch that is not zeros alone is enough.
+    """
+    from pth2om.compare import repeating
+
+    session = side.session
+    inputs = {"session": session.digest, "samples": samples.digest}
+    return subject.measured(
+        "repeats", repeating.VERSION, inputs, {}, ("numpy",), lambda: repeating.repeated(session, _telling(samples))
+    )
+
+
+def steady(subject: Subject, reference: Candidate, candidate: Candidate, samples: Samples) -> list[GateRecord]:
+    """Gates on both sides of a comparison; each side is asked in one comparison only.
+
+    A picture of a batch is held against the original model on single pictures where PyTorch or ONNX Runtime computes.
+    What an OM or a quantized graph rounds would hide a mixture there: of these, as of all others, the other pictures
+    of the batch are replaced, which must not move a picture's own output. The first batch of the samples is enough: a
+    graph that mixes pictures mixes any.
+
+    Args:
+        subject: of the variant or batch size.
+        reference: see `pth2om.questions.closeness.closeness`.
+        candidate: likewise.
+        samples: what both are fed.
+    """
+    if candidate.role not in _ORIGINAL:
+        sides = [candidate] if reference.role == "onnx" else []
+        if sides and candidate.role == "om" and not subject.pipeline.has_torch:
+            sides.append(reference)  # nothing else compares it
+    else:
+        sides = [reference, candidate]
+    return [gate for side in sides for gate in _asked(subject, side, samples)]
+
+
+def _asked(subject: Subject, side: Candidate, samples: Samples) -> list[GateRecord]:
+    from pth2om.compare import batching, repeating
+
+    session, role = side.session, side.role
+    inputs = {"session": session.digest, "samples": samples.digest}
+    again, artifact = repeats(subject, side, samples)
+    gates = subject.gates("closeness", [repeating.judge_repeats(again, role)], session, inputs, artifact)
+    if (subject.batch or 1) < 2 or not repeating.repeats(again):
+        return gates  # of chance nothing else can be asked
+    measured, artifact = subject.measured(
+        "apart", batching.VERSION, inputs, {}, ("numpy",), lambda: batching.others_replaced(session, _telling(samples))
+    )
+    judgements = batching.judge_replaced(measured, role, repeating.restless(again))
+    gates += subject.gates("closeness", judgements, session, inputs, artifact)
+    if role in _ORIGINAL:
+        pipeline = subject.pipeline
+        single = pipeline.torch_session() if pipeline.has_torch else pipeline.onnx_session(1)
+        inputs["single"] = single.digest
+        measured, artifact = subject.measured(
+            "batching",
+            batching.VERSION,
+            inputs,
+            {},
+            ("numpy",),
+            lambda: batching.against_singles(session, single, _telling(samples)),
+        )
+        gates += subject.gates("closeness", batching.judge_batch(measured, role), session, inputs, artifact)
+    return gates
+
+
+def _telling(samples: Samples) -> Sample:
+    """The first batch that is not zeros alone: dropout leaves these as they are."""
+    first = None
+    for sample in samples:
+        first = first or sample
+        if set(sample.names) != {"zeros"}:
+            return sample
+    assert first is not None
+    return first
