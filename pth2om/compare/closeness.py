@@ -8,6 +8,7 @@ reference is finite there), ``lost_nonfinite`` (the reference is not, and the ca
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pth2om.compare import spread
 from pth2om.errors import DataError
 from pth2om.session import Array, Feeds
 from pth2om.spec import Slice
@@ -22,7 +24,7 @@ from pth2om.spec import Slice
 if TYPE_CHECKING:
     from pth2om.data.samples import Sample
 
-VERSION = 3
+VERSION = 4
 
 ATOL = RTOL = 5e-3
 """Of ``within_tolerance``: the share of values with ``|difference| <= ATOL + RTOL * |reference|``."""
@@ -48,6 +50,9 @@ METRICS = (
     "shift_pixels",
     "column_l2",
 )
+NORMS = ("l2", "reference_l2", "candidate_l2")
+"""What `closeness` gives besides: of the difference and of both sides."""
+
 _COLUMNS = range(2, 1025)
 """Widths of a last axis whose columns are looked at one by one where nothing names them."""
 _SCALE_APART = 64.0
@@ -77,7 +82,8 @@ def measure(
 
     Returns:
         JSON: ``slices``: name -> ``output``, ``kind``, ``samples`` (row names), one list per metric of `METRICS` with a
-        value per row (None where it does not apply), ``histogram``; ``mismatch``: what makes a comparison impossible;
+        value per row (None where it does not apply), ``histogram``, ``spread`` (`pth2om.compare.spread.Spread`);
+        ``mismatch``: what makes a comparison impossible;
         ``pixels``: longer side of the image input, for limits in pixels; ``constant``: outputs of the reference that
         are the same for all rows but for float rounding.
 
@@ -88,6 +94,7 @@ def measure(
     pixels = getattr(samples, "pixels", None)
     measured["pixels"] = pixels
     seen: dict[str, _Seen] = {}
+    firsts: dict[str, Array] = {}
     for sample in samples:
         expected, got = reference.run(sample.feeds), candidate.run(sample.feeds)
         for name, ours, theirs in _paired(expected, got, measured["mismatch"]):
@@ -99,7 +106,8 @@ def measure(
                 # Not validated: an output may be called anything, "/head/Concat_3:0" too.
                 parts.insert(0, Slice.model_construct(name=f"{name}.whole" if taken else name))
             for part in parts:
-                _add(measured["slices"], part, name, sample.names, ours, theirs, pixels=pixels, unnamed=unnamed)
+                pair = (ours, theirs)
+                _add(measured["slices"], part, name, sample.names, pair, firsts, pixels=pixels, unnamed=unnamed)
         for entry in slices:
             if entry.output is not None and entry.output not in expected:
                 raise DataError("compare.no-output", name=entry.name, output=entry.output, known=", ".join(expected))
@@ -188,6 +196,7 @@ def worse(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str,
             "samples": [f"{sample} [{name}]" for part, name in parts for sample in part["samples"]],
             **{metric: [value for part, _ in parts for value in part[metric]] for metric in METRICS},
             "histogram": [sum(counts) for counts in zip(*(part["histogram"] for part, _ in parts), strict=True)],
+            "spread": functools.reduce(spread.joined, (part["spread"] for part, _ in parts)),
         }
     return merged
 
@@ -248,14 +257,17 @@ def _add(
     part: Slice,
     output: str,
     names: Sequence[str],
-    ours: Array,
-    theirs: Array,
+    pair: tuple[Array, Array],
+    firsts: dict[str, Array],
     *,
     pixels: int | None,
     unnamed: bool,
 ) -> None:
-    """Measure one slice of one sample, row by row; ``unnamed``: no slice of the spec is of this output."""
-    index = index_of(part.index)
+    """Measure one slice of one sample, row by row.
+
+    ``unnamed``: no slice of the spec is of this output; ``firsts``: of each slice the reference's first row.
+    """
+    index, (ours, theirs) = index_of(part.index), pair
     try:
         mine, yours = ours[index], theirs[index]
     except IndexError:
@@ -280,12 +292,18 @@ def _add(
             "samples": [],
             **{metric: [] for metric in METRICS},
             "histogram": [0] * (len(EDGES) + 1),
+            "spread": {},
         },
     )
     for name, row_ours, row_theirs in rows:
         values, histogram = closeness(row_ours, row_theirs, kind=kind, pixels=pixels)
         if unnamed and kind == "values":
             values["column_l2"] = _worst_column(row_ours, row_theirs)
+        first = firsts.setdefault(part.name, np.array(row_ours)) if not kept["samples"] else firsts[part.name]
+        between = None
+        if kept["samples"]:
+            between, _ = closeness(first, row_ours, kind="boxes" if kind == "boxes" else "values", pixels=pixels)
+        spread.widen(kept["spread"], values, between, counted=kind in ("labels", "integers"))
         kept["samples"].append(name)
         for metric in METRICS:
             kept[metric].append(values.get(metric))
@@ -335,7 +353,7 @@ def closeness(
         pixels: longer side of the input; boxes of values below 2 are taken for fractions of it.
 
     Returns:
-        Metric -> value, and the error histogram (`EDGES`).
+        Metric -> value, with the norms ``l2``, ``reference_l2`` and ``candidate_l2``; the error histogram (`EDGES`).
     """
     ours = np.asarray(reference, dtype=np.float64)
     theirs = np.asarray(candidate, dtype=np.float64)
@@ -351,6 +369,9 @@ def closeness(
     values: dict[str, float | None] = {
         "cosine": _cosine(r, c, norm_r, norm_c),
         "relative_l2": norm_d / norm_r if norm_r else (0.0 if not norm_d else math.inf),
+        "l2": norm_d,
+        "reference_l2": norm_r,
+        "candidate_l2": norm_c,
         "max_abs": float(size.max(initial=0.0)),
         "mean_abs": float(size.mean()) if size.size else 0.0,
         "sqnr_db": _decibels(norm_r, norm_d),

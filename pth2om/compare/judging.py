@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pth2om.compare.closeness import EDGES, HIGHER_IS_BETTER, METRICS
 from pth2om.compare.rounding import Own, excused, plain_name
+from pth2om.compare.spread import FOLLOWED, Spread, share, undecided
 from pth2om.evidence import Judgement, Limit, Verdict
 from pth2om.language import say
 from pth2om.spec import Closeness, Gates
@@ -160,6 +161,7 @@ def judge(
     for name, part in measured["slices"].items():
         found = _judge_slice(name, part, measured, pair, gates, int8=int8, layers=layers, own=(own or {}).get(name, {}))
         if int8 and metric:
+            found = [each for each in found if not each.check.endswith("/follows")]
             given = {f"{pair}/{name}/{entry}" for entry in _own(gates, pair, name, int8=True)}
             found = [each if each.check in given else _left_to(metric, each) for each in found]
         judgements += found
@@ -211,7 +213,23 @@ def _judge_slice(
     if part["kind"] not in _WHOLE and not any(math.isfinite(chosen.get(metric, math.inf)) for metric in _SIZED):
         message = say("compare.cosine-alone", name=name)
         judgements.append(Judgement(f"{pair}/{name}/size", None, "", None, "inconclusive", message=message))
+    if part["output"] not in measured["constant"]:  # `_constant` judges those
+        judgements += _followed(name, part["spread"], pair, chosen)
     return judgements
+
+
+def _followed(name: str, spread: Spread, pair: str, chosen: Mapping[str, float]) -> list[Judgement]:
+    """One on the error beside the distance between samples, where a constant answer would meet the limits."""
+    bounds = {key: Limit(">=" if key in HIGHER_IS_BETTER else "<=", value) for key, value in chosen.items()}
+    if not undecided(spread, bounds):
+        return []
+    found, limit = share(spread), Limit("<=", FOLLOWED)
+    met = limit.holds(found)
+    details = {"spread": dict(spread)}
+    values = {"name": name, "share": f"{found:.2g}", "limit": str(limit)}
+    message = say("compare.followed" if met else "compare.hardly-depends", **values)
+    check = f"{pair}/{name}/follows"
+    return [Judgement(check, found, "", limit, "passed" if met else "inconclusive", message=message, details=details)]
 
 
 def _own(gates: Gates, pair: str, name: str, *, int8: bool) -> set[str]:

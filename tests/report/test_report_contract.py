@@ -10,7 +10,7 @@ import pytest
 
 from pth2om import accuracy, compare, evidence, latency
 from pth2om.accuracy.reference import Lead
-from pth2om.compare.closeness import METRICS
+from pth2om.compare.closeness import METRICS, NORMS
 from pth2om.compare.closeness import closeness as closeness_of
 from pth2om.evidence import GateRecord
 from pth2om.report import collect
@@ -45,7 +45,8 @@ def measured_closeness(error):
     figures = [closeness_of(row, row + error * rng.normal(size=50)) for row in rows]
     names = {name for values, _ in figures for name in values}
     part |= {name: [values.get(name) for values, _ in figures] for name in METRICS}
-    assert names <= set(METRICS)
+    assert names <= {*METRICS, *NORMS}
+    part["spread"] = {}
     part["histogram"] = [sum(counts) for counts in zip(*(histogram for _, histogram in figures), strict=True)]
     return {"slices": {"boxes": part}, "mismatch": [], "pixels": None, "constant": []}
 
