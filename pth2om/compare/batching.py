@@ -127,6 +127,9 @@ def _replaced(sample: Sample, kept: list[int], seed: int) -> dict[str, Array]:
     stream = np.random.default_rng(seed)
     feeds = {}
     for name, array in sample.feeds.items():
+        if name in sample.shared:
+            feeds[name] = array
+            continue
         others = np.ones(len(array), dtype=bool)
         others[kept] = False
         changed = np.array(array)

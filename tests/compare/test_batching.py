@@ -121,6 +121,18 @@ def test_indices_stay_indices_when_pictures_are_replaced():
     assert judged.verdict == "passed"
 
 
+def test_an_input_that_all_pictures_share_stays():
+    class Shifted:
+        def run(self, feeds):
+            return {"y": feeds["x"] @ WEIGHT + feeds["shift"].sum()}
+
+    sample = Sample(("a", "b"), {**batch(2).feeds, "shift": np.ones((2, 5), np.float32)}, frozenset({"shift"}))
+    (judged,) = judge_replaced(others_replaced(Shifted(), sample), "onnx")
+    assert judged.verdict == "passed"
+    (judged,) = judge_batch(against_singles(Graph(RIGHT["rows"]), Graph(RIGHT["rows"]), batch(2)), "onnx")
+    assert judged.verdict == "passed"
+
+
 def test_zeros_beside_other_samples_do_not_count():
     def verdict(names, rows):
         measured = {"samples": names, "outputs": {"y": {"rows": rows, "own": [1e-7] * len(rows)}}}
