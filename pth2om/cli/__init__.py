@@ -29,6 +29,7 @@ VERBS = (
     "fix",
     "draw",
     "quantize",
+    "amct_onnx",
     "bins",
     "parse",
     "aipp",

@@ -101,6 +101,18 @@ def convert_command(model: Path, prefix: Path, program: str = PROGRAM) -> Comman
     return Command(words, prefix.with_name(f"{prefix.name}_deploy_model.onnx"))
 
 
+def as_typed(words: Sequence[str], save_path: str, program: str = PROGRAM) -> Command:
+    """The user's own line for the tool.
+
+    Args:
+        words: of the line, without the program.
+        save_path: its ``--save_path``.
+        program: name or path of the tool.
+    """
+    prefix = Path(save_path)
+    return Command((program, *words), prefix.with_name(f"{prefix.name}_deploy_model.onnx"))
+
+
 def template_command(template: str | Sequence[str], places: Mapping[str, Path]) -> Command:
     """The user's own command.
 

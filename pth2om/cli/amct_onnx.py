@@ -1,0 +1,52 @@
+"""``pth2om amct_onnx [--real] -- calibration ...``: the line of the vendor's quantizer, done here or handed to it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pth2om.language import say
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options before ``--``; everything else belongs to amct_onnx."""
+    parser.usage = "pth2om amct_onnx [-h] [--real] -- calibration|convert AMCT_ARGUMENTS"
+    parser.add_argument("--real", action="store_true", help=say("quantize.cli-amct-real").render())
+    parser.add_argument("arguments", nargs="*", metavar="AMCT_ARGUMENTS", help=say("quantize.cli-amct-words").render())
+    plain = parser.parse_known_args
+
+    def parse(
+        args: Sequence[str] | None = None,
+        namespace: Any = None,  # noqa: ANN401 - argparse's own signature
+    ) -> tuple[Any, list[str]]:
+        # The tool's flags look like ours to argparse, and people forget the "--": the split is made here.
+        words = list(args or ())
+        place = next((index for index, word in enumerate(words) if word not in ("-h", "--help", "--real")), len(words))
+        found, extra = plain(words[:place], namespace)
+        found.arguments = words[place + 1 :] if words[place : place + 1] == ["--"] else words[place:]
+        return found, extra
+
+    setattr(parser, "parse_known_args", parse)  # noqa: B010 - a method of this one parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Quantize as the line asks; 2 where it asks nothing."""
+    from pth2om.progress import terminal
+    from pth2om.quantize import amct, amct_line
+    from pth2om.quantize.command_line import Outcome
+
+    if not arguments.arguments:
+        print(say("quantize.amct-nothing"), file=sys.stderr)
+        return 2
+    if arguments.real:
+        found = amct_line.parsed(arguments.arguments)
+        outcome = Outcome(amct.run_command(amct.as_typed(arguments.arguments, found.save_path)))
+    else:
+        outcome = amct_line.execute(arguments.arguments, terminal)
+    for line in outcome.lines():
+        print(line)
+    for finding in outcome.shown_findings():
+        print(finding, file=sys.stderr)
+    return outcome.status
