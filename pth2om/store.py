@@ -247,8 +247,9 @@ class Store:
         resume = self.root / "resume"
         for state in resume.glob("*") if self._is_own(resume) else ():
             # Of a build that was interrupted and whose like was never asked for again.
-            if state.lstat().st_mtime < time.time() - 7 * 86_400:
-                _removed(state)
+            with contextlib.suppress(OSError):  # another process removes it too
+                if state.lstat().st_mtime < time.time() - 7 * 86_400:
+                    _removed(state)
         entries = sorted(self.entries(), key=lambda entry: entry.used, reverse=True)
         removed, total = [], 0
         for entry in entries:
@@ -386,9 +387,13 @@ class Store:
     def _remove(self, place: Path) -> None:
         if not place.exists():
             return
+        building = self.root / "building"
+        building.mkdir(parents=True, exist_ok=True)
+        if not self._is_own(building):  # perhaps linked to another disk
+            _removed(place)
+            return
         # Renamed first: a reader sees the artifact whole or not at all.
-        doomed = self.root / "building" / uuid.uuid4().hex
-        doomed.parent.mkdir(parents=True, exist_ok=True)
+        doomed = building / uuid.uuid4().hex
         place.replace(doomed)
         _removed(doomed)
 

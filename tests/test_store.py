@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,3 +294,54 @@ def test_garbage_of_interrupted_calibrations_goes_after_a_week(tmp_path):
         os.utime(folder / name, (then, then))
     Store(tmp_path).collect_garbage(1 << 40)
     assert [path.name for path in folder.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("kind", ["root", "locks", "building", "onnx"])
+def test_a_store_with_links_in_it_works_and_stays_within_itself(tmp_path: Path, kind: str) -> None:
+    root, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "thesis").write_text("precious")
+    if kind == "root":
+        root.symlink_to(elsewhere)
+    store = Store(root)
+    if kind != "building":
+        store.artifact(KEY, _writer("whole"))
+    if kind in ("locks", "building"):
+        artifact = Store(root).artifact(KEY, _writer("whole"))
+        (root / kind).rename(tmp_path / "real")
+        (root / kind).symlink_to(elsewhere)
+        assert Store(root).artifact(KEY, _writer("whole")).path == artifact.path
+    Store(root).collect_garbage(0)
+    assert (elsewhere / "thesis").read_text() == "precious"
+    assert list(Store(root).entries()) == []
+    if kind != "building":
+        assert not Store(root).artifact(KEY, _writer("whole")).cached
+
+
+def test_two_collections_at_once_remove_everything_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number in range(30):
+        store.artifact(replace(KEY, version=number), _writer("x" * 100))
+    for number in range(30):
+        state = tmp_path / "resume" / f"{number}"
+        state.mkdir(parents=True)
+        os.utime(state, (1, 1))
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(Store(tmp_path).collect_garbage, 0) for _ in range(4)]
+    assert all(future.exception() is None for future in done)
+    assert list(store.entries()) == []
+    assert list((tmp_path / "resume").iterdir()) == []
+    assert list((tmp_path / "building").iterdir()) == []
+
+
+def test_what_read_something_that_no_key_names_is_not_found_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def build(folder: Path) -> None:
+        (folder / "model.onnx").write_text("one")
+        store.undeclared += 1
+
+    assert store.artifact(KEY, build).file("model.onnx").read_text() == "one"
+    assert not store.place(KEY).exists()
+    assert store.artifact(KEY, _writer("two")).file("model.onnx").read_text() == "two"
+    assert store.artifact(KEY, _writer("three")).cached

@@ -186,6 +186,17 @@ class Int8Stage:
             words.append(str(path) if path is not None and is_file(path) else word)
         return self._table.model_copy(update={"command": tuple(words)})
 
+    def _beside(self, script: Path) -> dict[str, str]:
+        """Digests of what a script of the command imports from its folder, and of the files of the model's folder."""
+        from pth2om.checkpoint import net_files
+        from pth2om.checkpoint.reads import folder_files
+
+        source = self.source
+        files = net_files(script) if script.suffix == ".py" else ()
+        if script.is_relative_to(source.spec.folder.absolute()):
+            files = (*files, *folder_files(source.spec.folder))
+        return {f"command/{source.role(file)}": source.store.digest(file) for file in files}
+
     def _files(self) -> dict[str, str]:
         """Digests of the files that ``[quantize]`` names, also in its command, and of the tool it wants."""
         from pth2om.quantize import stage
@@ -194,6 +205,8 @@ class Int8Stage:
         named = {"config": table.config, "given": table.onnx}
         digests = {role: store.digest(self.data.find(name)) for role, name in named.items() if name is not None}
         written = zip(self._table.command, table.command, strict=True)
-        digests |= {f"command/{name}": store.digest(Path(found)) for name, found in written if found != name}
+        for name, found in written:
+            if found != name:
+                digests |= {f"command/{name}": store.digest(Path(found)), **self._beside(Path(found))}
         tool = stage.program(table)
         return digests | ({"tool": store.digest(tool)} if tool is not None else {})

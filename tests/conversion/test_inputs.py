@@ -93,3 +93,50 @@ def test_a_dry_run_does_not_load_the_model(make: Make, monkeypatch: pytest.Monke
     monkeypatch.setattr(pipeline.source, "load", lambda: pytest.fail("a dry run loaded the model"))
     (variant,) = pipeline.spec.variants
     assert any("atc" in line for line in pipeline.plan(variant))
+
+
+def test_a_bit_flipped_in_any_file_of_the_store_is_noticed(make: Make, tmp_path: Path) -> None:
+    def outcome() -> tuple[list[bool], dict[str, np.ndarray]]:
+        pipeline = make("plain")
+        (variant,) = pipeline.spec.variants
+        built = [pipeline.checkpoint(), pipeline.onnx(1), pipeline.om(variant)]
+        fused = pipeline.om_sessions(variant)["fused"].run(FEEDS)
+        pipeline.close()
+        return [each.record.cached for each in built], fused
+
+    _, first = outcome()
+    assert outcome()[0] == [True] * 3
+    files = [file for file in (tmp_path / "store").glob("*/*/*") if file.is_file() and file.name != "artifact.json"]
+    stages = {file.parent.parent.name for file in files}
+    assert {"checkpoint", "onnx", "om"} <= stages
+    for file in files:
+        if file.parent.parent.name in ("checkpoint", "onnx", "om"):
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            keep_times(file, bytes(content))
+    cached, again = outcome()
+    assert cached == [False] * 3
+    np.testing.assert_array_equal(again["y"], first["y"])
+
+
+def test_a_script_that_the_quantize_command_names_counts_with_what_lies_beside_it(make: Make, models: Path) -> None:
+    folder = models / "plain"
+    spec = folder / "model.toml"
+    spec.write_text(
+        spec.read_text() + '\n[quantize]\ncommand = ["python3", "run/tool.py", "{onnx_in}", "{onnx_out}"]\n'
+    )
+    (folder / "run").mkdir()
+    (folder / "run" / "tool.py").write_text("import inner\n")
+    (folder / "run" / "inner.py").write_text("A = 1\n")
+    (folder / "table.json").write_text("1")
+    from pth2om.conversion.int8_stage import Int8Stage
+
+    def inputs() -> dict[str, str]:
+        pipeline = make("plain")
+        return dict(Int8Stage(pipeline.source, pipeline.data, pipeline.onnx(1), 1, None).inputs())
+
+    seen = [inputs()]
+    for name in ("run/tool.py", "run/inner.py", "table.json"):
+        (folder / name).write_text("# changed\n")
+        seen.append(inputs())
+    assert len({repr(sorted(each.items())) for each in seen}) == 4
