@@ -39,6 +39,7 @@ VERBS = (
     "report",
     "baseline",
     "compare",
+    "waivers",
     "store",
 )
 

@@ -342,6 +342,8 @@ def properties(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
                 shown = f"{record.measured:.9g}" if record.limit is None else record.limit.beside(record.measured)
                 words += [shown, record.unit]
             words += [] if record.limit is None else [str(record.limit)]
+            waived = record.details.get("waived")
+            words += [f"WAIVED by {waived.get('owner')}"] if isinstance(waived, Mapping) else []
             yield f"gate.{record.check}", " ".join(word for word in words if word)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pth2om.language import Message, say
+from pth2om.release.waivers import is_waived
 
 if TYPE_CHECKING:
     from pth2om.harness.records import RunRecords
@@ -19,7 +20,7 @@ DEFAULT = "failed,not_reached,nothing"
 
 def reasons(records: RunRecords, fail_on: frozenset[str]) -> list[Message]:
     """Why the run must not exit with 0; none where it may."""
-    counts: Counter[str] = Counter(gate.verdict for gate in (*records.gates, *records.unreached))
+    counts: Counter[str] = Counter(gate.verdict for gate in records.judged if not is_waived(gate))
     found = [
         say(f"plugin.exit-{word.replace('_', '-')}", count=counts[word])
         for word in WORDS

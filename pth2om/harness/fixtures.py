@@ -11,6 +11,7 @@ import pytest
 from pth2om.harness.cases import Case, question_of
 from pth2om.harness.records import keep
 from pth2om.harness.run import RUN, Run
+from pth2om.release.waivers import is_waived
 from pth2om.report.lines import line_of
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class Accept:
         self._case = case
         self._fail_on = run.fail_on
         self._baseline = run.baseline
+        self._waivers = run.waivers
         self._remeasure = bool(run.config.getoption("--om-remeasure"))
         self.subject = subject_of(run, case)
 
@@ -245,9 +247,12 @@ class Accept:
         keep(self._item, list(self.subject.pipeline.records.values()))
 
     def _settle(self, gates: Sequence[GateRecord]) -> None:
+        gates = [self._waivers.over(gate) for gate in gates]
         keep(self._item, gates)
         by_verdict: dict[str, list[GateRecord]] = {}
         for gate in gates:
+            if is_waived(gate):
+                continue
             by_verdict.setdefault(gate.verdict, []).append(gate)
         bad = [gate for word, of in by_verdict.items() if word == "failed" or word in self._fail_on for gate in of]
         if bad:

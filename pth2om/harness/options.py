@@ -38,6 +38,7 @@ def add(parser: pytest.Parser) -> None:
         help=f"what makes the run exit with an error: {', '.join(exit_status.WORDS)} (default: {exit_status.DEFAULT})",
     )
     add("--baseline", metavar="FILE", default=None, help="compare with this baseline: the question regression")
+    add("--om-waivers", metavar="FILE", default=None, help="waivers (default: waivers.toml)")
     add("--om-toolchain", metavar="NAME", default="emulator", help="who compiles and runs the OM (default: emulator)")
     add("--om-cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
     add("--om-precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")

@@ -20,6 +20,7 @@ from pth2om.harness.planning import check_of, planned
 from pth2om.harness.records import EVIDENCE, RECORDS, keep
 from pth2om.harness.run import RUN
 from pth2om.language import say
+from pth2om.release.waivers import is_waived
 from pth2om.report.lines import line_of
 
 AnyReport = pytest.CollectReport | pytest.TestReport
@@ -57,9 +58,11 @@ def _tell(item: pytest.Item, error: Pth2omError) -> None:
     case = case_of(item)
     if case is not None and case.spec is not None and RUN in item.config.stash:
         subject = subject_of(item.config.stash[RUN], case)
-        record = subject.failed(question_of(item), check_of(item), error)
+        record = item.config.stash[RUN].waivers.over(subject.failed(question_of(item), check_of(item), error))
         keep(item, [record])
         keep(item, list(subject.pipeline.records.values()))
+        if is_waived(record):
+            pytest.skip(line_of(record))
     elif case is not None and RUN in item.config.stash:
         keep(item, [planned(item, None).gate("failed", error.message)])
     if isinstance(error, Absent) and "not_measured" not in options.fail_on(item.config):
@@ -116,12 +119,13 @@ def _bounded(text: str) -> str:
 
 def _as_judged(report: pytest.TestReport, item: pytest.Item, gates: Sequence[GateRecord]) -> None:
     """A test whose gates are inconclusive, or of which nothing was measured, does not read passed."""
-    unsure = [gate for gate in gates if gate.verdict == "inconclusive"]
+    unsure = [gate for gate in gates if gate.verdict == "inconclusive" and not is_waived(gate)]
+    waived = [gate for gate in gates if is_waived(gate)]
     missing = [gate for gate in gates if gate.verdict == "not_measured"]
-    if not unsure and (not gates or len(missing) < len(gates)):
+    if not unsure and not waived and (not gates or len(missing) < len(gates)):
         return
     word = say("plugin.word-inconclusive").render() if unsure else ""
-    reason = "; ".join(dict.fromkeys(line_of(gate) for gate in unsure or missing))
+    reason = "; ".join(dict.fromkeys(line_of(gate) for gate in waived + unsure or missing))
     case = case_of(item)
     place = str(case.folder / "model.toml") if case is not None else str(item.path)
     report.outcome = "skipped"

@@ -27,6 +27,7 @@ from pth2om.language import say
 if TYPE_CHECKING:
     from pth2om.evidence import Record
     from pth2om.release.regression import Judge
+    from pth2om.release.waivers import Waivers
 
 RECORDS = "pth2om_records"
 """Attribute of a test's report that carries its evidence."""
@@ -61,13 +62,15 @@ class RunRecords:
     Args:
         config: of the run.
         soc: the SoC that the run names, or None.
+        waivers: laid over the gates.
 
     Attributes:
         gates: all gates of the run so far.
         unwritten: the first error that kept something from the report, or None.
     """
 
-    def __init__(self, config: pytest.Config, soc: str | None) -> None:
+    def __init__(self, config: pytest.Config, soc: str | None, waivers: Waivers) -> None:
+        self.waivers = waivers
         self._config = config
         self._soc = soc
         self._folder: Path | None = None
@@ -113,6 +116,11 @@ class RunRecords:
     def unreached(self) -> list[GateRecord]:
         """A gate for each planned test that has no outcome."""
         return self._coverage.unreached
+
+    @property
+    def judged(self) -> list[GateRecord]:
+        """All gates, those of unreached tests too, with the waivers over them."""
+        return [*self.gates, *map(self.waivers.over, self.unreached)]
 
     def plan(self, planned: Sequence[Planned]) -> None:
         """Write what the run is to answer, before anything is measured."""
@@ -178,7 +186,7 @@ class RunRecords:
                     continue
                 self._stages.add(name)
             elif isinstance(record, GateRecord):
-                record = self._once(pictures.carry(record, self.folder))
+                record = self.waivers.over(self._once(pictures.carry(record, self.folder)))
                 self.gates.append(record)
             fresh.append(record)
         if not fresh:

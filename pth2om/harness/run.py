@@ -20,6 +20,7 @@ from pth2om.harness import options as run_options
 from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
 from pth2om.harness.records import RunRecords, reason_of
 from pth2om.language import Message, say
+from pth2om.release import waivers
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
@@ -43,7 +44,10 @@ class Run:
             frozenset(run_options.words(config.getoption("--om-precision"))),
             frozenset(int(size) for size in run_options.words(config.getoption("--om-batch"), digits=True)),
         )
-        self.records = RunRecords(config, self.settings.soc)
+        self.waivers = waivers.read(
+            config.invocation_params.dir / (config.getoption("--om-waivers") or models.parent / waivers.NAME)
+        )
+        self.records = RunRecords(config, self.settings.soc, self.waivers)
         self.fail_on = run_options.fail_on(config)
         self.baseline = run_options.baseline(config)
         self._begun = False

@@ -13,6 +13,7 @@ from pth2om.harness import options
 from pth2om.harness.cases import Case, Selection
 from pth2om.harness.records import RunRecords
 from pth2om.language import Message, say
+from pth2om.release.waivers import is_waived, owner
 
 if TYPE_CHECKING:
     from pth2om.conversion.settings import RunSettings
@@ -39,7 +40,7 @@ def summarise(
     reporter: pytest.TerminalReporter, records: RunRecords, reasons: Sequence[Message], *, interrupted: bool
 ) -> None:
     """Verdicts by ground, what INT8 costs, and where the report is."""
-    gates = [*records.gates, *records.unreached]
+    gates = records.judged
     if not (gates or records.unwritten or interrupted):
         return
     reporter.section("pth2om")
@@ -58,6 +59,12 @@ def summarise(
 
         for one in costs(gates):
             reporter.line(one.line())
+    waived = [gate for gate in gates if is_waived(gate)]
+    if waived:
+        owners = ", ".join(sorted({owner(gate) or "" for gate in waived}))
+        reporter.line(say("release.count-waived", count=len(waived), owners=owners).render())
+    for remark in records.waivers.remarks():
+        _print(reporter, remark)
     for because in reasons:
         _print(reporter, because)
     if records.has_folder and (records.folder / "index.html").exists():

@@ -19,6 +19,7 @@ from pth2om.escaping import shell_line
 from pth2om.evidence import Finding, GateRecord, StageRecord
 from pth2om.language import Language, Message
 from pth2om.questions import QUESTIONS
+from pth2om.release.waivers import owner
 from pth2om.report import cost, figures, int8, plots, tables, wording
 from pth2om.report.collect import (
     GROUNDS,
@@ -280,7 +281,13 @@ class _Page:
     def word(self, gate: GateRecord | Answer) -> Markup:
         """The verdict in words."""
         kind = self.kind(gate)
-        return wording.name_of("verdict", {"u": "unproven", "s": "shown"}.get(kind, gate.verdict))
+        name = wording.name_of("verdict", {"u": "unproven", "s": "shown"}.get(kind, gate.verdict))
+        return name + self.waived(gate) if isinstance(gate, GateRecord) else name
+
+    def waived(self, gate: GateRecord) -> Markup:
+        """``WAIVED`` and by whom; nothing for what nobody waived."""
+        by = owner(gate)
+        return Markup("") if by is None else Markup(" <b>WAIVED ({})</b>").format(figures.short(by, 80))
 
     def advice(self, gate: GateRecord) -> Markup:
         """What to do next about a gate."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pth2om.escaping import visible
 from pth2om.evidence import GateRecord
 from pth2om.language import say
@@ -21,4 +23,8 @@ def line_of(gate: GateRecord, subject: str | None = None) -> str:
         text += f" [{say('plugin.ground-emulated').render()}]"
     if gate.message is not None:
         text += f": {gate.message.with_fix()}"
+    waived = gate.details.get("waived")
+    if isinstance(waived, Mapping):
+        by, until = str(waived.get("owner", "")), str(waived.get("expires", ""))
+        text = f"{say('release.waived', owner=by, expires=until).render()}: {text}"
     return text

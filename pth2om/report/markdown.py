@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pth2om.evidence import GateRecord
 from pth2om.language import Language, Message, Value
 from pth2om.questions import QUESTIONS
+from pth2om.release.waivers import is_waived, owner
 from pth2om.report import figures, wording
 from pth2om.report.collect import Card, Report, leaves, unproven_ground
 from pth2om.report.cost import costs
@@ -234,7 +235,8 @@ def _failures(write: _Writer, report: Report) -> None:
     for card, gate in failures[:_MOST_FAILURES]:
         unit = f" {wording.name_in('unit', gate.unit, write.language)}" if gate.unit else ""
         against = write.say("measured-against", measured=figures.measured(gate) + unit, limit=figures.limit(gate.limit))
-        words = f"- **{_escaped(card.name)}** {_escaped(gate.check)}: {_escaped(against)}"
+        waived = f"WAIVED ({_escaped(owner(gate) or '')}) " if is_waived(gate) else ""
+        words = f"- {waived}**{_escaped(card.name)}** {_escaped(gate.check)}: {_escaped(against)}"
         if gate.ground != "host":
             words += f" ({write.name('ground', gate.ground)})"
         if gate.message is not None:
