@@ -90,6 +90,13 @@ def after(done: Conversion) -> tuple[str, ...]:
     refused = any(gate.verdict == "failed" and gate.question in ("export", "preflight") for gate in done.failed)
     if refused and onnx is not None and done.soc is not None:
         return (shell_line(("pth2om", "check", str(onnx), "--soc", done.soc)), shell_line(("pth2om", "fix", str(onnx))))
+    # What was not made stopped what is behind it; its own sentence says why.
+    stopped = any(gate.verdict == "not_reached" for gate in done.gates)
+    unmade = [gate for gate in done.gates if stopped and gate.measured is None and gate.verdict != "not_reached"]
+    if any(gate.question == "quantization" for gate in unmade) and done.options.quantizer != "pth2om":
+        return (_again(done.source, done.soc, replace(done.options, quantizer="pth2om")),)
+    if unmade:
+        return ("pth2om convert --help",)
     if done.soc is None:
         return (_again(done.source, "Ascend310B1", done.options),)
     return (_again(done.source, done.soc, replace(done.options, save_spec=Path("models"))),)

@@ -156,7 +156,8 @@ def _delivered(
     if calibration.is_dir():
         sources["calibration"] = (calibration, names.folder / f"{names.stem}.calibration")
     command: tuple[str, ...] = ()
-    if pipeline.settings.soc is not None:
+    # Without the file that it names, there is no line to copy: a float model is no INT8 one.
+    if pipeline.settings.soc is not None and ("quantized" if variant.quantized else "onnx") in made:
         command, config = _command(pipeline, prepared, names, model)
         if config is not None:
             sources["aipp"] = config

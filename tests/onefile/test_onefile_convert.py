@@ -211,6 +211,24 @@ def test_what_fails_is_a_gate_and_what_is_behind_it_not_reached(tmp_path: Path) 
     assert json.loads(done.files["conversion"].read_text())["status"] == 1
 
 
+def test_without_its_int8_file_no_atc_line_is_printed(
+    tmp_path: Path, weights: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pth2om.onefile.advice import after
+
+    monkeypatch.setenv("PATH", str(tmp_path))  # no amct_onnx
+    options = Options(
+        size=(12,), templates=folder, output=tmp_path / "out", int8=True, random_calibration=True, quantizer="amct_onnx"
+    )
+    done = pth2om.convert(weights, "Ascend310B1", options)
+    assert done.status == 1
+    assert (done.command, done.atc) == ((), "")
+    assert set(done.files) == {"onnx", "conversion"}
+    (command,) = after(done)
+    assert "--int8" in command
+    assert "amct_onnx" not in command
+
+
 def test_a_real_toolchain_gives_an_om_file(tmp_path: Path, weights: Path, folder: Path) -> None:
     undo = choosing.register("double", FakeToolchain.maker())
     try:
