@@ -15,18 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from pth2om.ascend.versions import DEFAULT
 from pth2om.errors import ExportError, GraphError, first_line
 from pth2om.evidence import Finding
+from pth2om.export_probe import at_shape, probe
 from pth2om.language import say
 from pth2om.onnxfile.reading import read_whole
-from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.onnxfile.writing import is_external, write_model
-from pth2om.session import Array
 from pth2om.sessions.torch import flat_tensors, output_names
-from pth2om.spec import Export, Input
+from pth2om.spec import Export, Gears, Input, Shape
 from pth2om.terminal import silent
 
 if TYPE_CHECKING:
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
     from pth2om.spec import CustomOp
 
 VERSION = 4
-PROBE_RELATIVE_L2 = 1e-3
-"""Above this relative L2 between torch and ORT the exported graph is considered wrong (float32 noise is < 1e-5)."""
 
 
 @dataclass(frozen=True)
@@ -89,39 +84,6 @@ class Exported:
         }
 
 
-def example(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, Array]:
-    """Random feeds of ``batch`` samples drawn uniformly from each input's range.
-
-    Returns:
-        One array per input: a batch of its shape, of its dtype.
-    """
-    random = np.random.default_rng(seed)
-    feeds: dict[str, Array] = {}
-    for entry in inputs:
-        low, high = entry.range
-        shape = entry.shape_of(batch)
-        if entry.dtype == "bool":
-            feeds[entry.name] = random.integers(0, 2, shape).astype(bool)
-        elif entry.dtype.startswith("float"):
-            feeds[entry.name] = random.uniform(low, high, shape).astype(entry.dtype)
-        else:
-            feeds[entry.name] = random.integers(int(low), int(high), shape, endpoint=True).astype(entry.dtype)
-    return feeds
-
-
-def mirrored(inputs: Sequence[Input], feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """``feeds`` mirrored within each input's range, so that comparisons with the middle change their result."""
-    reflected: dict[str, Array] = {}
-    for entry in inputs:
-        array = feeds[entry.name]
-        low, high = (0, 1) if entry.dtype == "bool" else entry.range
-        span = low + high if entry.dtype.startswith("float") else int(low) + int(high)
-        reflected[entry.name] = np.asarray(
-            span - array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
-        ).astype(array.dtype)
-    return reflected
-
-
 def export(
     module: torch.nn.Module,
     inputs: Sequence[Input],
@@ -129,6 +91,7 @@ def export(
     batch: int,
     destination: Path,
     *,
+    gears: Gears | None = None,
     cann: str = DEFAULT,
     operators: Sequence[CustomOp] = (),
     bodies: Bodies | None = None,
@@ -140,6 +103,7 @@ def export(
         inputs: the spec's inputs.
         export: the spec's ``[export]``.
         batch: samples of the tracing input; the batch axis is fixed to it unless ``export.dynamic_batch``.
+        gears: one file for all of them: their axes stay open, it is traced at the last and compared with torch at each.
         destination: the ``.onnx`` file to write; weights inline below 2 GB, else beside it as external data.
         cann: whose parser the operators are looked up in.
         operators: custom operators that the module calls; complete declarations.
@@ -157,7 +121,8 @@ def export(
 
     if export.exporter == "dynamo" and importlib.util.find_spec("onnxscript") is None:
         raise ExportError("export.needs-onnxscript")
-    traced = example(inputs, batch, seed=0)
+    shapes = Shape(batch, gears).others()
+    traced = at_shape(shapes[-1], inputs, 0)
     arguments = tuple(torch.from_numpy(traced[entry.name]) for entry in inputs)
     flat = _flat_module(module)
     with torch.inference_mode():
@@ -170,8 +135,8 @@ def export(
     names = output_names(export.outputs, len(results))
     # A TorchScript program is exported as it is: called from inside a trace, PyTorch refuses it.
     exported = module if isinstance(module, torch.jit.ScriptModule) else flat
-    shapes = [tuple(result.shape) for result in results]
-    job = _Job(exported, arguments, inputs, export, names, batch, shapes, cann, operators, bodies or {})
+    axes = _open_axes(flat, inputs, export, shapes, dict(zip(names, results, strict=True)))
+    job = _Job(exported, arguments, inputs, export, names, axes, cann, operators, bodies or {})
 
     attempts: list[Attempt] = []
     best: tuple[int, int, list[MissingOperator], list[Finding]] | None = None
@@ -193,7 +158,7 @@ def export(
         if lacking:
             attempts[index] = Attempt(opset, "taken", attempts[index].reason)
             findings.extend(_lacking(lacking, opset, cann))
-        probes = _probe(best_path, flat, inputs, names, batch, findings)
+        probes = probe(best_path, flat, inputs, names, shapes, findings)
         _move(best_path, destination)
     return Exported(opset, export.exporter, tuple(attempts), tuple(names), tuple(findings), tuple(probes))
 
@@ -205,11 +170,54 @@ class _Job:
     inputs: Sequence[Input]
     export: Export
     names: Sequence[str]
-    batch: int
-    result_shapes: Sequence[tuple[int, ...]]
+    axes: Mapping[str, Mapping[int, str]]
     cann: str
     operators: Sequence[CustomOp]
     bodies: Bodies
+
+
+def _open_axes(
+    module: torch.nn.Module,
+    inputs: Sequence[Input],
+    export: Export,
+    shapes: Sequence[Shape],
+    results: Mapping[str, torch.Tensor],
+) -> dict[str, dict[int, str]]:
+    """The axes of inputs and outputs that stay open, with their names; of outputs those that differ between gears.
+
+    Args:
+        module: the flat module.
+        inputs: the spec's.
+        export: the spec's ``[export]``.
+        shapes: all gears, or the one shape.
+        results: what the module gives at the last of them.
+    """
+    import torch
+
+    gears = shapes[-1].gears
+    if gears is None:
+        if not export.dynamic_batch:
+            return {}
+        batched = [name for name, result in results.items() if result.ndim and result.shape[0] == shapes[-1].batch]
+        return {name: {0: "batch"} for name in (*(entry.name for entry in inputs if entry.batched), *batched)}
+    found = {
+        entry.name: {place: axis for place, axis in enumerate(gears.open_axes(entry)) if axis is not None}
+        for entry in inputs
+    }
+    seen: list[list[tuple[int, ...]]] = [[tuple(result.shape)] for result in results.values()]
+    for shape in shapes[:-1]:
+        feeds = at_shape(shape, inputs, 0)
+        with torch.inference_mode():
+            try:
+                given = module(*(torch.from_numpy(feeds[entry.name]) for entry in inputs))
+            except Exception as error:  # the net's own code may raise anything
+                raise ExportError("export.gear-failed", gear=shape.name, reason=first_line(error)) from error
+        for sizes, tensor in zip(seen, given, strict=True):
+            sizes.append(tuple(tensor.shape))
+    for name, sizes in zip(results, seen, strict=True):
+        differing = [place for place, each in enumerate(zip(*sizes, strict=True)) if len(set(each)) > 1]
+        found[name] = {place: "batch" if place == 0 else f"{name}_{place}" for place in differing}
+    return {name: axes for name, axes in found.items() if axes}
 
 
 def _flat_module(module: torch.nn.Module) -> torch.nn.Module:
@@ -279,16 +287,10 @@ def _attached(model: onnx.ModelProto, path: Path, operators: Sequence[CustomOp],
 def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
     import torch
 
-    dynamic: dict[str, dict[int, str]] | None = None
-    if job.export.dynamic_batch:
-        dynamic = {entry.name: {0: "batch"} for entry in job.inputs if entry.batched}
-        dynamic |= {
-            name: {0: "batch"}
-            for name, shape in zip(job.names, job.result_shapes, strict=True)
-            if shape and shape[0] == job.batch
-        }
     from pth2om.custom_ops.exporting import symbolics
 
+    axes = {name: dict(named) for name, named in job.axes.items()}
+    dynamo = job.export.exporter == "dynamo"
     with (
         warnings.catch_warnings(record=True) as caught,
         silent(1),  # after a failed attempt PyTorch prints its whole graph there
@@ -301,14 +303,12 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
             job.module,
             job.arguments,
             str(path),
-            dynamo=job.export.exporter == "dynamo",
+            dynamo=dynamo,
             opset_version=opset,
             input_names=[entry.name for entry in job.inputs],
             output_names=list(job.names),
-            dynamic_axes=dynamic if job.export.exporter == "torchscript" else None,
-            dynamic_shapes=(tuple({0: "batch"} if entry.batched else None for entry in job.inputs),)
-            if dynamic and job.export.exporter == "dynamo"
-            else None,
+            dynamic_axes=axes if axes and not dynamo else None,
+            dynamic_shapes=(tuple(axes.get(entry.name) for entry in job.inputs),) if axes and dynamo else None,
             custom_opsets={entry.domain: entry.version for entry in job.operators} or None,
         )
     return _tracer_findings(caught)
@@ -349,62 +349,6 @@ def _tracer_findings(caught: Sequence[warnings.WarningMessage]) -> list[Finding]
     return list(findings.values())
 
 
-def _probe(
-    path: Path,
-    module: torch.nn.Module,
-    inputs: Sequence[Input],
-    names: Sequence[str],
-    batch: int,
-    findings: list[Finding],
-) -> list[float]:
-    """Run the tracing input and a second one, its mirror image, through torch and ORT.
-
-    A graph in which a branch or a size of the tracing input was frozen agrees on the first but not on the second.
-    """
-    import torch
-
-    try:
-        session = open_runtime(path)
-    except RefusedError as error:
-        findings.append(Finding("export.ort-refuses", "error", say("export.ort-refuses", reason=str(error))))
-        return []
-    known = {entry.name for entry in session.get_inputs()}
-    findings.extend(
-        Finding("export.unused-input", "error", say("export.unused-input", name=entry.name), node=entry.name)
-        for entry in inputs
-        if entry.name not in known
-    )
-    distances: list[float] = []
-    traced = example(inputs, batch, 0)
-    for number, feeds in enumerate((traced, mirrored(inputs, traced)), 1):
-        with torch.inference_mode():
-            expected = [tensor.numpy() for tensor in module(*(torch.from_numpy(feeds[entry.name]) for entry in inputs))]
-        try:
-            found = run_runtime(session, {name: array for name, array in feeds.items() if name in known}, names)
-        except RefusedError as error:
-            findings.append(
-                Finding("export.ort-fails", "error", say("export.ort-fails", input=number, reason=str(error)))
-            )
-            return distances
-        got = [found[name] for name in names]
-        distances.append(max((_relative_l2(a, b) for a, b in zip(expected, got, strict=True)), default=0.0))
-    for number, distance in enumerate(distances, 1):
-        if not distance <= PROBE_RELATIVE_L2:
-            rule = "export.frozen" if number == 2 and distances[0] <= PROBE_RELATIVE_L2 else "export.differs"
-            findings.append(Finding(rule, "error", say(rule, distance=f"{distance:.2e}", input=number)))
-    return distances
-
-
-def _relative_l2(expected: Array, got: Array) -> float:
-    if expected.shape != got.shape:
-        return float("inf")
-    a, b = np.asarray(expected, np.float64), np.asarray(got, np.float64)
-    both = np.isfinite(a) & np.isfinite(b)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return float("inf")
-    return float(np.linalg.norm(a[both] - b[both]) / max(float(np.linalg.norm(a[both])), 1e-12))
-
-
 def _has_external_data(model: onnx.ModelProto) -> bool:
     from onnx.external_data_helper import uses_external_data
 
@@ -436,6 +380,7 @@ def take(
     batch: int,
     destination: Path,
     *,
+    gears: Gears | None = None,
     cann: str = DEFAULT,
     operators: Sequence[CustomOp] = (),
     bodies: Bodies | None = None,
@@ -447,6 +392,7 @@ def take(
         inputs: the spec's inputs.
         batch: written into a symbolic first axis of the spec's inputs.
         destination: the file to write.
+        gears: their axes stay open.
         cann: whose parser the operators are looked up in.
         operators: custom operators of the file; complete declarations.
         bodies: of the custom operators: the file gets them as functions where it has none.
@@ -475,7 +421,15 @@ def take(
             raise ExportError(
                 "export.rank", where=str(source), name=entry.name, has=len(dims), wanted=len(entry.shape_of(batch))
             )
-        for dim, size in zip(dims, entry.shape_of(batch), strict=True):
+        opened = gears.open_axes(entry) if gears is not None else (None,) * len(dims)
+        for dim, size, axis in zip(dims, entry.shape_of(batch), opened, strict=True):
+            if axis is not None:
+                if dim.dim_value > 0:
+                    raise ExportError(
+                        "export.fixed-axis", where=str(source), name=entry.name, has=dim.dim_value, axis=axis
+                    )
+                dim.dim_param = axis
+                continue
             if dim.WhichOneof("value") == "dim_value" and dim.dim_value not in (size, 0, -1):
                 raise ExportError(
                     "export.fixed-shape", where=str(source), name=entry.name, has=dim.dim_value, wanted=size

@@ -17,5 +17,9 @@ def test_om_matches_pytorch(torch_session, om_session, samples, accept):
     accept.closeness(torch_session, om_session, samples)
 
 
+def test_gear_matches_static_twin(twin_om_session, om_session, samples, accept):
+    accept.twin(twin_om_session, om_session, samples)
+
+
 def test_aipp_matches_plain(plain_om_session, om_session, samples, accept):
     accept.closeness(plain_om_session, om_session, samples)

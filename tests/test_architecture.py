@@ -16,7 +16,7 @@ PACKAGE = Path(pth2om.__file__).parent
 FLOORS = (
     {"escaping", "language", "terminal", "errors", "session", "evidence", "store", "spec", "progress", "files", "host"},
     {"ascend", "explain", "onnxfile"},
-    {"aipp", "checkpoint", "custom_ops", "data", "export", "fetch", "omfile", "sessions"},
+    {"aipp", "checkpoint", "custom_ops", "data", "export", "export_probe", "fetch", "omfile", "sessions"},
     {"graph", "preflight", "roofline", "toolchain"},
     {"accuracy", "segmentation", "compare", "latency", "quantize"},
     {"conversion", "offline"},

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from pth2om.errors import ExportError
-from pth2om.export import example, export, take
+from pth2om.export import export, take
+from pth2om.export_probe import example
 from pth2om.sessions.torch import TorchSession
 from pth2om.spec import Export, Input
 

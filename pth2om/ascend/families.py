@@ -57,7 +57,8 @@ class Family:
         cube_bf16: the same for bfloat16.
         scale: how the dequantization scale is kept.
         aipp: its AIPP unit; None where it has none.
-        ranges: whether a model may have shape ranges (``1~8`` or -1 without gears).
+        ranges: the first CANN (major, minor) whose pages list shape ranges (``1~8`` or -1 without gears) for it; None
+            where none does. The pages of 7.0 to 9.1 deny Ascend310B what 9.2.0 beta1 lists.
         nano: compiled with ``--mode=30`` and only so.
         kernels_public: whether its operator library was public when the kernel table was made. Where it was not, an
             operator with only an AI CPU definition may have an AI Core kernel too.
@@ -72,7 +73,7 @@ class Family:
     cube_bf16: bool | None
     scale: Scale
     aipp: Aipp | None = Aipp()
-    ranges: bool = True
+    ranges: tuple[int, int] | None = (0, 0)
     nano: bool = False
     kernels_public: bool = True
     peak_confirmed: bool = True
@@ -103,8 +104,8 @@ _ROWS = (
     # key, name, overflow, evidence, cube_fp32, cube_bf16, scale
     Family("ascend031", "Ascend031", "saturate", "inferred", True, True, "s19"),
     Family("ascend035", "Ascend035", "saturate", "inferred", None, None, "float32", aipp=None, nano=True),
-    Family("ascend310", "Ascend310", "saturate", "inferred", False, False, "float16"),
-    Family("ascend310b", "Ascend310B", "saturate", "documented", True, True, "s19", ranges=False),
+    Family("ascend310", "Ascend310", "saturate", "inferred", False, False, "float16", ranges=None),
+    Family("ascend310b", "Ascend310B", "saturate", "documented", True, True, "s19", ranges=(9, 2)),
     Family("ascend310p", "Ascend310P", "saturate", "documented", False, False, "float32", aipp=_NARROW),
     Family("ascend610", "Ascend610", "saturate", "inferred", False, False, "float32"),
     Family("ascend910", "Ascend910", "saturate", "documented", False, False, "float32", aipp=_NARROW),

@@ -35,3 +35,14 @@ def generation(cann: str) -> int:
         ToolchainError: as `version`.
     """
     return int(version(cann)[0])
+
+
+def at_least(cann: str, major: int, minor: int) -> bool:
+    """Whether a version is that one or newer; of ``9`` and ``9.x`` nobody knows the minor number, so it counts as 0.
+
+    Raises:
+        ToolchainError: as `version`.
+    """
+    first, _, rest = version(cann).partition(".")
+    digits = re.match(r"\d+", rest)
+    return (int(re.match(r"\d+", first)[0]), int(digits[0]) if digits else 0) >= (major, minor)  # type: ignore[index]

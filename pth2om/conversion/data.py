@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pth2om.conversion.settings import RunSettings
 from pth2om.errors import Absent
 from pth2om.files import is_there
-from pth2om.spec import Preprocess, Spec, Variant
+from pth2om.spec import Preprocess, Shape, Spec, Variant
 from pth2om.store import Store
 
 if TYPE_CHECKING:
@@ -69,14 +69,19 @@ class ModelData:
                 continue
         return None
 
-    def samples(self, batch: int, variant: Variant | None = None) -> Samples:
+    def samples(self, shape: int | Shape, variant: Variant | None = None) -> Samples:
         """Inputs for closeness: real where a dataset is here, random, zeros.
+
+        Args:
+            shape: the batch size, or the gear.
+            variant: what they are for.
 
         With AIPP all are made of pixels. INT8 is compared on real images only, where there are some, else on the bins
         that calibrate it: its ranges are calibrated for those, and noise or a black picture say nothing about them.
         """
         from pth2om.data import GivenSamples, samples
 
+        spec, batch = (self.spec, shape) if isinstance(shape, int) else (self.spec.at(shape), shape.batch)
         found = self.first()
         dataset = found[0] if found else None
         seed = self.settings.seed
@@ -91,7 +96,7 @@ class ModelData:
                 bins.feeds, count, batch=batch, name=bins.name, digest=bins.digest, pixels=pixels or None
             )
         pixels = variant is not None and variant.aipp
-        return samples(self.spec, dataset, batch=batch, seed=seed, from_pixels=pixels)
+        return samples(spec, dataset, batch=batch, seed=seed, from_pixels=pixels)
 
     def scored(self) -> tuple[Labelled, str | None]:
         """The images and metric an accuracy-aware search judges by: those of the spec's first dataset that is here.

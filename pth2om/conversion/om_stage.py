@@ -85,18 +85,23 @@ def atc_options(spec: Spec, settings: RunSettings, variant: Variant, model: Path
     """
     from pth2om.ascend.atc_options import AtcOptions
 
-    shapes = ";".join(
-        f"{entry.name}:{','.join(str(size) for size in entry.shape_of(variant.batch))}" for entry in spec.inputs
-    )
+    gears = variant.gears
+    if gears is None:
+        shapes = ";".join(
+            f"{entry.name}:{','.join(str(size) for size in entry.shape_of(variant.batch))}" for entry in spec.inputs
+        )
+    else:
+        shapes = gears.input_shape(spec.inputs, variant.batch)
     rank = max(len(entry.shape_of(1)) for entry in spec.inputs)
     options = AtcOptions(
         model=model.as_posix(),
-        output=f"{spec.name}-{variant.name}",
+        output=f"{spec.name}-{variant.om}",
         soc_version=settings.soc,
         input_format={4: "NCHW", 5: "NCDHW"}.get(rank, "ND"),
         input_shape=shapes,
         precision_mode=PRECISION_MODES[variant.precision],
         insert_op_conf=aipp.as_posix() if aipp else None,
+        **(gears.flags(spec.inputs) if gears is not None else {}),  # type: ignore[arg-type]
     )
     return options.given(variant.atc)
 

@@ -14,6 +14,7 @@ from pth2om.conversion.stage import Shown, Work
 from pth2om.evidence import Finding
 from pth2om.files import write_text
 from pth2om.session import Provenance
+from pth2om.spec import Shape
 from pth2om.store import Artifact, file_digest, version_of
 
 MODULES = "modules.json"
@@ -44,16 +45,15 @@ class Exported:
 
 @dataclass(frozen=True)
 class OnnxStage:
-    """Export at one batch size.
+    """Export at one batch size, or once for all gears.
 
     Attributes:
         source: checkpoint and net.
-        batch: images per inference.
-        noticed: what the preprocessing looks like beside the file, see `preprocess_findings`.
+        shape: images per inference, or any shape of the gears.
     """
 
     source: Source
-    batch: int
+    shape: Shape
     name = "onnx"
 
     @property
@@ -72,12 +72,12 @@ class OnnxStage:
     @property
     def label(self) -> str:
         """See `Stage.label`."""
-        return f"{self.source.spec.name}-bs{self.batch}"
+        return f"{self.source.spec.name}-{self.shape.file}"
 
     @property
     def variant(self) -> str:
         """See `Conversion.variant`."""
-        return f"bs{self.batch}"
+        return self.shape.name
 
     def inputs(self) -> Mapping[str, str]:
         """See `Stage.inputs`."""
@@ -92,8 +92,12 @@ class OnnxStage:
             "graph": graph.VERSION,
             "inputs": self.source.inputs(),
             "export": self.source.spec.export.model_dump(mode="json"),
-            "batch": self.batch,
             "target": dict(self.source.target.parser),
+            **(
+                {"batch": self.shape.batch}
+                if self.shape.gears is None
+                else {"gears": self.shape.gears.model_dump(mode="json"), "file": self.shape.file}
+            ),
         }
 
     def build(self, work: Work) -> Exported:
@@ -107,6 +111,7 @@ class OnnxStage:
         spec, source = self.source.spec, self.source
         target = source.target
         cann, operators, bodies = target.cann, target.operators.declared, source.bodies
+        batch, gears = self.shape.batch, self.shape.gears
         raw, file = work.folder / "exported.onnx", work.folder / "model.onnx"
         if source.has_torch:
             from pth2om import checkpoint
@@ -118,13 +123,28 @@ class OnnxStage:
                 if module is not source.module():
                     source.use_bodies(module)
                 made = export.export(
-                    module, spec.inputs, spec.export, self.batch, raw, cann=cann, operators=operators, bodies=bodies
+                    module,
+                    spec.inputs,
+                    spec.export,
+                    batch,
+                    raw,
+                    gears=gears,
+                    cann=cann,
+                    operators=operators,
+                    bodies=bodies,
                 )
             details = made.to_json() | {"version": version_of("torch")}
             write_text(work.folder / MODULES, json.dumps(module_names(raw, module), ensure_ascii=False))
         else:
             details = export.take(
-                source.given_onnx(), spec.inputs, self.batch, raw, cann=cann, operators=operators, bodies=bodies
+                source.given_onnx(),
+                spec.inputs,
+                batch,
+                raw,
+                gears=gears,
+                cann=cann,
+                operators=operators,
+                bodies=bodies,
             )
         cleaned = graph.clean(raw, file, simplify=spec.export.simplify, cann=cann)
         findings = [Finding.from_json(entry) for entry in details.pop("findings")]

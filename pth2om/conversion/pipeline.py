@@ -7,6 +7,7 @@ onnx.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from pth2om.errors import Absent
 from pth2om.escaping import shell_line
 from pth2om.language import say
 from pth2om.session import Session
-from pth2om.spec import Spec, Variant
+from pth2om.spec import Shape, Spec, Variant
 from pth2om.store import Artifact, Key, Store
 
 if TYPE_CHECKING:
@@ -100,13 +101,17 @@ class Pipeline:
         """Read the checkpoint, fit it to its net, and tell what was found."""
         return built(CheckpointStage(self.source), self.store, self.spec.name, self.records)
 
-    def onnx_key(self, batch: int) -> Key:
-        """What the exported ONNX of this batch size depends on."""
-        return key_of(OnnxStage(self.source, batch))
+    def onnx_key(self, shape: int | Shape) -> Key:
+        """What the exported ONNX of this batch size, or of all gears, depends on."""
+        return key_of(OnnxStage(self.source, _shape(shape)))
 
-    def onnx(self, batch: int) -> Built:
-        """Export at ``batch`` (or take the spec's ONNX), cleaned up for ATC."""
-        return built(OnnxStage(self.source, batch), self.store, self.spec.name, self.records)
+    def onnx(self, shape: int | Shape) -> Built:
+        """Export (or take the spec's ONNX), cleaned up for ATC.
+
+        Args:
+            shape: the batch size, or one gear: all gears have one file.
+        """
+        return built(OnnxStage(self.source, _shape(shape)), self.store, self.spec.name, self.records)
 
     def quantized(self, batch: int) -> Built:
         """INT8: calibrate the exported ONNX, and write the deploy model with its twins.
@@ -122,7 +127,7 @@ class Pipeline:
 
     def compiled_from(self, variant: Variant) -> Built:
         """What a variant is compiled from: the ONNX, or for int8 the deploy model."""
-        return self.quantized(variant.batch) if variant.quantized else self.onnx(variant.batch)
+        return self.quantized(variant.batch) if variant.quantized else self.onnx(variant.shape)
 
     def aipp(self) -> Artifact:
         """The AIPP configuration: the spec's own file, or derived from its ``[preprocess]``.
@@ -172,7 +177,7 @@ class Pipeline:
         """What a dry run prints for a variant: the files it starts from and the exact atc command."""
         weights = str(self.weights) if self.weights else say("pipeline.plan-absent").render()
         with self.source.dry():
-            model = self.store.place(self.onnx_key(variant.batch)) / "model.onnx"
+            model = self.store.place(self.onnx_key(variant.shape)) / "model.onnx"
         files = {"weights": weights, "onnx": str(model)}
         lines = [say(f"pipeline.plan-{name}", path=path).render() for name, path in files.items()]
         if self.settings.soc is None:
@@ -196,9 +201,9 @@ class Pipeline:
         """
         return self.torch_session() if self.has_torch else self.onnx_session(self.spec.batches[0])
 
-    def onnx_session(self, batch: int) -> Session:
-        """ONNX Runtime over the exported file."""
-        return self.sessions.onnx(batch, lambda: self.onnx(batch))
+    def onnx_session(self, shape: int | Shape) -> Session:
+        """ONNX Runtime over the exported file; see `onnx`."""
+        return self.sessions.onnx(_shape(shape), lambda: self.onnx(shape))
 
     def fake_quant_session(self, batch: int) -> Session:
         """See `Sessions.fake_quant`."""
@@ -212,6 +217,24 @@ class Pipeline:
         """The compiled variant, by band: ``fused`` and ``unfused`` on the emulator, ``device`` on an NPU."""
         return self.sessions.om(variant, self.om(variant), self.toolchain())
 
+    def twin_sessions(self, variant: Variant) -> dict[str, Session]:
+        """An OM compiled from the same ONNX as a variant with gears, for its gear alone; by band."""
+        toolchain, model = self.toolchain(), self.compiled_from(variant)
+        options = self.atc_options(variant, model.file)
+        sizes = ";".join(f"{e.name}:{','.join(map(str, variant.shape.of(e)))}" for e in self.spec.inputs)
+        alone = replace(
+            options,
+            input_shape=sizes,
+            output=f"{self.spec.name}-{variant.name}",
+            dynamic_batch_size=None,
+            dynamic_image_size=None,
+            dynamic_dims=None,
+        )
+        # Its record goes nowhere: the evidence is about the OM with gears.
+        stage = OmStage(self.source, variant, model, alone, toolchain)
+        twin = built(stage, self.store, self.spec.name, {})
+        return self.sessions.om(variant, twin, toolchain, alone=True)
+
     def remembering(self, session: Session) -> Session:
         """See `Sessions.remembering`."""
         return self.sessions.remembering(session)
@@ -220,3 +243,7 @@ class Pipeline:
         """Close the sessions and drop the module."""
         self.sessions.close()
         self.source.close()
+
+
+def _shape(shape: int | Shape) -> Shape:
+    return Shape(shape) if isinstance(shape, int) else shape

@@ -15,7 +15,7 @@ from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built
 from pth2om.errors import Absent
 from pth2om.session import Provenance, Remembering, Session
-from pth2om.spec import Spec, Variant
+from pth2om.spec import Shape, Spec, Variant
 from pth2om.store import version_of
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ class Sessions:
             raise self._source.absent()
         raise Absent("pipeline.no-fp32-checkpoint", where=self._spec.name)
 
-    def onnx(self, batch: int, exported: Callable[[], Built]) -> Session:
+    def onnx(self, shape: Shape, exported: Callable[[], Built]) -> Session:
         """ONNX Runtime over the exported file.
 
         Args:
-            batch: images per inference.
+            shape: images per inference, or one gear of the file.
             exported: makes the file where it is not open yet.
         """
 
@@ -136,7 +136,14 @@ class Sessions:
                 built.file, digest=built.record.digest + suffix, threads=self._settings.threads, providers=providers
             )
 
-        return self._session(f"onnx-bs{batch}", make)
+        # All gears have one file; sharing the session shares the memory.
+        session = self._session(f"onnx-{shape.file}", make)
+        return session if shape.gears is None else self._at_gear(f"onnx-{shape.name}", session, shape)
+
+    def _at_gear(self, name: str, session: Session, shape: Shape) -> Session:
+        from pth2om.sessions.gears import AtGear
+
+        return self._session(name, lambda: AtGear(session, shape, self._spec.inputs))
 
     def fake_quant(self, batch: int, quantized: Callable[[], Built]) -> Session:
         """The INT8 model's twin of standard operators, in ONNX Runtime without fusion: the mathematical level."""
@@ -155,8 +162,15 @@ class Sessions:
 
         return self._session(f"fake-quant-bs{batch}", make)
 
-    def om(self, variant: Variant, built: Built, toolchain: Toolchain) -> dict[str, Session]:
-        """The compiled variant, by band: ``fused`` and ``unfused`` on the emulator, ``device`` on an NPU."""
+    def om(self, variant: Variant, built: Built, toolchain: Toolchain, *, alone: bool = False) -> dict[str, Session]:
+        """The compiled variant, by band: ``fused`` and ``unfused`` on the emulator, ``device`` on an NPU.
+
+        Args:
+            variant: what is run.
+            built: its OM.
+            toolchain: opens it.
+            alone: whether the OM is the static twin of one gear.
+        """
         compiled = toolchain.compiled(built.artifact.path)
 
         def make(band: str) -> Session:
@@ -174,8 +188,12 @@ class Sessions:
             preprocess = self._data.preprocess()
             return PixelFed(session, preprocess, self._spec.fed_input)
 
+        name = f"{variant.name}-alone" if alone else variant.om
+        found = {band: self._session(f"om-{name}-{band}", functools.partial(make, band)) for band in compiled.bands}
+        if variant.gears is None or alone:
+            return found
         return {
-            band: self._session(f"om-{variant.name}-{band}", functools.partial(make, band)) for band in compiled.bands
+            band: self._at_gear(f"om-{variant.name}-{band}", session, variant.shape) for band, session in found.items()
         }
 
     def remembering(self, session: Session) -> Session:

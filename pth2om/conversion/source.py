@@ -307,7 +307,7 @@ class Source:
 
     def _load(self) -> Loaded:
         from pth2om import checkpoint
-        from pth2om.export import example
+        from pth2om.export_probe import example
 
         if self.weights is not None:
             loaded = checkpoint.load_module(

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import pytest
 
     from pth2om.evidence import Question
-    from pth2om.spec import Dataset, Spec, Variant
+    from pth2om.spec import Dataset, Shape, Spec, Variant
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one test is about: a model, and maybe one variant, batch size or dataset of it.
+    """What one test is about: a model, and maybe one variant, shape or dataset of it.
 
     Attributes:
         folder: the model's folder.
@@ -29,7 +29,7 @@ class Case:
     spec: Spec | None
     error: SpecError | None = None
     variant: Variant | None = None
-    batch: int | None = None
+    shape: Shape | None = None
     dataset: Dataset | None = None
 
     @property
@@ -38,8 +38,8 @@ class Case:
         parts = [self.folder.name]
         if self.variant is not None:
             parts.append(self.variant.name)
-        elif self.batch is not None:
-            parts.append(f"bs{self.batch}")
+        elif self.shape is not None:
+            parts.append(self.shape.name)
         if self.dataset is not None and self.spec is not None and len(self.spec.datasets) > 1:
             parts.append(self.dataset.name)
         return "-".join(parts)
@@ -103,12 +103,13 @@ def expand(cases: Sequence[Case], fixtures: Sequence[str], selection: Selection)
                     if selection.has(variant.precision, variant.batch)
                     and ("quantized_model" not in fixtures or variant.quantized)
                     and ("plain_om_session" not in fixtures or _has_plain(spec, variant))
+                    and ("twin_om_session" not in fixtures or variant.gears is not None)
                 ]
             elif "batch" in fixtures:
                 found += [
-                    Case(case.folder, spec, batch=batch, dataset=dataset)
-                    for batch in (spec.batches if dataset is None else spec.batches[:1])
-                    if selection.has(None, batch)
+                    Case(case.folder, spec, shape=shape, dataset=dataset)
+                    for shape in (spec.shapes if dataset is None else spec.shapes[:1])
+                    if selection.has(None, shape.batch)
                 ]
             else:
                 found.append(Case(case.folder, spec, dataset=dataset))
@@ -118,7 +119,7 @@ def expand(cases: Sequence[Case], fixtures: Sequence[str], selection: Selection)
 def _has_plain(spec: Spec, variant: Variant) -> bool:
     """Whether a variant with AIPP is in the spec without it too."""
     return variant.aipp and any(
-        not other.aipp and (other.precision, other.batch) == (variant.precision, variant.batch)
+        not other.aipp and (other.precision, other.shape) == (variant.precision, variant.shape)
         for other in spec.variants
     )
 

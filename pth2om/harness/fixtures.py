@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pth2om.evidence import GateRecord, Judgement
     from pth2om.questions.subject import Subject
     from pth2om.session import Session
-    from pth2om.spec import Spec, Variant
+    from pth2om.spec import Shape, Spec, Variant
 
 
 class InconclusiveWarning(UserWarning):
@@ -32,7 +32,7 @@ def subject_of(run: Run, case: Case) -> Subject:
     from pth2om.questions.subject import Subject
 
     assert case.spec is not None
-    return Subject(run.pipeline(case.spec), case.variant, case.batch)
+    return Subject(run.pipeline(case.spec), case.variant, case.shape)
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +68,14 @@ def variant(acceptance_case: Case) -> Variant:
 @pytest.fixture
 def batch(acceptance_case: Case) -> int:
     """The batch size in question."""
-    size = acceptance_case.variant.batch if acceptance_case.variant is not None else acceptance_case.batch
-    assert size is not None
-    return size
+    return shape_of(acceptance_case).batch
+
+
+def shape_of(case: Case) -> Shape:
+    """The shape of a test about a variant or a batch size."""
+    shape = case.variant.shape if case.variant is not None else case.shape
+    assert shape is not None
+    return shape
 
 
 @pytest.fixture
@@ -92,15 +97,15 @@ def reference_session(pipeline: Pipeline) -> Session:
 
 
 @pytest.fixture
-def onnx_model(pipeline: Pipeline, batch: int) -> Built:
+def onnx_model(pipeline: Pipeline, batch: int, acceptance_case: Case) -> Built:  # noqa: ARG001 - it chooses the cases
     """The exported ONNX file."""
-    return pipeline.onnx(batch)
+    return pipeline.onnx(shape_of(acceptance_case))
 
 
 @pytest.fixture
-def onnx_session(pipeline: Pipeline, batch: int) -> Session:
+def onnx_session(pipeline: Pipeline, batch: int, acceptance_case: Case) -> Session:  # noqa: ARG001 - as above
     """ONNX Runtime over the exported file."""
-    return pipeline.onnx_session(batch)
+    return pipeline.onnx_session(shape_of(acceptance_case))
 
 
 @pytest.fixture
@@ -140,9 +145,15 @@ def plain_om_session(pipeline: Pipeline, variant: Variant) -> dict[str, Session]
 
 
 @pytest.fixture
-def samples(pipeline: Pipeline, batch: int, acceptance_case: Case) -> Any:  # noqa: ANN401 - data.Samples, not imported
+def twin_om_session(pipeline: Pipeline, variant: Variant) -> dict[str, Session]:
+    """Of a variant with gears, an OM compiled from the same ONNX for its gear alone; by band as `om_session`."""
+    return pipeline.twin_sessions(variant)
+
+
+@pytest.fixture
+def samples(pipeline: Pipeline, batch: int, acceptance_case: Case) -> Any:  # noqa: ANN401, ARG001 - data.Samples; as above
     """Inputs for closeness: real, random, zeros."""
-    return pipeline.data.samples(batch, acceptance_case.variant)
+    return pipeline.data.samples(shape_of(acceptance_case), acceptance_case.variant)
 
 
 @pytest.fixture
@@ -203,6 +214,13 @@ class Accept:
         from pth2om.questions.closeness import closeness
 
         self._settle(closeness(self.subject, Candidate.of(reference), Candidate.of(candidate), samples))
+
+    def twin(self, alone: Any, candidate: Any, samples: Any) -> None:  # noqa: ANN401 - bands of two OMs
+        """A gear computes what an OM that was compiled for its shape alone computes."""
+        from pth2om.questions.candidate import TWIN, Candidate
+        from pth2om.questions.closeness import closeness
+
+        self._settle(closeness(self.subject, Candidate(TWIN, alone), Candidate.of(candidate), samples))
 
     def score(self, session: Any, labelled: Any) -> None:  # noqa: ANN401 - as above
         """PyTorch reproduces the score the spec expects on these images."""

@@ -42,7 +42,7 @@ def planned(item: pytest.Item, soc: str | None) -> Planned:
         place, _, name = item.nodeid.partition("::")
         return Planned(item.nodeid, place, "", None, question_of(item), f"{question_of(item)}/{name}")
     model = case.spec.name if case.spec is not None else case.folder.name
-    variant = case.variant.name if case.variant is not None else "" if case.batch is None else f"bs{case.batch}"
+    variant = case.variant.name if case.variant is not None else "" if case.shape is None else case.shape.name
     return Planned(
         item.nodeid, model, variant, soc if case.variant is not None else None, question_of(item), check_of(item)
     )

@@ -51,17 +51,17 @@ class Step:
 def steps(pipeline: Pipeline, variant: Variant, options: Options) -> list[Step]:
     """All steps, in order; none of them is asked yet."""
     batch = variant.batch
-    model, exported, compiled = Subject(pipeline), Subject(pipeline, batch=batch), Subject(pipeline, variant)
+    model, exported, compiled = Subject(pipeline), Subject(pipeline, shape=variant.shape), Subject(pipeline, variant)
     data = pipeline.data
 
     def compared(subject: Subject, left: Callable[[], Candidate], right: Callable[[], Candidate]) -> Ask:
-        return lambda: closeness(subject, left(), right(), data.samples(batch, subject.variant))
+        return lambda: closeness(subject, left(), right(), data.samples(variant.shape, subject.variant))
 
     def torch() -> Candidate:
         return Candidate.of(pipeline.torch_session())
 
     def onnx() -> Candidate:
-        return Candidate.of(pipeline.onnx_session(batch))
+        return Candidate.of(pipeline.onnx_session(variant.shape))
 
     def twin() -> Candidate:
         return Candidate.of(pipeline.fake_quant_session(batch))
@@ -83,7 +83,7 @@ def steps(pipeline: Pipeline, variant: Variant, options: Options) -> list[Step]:
             "export",
             "export/exporting",
             exported,
-            lambda: stage(exported, "export", pipeline.onnx(batch)),
+            lambda: stage(exported, "export", pipeline.onnx(variant.shape)),
             makes=True,
         ),
     ]
@@ -108,7 +108,7 @@ def steps(pipeline: Pipeline, variant: Variant, options: Options) -> list[Step]:
         return found
 
     def precheck() -> list[GateRecord]:
-        return preflight(compiled, variant, pipeline.onnx(batch))
+        return preflight(compiled, variant, pipeline.onnx(variant.shape))
 
     found += [
         Step("preflight", "preflight", "preflight/asking", compiled, precheck, options.precheck),

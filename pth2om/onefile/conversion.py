@@ -143,7 +143,7 @@ def _delivered(
     sources: dict[str, tuple[Path, Path]] = {}
     made = {stage: record for (_, stage), record in pipeline.records.items()}
     if "onnx" in made:
-        sources["onnx"] = (pipeline.onnx(variant.batch).file, names.onnx)
+        sources["onnx"] = (pipeline.onnx(variant.shape).file, names.onnx)
         for extra in sources["onnx"][0].parent.glob("model.onnx.data"):
             sources[extra.name] = (extra, names.folder / extra.name)
     model = names.onnx

@@ -103,7 +103,7 @@ def from_bins(
 
 def from_random(inputs: Sequence[Input], batch: int, seed: int) -> CalibrationData:
     """Random numbers in the ranges of the spec's inputs; results based on them are meaningless for the accuracy."""
-    from pth2om.export import example
+    from pth2om.export_probe import example
 
     def feeds() -> Iterator[Feeds]:
         return (example(inputs, batch, seed + number) for number in range(_RANDOM_BATCHES))

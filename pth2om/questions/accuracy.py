@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
     from pth2om.data import Labelled
     from pth2om.session import Session
-    from pth2om.spec import Dataset, Variant
+    from pth2om.spec import Dataset, Preprocess, Variant
     from pth2om.store import Artifact
 
 _LISTED = 50
@@ -114,7 +114,7 @@ def accuracy(
     if not pipeline.has_torch:
         details["original"] = "onnx"
     if candidate.role == "om":
-        onnx = pictures.Side("ONNX", pipeline.onnx_session(batch), None, batch)
+        onnx = pictures.Side("ONNX", pipeline.onnx_session(subject.sized(batch)), None, batch)
         title = onnx.title if reference.role == "onnx" else "PyTorch"
         original = pictures.Side(title, reference.session, before, first)
         om = pictures.Side("OM", session, measured[session.digest], batch)
@@ -160,12 +160,21 @@ def _fits(subject: Subject, labelled: Labelled, dataset: Dataset) -> None:
         raise DataError("accuracy.spec-classes", where=dataset.name, classes=classes, dataset=dataset.name, known=known)
 
 
+def _preprocess(subject: Subject) -> Preprocess:
+    """The preprocessing, at the picture's size of the gear in question.
+
+    Raises:
+        Absent: the spec has none.
+    """
+    return subject.spec.preprocess or subject.pipeline.data.preprocess()
+
+
 def _scored(subject: Subject, session: Session, labelled: Labelled, batch: int) -> tuple[Any, Artifact]:
     from pth2om import accuracy as scoring
     from pth2om.data import Preprocessor
     from pth2om.progress import counted
 
-    spec, preprocess = subject.pipeline.spec, subject.pipeline.data.preprocess()
+    spec, preprocess = subject.pipeline.spec, _preprocess(subject)
 
     def measure() -> Any:  # noqa: ANN401 - JSON
         with counted(f"{spec.name} {session.provenance.name} {labelled.name}", len(labelled)) as seen:
@@ -212,7 +221,7 @@ def _difference(
 
 def _options(subject: Subject) -> dict[str, Any]:
     return {
-        "preprocess": subject.pipeline.data.preprocess().model_dump(mode="json"),
+        "preprocess": _preprocess(subject).model_dump(mode="json"),
         "postprocess": subject.pipeline.spec.postprocess.model_dump(mode="json"),
     }
 
@@ -224,7 +233,7 @@ def _pictures(
     pipeline, measured = subject.pipeline, sides[0].measured
     if measured is None or not pictures.drawable(measured):
         return []
-    preprocess, postprocess = pipeline.data.preprocess(), pipeline.spec.postprocess
+    preprocess, postprocess = _preprocess(subject), pipeline.spec.postprocess
     inputs = {side.title: side.session.digest for side in sides} | {"dataset": labelled.digest}
     options = {**_options(subject), "batch": [side.batch for side in sides]}
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from pth2om.session import Session
 
+TWIN = "static"
+"""The role of an OM that was compiled for one shape alone, beside an OM that serves it as one of its gears."""
+
 
 @dataclass(frozen=True)
 class Candidate:
     """One side of a comparison, or the side that is measured or scored.
 
     Attributes:
-        role: ``torch``, ``onnx``, ``om``, ``fake-quant`` or ``int8-weights``; the first part of a check's name.
+        role: ``torch``, ``onnx``, ``om``, ``fake-quant``, ``int8-weights`` or `TWIN`; the first part of a check's name.
         bands: the ways it can be run: ``fused`` and ``unfused`` of an emulated OM, ``device`` on an NPU; one of the
             name ``""`` for all others.
     """

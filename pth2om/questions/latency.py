@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pth2om.conversion.stage import forget, run
-from pth2om.export import example
+from pth2om.export_probe import example
 from pth2om.host import host_fingerprint
 from pth2om.questions.subject import Subject, answers
 
@@ -37,7 +37,7 @@ def latency(subject: Subject, candidate: Candidate, *, remeasure: bool = False) 
         estimate = None if subject.variant is None else _estimate(subject, subject.variant)
     else:
         batch = subject.batch or spec.batches[0]
-        feeds = example(spec.inputs, batch, settings.seed)
+        feeds = example(subject.spec.inputs, batch, settings.seed)
         stage = subject.measurement(
             "latency",
             timing.VERSION,
@@ -66,11 +66,18 @@ def _estimate(subject: Subject, variant: Variant) -> Any:  # noqa: ANN401 - JSON
     """The roofline bound of a variant on the SoC; None where the SoC is unknown."""
     from pth2om import roofline
 
-    soc = subject.pipeline.settings.soc
+    pipeline = subject.pipeline
+    soc = pipeline.settings.soc
     if soc is None:
         return None
-    source = subject.pipeline.onnx(variant.batch)
+    source = subject.pipeline.onnx(variant.shape)
+    shapes = {} if variant.gears is None else {entry.name: variant.shape.of(entry) for entry in pipeline.spec.inputs}
     work, _ = subject.measured(
-        "work", roofline.VERSION, {"onnx": source.record.digest}, {}, ("onnx",), lambda: roofline.work(source.file)
+        "work",
+        roofline.VERSION,
+        {"onnx": source.record.digest},
+        {"shapes": {name: list(sizes) for name, sizes in shapes.items()}} if shapes else {},
+        ("onnx",),
+        lambda: roofline.work(source.file, shapes),
     )
     return roofline.estimate(work, soc, batch=variant.batch, quantized=variant.quantized)

@@ -41,7 +41,9 @@ def own_rounding(subject: Subject, samples: Samples) -> Own | None:
     pipeline = subject.pipeline
     slices = pipeline.spec.slices
     try:
-        session = pipeline.torch_session() if pipeline.has_torch else pipeline.onnx_session(samples.batch)
+        session = (
+            pipeline.torch_session() if pipeline.has_torch else pipeline.onnx_session(subject.sized(samples.batch))
+        )
 
         def measure() -> Any:  # noqa: ANN401 - JSON
             reference = pipeline.remembering(session)

@@ -77,7 +77,7 @@ def _asked(subject: Subject, side: Candidate, samples: Samples) -> list[GateReco
     gates += subject.gates("closeness", judgements, session, inputs, artifact)
     if role in _ORIGINAL:
         pipeline = subject.pipeline
-        single = pipeline.torch_session() if pipeline.has_torch else pipeline.onnx_session(1)
+        single = pipeline.torch_session() if pipeline.has_torch else pipeline.onnx_session(subject.sized(1))
         inputs["single"] = single.digest
         measured, artifact = subject.measured(
             "batching",

@@ -21,7 +21,7 @@ from pth2om.store import Artifact
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
-    from pth2om.spec import Variant
+    from pth2om.spec import Shape, Spec, Variant
 
 
 _LOG = logging.getLogger(__name__)
@@ -35,20 +35,33 @@ class Subject:
     Args:
         pipeline: the model's stages.
         variant: the variant in question, or None.
-        batch: the batch size in question, or None; a variant has its own.
+        shape: the batch size or gear in question, or None; a variant has its own.
     """
 
-    def __init__(self, pipeline: Pipeline, variant: Variant | None = None, batch: int | None = None) -> None:
+    def __init__(self, pipeline: Pipeline, variant: Variant | None = None, shape: Shape | None = None) -> None:
         self.pipeline = pipeline
         self.variant = variant
-        self.batch = variant.batch if variant else batch
+        self.shape = variant.shape if variant else shape
+        self.batch = None if self.shape is None else self.shape.batch
 
     @property
     def case(self) -> str:
         """Its name in evidence: ``fp16-bs1``, ``bs4`` or ``""``."""
         if self.variant is not None:
             return self.variant.name
-        return "" if self.batch is None else f"bs{self.batch}"
+        return "" if self.shape is None else self.shape.name
+
+    @property
+    def spec(self) -> Spec:
+        """The model's spec, with the sizes of the gear in question."""
+        return self.pipeline.spec if self.shape is None else self.pipeline.spec.at(self.shape)
+
+    def sized(self, batch: int) -> int | Shape:
+        """The exported file and shape of a batch size: the subject's own where it is about gears."""
+        geared = self.shape is not None and self.shape.gears is not None
+        others = self.shape.others() if self.shape is not None and geared else ()
+        own = self.shape if self.shape is not None and self.shape.batch == batch else None
+        return (own or next((shape for shape in others if shape.batch == batch), batch)) if geared else batch
 
     def measured(
         self,

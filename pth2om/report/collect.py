@@ -19,7 +19,8 @@ from pth2om.session import Ground, Provenance
 VERDICTS: tuple[Verdict, ...] = ("failed", "not_reached", "inconclusive", "passed", "not_measured", "shown")
 GROUNDS: tuple[Ground, ...] = ("host", "emulated", "double", "device")
 STAGES = ("checkpoint", "onnx", "quantized", "om")
-_BATCH_ONLY = re.compile(r"bs(\d+)")
+_BATCH_ONLY = re.compile(r"bs(\d+)|((?:gears|range)[^-]*-[^-]+)")
+_GEAR = re.compile(r"-((?:gears|range)[^-]*-[^-]+)")
 _BATCH = re.compile(r"-(bs\d+)(?:-|$)")
 _BUILD = re.compile(r"(.+-bs\d+)-.+")
 _OF_THE_OM: tuple[Question, ...] = ("preflight", "closeness", "accuracy", "latency")
@@ -78,9 +79,9 @@ class Card:
 
     @property
     def batch(self) -> str | None:
-        """The batch size, where the card is about nothing else."""
+        """The batch size or gear, where the card is about nothing else."""
         match = _BATCH_ONLY.fullmatch(self.variant)
-        return match[1] if match else None
+        return match[1] or match[2] if match else None
 
     @property
     def name(self) -> str:
@@ -330,12 +331,12 @@ def _inherit(socs: Mapping[tuple[str, str], Mapping[str | None, Card]]) -> None:
 
 
 def _parents(variant: str) -> list[str]:
-    """What a variant shares with others: ``fp16-bs4`` the gates of the model and of ``bs4``."""
+    """What a variant shares with others: ``fp16-bs4`` the gates of the model and of ``bs4``, or of its gear."""
     if not variant:
         return []
     if _BATCH_ONLY.fullmatch(variant):
         return [""]
-    batch = _BATCH.search(variant)
+    batch = _GEAR.search(variant) or _BATCH.search(variant)
     return ["", batch[1]] if batch else [""]
 
 

@@ -10,7 +10,7 @@ from pth2om.evidence import GateRecord
 from pth2om.report.collect import VERDICTS, Card
 from pth2om.report.figures import number, text
 
-PAIRS = ("torch~onnx", "onnx~fake-quant", "fake-quant~om", "onnx~om", "torch~om", "plain~aipp")
+PAIRS = ("torch~onnx", "onnx~fake-quant", "fake-quant~om", "onnx~om", "torch~om", "static~om", "plain~aipp")
 METRICS = (
     "cosine",
     "relative_l2",

@@ -24,8 +24,8 @@ from pth2om.spec.tables import (
     Slice,
     Source,
     Task,
-    Variant,
 )
+from pth2om.spec.variants import Gears, Shape, Variant
 
 __all__ = [
     "OPSET_LADDER",
@@ -36,12 +36,14 @@ __all__ = [
     "Dataset",
     "Export",
     "Gates",
+    "Gears",
     "Input",
     "Name",
     "Postprocess",
     "Precision",
     "Preprocess",
     "Quantize",
+    "Shape",
     "Slice",
     "Source",
     "Spec",

@@ -24,8 +24,8 @@ from pth2om.spec.tables import (
     Source,
     Table,
     Task,
-    Variant,
 )
+from pth2om.spec.variants import Shape, Variant
 
 
 class Spec(Table):
@@ -63,6 +63,8 @@ class Spec(Table):
         In a list, ``"int8-bs4"`` and ``"fp16-bs1-aipp"`` are short for a table.
         """
         if isinstance(value, list):
+            if any(isinstance(entry, Mapping) and "gear" in entry for entry in value):
+                raise ValueError("unknown key 'gear': write gears")
             return [_variant(entry) if isinstance(entry, str) else entry for entry in value]
         if isinstance(value, Mapping):
             extra = set(value) - {"precision", "batch"}
@@ -74,12 +76,22 @@ class Spec(Table):
             return [{"precision": precision, "batch": batch} for precision in precisions for batch in batches]
         return value
 
+    @field_validator("variants", mode="after")
+    @classmethod
+    def _one_a_gear(cls, value: tuple[Variant, ...]) -> tuple[Variant, ...]:
+        """A variant with gears stands for one variant a gear."""
+        # A Spec that is validated again has them already.
+        return tuple(each for entry in value for each in (entry.expanded() if entry.gear == 0 else ()))
+
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
         names = [variant.name for variant in self.variants]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"variant {name} is listed twice")
+        for variant in self.variants:
+            if variant.gears is not None:
+                variant.gears.check(self.inputs)
         known = [entry.name for entry in self.inputs]
         fed = self.preprocess.input if self.preprocess else None
         if fed is not None and fed not in known:
@@ -122,8 +134,27 @@ class Spec(Table):
 
     @cached_property
     def batches(self) -> tuple[int, ...]:
-        """The batch sizes of all variants, ascending."""
-        return tuple(sorted({variant.batch for variant in self.variants}))
+        """The batch sizes of the variants of one shape, ascending; else the smallest of all."""
+        plain = sorted({variant.batch for variant in self.variants if variant.gears is None})
+        return tuple(plain) or (min((variant.batch for variant in self.variants), default=1),)
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes at which exported files are run: each batch size, and each gear of each file with gears."""
+        geared = {variant.shape.name: variant.shape for variant in self.variants if variant.gears is not None}
+        plain = any(variant.gears is None for variant in self.variants)
+        return (*(Shape(batch) for batch in self.batches if plain), *geared.values())
+
+    def at(self, shape: Shape) -> Spec:
+        """The spec with the sizes of one gear: of its inputs, and of the picture that ``[preprocess]`` makes."""
+        if shape.gears is None:
+            return self
+        inputs = tuple(shape.sized(entry) for entry in self.inputs)
+        changed: dict[str, Any] = {"inputs": inputs}
+        if self.preprocess is not None and shape.gears.image:
+            size = next(entry.shape[1:] for entry in inputs if entry.name == self.fed_input)
+            changed["preprocess"] = self.preprocess.model_copy(update={"size": size})
+        return self.model_copy(update=changed)
 
 
 def _variant(name: str) -> dict[str, Any]:

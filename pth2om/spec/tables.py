@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Task = Literal["classification", "detection", "segmentation", "tensor"]
 Precision = Literal["fp16", "mixed", "origin", "fp32", "fp32_to_fp16", "int8"]
@@ -82,6 +89,7 @@ class Input(Table):
         range: what random samples are drawn from, uniformly; integers include both ends.
         batched: whether a batch axis comes before `shape`; false for what is the same for all of a batch, such as a
             table of sizes.
+        axes: names of the axes of `shape`, for the gears of a variant; equal names have equal sizes.
     """
 
     name: Name
@@ -89,10 +97,25 @@ class Input(Table):
     dtype: Literal["float32", "float16", "uint8", "int8", "int32", "int64", "bool"] = "float32"
     range: tuple[float, float] = (0.0, 1.0)
     batched: bool = True
+    axes: tuple[Name, ...] = ()
 
     def shape_of(self, batch: int) -> tuple[int, ...]:
         """The input's shape at a batch size."""
         return (batch, *self.shape) if self.batched else self.shape
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Input:
+        if self.axes and len(self.axes) != len(self.shape):
+            raise ValueError(f"axes has {len(self.axes)} names and shape has {len(self.shape)} sizes")
+        if len({*self.axes, "batch"}) <= len(self.axes):
+            raise ValueError('the names in axes must differ, and "batch" is the axis before them')
+        return self
+
+    @model_serializer(mode="wrap")
+    def _named_only(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keys of the store hold the inputs: names that nobody gave change none of them.
+        values: dict[str, Any] = write(self)
+        return values if self.axes else {name: value for name, value in values.items() if name != "axes"}
 
 
 class Export(Table):
@@ -206,32 +229,6 @@ class Aipp(Table):
 
     input_format: Literal["RGB888_U8", "YUV420SP_U8", "XRGB8888_U8", "YUV400_U8"] = "RGB888_U8"
     config: str | None = None
-
-
-class Variant(Table):
-    """One precision x batch of a model.
-
-    Attributes:
-        precision: see `PRECISION_MODES`.
-        batch: images per inference.
-        aipp: whether the OM takes uint8 through AIPP.
-        atc: further atc arguments, e.g. ``["--enable_small_channel=1"]``.
-    """
-
-    precision: Precision
-    batch: Annotated[int, Field(ge=1)] = 1
-    aipp: bool = False
-    atc: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """``fp16-bs1``, with ``-aipp`` where AIPP is in."""
-        return f"{self.precision}-bs{self.batch}" + ("-aipp" if self.aipp else "")
-
-    @property
-    def quantized(self) -> bool:
-        """Whether it is compiled from the INT8 deploy model."""
-        return self.precision == "int8"
 
 
 class Quantize(Table):

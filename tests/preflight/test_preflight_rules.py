@@ -295,6 +295,27 @@ def test_every_pass_that_is_named_exists():
     assert len(named) > 10
 
 
+@pytest.mark.parametrize(
+    ("soc", "cann", "rule"),
+    [
+        ("Ascend310B1", "7.0", "dynamic-range-early"),
+        ("Ascend310B4", "8.0.RC1", "dynamic-range-early"),
+        ("Ascend310B1", "9.1.0", "dynamic-range-early"),
+        ("Ascend310B1", "9.x", "dynamic-range-early"),
+        ("Ascend310B1", "9.2.0", "dynamic-range-untested"),
+        ("Ascend310B1", "9.10", "dynamic-range-untested"),
+        ("Ascend310", "9.2", "dynamic-range-never"),
+        ("Ascend310P3", "7.0", "dynamic-range"),
+    ],
+)
+def test_a_range_by_chip_and_cann(tmp_path, soc, cann, rule):
+    path = write(tmp_path / "m.onnx", [node("Relu", "x")], inputs=(("x", F, ("n", 4)),))
+    asked = AtcOptions(model=str(path), output="o", soc_version=soc, input_shape="x:1~8,4")
+    found = rules(path, options=asked, cann=cann)
+    assert [name for name in found if name.startswith("dynamic-range")] == [rule]
+    assert found[rule].severity == ("error" if rule.endswith(("early", "never")) else "warning")
+
+
 def test_shapes_of_the_options(tmp_path):
     path = write(tmp_path / "m.onnx", [node("Relu", "x")], inputs=(("x", F, ("n", 3, 8, 8)),))
 
@@ -303,9 +324,9 @@ def test_shapes_of_the_options(tmp_path):
 
     assert rules(path, options=options())["dynamic-input"].severity == "error"
     assert "dynamic-input" not in rules(path, options=options(input_shape="x:1,3,8,8"))
-    assert rules(path, options=options(input_shape="x:-1,3,8,8"))["dynamic-range-310b"].severity == "error"
+    assert rules(path, options=options(input_shape="x:-1,3,8,8"))["dynamic-range-early"].severity == "error"
     geared = options(input_shape="x:-1,3,8,8", dynamic_batch_size="1,2")
-    assert not {"dynamic-range-310b", "dynamic-input"} & set(rules(path, options=geared))
+    assert not {"dynamic-range-early", "dynamic-input"} & set(rules(path, options=geared))
     assert "shape-unknown-input" in rules(path, options=options(input_shape="images:1,3,8,8"))
     assert "shape-rank" in rules(path, options=options(input_shape="x:1,3,8"))
     assert "shape-other" in rules(path, options=options(input_shape="x:1,4,8,8"))

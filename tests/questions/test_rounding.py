@@ -14,7 +14,7 @@ from pth2om.data.samples import samples
 from pth2om.questions.rounding import own_rounding
 from pth2om.questions.subject import Subject
 from pth2om.sessions.torch import TorchSession
-from pth2om.spec import Export, Input
+from pth2om.spec import Export, Input, Shape
 from pth2om.store import Store
 
 
@@ -50,7 +50,7 @@ def measured(tmp_path, module: nn.Module, *, has_torch: bool = True) -> dict[str
         remembering=lambda one: one,
     )
     fed = samples(SimpleNamespace(**vars(spec)), None, batch=1, seed=0)
-    own = own_rounding(Subject(pipeline, batch=1), fed)
+    own = own_rounding(Subject(pipeline, shape=Shape(1)), fed)
     assert own is not None
     return {sample: row["relative_l2"] for sample, row in own["output"].items()}
 

@@ -16,7 +16,7 @@ from pth2om.questions import QUESTIONS
 from pth2om.questions.candidate import Candidate, pair
 from pth2om.questions.subject import Subject, answers
 from pth2om.session import Provenance
-from pth2om.spec import Variant
+from pth2om.spec import Gears, Shape, Variant
 
 HOST = {name: Provenance(name, "1", "host") for name in ("torch", "onnxruntime", "fake-quant", "int8-weights")}
 
@@ -25,21 +25,26 @@ def session(name="onnxruntime", digest="d"):
     return SimpleNamespace(provenance=HOST[name], digest=digest)
 
 
+GEARS = Gears(batch=(1, 4))
+
+
 def test_questions_are_listed_once():
     assert set(QUESTIONS) == set(get_args(Question))
 
 
 @pytest.mark.parametrize(
-    ("variant", "batch", "case"),
+    ("variant", "shape", "case"),
     [
         (None, None, ""),
-        (None, 4, "bs4"),
+        (None, Shape(4), "bs4"),
+        (None, Shape(4, GEARS, 1), "gears1_4-bs4"),
+        (Variant(precision="fp16", gears=GEARS, batch=4, gear=1), None, "fp16-gears1_4-bs4"),
         (Variant(precision="fp16"), None, "fp16-bs1"),
-        (Variant(precision="int8", batch=2, aipp=True), 9, "int8-bs2-aipp"),
+        (Variant(precision="int8", batch=2, aipp=True), Shape(9), "int8-bs2-aipp"),
     ],
 )
-def test_evidence_calls_a_subject_by_its_variant_or_batch(variant, batch, case):
-    subject = Subject(None, variant, batch)
+def test_evidence_calls_a_subject_by_its_variant_or_shape(variant, shape, case):
+    subject = Subject(None, variant, shape)
     assert subject.case == case
 
 

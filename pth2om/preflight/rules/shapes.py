@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from pth2om.ascend.versions import at_least
 from pth2om.evidence import Finding, Severity
 from pth2om.onnxfile.walking import Sizes, integers
 from pth2om.preflight.context import Context, Rule, found
@@ -26,9 +27,24 @@ def dynamic_inputs(context: Context) -> Iterator[Finding]:
         severity: Severity = "error" if options is not None else "warning"
         yield found("dynamic-input", severity, list(dynamic), inputs=listed, example=example)
     elif not geared:
-        refused = context.family is not None and not context.family.ranges
-        rule = "dynamic-range-310b" if refused else "dynamic-range"
-        yield found(rule, "error" if refused else "warning", list(dynamic), inputs=listed, example=example)
+        yield _range(context, dynamic, example)
+
+
+def _range(context: Context, dynamic: Mapping[str, Sizes], example: str) -> Finding:
+    """A range of shapes, which some chips take from some CANN on, and some never: see `pth2om.ascend.families`."""
+    family = context.family
+    severity: Severity = "warning"
+    rule, since = "dynamic-range", ""
+    if family is not None and family.ranges is None:
+        rule, severity = "dynamic-range-never", "error"
+    elif family is not None and family.ranges != (0, 0) and family.ranges is not None:
+        since = ".".join(map(str, family.ranges))
+        listed = at_least(context.cann, *family.ranges)
+        rule, severity = ("dynamic-range-untested", "warning") if listed else ("dynamic-range-early", "error")
+    chip, inputs = family.name if family is not None else "", ", ".join(dynamic)
+    return found(
+        rule, severity, list(dynamic), inputs=inputs, example=example, cann=context.cann, since=since, chip=chip
+    )
 
 
 def zero_sizes(context: Context) -> Iterator[Finding]:

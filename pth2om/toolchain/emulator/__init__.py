@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions
     from pth2om.ascend.target import Target
     from pth2om.toolchain.emulator.front_end.texts import AtcFailure
+    from pth2om.toolchain.emulator.gears import GearedOmSession
     from pth2om.toolchain.emulator.numerics.emulation import Join
     from pth2om.toolchain.emulator.session import EmulatedOmSession
 
@@ -62,12 +64,14 @@ class EmulatorToolchain:
     def compile(self, model: Path, options: AtcOptions, destination: Path) -> CompiledModel:
         """Check the options and the model as atc would, then write the bands of ``model`` into ``destination``.
 
-        The numerics read precision_mode(_v2), keep_dtype, modify_mixlist, is_weight_clip, input_shape and output_type.
+        With gears every one of them is compiled, into a folder of its own. The numerics read precision_mode(_v2),
+        keep_dtype, modify_mixlist, is_weight_clip, output_type and the shapes.
 
         Raises:
             AtcError: what atc would refuse, in its words.
             ToolchainError: see `compile_numerics`; or a file that an option names cannot be read.
         """
+        from pth2om.toolchain.emulator.gears import compile_geared, gears_asked
         from pth2om.toolchain.emulator.numerics.compiling import compile_numerics
 
         self._check(model, options, destination)
@@ -77,18 +81,23 @@ class EmulatorToolchain:
 
             source = destination / "with_aipp.onnx"
             emulate_graph(model, read_config(Path(options.insert_op_conf)), source, soc=options.soc_version or self.soc)
-        compiled = compile_numerics(
+        build = functools.partial(
+            compile_numerics,
             source,
-            destination,
             precision_mode=options.precision_mode or options.precision_mode_v2 or "",
             soc=options.soc_version or self.soc,
             keep_dtype=_lines(options.keep_dtype),
             modify_mixlist=_json(options.modify_mixlist),
-            # With AIPP the inputs it feeds are uint8 NHWC and static; the graph says so itself.
-            input_shapes=None if options.insert_op_conf else _fixed_shapes(options.input_shape or ""),
             output_type=options.output_type,
             weight_clip=options.is_weight_clip != 0,
             join=self._join,
+        )
+        gears = gears_asked(source, options)
+        if gears:
+            return compile_geared(destination, gears, lambda folder, sizes: build(folder, input_shapes=sizes)).model()
+        # With AIPP the inputs it feeds are uint8 NHWC and static; the graph says so itself.
+        compiled = build(
+            destination, input_shapes=None if options.insert_op_conf else _fixed_shapes(options.input_shape or "")
         )
         return compiled.model()
 
@@ -134,18 +143,23 @@ class EmulatorToolchain:
         Raises:
             ToolchainError: the folder holds no emulated model.
         """
+        from pth2om.toolchain.emulator.gears import read_geared
         from pth2om.toolchain.emulator.numerics.compiled import read_compiled
 
-        return read_compiled(folder).model()
+        return (read_geared(folder) or read_compiled(folder)).model()
 
-    def open(self, compiled: CompiledModel, band: str) -> EmulatedOmSession:
-        """A session of one band.
+    def open(self, compiled: CompiledModel, band: str) -> EmulatedOmSession | GearedOmSession:
+        """A session of one band; with gears, the shapes that are fed choose among them.
 
         Raises:
             ToolchainError: the folder holds no emulated model, or no such band.
         """
+        from pth2om.toolchain.emulator.gears import GearedOmSession, read_geared
         from pth2om.toolchain.emulator.session import EmulatedOmSession
 
+        geared = read_geared(compiled.path)
+        if geared is not None:
+            return GearedOmSession(geared, band, threads=self._threads)
         return EmulatedOmSession(compiled, band, threads=self._threads)
 
     def close(self) -> None:
