@@ -283,8 +283,7 @@ class Source:
         """
         if self._module is None:
             self.load()
-            assert self._module is not None
-            self.use_bodies(self._module)
+        assert self._module is not None
         return self._module
 
     def use_bodies(self, module: torch.nn.Module) -> None:
@@ -303,6 +302,8 @@ class Source:
         if self._loaded is None:
             with self.watching():
                 self._loaded = self._load()
+            if self._module is not None:
+                self.use_bodies(self._module)
         return self._loaded
 
     def _load(self) -> Loaded:
