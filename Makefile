@@ -18,10 +18,22 @@ ifneq ($(wildcard ../shared/data/README.md),)
 export PTH2OM_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: accept test lint types unit small-accept clean
+.PHONY: accept nightly test lint types unit small-accept clean
 
 accept: $(INSTALLED)
 	$(BIN)/python -m pytest -k "$(MODEL)" --soc $(SOC) $(PYTEST_ARGS)
+
+# A night: accept against the baseline of the SoC, then into the history; the first good night makes the baseline.
+BASELINE := reports/baselines/$(SOC).json
+nightly: $(INSTALLED)
+	@mkdir -p reports && touch reports/.night
+	@status=0; \
+	$(BIN)/python -m pytest -k "$(MODEL)" --soc $(SOC) $(addprefix --baseline ,$(wildcard $(BASELINE))) $(PYTEST_ARGS) || status=$$?; \
+	run=$$(find reports -mindepth 1 -maxdepth 1 -name '*-$(SOC)*' -newer reports/.night | sort | tail -1); \
+	test -n "$$run" || exit $$status; \
+	$(BIN)/pth2om history "$$run" || status=1; \
+	test -e $(BASELINE) || $(BIN)/pth2om baseline update "$$run" -o $(BASELINE) || status=1; \
+	exit $$status
 
 test: lint types unit small-accept
 

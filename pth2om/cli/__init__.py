@@ -40,6 +40,7 @@ VERBS = (
     "baseline",
     "compare",
     "waivers",
+    "history",
     "store",
 )
 
