@@ -193,6 +193,7 @@ def _filled(
         raise CheckpointError(
             "checkpoint.net-broken", where=str(net.path), what="load_state_dict", reason=reason
         ) from error
+    _check_copies(checkpoint.path, module, fit.tensors)
     module.eval()
     findings = _findings(checkpoint, fit.tensors)
     if checkpoint.branch != preferred.branch:
@@ -392,6 +393,27 @@ def _check_numbers(path: Path, tensors: Mapping[str, torch.Tensor], parameters: 
             bad.append(name)
     if bad:
         raise CheckpointError("checkpoint.not-finite", where=str(path), count=len(bad), keys=shown(tuple(bad)))
+
+
+def _check_copies(path: Path, module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """A tensor that the file holds under several names (nnU-Net: its encoder, twice) must be the same each time.
+
+    Loading takes the last of them without a message.
+    """
+    state = module.state_dict()
+    places: dict[tuple[object, ...], list[str]] = {}
+    for name in tensors:
+        if name in state and state[name].numel():
+            place = (state[name].data_ptr(), tuple(state[name].shape), tuple(state[name].stride()))
+            places.setdefault(place, []).append(name)
+    differ = [
+        name
+        for first, *others in places.values()
+        for name in others
+        if not bool((tensors[name] == tensors[first]).all())
+    ]
+    if differ:
+        raise CheckpointError("checkpoint.copies-differ", where=str(path), count=len(differ), keys=shown(tuple(differ)))
 
 
 def _findings(checkpoint: reading.Checkpoint, tensors: Mapping[str, torch.Tensor]) -> list[Finding]:

@@ -28,6 +28,7 @@ VERBS = (
     "atc",
     "fix",
     "draw",
+    "torchscript",
     "quantize",
     "amct_onnx",
     "bins",

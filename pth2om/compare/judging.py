@@ -23,6 +23,9 @@ from pth2om.spec import Closeness, Gates
 
 Pair = Literal["torch~onnx", "onnx~om", "torch~om"]
 
+FLOAT32 = ("torch~onnx", "torch~torchscript", "torchscript~onnx")
+"""Pairs of which both sides compute in float32: the limits of the first hold for all."""
+
 DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "torch~onnx": {"cosine": 0.99999, "relative_l2": 1e-4, "mean_abs": 1e-3},
     "float": {"cosine": 0.999, "relative_l2": 0.05, "shift_pixels": 2.0},
@@ -99,7 +102,7 @@ def limits(
         int8: whether the OM is quantized.
         layers: how many of its layers are.
     """
-    table = "torch~onnx" if pair == "torch~onnx" else "int8" if int8 else "float"
+    table = "torch~onnx" if pair in FLOAT32 else "int8" if int8 else "float"
     equal = INTEGERS[table] if kind == "integers" else LABELS[table]
     defaults = int8_limits(layers) if table == "int8" else DEFAULTS[table]
     chosen = {**defaults, "equal": equal} | _given(getattr(gates, pair.replace("~", "_"), Closeness()))
@@ -110,7 +113,7 @@ def limits(
     for name, only in (("shift_pixels", "boxes"), ("top1_agreement", "scores")):
         if kind != only:
             chosen.pop(name, None)
-    if pair != "torch~onnx" and slice_name in gates.slices:
+    if pair not in FLOAT32 and slice_name in gates.slices:
         chosen |= _given(gates.slices[slice_name])
     return chosen
 
@@ -196,7 +199,7 @@ def _judge_slice(
     chosen = limits(pair, gates, slice_name=name, kind=part["kind"], int8=int8, layers=layers)
     if "shift_pixels" in chosen and "shift_pixels" not in _own(gates, pair, name, int8=int8):
         chosen["shift_pixels"] *= (measured.get("pixels") or 640) / 640
-    tiny = _tiny(part) if pair != "torch~onnx" else frozenset()
+    tiny = _tiny(part) if pair not in FLOAT32 else frozenset()
     bands = measured.get("bands") or ()
     details = {**summary(part, bands, tiny), "bands": list(bands) or None, "rows_too_small_for_fp16": len(tiny)}
     judgements = [_nonfinite(name, part, pair, details), _lost(name, part, pair)]
@@ -205,7 +208,7 @@ def _judge_slice(
         judgements.append(
             Judgement(f"{pair}/{name}/too-small", float(len(tiny)), "samples", None, "inconclusive", message=message)
         )
-    if pair != "torch~onnx" and not int8 and any(value is not None for value in part["column_l2"]):
+    if pair not in FLOAT32 and not int8 and any(value is not None for value in part["column_l2"]):
         chosen = {"column_l2": COLUMN} | chosen
     for metric, value in chosen.items():
         skipped = tiny if metric in _RELATIVE else frozenset()
@@ -237,7 +240,7 @@ def _own(gates: Gates, pair: str, name: str, *, int8: bool) -> set[str]:
     tables = [getattr(gates, pair.replace("~", "_"), Closeness())]
     if int8:
         tables.append(gates.int8)
-    if pair != "torch~onnx" and name in gates.slices:
+    if pair not in FLOAT32 and name in gates.slices:
         tables.append(gates.slices[name])
     return {entry for table in tables for entry in _given(table)}
 
@@ -265,7 +268,7 @@ def _nonfinite(name: str, part: Mapping[str, Any], pair: str, details: Mapping[s
     worst, _ = worst_row(part, "new_nonfinite")
     message = None
     if total:
-        key = "compare.nonfinite-float32" if pair == "torch~onnx" else "compare.nonfinite"
+        key = "compare.nonfinite-float32" if pair in FLOAT32 else "compare.nonfinite"
         message = say(key, name=name, count=total, sample=part["samples"][worst])
     return Judgement(
         f"{pair}/{name}/new_nonfinite",
@@ -327,7 +330,7 @@ def _judge_metric(
     unit = _UNITS.get(metric, "")
     worst, measured = worst_row(part, metric, skipped)
     if measured is not None and not limit.holds(measured) and own:
-        let_off = excused(part, own, metric, limit, half=pair != "torch~onnx") - skipped
+        let_off = excused(part, own, metric, limit, half=pair not in FLOAT32) - skipped
         worst, rest = worst_row(part, metric, skipped | let_off)
         if let_off and (rest is None or limit.holds(rest)):
             return _let_off(name, part, check, metric, limit, let_off, (worst, rest), own)
@@ -344,7 +347,7 @@ def _judge_metric(
     if rounding is not None:
         key, values["own"] = f"{key}-own", f"{rounding:.1e}"
     peak = part["reference_peak"][worst]
-    if pair != "torch~onnx" and metric in _RELATIVE and peak is not None and peak < SMALLEST_NORMAL:
+    if pair not in FLOAT32 and metric in _RELATIVE and peak is not None and peak < SMALLEST_NORMAL:
         key, values["peak"], values["limit"] = "below-fp16", f"{peak:.1e}", str(limit)
     message = say(f"compare.{key}", **values)
     return Judgement(check, measured, unit, limit, "failed", message=message, details={"worst": sample})

@@ -10,7 +10,8 @@ from typing import Any
 
 from pth2om.conversion.modules import module_names
 from pth2om.conversion.source import Source
-from pth2om.conversion.stage import Shown, Work
+from pth2om.conversion.stage import Shown, Work, key_of, run
+from pth2om.conversion.torchscript_stage import PROGRAM, TorchScriptStage
 from pth2om.evidence import Finding
 from pth2om.files import write_text
 from pth2om.session import Provenance
@@ -87,7 +88,10 @@ class OnnxStage:
         """See `Stage.options`."""
         from pth2om import graph
 
+        table = self.source.spec.torchscript
+        through = {} if table is None else {"torchscript": key_of(TorchScriptStage(self.source, self.batch)).digest}
         return {
+            **through,
             **self.source.options(),
             "graph": graph.VERSION,
             "inputs": self.source.inputs(),
@@ -122,6 +126,11 @@ class OnnxStage:
                     module = checkpoint.load_net(source.net).deployed(module)
                 if module is not source.module():
                     source.use_bodies(module)
+                if spec.torchscript is not None:
+                    from pth2om.sessions.torchscript import load_program
+
+                    program = run(TorchScriptStage(source, self.batch), source.store)
+                    module = load_program(program.artifact.file(PROGRAM))
                 made = export.export(
                     module,
                     spec.inputs,
@@ -178,7 +187,7 @@ def preprocess_findings(source: Source, model: Path, digest: str, config: Path |
         digest: of that file.
         config: the AIPP configuration, where the variant has one.
     """
-    from pth2om.conversion.stage import Measurement, run
+    from pth2om.conversion.stage import Measurement
 
     spec = source.spec
     preprocess = spec.preprocess

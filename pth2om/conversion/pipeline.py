@@ -19,6 +19,7 @@ from pth2om.conversion.sessions import Sessions
 from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import CheckpointStage, Source
 from pth2om.conversion.stage import Built, built, key_of, run
+from pth2om.conversion.torchscript_stage import TorchScriptStage
 from pth2om.errors import Absent
 from pth2om.escaping import shell_line
 from pth2om.language import say
@@ -113,6 +114,14 @@ class Pipeline:
         """
         return built(OnnxStage(self.source, _shape(shape)), self.store, self.spec.name, self.records)
 
+    def torchscript(self, batch: int) -> Built:
+        """The TorchScript program at ``batch``, compared with PyTorch.
+
+        Raises:
+            ExportError: no program can be made of the net.
+        """
+        return built(TorchScriptStage(self.source, batch), self.store, self.spec.name, self.records)
+
     def quantized(self, batch: int) -> Built:
         """INT8: calibrate the exported ONNX, and write the deploy model with its twins.
 
@@ -204,6 +213,10 @@ class Pipeline:
     def onnx_session(self, shape: int | Shape) -> Session:
         """ONNX Runtime over the exported file; see `onnx`."""
         return self.sessions.onnx(_shape(shape), lambda: self.onnx(shape))
+
+    def torchscript_session(self, batch: int) -> Session:
+        """The TorchScript program, run by PyTorch."""
+        return self.sessions.torchscript(batch, lambda: self.torchscript(batch))
 
     def fake_quant_session(self, batch: int) -> Session:
         """See `Sessions.fake_quant`."""

@@ -145,6 +145,28 @@ class Sessions:
 
         return self._session(name, lambda: AtGear(session, shape, self._spec.inputs))
 
+    def torchscript(self, batch: int, made: Callable[[], Built]) -> Session:
+        """The TorchScript program.
+
+        Args:
+            batch: images per inference.
+            made: makes the file where it is not open yet.
+        """
+
+        def make() -> TorchSession:
+            from pth2om.sessions.torchscript import torchscript_session
+
+            built, spec = made(), self._spec
+            return torchscript_session(
+                built.file,
+                spec.inputs,
+                spec.export.outputs,
+                digest=built.record.digest,
+                threads=self._settings.threads,
+            )
+
+        return self._session(f"torchscript-bs{batch}", make)
+
     def fake_quant(self, batch: int, quantized: Callable[[], Built]) -> Session:
         """The INT8 model's twin of standard operators, in ONNX Runtime without fusion: the mathematical level."""
 

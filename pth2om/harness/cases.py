@@ -94,6 +94,8 @@ def expand(cases: Sequence[Case], fixtures: Sequence[str], selection: Selection)
             if "checkpoint" in fixtures:
                 found.append(case)
             continue
+        if "torchscript_model" in fixtures and spec.torchscript is None:
+            continue
         datasets: list[Dataset | None] = list(spec.datasets) if "labelled" in fixtures else [None]
         for dataset in datasets:
             if "variant" in fixtures:

@@ -109,6 +109,18 @@ def onnx_session(pipeline: Pipeline, batch: int, acceptance_case: Case) -> Sessi
 
 
 @pytest.fixture
+def torchscript_model(pipeline: Pipeline, batch: int) -> Built:
+    """The TorchScript program of a model whose spec has ``[torchscript]``."""
+    return pipeline.torchscript(batch)
+
+
+@pytest.fixture
+def torchscript_session(pipeline: Pipeline, batch: int, torchscript_model: Built) -> Session:
+    """The TorchScript program, run by PyTorch."""
+    return pipeline.sessions.torchscript(batch, lambda: torchscript_model)
+
+
+@pytest.fixture
 def quantized_model(pipeline: Pipeline, variant: Variant) -> Built:
     """The INT8 deploy model of an int8 variant, with its twins."""
     return pipeline.quantized(variant.batch)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pth2om.questions.subject import Subject
     from pth2om.store import Artifact
 
-_ORIGINAL = ("torch", "onnx")
+_ORIGINAL = ("torch", "onnx", "torchscript")
 
 
 def repeats(subject: Subject, side: Candidate, samples: Samples) -> tuple[Any, Artifact]:
@@ -52,7 +52,10 @@ def steady(subject: Subject, reference: Candidate, candidate: Candidate, samples
         candidate: likewise.
         samples: what both are fed.
     """
-    if candidate.role not in _ORIGINAL:
+    if "torchscript" in (reference.role, candidate.role):
+        # The other sides are asked in comparisons that every model has.
+        sides = [candidate] if candidate.role == "torchscript" else []
+    elif candidate.role not in _ORIGINAL:
         sides = [candidate] if reference.role == "onnx" else []
         if sides and candidate.role == "om" and not subject.pipeline.has_torch:
             sides.append(reference)  # nothing else compares it

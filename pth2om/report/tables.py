@@ -10,7 +10,18 @@ from pth2om.evidence import GateRecord
 from pth2om.report.collect import VERDICTS, Card
 from pth2om.report.figures import number, text
 
-PAIRS = ("torch~onnx", "onnx~fake-quant", "fake-quant~om", "onnx~om", "torch~om", "static~om", "plain~aipp")
+PAIRS = (
+    "torch~torchscript",
+    "torchscript~onnx",
+    "torch~onnx",
+    "onnx~fake-quant",
+    "fake-quant~om",
+    "onnx~om",
+    "torch~om",
+    "torchscript~om",
+    "static~om",
+    "plain~aipp",
+)
 METRICS = (
     "cosine",
     "relative_l2",

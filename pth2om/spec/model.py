@@ -25,6 +25,7 @@ from pth2om.spec.tables import (
     Table,
     Task,
 )
+from pth2om.spec.torchscript import TorchScript
 from pth2om.spec.variants import Shape, Variant
 
 
@@ -54,6 +55,7 @@ class Spec(Table):
     gates: Gates = Gates()
     quantize: Quantize = Quantize()
     custom_ops: tuple[CustomOp, ...] = ()
+    torchscript: TorchScript | None = None
 
     @field_validator("variants", mode="before")
     @classmethod

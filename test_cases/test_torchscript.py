@@ -1,0 +1,23 @@
+"""Do PyTorch, TorchScript, ONNX and OM compute the same? Asked of models whose spec has [torchscript]."""
+
+import pytest
+
+
+@pytest.mark.question("export")
+def test_makes_a_torchscript_program(torchscript_model, accept):
+    accept.stage(torchscript_model)
+
+
+@pytest.mark.question("closeness")
+def test_torchscript_matches_pytorch(torch_session, torchscript_session, samples, accept):
+    accept.closeness(torch_session, torchscript_session, samples)
+
+
+@pytest.mark.question("closeness")
+def test_onnx_matches_torchscript(torchscript_session, onnx_session, samples, accept):
+    accept.closeness(torchscript_session, onnx_session, samples)
+
+
+@pytest.mark.question("closeness")
+def test_om_matches_torchscript(torchscript_session, om_session, samples, accept):
+    accept.closeness(torchscript_session, om_session, samples)
