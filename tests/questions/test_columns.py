@@ -41,7 +41,7 @@ def gates(folder: Path, shape, *, decoder="yolov6", classes=80, metric="mAP50", 
         store=Store(folder / "store"),
     )
     record = SimpleNamespace(digest=f"{shape}", provenance=Provenance("torch", "2", "host"), stage="onnx")
-    return columns(Subject(pipeline, batch=1), SimpleNamespace(file=file, record=record))
+    return columns(Subject(pipeline), SimpleNamespace(file=file, record=record))
 
 
 @pytest.mark.parametrize(
