@@ -89,7 +89,9 @@ class OnnxStage:
         from pth2om import graph
 
         table = self.source.spec.torchscript
-        through = {} if table is None else {"torchscript": key_of(TorchScriptStage(self.source, self.batch)).digest}
+        through = (
+            {} if table is None else {"torchscript": key_of(TorchScriptStage(self.source, self.shape.batch)).digest}
+        )
         return {
             **through,
             **self.source.options(),
@@ -129,7 +131,7 @@ class OnnxStage:
                 if spec.torchscript is not None:
                     from pth2om.sessions.torchscript import load_program
 
-                    program = run(TorchScriptStage(source, self.batch), source.store)
+                    program = run(TorchScriptStage(source, batch), source.store)
                     module = load_program(program.artifact.file(PROGRAM))
                 made = export.export(
                     module,
