@@ -109,7 +109,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, old: str, new: str,
         ("[gates.slices.scores]", "[gates.slices.score]", "score"),
         ("drop = 1.0", 'drop = 1.0\nreference_fps = { "fp16-bs2" = 10.0 }', "fp16-bs2"),
         ('checkpoint = "net.pth"', 'checkpoint = "net.pth"\nonnx = "net.onnx"', "not both"),
-        ('checkpoint = "net.pth"', "", "exactly one"),
+        ('checkpoint = "net.pth"', "", "the net alone"),
         ("batch = [1, 4]", "batch = [1, 1]", "twice"),
         # Scoring feeds images to one input: a second one would stay empty.
         ("[export]", '[[inputs]]\nname = "other"\nshape = [3, 64, 96]\n\n[export]', "nothing to other"),
