@@ -21,7 +21,7 @@ endif
 .PHONY: accept nightly test lint types unit small-accept clean
 
 accept: $(INSTALLED)
-	$(BIN)/python -m pytest -k "$(MODEL)" --soc $(SOC) $(PYTEST_ARGS)
+	$(BIN)/python -m pth2om.harness -k "$(MODEL)" --soc $(SOC) $(PYTEST_ARGS)
 
 # A night: accept against the baseline of the SoC, then into the history; the first good night makes the baseline.
 BASELINE := reports/baselines/$(SOC).json
@@ -49,7 +49,7 @@ unit: $(INSTALLED)
 
 # One whole acceptance run on a bundled model: it needs nothing that is not in the repository.
 small-accept: $(INSTALLED)
-	env -u PTH2OM_DATA PTH2OM_STORE="$(CURDIR)/.pth2om-store" $(BIN)/python -m pytest -k "convmixer-digits" --soc Ascend310B1 -q
+	env -u PTH2OM_DATA PTH2OM_STORE="$(CURDIR)/.pth2om-store" $(BIN)/python -m pth2om.harness -k "convmixer-digits" --soc Ascend310B1 -q
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

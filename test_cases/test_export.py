@@ -5,5 +5,6 @@ import pytest
 pytestmark = pytest.mark.question("export")
 
 
+@pytest.mark.asks("stage", "onnx")
 def test_exports_to_onnx(onnx_model, accept):
     accept.stage(onnx_model)

@@ -245,7 +245,11 @@ def _importable(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a net's code raises into an error that names its line."""
+    """Turn whatever a net's code raises into an error that names its line.
+
+    So a net that calls ``sys.exit()`` or ``pytest.skip()`` fails: that its weights are absent is told by others, and
+    what the model's own code refuses is the model's fault.
+    """
     try:
         yield
     except Pth2omError:
@@ -256,7 +260,9 @@ def _explained(path: Path, what: str) -> Iterator[None]:
         raise CheckpointError(
             "checkpoint.net-broken", where=f"{error.filename or path}:{error.lineno}", what=what, reason=error.msg
         ) from None
-    except Exception as error:  # the net is the user's code and raises what it likes
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the net is the user's code and raises what it likes, sys.exit() and skips too
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
         reason = first_line(f"{type(error).__name__}: {error}")

@@ -3,7 +3,8 @@
 A run writes ``evidence.jsonl``, one JSON object a line:
 
 * ``run`` (first line): who ran, when, on what, with which command;
-* ``plan``: every collected test, written before anything runs; what has no outcome at the end was not reached;
+* ``plan``: every collected test about a model with the gates it has to give, written before anything runs; what has
+  no record at the end was not reached;
 * ``stage``: one conversion step: its artifact, options, exact command, findings, whether it came from the store;
 * ``gate``: one measured value against one limit, with its verdict and its ground;
 * ``outcome``: a planned test came to its end;
@@ -18,11 +19,12 @@ Reports, baselines, trends and sign-off are pure functions of that file.
 from __future__ import annotations
 
 from pth2om.evidence.file import EvidenceFile, read
-from pth2om.evidence.plan import Coverage
+from pth2om.evidence.plan import Coverage, unmeasured_models
 from pth2om.evidence.reading import from_json
 from pth2om.evidence.records import (
     FORMAT,
     EndRecord,
+    Expected,
     Finding,
     GateRecord,
     Judgement,
@@ -46,6 +48,7 @@ __all__ = [
     "Coverage",
     "EndRecord",
     "EvidenceFile",
+    "Expected",
     "Finding",
     "GateRecord",
     "Judgement",
@@ -64,4 +67,5 @@ __all__ = [
     "properties",
     "read",
     "to_json",
+    "unmeasured_models",
 ]

@@ -250,8 +250,32 @@ class GateRecord:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """A gate that a planned test has to give.
+
+    Attributes:
+        question: as in `GateRecord`.
+        checks: names of the gate; where only the data decide which of them is measured, any one will do. A name that
+            ends in ``*`` stands for all that begin so, of which at least one is required.
+        dataset: the dataset in the gate's id, or ``""``.
+    """
+
+    question: Question
+    checks: tuple[str, ...]
+    dataset: str = ""
+
+    def is_given(self, gate: GateRecord) -> bool:
+        """Whether ``gate`` is the one, or one of those."""
+        if gate.question != self.question or (self.dataset and gate.details.get("dataset") != self.dataset):
+            return False
+        return any(
+            gate.check.startswith(name[:-1]) if name.endswith("*") else gate.check == name for name in self.checks
+        )
+
+
+@dataclass(frozen=True)
 class Planned:
-    """One test that a run collected.
+    """One test about a model that a run collected.
 
     Attributes:
         item: pytest's node id.
@@ -260,6 +284,8 @@ class Planned:
         soc: as in `GateRecord`.
         question: which question of the report it answers.
         check: what a gate is called that stands for the whole test, ``<question>/<test>``.
+        gates: what it has to give, as far as that is known before it runs.
+        measures: whether it has to give any gate at all, also where `gates` names none.
     """
 
     item: str
@@ -268,12 +294,41 @@ class Planned:
     soc: str | None
     question: Question
     check: str
+    gates: tuple[Expected, ...] = ()
+    measures: bool = False
 
     def gate(self, verdict: Verdict, message: Message) -> GateRecord:
         """A gate that stands for the whole test, where the test left none of its own."""
+        return self._gate(verdict, message, self.question, self.check, whole=True)
+
+    def missing(self, given: Iterable[GateRecord], message: Message) -> list[GateRecord]:
+        """What the test has to give and is not among ``given``, as gates that were not reached.
+
+        Gates that stand for a whole test answer for all of them: beside an error that says why nothing was measured
+        nothing else is missing. Next to other gates they do not, since these show that the test began to measure.
+
+        Args:
+            given: what the test gave.
+            message: why.
+        """
+        own = [gate for gate in given if (gate.model, gate.variant, gate.soc) == (self.model, self.variant, self.soc)]
+        if own and all(gate.details.get("whole") for gate in own):
+            return []
+        if not self.gates and self.measures and not own:
+            return [self.gate("not_reached", message)]
+        return [
+            self._gate("not_reached", message, each.question, each.checks[0], dataset=each.dataset)
+            for each in self.gates
+            if not any(each.is_given(gate) for gate in own)
+        ]
+
+    def _gate(
+        self, verdict: Verdict, message: Message, question: Question, check: str, **details: object
+    ) -> GateRecord:
+        details = {"item": self.item, **{name: value for name, value in details.items() if value}}
         return GateRecord(
-            self.model, self.variant, self.soc, self.question, self.check, None, "", None, verdict, "host",
-            message=message, details={"item": self.item},
+            self.model, self.variant, self.soc, question, check, None, "", None, verdict, "host",
+            message=message, details=details,
         )  # fmt: skip
 
 
@@ -282,7 +337,7 @@ class PlanRecord:
     """What a run is to answer; written before anything is measured.
 
     Attributes:
-        items: every collected test.
+        items: every collected test about a model.
     """
 
     items: tuple[Planned, ...]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pth2om.errors import Pth2omError
-from pth2om.evidence import GateRecord, Record, read
+from pth2om.evidence import GateRecord, Record
+from pth2om.harness.watching import watch
 
 _USAGE_ERROR = 4
 _LAST_LINES = 8
@@ -21,14 +20,17 @@ class Accepted:
     """What an acceptance run came to.
 
     Attributes:
-        exit_status: 0 where nothing of ``--fail-on`` occurred; see `pth2om.harness.exit_status`.
+        exit_status: 0 where nothing of ``--fail-on`` occurred in a complete run; see `pth2om.harness.exit_status`.
         folder: with ``evidence.jsonl``, ``index.html`` and ``results.md``; None where the run wrote no evidence.
         records: the evidence, in the order in which it was written.
+        complete: whether the run came to its end: its process did, and its evidence has an end record. What ends a
+            process at once (``os._exit``, a crash in a library) leaves neither, and its exit status may be 0.
     """
 
     exit_status: int
     folder: Path | None
     records: tuple[Record, ...]
+    complete: bool = True
 
     @property
     def gates(self) -> tuple[GateRecord, ...]:
@@ -61,21 +63,12 @@ def accept_models(
     """
     root = (root or Path()).absolute()
     reports = (root / (reports or "reports")).absolute()
-    command = [sys.executable, "-m", "pytest", f"--om-reports-dir={reports}", *(["-k", match] if match else [])]
-    command += [f"--soc={soc}"] if soc else []
-    before = _runs(reports)
+    words = [f"--om-reports-dir={reports}", *(["-k", match] if match else [])]
+    words += [f"--soc={soc}"] if soc else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as printed:
-        done = subprocess.run(
-            [*command, *options], cwd=root, stdout=printed if quiet else None, stderr=printed, check=False
-        )
+        run = watch([*words, *options], root, printed if quiet else None, printed)
         printed.seek(0)
         last = printed.read().splitlines()[-_LAST_LINES:]
-    if done.returncode == _USAGE_ERROR:
+    if run.exit_status == _USAGE_ERROR:
         raise Pth2omError("plugin.refused", where=str(root), reason="\n".join(line for line in last if line.strip()))
-    new = sorted(_runs(reports) - before)
-    folder = new[-1] if new else None
-    return Accepted(done.returncode, folder, tuple(read(folder / "evidence.jsonl")) if folder else ())
-
-
-def _runs(reports: Path) -> set[Path]:
-    return {file.parent for file in reports.glob("*/evidence.jsonl")}
+    return Accepted(run.exit_status, run.folder if run.records else None, run.records, run.complete)

@@ -64,22 +64,14 @@ class Selection:
         )
 
 
-def read_cases(models: Path, calib: Path) -> list[Case]:
-    """One case per ``models/*/model.toml``, good or bad.
-
-    Args:
-        models: the folder of specs.
-        calib: the folder of datasets, whose classes must be those of the spec.
-    """
-    from pth2om.data.columns import check_columns
+def read_cases(models: Path) -> list[Case]:
+    """One case per ``models/*/model.toml``, good or bad."""
     from pth2om.spec import load
 
     found = []
     for path in sorted(models.glob("*/model.toml")):
         try:
-            spec = load(path.parent)
-            check_columns(spec, calib)
-            found.append(Case(path.parent, spec))
+            found.append(Case(path.parent, load(path.parent)))
         except SpecError as error:
             found.append(Case(path.parent, None, error))
     return found

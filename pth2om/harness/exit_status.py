@@ -27,7 +27,7 @@ def reasons(records: RunRecords, fail_on: frozenset[str]) -> list[Message]:
         if word in fail_on and counts[word]
     ]
     measured = counts["passed"] + counts["failed"] + counts["inconclusive"] + counts["shown"]
-    if "nothing" in fail_on and records.has_models and not measured:
+    if "nothing" in fail_on and records.has_plan and not measured:
         found.append(say("plugin.exit-nothing"))
     if records.unwritten is not None:
         found.append(say("plugin.exit-unwritten"))

@@ -16,10 +16,10 @@ from pth2om.evidence import GateRecord, from_json, properties, to_json
 from pth2om.harness import options
 from pth2om.harness.cases import case_of, question_of
 from pth2om.harness.fixtures import subject_of
-from pth2om.harness.planning import check_of, planned
-from pth2om.harness.records import EVIDENCE, RECORDS, keep
+from pth2om.harness.planning import PLANNED, check_of, planned
+from pth2om.harness.records import EVIDENCE, MISSING, RECORDS, keep
 from pth2om.harness.run import RUN
-from pth2om.language import say
+from pth2om.language import Message, say
 from pth2om.release.waivers import is_waived
 from pth2om.report.lines import line_of
 
@@ -93,8 +93,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if RUN in item.config.stash:
         report.sections = [(title, _bounded(text)) for title, text in report.sections]
     records = item.stash.get(EVIDENCE, [])
+    gates = [record for record in records if isinstance(record, GateRecord)]
+    if report.when == "call" and PLANNED in item.stash and (gates or report.passed):
+        # A test that failed or was skipped without a gate is told as a whole, with its reason.
+        lost = item.stash[PLANNED].missing(gates, Message("plugin.not-given"))
+        gates, records = [*gates, *lost], [*records, *lost]
     if report.when == "call" and report.passed:
-        _as_judged(report, item, [record for record in records if isinstance(record, GateRecord)])
+        _as_judged(report, item, gates)
     if RUN in item.config.stash and report.skipped and isinstance(report.longrepr, tuple):
         # Not the line of this room, which says nothing, but the spec of the model that was not measured.
         case = case_of(item)
@@ -118,7 +123,14 @@ def _bounded(text: str) -> str:
 
 
 def _as_judged(report: pytest.TestReport, item: pytest.Item, gates: Sequence[GateRecord]) -> None:
-    """A test whose gates are inconclusive, or of which nothing was measured, does not read passed."""
+    """A test of which a gate is inconclusive or was not reached, or nothing was measured, does not read passed."""
+    lost = [gate for gate in gates if gate.verdict == "not_reached"]
+    if lost:
+        told = say("plugin.gates-missing", gates=", ".join(gate.check for gate in lost)).with_fix()
+        report.outcome = "failed" if "not_reached" in options.fail_on(item.config) else "skipped"
+        setattr(report, MISSING, True)
+        report.longrepr = told if report.failed else (str(item.path), 1, f"Skipped: {told}")
+        return
     unsure = [gate for gate in gates if gate.verdict == "inconclusive" and not is_waived(gate)]
     waived = [gate for gate in gates if is_waived(gate)]
     missing = [gate for gate in gates if gate.verdict == "not_measured"]

@@ -11,7 +11,7 @@ from collections.abc import Generator
 import pytest
 
 from pth2om import progress
-from pth2om.harness import options, rootdir
+from pth2om.harness import options, rootdir, watching
 from pth2om.language import say
 from pth2om.terminal import choose_language, prepare_streams
 
@@ -33,7 +33,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Find the specs; without any, stay inert."""
+    watching.take_note(config)
     config.addinivalue_line("markers", "question(name): which question of the report a test answers")
+    config.addinivalue_line("markers", "asks(method, *roles): the method of accept that a test calls, and of whom")
     asked = config.getoption("--om-models")
     models = (config.invocation_params.dir / asked) if asked else config.rootpath / "models"
     if asked and not any(models.glob("*/model.toml")):
@@ -50,3 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(run, "pth2om-run")
     config.pluginmanager.register(fixtures, "pth2om-fixtures")
     config.pluginmanager.register(outcomes, "pth2om-outcomes")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """Tell a parent that watches this run of its end, after everything else."""
+    yield
+    watching.note_end(session.config)

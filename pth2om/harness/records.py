@@ -22,6 +22,7 @@ from pth2om.evidence import (
     RunRecord,
     StageRecord,
 )
+from pth2om.harness import planning
 from pth2om.language import say
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 RECORDS = "pth2om_records"
 """Attribute of a test's report that carries its evidence."""
+MISSING = "pth2om_missing"
+"""Attribute of the report of a test that passed for pytest and fails because gates are missing, which tell of it."""
 EVIDENCE = pytest.StashKey[list["Record"]]()
 """What a test has measured and no report carries yet."""
 _MOST_REASON = 400
@@ -108,9 +111,9 @@ class RunRecords:
         return self.folder / "evidence.jsonl"
 
     @property
-    def has_models(self) -> bool:
-        """Whether a planned test is about a model."""
-        return any(each.model != each.item.partition("::")[0] for each in self._planned.values())
+    def has_plan(self) -> bool:
+        """Whether the run was to answer anything."""
+        return bool(self._planned)
 
     @property
     def unreached(self) -> list[GateRecord]:
@@ -128,24 +131,28 @@ class RunRecords:
         self.write([PlanRecord(tuple(planned))])
 
     def take(self, report: pytest.TestReport) -> None:
-        """Write the evidence that a report carries; after a test's last report, that it came to its end."""
+        """Write the evidence that a report carries; after a test's last report, that it came to its end.
+
+        Of a test that is in no plan only a failure is written down, and only in a run that has a plan.
+        """
         gates = [record for record in getattr(report, RECORDS, ()) if isinstance(record, GateRecord)]
         before, seconds, failed, any_gate = self._outcomes.pop(report.nodeid, ("passed", 0.0, False, False))
         rank = ("passed", "skipped", "failed")
         outcome = max(before, report.outcome, key=lambda word: rank.index(word) if word in rank else -1)
-        failed = failed or any(gate.verdict == "failed" for gate in gates)
+        failed = failed or any(gate.verdict == "failed" for gate in gates) or getattr(report, MISSING, False)
         any_gate = any_gate or bool(gates)
         records = list(getattr(report, RECORDS, ()))
         planned = self._planned.get(report.nodeid)
-        if planned is not None and outcome != "passed" and report.outcome == outcome:
+        stands_for = planned or (planning.other(report.nodeid) if self._planned and outcome == "failed" else None)
+        if stands_for is not None and outcome != "passed" and report.outcome == outcome:
             reason = reason_of(report)
             if outcome == "failed" and not failed:
                 crashed = report.when not in ("setup", "call", "teardown")
                 key = "plugin.test-crashed" if crashed else "plugin.test-failed"
-                records.append(planned.gate("failed", say(key, reason=reason)))
+                records.append(stands_for.gate("failed", say(key, reason=reason)))
                 failed = any_gate = True
             elif outcome == "skipped" and not any_gate:
-                records.append(planned.gate("not_measured", say("plugin.test-skipped", reason=reason)))
+                records.append(stands_for.gate("not_measured", say("plugin.test-skipped", reason=reason)))
                 any_gate = True
         seconds += report.duration if isinstance(report.duration, float) else 0.0
         if report.when in ("setup", "call"):

@@ -6,6 +6,7 @@ Nothing here imports torch, onnx or onnxruntime.
 from __future__ import annotations
 
 import functools
+import tempfile
 import warnings
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from pth2om.errors import Pth2omError
 from pth2om.evidence import Planned
-from pth2om.harness import exit_status, htmllog, junit, planning, summary
+from pth2om.harness import exit_status, htmllog, junit, planning, summary, watching
 from pth2om.harness import options as run_options
 from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
 from pth2om.harness.records import RunRecords, reason_of
@@ -51,6 +52,7 @@ class Run:
         self.fail_on = run_options.fail_on(config)
         self.baseline = run_options.baseline(config)
         self._begun = False
+        self._plans: tempfile.TemporaryDirectory[str] | None = None  # where workers leave theirs
         self._uncollected: dict[str, str] = {}
         self._interrupted = False
         self._reasons: list[Message] = []
@@ -64,7 +66,7 @@ class Run:
     @functools.cached_property
     def cases(self) -> list[Case]:
         """One case per spec, good or bad."""
-        return read_cases(self.models, self.settings.calib)
+        return read_cases(self.models)
 
     def _datasets(self) -> list[str]:
         """Names of datasets, of the specs and of ``calib/``; a wrong spec may name any, so then none is unknown."""
@@ -106,7 +108,11 @@ class Run:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One case per model, batch, variant or dataset, as the test's fixtures ask."""
         if "acceptance_case" in metafunc.fixturenames:
-            cases = expand(self.cases, metafunc.fixturenames, self._selection)
+            cases = [
+                case
+                for case in expand(self.cases, metafunc.fixturenames, self._selection)
+                if not planning.asks_nothing(metafunc.definition, case, whole=self.settings.subset is None)
+            ]
             metafunc.parametrize(
                 "acceptance_case", cases, indirect=True, ids=[case.id for case in cases], scope="session"
             )
@@ -137,13 +143,15 @@ class Run:
         """Make the plan; a worker hands it to the controller."""
         if getattr(self.config.option, "collectonly", False) or self.config.getoption("--om-dry-run"):
             return
-        if not self._is_acceptance() and not any(case_of(item) for item in session.items):
-            return
-        plan = [planning.planned(item, self.settings.soc) for item in session.items]
+        plan = []
+        for item in filter(planning.is_about_a_model, session.items):
+            whole = self.settings.subset is None
+            item.stash[planning.PLANNED] = each = planning.planned(item, self.settings.soc, whole=whole)
+            plan.append(each)
         if self.is_worker:
             given = self.config.workerinput  # type: ignore[attr-defined]
-            if "pth2om_folder" in given:
-                planning.hand_over(plan, Path(given["pth2om_folder"]), given["workerid"])
+            if "pth2om_plans" in given:
+                planning.hand_over(plan, Path(given["pth2om_plans"]), given["workerid"])
         elif plan:
             self._begin(plan)
 
@@ -155,27 +163,34 @@ class Run:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's WorkerController
         """Tell a worker of xdist where to leave its plan."""
-        node.workerinput["pth2om_folder"] = str(self.records.folder)
+        if self._plans is None:
+            self._plans = tempfile.TemporaryDirectory(prefix="pth2om-plans-", ignore_cleanup_errors=True)
+        node.workerinput["pth2om_plans"] = self._plans.name
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:  # noqa: ANN401 - as above
         """Write the plan of the first worker; all workers collect the same tests."""
-        plan = planning.handed_over(ids, self.records.folder, node.gateway.id)
-        if plan and not self._begun and (self._is_acceptance() or any("::" not in each.model for each in plan)):
+        if self._begun or self._plans is None:
+            return
+        plan = planning.handed_over(ids, Path(self._plans.name), node.gateway.id)
+        if plan:
             self._begin(plan)
 
     def _begin(self, plan: Sequence[Planned]) -> None:
         """Write the plan, and the errors of files and specs that no test of the plan would tell."""
         self._begun = True
+        watching.note_folder(self.config, self.records.folder)
         self.records.plan(plan)
         for place, reason in self._uncollected.items():
             lost = Planned(place, place, "", None, "export", "export/collection")
             self.records.write([lost.gate("failed", say("plugin.test-failed", reason=reason))])
         told = {each.model for each in plan}
-        chosen = self.config.option.keyword
+        by_id = all("[" in str(argument) for argument in self.config.args)
         for case in self.cases:
             name = case.folder.name
-            if case.error is not None and name not in told and (not chosen or any(w in name for w in chosen.split())):
+            if case.error is None or name in told or by_id:
+                continue
+            if planning.would_ask_of(name, plan, self.config.option.keyword):
                 wrong = Planned(name, name, "", None, "checkpoint", "checkpoint/spec")
                 self.records.write([wrong.gate("failed", case.error.message)])
 
@@ -246,6 +261,8 @@ class Run:
             self.records.unwritten = self.records.unwritten or error
         if self._pipeline is not None:
             self._pipeline.close()
+        if self._plans is not None:
+            self._plans.cleanup()
         if self.is_worker or not self.records.has_folder:
             return
         if not self.records.path.exists():

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pth2om.errors import Pth2omError
+from pth2om.escaping import visible
+from pth2om.evidence import GateRecord, unmeasured_models
 from pth2om.harness import options
 from pth2om.harness.cases import Case, Selection
 from pth2om.harness.records import RunRecords
@@ -17,6 +19,8 @@ from pth2om.release.waivers import is_waived, owner
 
 if TYPE_CHECKING:
     from pth2om.conversion.settings import RunSettings
+
+_MOST_LISTED = 20
 
 
 def header(config: pytest.Config, settings: RunSettings, cases: Sequence[Case], selection: Selection) -> list[str]:
@@ -65,10 +69,26 @@ def summarise(
         reporter.line(say("release.count-waived", count=len(waived), owners=owners).render())
     for remark in records.waivers.remarks():
         _print(reporter, remark)
+    _unreached(reporter, gates)
+    unmeasured = unmeasured_models(gates)
+    if unmeasured:
+        _print(reporter, say("plugin.unmeasured", models=", ".join(map(visible, unmeasured[:_MOST_LISTED]))))
     for because in reasons:
         _print(reporter, because)
     if records.has_folder and (records.folder / "index.html").exists():
         reporter.line(say("plugin.report", path=str(records.folder / "index.html")).render())
+
+
+def _unreached(reporter: pytest.TerminalReporter, gates: Sequence[GateRecord]) -> None:
+    """The gates that were not reached, by the test that had to give them."""
+    by_test: dict[str, list[str]] = {}
+    for gate in gates:
+        if gate.verdict == "not_reached":
+            by_test.setdefault(str(gate.details.get("item") or gate.id), []).append(gate.check)
+    for item, checks in list(by_test.items())[:_MOST_LISTED]:
+        reporter.line(visible(f"  {item}: {', '.join(checks)}"))
+    if len(by_test) > _MOST_LISTED:
+        reporter.line(f"  ... (+{len(by_test) - _MOST_LISTED})")
 
 
 def _print(reporter: pytest.TerminalReporter, message: Message) -> None:

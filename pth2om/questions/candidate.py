@@ -47,5 +47,9 @@ class Candidate:
 
 def pair(reference: Candidate, candidate: Candidate) -> str:
     """The name of a comparison in evidence: ``torch~onnx``, ``onnx~om``; ``plain~aipp`` for two OMs."""
-    both = reference.role == candidate.role == "om"
-    return "plain~aipp" if both else f"{reference.role}~{candidate.role}"
+    return pair_of(reference.role, candidate.role)
+
+
+def pair_of(reference: str, candidate: str) -> str:
+    """As `pair`, by the roles."""
+    return "plain~aipp" if reference == candidate == "om" else f"{reference}~{candidate}"

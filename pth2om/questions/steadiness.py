@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pth2om.questions.subject import Subject
     from pth2om.store import Artifact
 
-_ORIGINAL = ("torch", "onnx", "torchscript")
+ORIGINAL = ("torch", "onnx", "torchscript")
 
 
 def repeats(subject: Subject, side: Candidate, samples: Samples) -> tuple[Any, Artifact]:
@@ -52,16 +52,28 @@ def steady(subject: Subject, reference: Candidate, candidate: Candidate, samples
         candidate: likewise.
         samples: what both are fed.
     """
-    if "torchscript" in (reference.role, candidate.role):
+    sides = {reference.role: reference, candidate.role: candidate}
+    asked = roles_asked(reference.role, candidate.role, has_torch=subject.pipeline.has_torch)
+    return [gate for role in asked for gate in _asked(subject, sides[role], samples)]
+
+
+def roles_asked(reference: str, candidate: str, *, has_torch: bool) -> list[str]:
+    """Which sides of a comparison are asked, by their roles.
+
+    Args:
+        reference: role of the side that is taken for right.
+        candidate: role of the other.
+        has_torch: whether the model has a PyTorch side.
+    """
+    if "torchscript" in (reference, candidate):
         # The other sides are asked in comparisons that every model has.
-        sides = [candidate] if candidate.role == "torchscript" else []
-    elif candidate.role not in _ORIGINAL:
-        sides = [candidate] if reference.role == "onnx" else []
-        if sides and candidate.role == "om" and not subject.pipeline.has_torch:
-            sides.append(reference)  # nothing else compares it
-    else:
-        sides = [reference, candidate]
-    return [gate for side in sides for gate in _asked(subject, side, samples)]
+        return [candidate] if candidate == "torchscript" else []
+    if candidate in ORIGINAL:
+        return [reference, candidate]
+    if reference != "onnx":
+        return []
+    # Without PyTorch nothing else compares the ONNX file.
+    return [candidate, reference] if candidate == "om" and not has_torch else [candidate]
 
 
 def _asked(subject: Subject, side: Candidate, samples: Samples) -> list[GateRecord]:
@@ -78,7 +90,7 @@ def _asked(subject: Subject, side: Candidate, samples: Samples) -> list[GateReco
     )
     judgements = batching.judge_replaced(measured, role, repeating.restless(again))
     gates += subject.gates("closeness", judgements, session, inputs, artifact)
-    if role in _ORIGINAL:
+    if role in ORIGINAL:
         pipeline = subject.pipeline
         single = pipeline.torch_session() if pipeline.has_torch else pipeline.onnx_session(subject.sized(1))
         inputs["single"] = single.digest

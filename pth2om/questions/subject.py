@@ -149,7 +149,7 @@ class Subject:
     def failed(self, question: Question, check: str, error: Pth2omError) -> GateRecord:
         """The evidence of a question that could not be answered: failed, or not measured when something is absent."""
         absent = isinstance(error, Absent)
-        details = {"where": error.where} if error.where else {}
+        details = {"whole": True, **({"where": error.where} if error.where else {})}
         judgement = Judgement(
             check, None, "", None, "not_measured" if absent else "failed", message=error.message, details=details
         )
@@ -172,12 +172,16 @@ def answers(question: Question) -> Callable[[Ask[P]], Ask[P]]:
                 return ask(subject, *args, **kwargs)
             except Pth2omError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever a net's own code, or a mistake in ours, raises
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever a net's own code, or a mistake in ours, raises
                 _LOG.exception("%s of %s %s", question, subject.pipeline.spec.name, subject.case)
                 text = " ".join(str(error).split())[:_LONGEST]
                 message = say("questions.broke", kind=type(error).__name__, text=text)
                 # The name is part of the gate's id, so it does not depend on the error.
-                judgement = Judgement(f"{question}/{ask.__name__}", None, "", None, "failed", message=message)
+                judgement = Judgement(
+                    f"{question}/{ask.__name__}", None, "", None, "failed", message=message, details={"whole": True}
+                )
                 return [subject.gate(question, judgement, None, {}, "host")]
 
         return asked

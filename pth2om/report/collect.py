@@ -264,9 +264,9 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
             coverages.append(Coverage())
         elif isinstance(record, StageRecord):
             stages.append(record)
-        elif isinstance(record, GateRecord):
-            gates.append(record)
         else:
+            if isinstance(record, GateRecord):
+                gates.append(record)
             coverages[-1].take([record])
     gates += [gate for coverage in coverages for gate in coverage.unreached]
     socs: dict[tuple[str, str], dict[str | None, Card]] = {}

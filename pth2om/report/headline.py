@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+from pth2om.evidence import unmeasured_models
 from pth2om.language import Message, Value
 from pth2om.report.collect import Report
+
+_MOST_MODELS = 8  # that a sentence names
 
 Style = Literal["f", "q", "u", "p", "n"]
 """Failed, inconclusive, unproven, passed, nothing: the style class of the head line."""
@@ -15,6 +19,9 @@ def headline(report: Report) -> tuple[Style, list[Message]]:
     """The sentences that sum a report up, the verdict first, then what it does not cover."""
     style, first = _verdict(report)
     sentences = [first]
+    unmeasured = _unmeasured(report)
+    if unmeasured and report.count("not_measured") + report.count("not_reached") < report.count():
+        sentences.append(_say("headline-unmeasured", models=_listed(unmeasured)))
     total, missing = report.count(), report.count("not_measured")
     lost = report.count("not_reached")
     if lost and first.key != "report.headline-unreached":
@@ -49,11 +56,26 @@ def _verdict(report: Report) -> tuple[Style, Message]:
         return "q", _say("headline-inconclusive", count=unsure, total=total)
     if not report.ended and (report.unproven or report.count("passed")):
         return "f", _say("headline-no-failure")
+    unmeasured = _unmeasured(report)
     if report.unproven:
+        if unmeasured:
+            # What holds of the others is not said of the model of which nothing is known.
+            others = _listed([model for model in report.models if model not in unmeasured])
+            return "q", _say("headline-unproven-of", count=report.unproven, total=total, models=others)
         return "u", _say("headline-unproven", count=report.unproven, total=total)
     if passed := report.count("passed"):
-        return "p", _say("headline-passed", count=passed)
+        return "q" if unmeasured else "p", _say("headline-passed", count=passed)
     return "n", _say("headline-nothing")
+
+
+def _unmeasured(report: Report) -> list[str]:
+    """The models of which nothing was measured."""
+    return unmeasured_models(gate for cards in report.models.values() for card in cards for gate in card.gates)
+
+
+def _listed(models: Sequence[str]) -> str:
+    more = len(models) - _MOST_MODELS
+    return ", ".join(models[:_MOST_MODELS]) + (f", ... (+{more})" if more > 0 else "")
 
 
 def _say(key: str, **values: Value) -> Message:

@@ -43,6 +43,7 @@ def render_markdown(report: Report, language: Language) -> str:
     write.line(write.say("md-notes"))
     _verdicts(write, report)
     _failures(write, report)
+    _unreached(write, report)
     write.line(write.say("md-full-report"))
     return "\n".join(write.lines) + "\n"
 
@@ -246,4 +247,23 @@ def _failures(write: _Writer, report: Report) -> None:
         write.lines.append(f"{words} → {_escaped(advice)}")
     if len(failures) > _MOST_FAILURES:
         write.lines.append(f"- {write.say('more-in-evidence', count=len(failures) - _MOST_FAILURES)}")
+    write.lines.append("")
+
+
+def _unreached(write: _Writer, report: Report) -> None:
+    """The gates that were not reached, by the test that had to give them."""
+    seen: dict[int, GateRecord] = {}
+    for card in report.cards:
+        seen |= {id(gate): gate for gate in card.gates if gate.verdict == "not_reached"}
+    if not seen:
+        return
+    write.line(f"## {write.say('unreached')}")
+    by_test: dict[tuple[str, str], list[GateRecord]] = {}
+    for gate in seen.values():
+        by_test.setdefault((gate.model, str(gate.details.get("item") or gate.check)), []).append(gate)
+    for (_, item), gates in list(by_test.items())[:_MOST_FAILURES]:
+        checks = ", ".join(_escaped(gate.check) for gate in gates)
+        write.lines.append(f"- **{_escaped(item)}** {checks}")
+    if len(by_test) > _MOST_FAILURES:
+        write.lines.append(f"- {write.say('more-in-evidence', count=len(by_test) - _MOST_FAILURES)}")
     write.lines.append("")

@@ -94,9 +94,9 @@ class TorchSession:
                 with self._around():
                     given = self._module(*tensors)
                 arrays = [tensor.numpy() for tensor in flat_tensors(given)]
-            except ExportError:
+            except (ExportError, KeyboardInterrupt):
                 raise
-            except Exception as error:  # whatever the net's own code raises
+            except BaseException as error:  # whatever the net's own code raises, sys.exit() and skips too
                 raise ExportError("export.forward-failed", reason=first_line(error)) from error
         return dict(zip(output_names(self._output_names, len(arrays)), arrays, strict=True))
 
