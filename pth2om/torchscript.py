@@ -18,7 +18,7 @@ import numpy as np
 
 from pth2om.errors import ExportError, first_line
 from pth2om.evidence import Finding
-from pth2om.export import example, mirrored
+from pth2om.export_probe import example, mirrored
 from pth2om.language import Value, say
 from pth2om.session import Array
 from pth2om.sessions.torch import flat_tensors

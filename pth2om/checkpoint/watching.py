@@ -308,8 +308,8 @@ def _wrap() -> None:
     global _started
     with contextlib.suppress(OSError):
         _started = _current()
-    _put(os, "stat", lambda original: _reader(original, 0, "path"))
-    _put(os, "access", lambda original: _reader(original, 0, "path"))
+    _put(os, "stat", lambda original: _reader(original, 0, "path", asks=True))
+    _put(os, "access", lambda original: _reader(original, 0, "path", asks=True))
     _put(os, "getcwd", _place)
     _put(builtins, "__import__", _statement)
     _put(importlib, "import_module", _function)
@@ -349,12 +349,15 @@ def _unwrap() -> None:
             setattr(place, name, static)
 
 
-def _reader(original: Callable[..., Any], position: int, keyword: str) -> Callable[..., Any]:
+def _reader(original: Callable[..., Any], position: int, keyword: str, *, asks: bool = False) -> Callable[..., Any]:
+    """Note the file that a call names; where it only ``asks`` for a file, not for what a silent library asks itself."""
+
     @functools.wraps(original, updated=())
     def read(*arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401 - the reader's own
         with _quiet() as noting:
             act = _act() if noting else None
-            if act is not None and act.first != "import":
+            silent = asks and act is not None and bool(_SILENT.intersection(act.libraries[:1]))
+            if act is not None and act.first != "import" and not silent:
                 _files([arguments[position] if len(arguments) > position else keywords.get(keyword)])
         return original(*arguments, **keywords)
 

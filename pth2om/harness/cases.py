@@ -64,14 +64,22 @@ class Selection:
         )
 
 
-def read_cases(models: Path) -> list[Case]:
-    """One case per ``models/*/model.toml``, good or bad."""
+def read_cases(models: Path, calib: Path) -> list[Case]:
+    """One case per ``models/*/model.toml``, good or bad.
+
+    Args:
+        models: the folder of specs.
+        calib: the folder of datasets, whose classes must be those of the spec.
+    """
+    from pth2om.data.columns import check_columns
     from pth2om.spec import load
 
     found = []
     for path in sorted(models.glob("*/model.toml")):
         try:
-            found.append(Case(path.parent, load(path.parent)))
+            spec = load(path.parent)
+            check_columns(spec, calib)
+            found.append(Case(path.parent, spec))
         except SpecError as error:
             found.append(Case(path.parent, None, error))
     return found

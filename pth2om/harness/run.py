@@ -66,7 +66,7 @@ class Run:
     @functools.cached_property
     def cases(self) -> list[Case]:
         """One case per spec, good or bad."""
-        return read_cases(self.models)
+        return read_cases(self.models, self.settings.calib)
 
     def _datasets(self) -> list[str]:
         """Names of datasets, of the specs and of ``calib/``; a wrong spec may name any, so then none is unknown."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pth2om.evidence import GateRecord, Judgement, Limit, Question
+from pth2om.questions.columns import columns
 
 if TYPE_CHECKING:
     from pth2om.conversion.stage import Built
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def stage(subject: Subject, question: Question, built: Built) -> list[GateRecord]:
-    """One gate on the number of errors among the findings of a stage.
+    """One gate on the number of errors among the findings of a stage, and on the columns of an exported graph.
 
     Args:
         subject: whose stage it is.
@@ -31,4 +32,5 @@ def stage(subject: Subject, question: Question, built: Built) -> list[GateRecord
         details={"findings": [finding.to_json() for finding in record.findings]},
     )
     provenance = record.provenance
-    return [subject.gate(question, judgement, provenance, {record.stage: record.digest}, provenance.ground)]
+    gates = [subject.gate(question, judgement, provenance, {record.stage: record.digest}, provenance.ground)]
+    return gates + columns(subject, built) if record.stage == "onnx" else gates

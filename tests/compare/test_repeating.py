@@ -151,7 +151,7 @@ def test_chance_is_reported_as_such_and_excuses_nothing(tmp_path):
         remembering=lambda one: one,
     )
     fed = samples(spec, None, batch=1, seed=0)
-    gates = closeness(Subject(pipeline, batch=1), Candidate.of(reference), Candidate.of(onnx_session), fed)
+    gates = closeness(Subject(pipeline), Candidate.of(reference), Candidate.of(onnx_session), fed)
     said = {gate.check: gate for gate in gates}
     assert said["torch/repeats"].verdict == "failed"
     assert said["onnx/repeats"].verdict == "passed"

@@ -75,15 +75,19 @@ def test_a_state_dict_finds_its_template_and_is_checked(tmp_path: Path, weights:
     options = Options(size=(12,), templates=folder, output=tmp_path / "out")
     done = pth2om.convert(weights, "Ascend310B1", options)
     assert (done.status, done.ground) == (0, "emulated")
-    assert verdicts(done) == {
-        "checkpoint/checkpoint": "passed",
-        "export/onnx": "passed",
-        "closeness/torch~onnx": "passed",
-        "preflight/preflight": "passed",
-        "preflight/om": "passed",
-        "closeness/onnx~om": "passed",
-        "closeness/torch~om": "passed",
-    }
+    assert set(verdicts(done).values()) == {"passed"}
+    assert (
+        verdicts(done).items()
+        >= {
+            "checkpoint/checkpoint": "passed",
+            "export/onnx": "passed",
+            "closeness/torch~onnx": "passed",
+            "preflight/preflight": "passed",
+            "preflight/om": "passed",
+            "closeness/onnx~om": "passed",
+            "closeness/torch~om": "passed",
+        }.items()
+    )
     assert any("colour" in message.render() for message in done.said)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"best.onnx", "best.emulated", "best.convert.json"}
     assert "--input_shape=input:1,3,12,12" in done.command
