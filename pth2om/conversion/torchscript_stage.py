@@ -74,9 +74,10 @@ class TorchScriptStage:
         if not source.has_torch:
             raise Absent("pipeline.no-torch", where=source.spec.name)
         module = source.module()
-        if source.net is not None:
-            module = checkpoint.load_net(source.net).deployed(module)
-        made = torchscript.make(module, source.spec.inputs, self.table, self.batch, work.folder / PROGRAM)
+        with source.watching():
+            if source.net is not None:
+                module = checkpoint.load_net(source.net).deployed(module)
+            made = torchscript.make(module, source.spec.inputs, self.table, self.batch, work.folder / PROGRAM)
         file = work.folder / PROGRAM
         details = {"method": made.method, "mean_error": made.mean_error, "twin_error": made.twin_error}
         details |= {"outputs": made.outputs, "sha256": file_digest(file), "bytes": file.stat().st_size}

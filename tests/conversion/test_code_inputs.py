@@ -242,13 +242,16 @@ def test_what_cannot_be_followed_is_built_anew_in_every_run_and_says_why(
     assert not make("linear").checkpoint().record.cached
 
 
-@pytest.mark.parametrize("where", ["deploy", "forward"])
+@pytest.mark.parametrize("where", ["deploy", "forward", "torchscript"])
 def test_what_is_read_after_loading_counts_from_the_next_run_on(
     make: Make, models: Path, place: Path, where: str
 ) -> None:
     deployed = "factor()" if where == "deploy" else "module.factor"
     write(models, "return float((PLACE / 'a.txt').read_text())", "1.0" if where == "deploy" else "factor", deployed)
     feeds = {"x": np.ones((1, 4), np.float32)}
+    if where == "torchscript":
+        spec = models / "linear" / "model.toml"
+        spec.write_text(spec.read_text() + "\n[torchscript]\n")
 
     def output() -> tuple[bool, Any]:
         pipeline = make("linear")
