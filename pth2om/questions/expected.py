@@ -58,6 +58,7 @@ def expected(name: str, asked: Asked) -> Iterator[Expected]:
 
 
 def _stage(asked: Asked) -> Iterator[Expected]:
+    """Not derivable: the columns of an exported graph are judged only where the dataset with its classes is here."""
     yield Expected(asked.question, (f"{asked.roles[0]}/findings",))
 
 
