@@ -64,8 +64,10 @@ def campaign(folder: Path, kills: int, seed: int) -> list[str]:
         workers = chance.choice((0, 0, 2))
         reports = folder / f"killed-{number}"
         if killed(root, folder / "store", reports, seconds, workers):
+            # A run that is killed while it leaves, after its last word, has said all; so it must be all.
+            whole = gates(reports) == reference
             faults += [
-                f"kill {number} after {seconds:.2f} s, {workers} workers: {each}" for each in harm(root, reports)
+                f"kill {number} after {seconds:.2f} s, {workers} workers: {each}" for each in harm(root, reports, whole)
             ]
         shutil.rmtree(reports, ignore_errors=True)
         print(f"\r{number + 1}/{kills}", end="", file=sys.stderr, flush=True)
@@ -129,10 +131,10 @@ def killed(root: Path, store: Path, reports: Path, seconds: float, workers: int)
     return False
 
 
-def harm(root: Path, reports: Path) -> Iterator[str]:
-    """What a killed run left that it must not leave."""
+def harm(root: Path, reports: Path, whole: bool) -> Iterator[str]:
+    """What a killed run left that it must not leave; ``whole`` when it had given every gate before."""
     for page in reports.glob("*/index.html"):
-        if "Nothing contradicts" in page.read_text(encoding="utf-8"):
+        if not whole and "Nothing contradicts" in page.read_text(encoding="utf-8"):
             yield "a report says that nothing contradicts the model"
     for file in reports.glob("*/evidence.jsonl"):
         output = file.parent / "again.md"
@@ -142,7 +144,7 @@ def harm(root: Path, reports: Path) -> Iterator[str]:
         )
         if "Traceback" in done.stderr + done.stdout:
             yield f"report gives a traceback: {done.stderr[-500:]}"
-        if output.is_file() and "Nothing contradicts" in output.read_text(encoding="utf-8"):
+        if not whole and output.is_file() and "Nothing contradicts" in output.read_text(encoding="utf-8"):
             yield "the report made afterwards says that nothing contradicts the model"
 
 
