@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pth2om.compare.closeness import Runs, closeness
-from pth2om.compare.rounding import BOTH, Moved
+from pth2om.compare.rounding import BOTH, HALF, Moved
 from pth2om.evidence import Judgement, Limit, Verdict
 from pth2om.language import say
 from pth2om.session import Array
@@ -175,7 +175,7 @@ def _distance(one: Array, part: Array) -> float:
     return values["relative_l2"] or 0.0
 
 
-def judge_batch(measured: Mapping[str, Any], role: str) -> list[Judgement]:
+def judge_batch(measured: Mapping[str, Any], role: str, half: float | None = None) -> list[Judgement]:
     """One judgement per output of what `against_singles` measured.
 
     Each picture has a limit of its own, a multiple of its rounding; the worst is the one that is furthest beyond it. A
@@ -185,7 +185,9 @@ def judge_batch(measured: Mapping[str, Any], role: str) -> list[Judgement]:
     Args:
         measured: of `against_singles`.
         role: who computes; the first part of each check's name.
+        half: of what computes in fp16, the relative L2 that it may have; its rounding counts accordingly.
     """
+    least, factor = (SUMMED, BOTH) if half is None else (half, HALF)
     names = measured["samples"]
     judgements = []
     for output, found in measured["outputs"].items():
@@ -194,10 +196,10 @@ def judge_batch(measured: Mapping[str, Any], role: str) -> list[Judgement]:
         if "rows" not in found:
             shapes = {side: "x".join(map(str, found[side])) or "scalar" for side in ("batched", "single")}
             message = say("compare.batch-shape", **values, **shapes)
-            limit = Limit("<=", SUMMED)
+            limit = Limit("<=", least)
             judgements.append(Judgement(check, None, "", limit, "failed", message=message, details=dict(found)))
             continue
-        limits = [max(SUMMED, BOTH * own) for own in found["own"]]
+        limits = [max(least, factor * own) for own in found["own"]]
         judged = [row for row, name in enumerate(names) if name != "zeros"] or list(range(len(names)))
         counted = [row for row in judged if limits[row] < 1]
         details: dict[str, Any] = {"rows": dict(zip(names, found["rows"], strict=True))}

@@ -105,13 +105,13 @@ def _closeness(asked: Asked) -> Iterator[Expected]:
             yield Expected("closeness", (f"{between}/{part.name}/{metric}", *equal, *mismatch))
     if not named:
         yield Expected("closeness", (f"{between}/*",))
-    from pth2om.questions.steadiness import ORIGINAL, roles_asked
+    from pth2om.questions.steadiness import held_against_singles, roles_asked
 
     for role in roles_asked(reference, candidate, has_torch=spec.source.onnx is None):
         yield Expected("closeness", (f"{role}/repeats",))
         if (asked.batch or 1) > 1:
             yield Expected("closeness", (f"{role}/apart/*",))
-            if role in ORIGINAL:
+            if held_against_singles(role, quantized=variant is not None and variant.quantized):
                 yield Expected("closeness", (f"{role}/batch/*",))
 
 

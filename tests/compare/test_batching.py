@@ -121,6 +121,14 @@ def test_indices_stay_indices_when_pictures_are_replaced():
     assert judged.verdict == "passed"
 
 
+@pytest.mark.parametrize(("value", "verdict"), [(0.77, "failed"), (0.02, "passed")])
+def test_an_om_is_held_against_single_pictures_within_its_own_rounding(value, verdict):
+    """Channels that are mixed within a picture move with no other picture, and are wrong all the same."""
+    measured = {"samples": ["random-0"], "outputs": {"y": {"rows": [value], "own": [1e-7]}}}
+    (judged,) = judge_batch(measured, "om", 0.05)
+    assert judged.verdict == verdict
+
+
 def test_an_input_that_all_pictures_share_stays():
     class Shifted:
         def run(self, feeds):
