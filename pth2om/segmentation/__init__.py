@@ -1,3 +1,3 @@
-"""Segmentation of volumes on the host, as nnU-Net does it: plans, normalization, sliding window, Dice per class."""
+"""Segmentation of volumes on the host, as nnU-Net does it: the sliding window."""
 
 from __future__ import annotations
