@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from pth2om import torchscript
 from pth2om.checkpoint import load_module, load_net
+from pth2om.checkpoint.seeding import seed_module
 from pth2om.errors import CheckpointError
-from pth2om.spec import Input, Source, Spec
+from pth2om.export_probe import example
+from pth2om.segmentation import window
+from pth2om.sessions.torchscript import torchscript_session
+from pth2om.spec import Input, Source, Spec, load
+from pth2om.spec.torchscript import TorchScript
 
 ROOT = Path(__file__).parents[2]
 NET = ROOT / "models" / "nnunet3d" / "net.py"
@@ -55,3 +61,49 @@ def test_copies_of_the_encoder_that_differ_are_refused(front: str, tmp_path: Pat
         loaded(state, own["x"], tmp_path)
     assert caught.value.message.key == "checkpoint.copies-differ"
     assert "encoder.stages.1.0.convs.0" in caught.value.render()
+
+
+@pytest.fixture(scope="module")
+def bundled() -> tuple[Spec, torch.nn.Module]:
+    """The spec that comes with pth2om, and its net with seeded weights."""
+    spec = load(NET.parent)
+    module = load_net(NET).build(spec.source.num_classes, **spec.source.arguments)
+    seed_module(module, [torch.from_numpy(example(spec.inputs, 2, 0)["INPUT__0"])], seed=0)
+    return spec, module
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_bundled_net_becomes_torchscript(bundled: tuple[Spec, torch.nn.Module], deep: bool, tmp_path: Path) -> None:
+    spec, module = bundled
+    module.decoder.deep_supervision = deep
+    made = torchscript.make(module, spec.inputs, spec.torchscript, 1, tmp_path / "m.pt")
+    module.decoder.deep_supervision = False
+    assert made.method == "trace"
+    assert max(made.mean_error, made.twin_error) <= spec.torchscript.mean_error
+    assert made.outputs == (2 if deep else 1)
+    told = [each.message.render() for each in made.findings if each.rule == "torchscript.deep-supervision"]
+    assert len(told) == deep
+    assert all("decoder.deep_supervision" in each for each in told)
+
+
+def test_a_volume_through_the_bundled_program(bundled: tuple[Spec, torch.nn.Module], tmp_path: Path) -> None:
+    """Windows through TorchScript: one window is the net's own output; where two meet, their weighted mean."""
+    spec, module = bundled
+    torchscript.make(module, spec.inputs, TorchScript(twin=False), 1, tmp_path / "m.pt")
+    session = torchscript_session(tmp_path / "m.pt", spec.inputs, ["OUTPUT__0"], digest="m")
+    tile = spec.inputs[0].shape[1:]
+    volume = np.random.default_rng(0).standard_normal((1, tile[0] + 6, *tile[1:])).astype(np.float32)
+
+    def whole(part: np.ndarray) -> np.ndarray:
+        pieces = window.slabs(part, tile, lambda tiles: session.run({"INPUT__0": tiles})["OUTPUT__0"])
+        return np.concatenate([piece.scores for piece in pieces], axis=1)
+
+    with torch.inference_mode():
+        first, last = (module(torch.from_numpy(volume[None, :, at : at + tile[0]]))[0].numpy() for at in (0, 6))
+    assert np.abs(whole(volume[:, : tile[0]]) - first).max() <= 1e-4
+    found = whole(volume)
+    assert np.abs(found[:, :6] - first[:, :6]).max() <= 1e-4
+    assert np.abs(found[:, tile[0] :] - last[:, -6:]).max() <= 1e-4
+    low, high = np.minimum(first[:, 6:], last[:, :-6]), np.maximum(first[:, 6:], last[:, :-6])
+    between = found[:, 6 : tile[0]]
+    assert ((between >= low - 1e-4) & (between <= high + 1e-4)).all()
