@@ -32,6 +32,7 @@ VERBS = (
     "quantize",
     "amct_onnx",
     "bins",
+    "golden",
     "parse",
     "aipp",
     "inspect",
