@@ -175,7 +175,7 @@ class Source:
             from pth2om.checkpoint import net_files
 
             body = self.spec.folder / name.rpartition(":")[0]
-            digests |= {f"body/{file.name}": self.store.digest(file) for file in net_files(body)}
+            digests |= {self.role(file): self.store.digest(file) for file in net_files(body)}
         return digests
 
     @functools.cached_property
