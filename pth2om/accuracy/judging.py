@@ -35,7 +35,7 @@ from pth2om.errors import DataError
 from pth2om.evidence import Judgement, Limit, Verdict
 from pth2om.language import Message, say
 
-VERSION = 2
+VERSION = 3
 """Of how a difference is computed from two measurements."""
 
 _FEW_IMAGES = 30
@@ -243,7 +243,7 @@ def difference(
         changed = _changed_detections(reference, candidate)
     return {
         **result,
-        **_bootstrapped(drop, len(images), level),
+        **bootstrapped(drop, len(images), level),
         "lead": references.lead(reference, name).to_json(),
         "resamples": resamples,
         "changed": changed,
@@ -374,7 +374,7 @@ def _paired(
     }
 
 
-def _bootstrapped(drop: Resampled, images: int, level: float) -> dict[str, Any]:
+def bootstrapped(drop: Resampled, images: int, level: float) -> dict[str, Any]:
     """Bounds at ``level``, the two-sided 95 % interval, and what no difference at all would leave open."""
     floor = 100 * zero_disagreement_bound(images, level)
     low, high = drop.bounds(level)

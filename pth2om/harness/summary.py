@@ -45,7 +45,7 @@ def summarise(
 ) -> None:
     """Verdicts by ground, what INT8 costs, and where the report is."""
     gates = records.judged
-    if not (gates or records.unwritten or interrupted):
+    if not (gates or reasons or records.unwritten or interrupted):
         return
     reporter.section("pth2om")
     if interrupted:

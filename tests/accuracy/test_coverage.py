@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pth2om.accuracy.average_precision import THRESHOLDS, Matches, class_precision
-from pth2om.accuracy.bootstrap import LEAST_IMAGES, precision_drop
+from pth2om.accuracy.bootstrap import LEAST_IMAGES, Resampled, precision_drop
+from pth2om.accuracy.judging import bootstrapped
 
 POPULATION = 6000
 SAMPLES = 200
@@ -118,7 +119,7 @@ def precision(matches: Matches) -> float:
 
 
 def coverage(detector: Detector, images: int, samples: int, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """How often the one-sided 95 % bounds hold the population's drop: the upper one, the lower one."""
+    """How often the one-sided 95 % bounds that verdicts use hold the population's drop: upper, lower."""
     reference, copy = population(detector, POPULATION, 3)
     true = precision(reference) - precision(copy)
     stream = np.random.default_rng(images)
@@ -128,7 +129,8 @@ def coverage(detector: Detector, images: int, samples: int, resamples: int = RES
         pair = some(reference, picks), some(copy, picks)
         measured = precision(pair[0]) - precision(pair[1])
         options = {"images": np.arange(images), "resamples": resamples, "seed": number}
-        low, high = precision_drop(*pair, measured, slice(None), **options).bounds(0.95)
+        drop = precision_drop(*pair, measured, slice(None), **options)
+        low, high = bootstrapped(drop, images, 0.95)["bounds"]
         above += true <= high
         below += true >= low
     return above / samples, below / samples
@@ -151,3 +153,14 @@ def test_rare_classes_widen_the_bounds_of_a_plain_bootstrap() -> None:
     drop = precision_drop(reference, copy, precision(reference) - precision(copy), slice(None), images=np.arange(141))
     plain = np.quantile(drop.draws, 0.95) - drop.draws.mean()
     assert drop.bounds(0.95)[1] - drop.measured > 1.2 * plain
+
+
+def test_a_long_tail_widens_its_own_side_only() -> None:
+    stream = np.random.default_rng(1)
+    draws = stream.poisson(4, 4000) / 4.0
+    tail = Resampled(1.0, draws, float(draws.std()))
+    mirrored = Resampled(-1.0, -draws, float(draws.std()))
+    low, high = tail.bounds(0.95)
+    assert high - 1.0 > np.quantile(draws, 0.95) - draws.mean()
+    assert 1.0 - low == pytest.approx(max(draws.mean() - np.quantile(draws, 0.05), 1.645 * draws.std()), rel=1e-3)
+    assert mirrored.bounds(0.95) == pytest.approx((-high, -low))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SHORT = {"--soc", "--fail-on"}
+SHORT = {"--soc", "--fail-on", "--baseline"}
 
 
 def test_only_a_few_options_are_short() -> None:
@@ -46,7 +46,7 @@ def test_a_path_of_an_option_is_no_place_of_tests(
         (repo.path / "models").rename(place)
         (repo.path / "calib").rename(outside / "calib")
     (repo.path / "test_cases" / "test_count.py").write_text(
-        "import pathlib\n\n\ndef test_count(request, checkpoint):\n"
+        "import pathlib\n\n\ndef test_count(request, checkpoint, accept):\n    accept.stage(checkpoint)\n"
         "    with (request.config.rootpath / 'count').open('a') as file:\n        file.write('x')\n"
     )
     where = os.path.relpath(place, repo.path / "test_cases")

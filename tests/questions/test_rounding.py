@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from types import SimpleNamespace
 
@@ -42,6 +43,7 @@ def measured(tmp_path, module: nn.Module, *, has_torch: bool = True) -> dict[str
     spec = SimpleNamespace(name="net", inputs=inputs, export=Export(), slices=(), preprocess=None)
     pipeline = SimpleNamespace(
         spec=spec,
+        source=SimpleNamespace(watching=contextlib.nullcontext),
         has_torch=has_torch,
         store=Store(tmp_path / "store"),
         torch_session=lambda: session,
