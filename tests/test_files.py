@@ -65,6 +65,7 @@ WITH_REASON = {
     "pth2om/graph/fixing.py": "a copy that is checked, never renamed",
     "pth2om/fetch.py": "a download keeps its part, from which it is resumed",
     "pth2om/drafting/start.py": "all files of a new model appear, or none",
+    "pth2om/checkpoint/watching.py": "names them; writes nothing",
     "pth2om/quantize/bins.py": "fills a folder that may exist",
 }
 
