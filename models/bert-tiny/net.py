@@ -57,6 +57,8 @@ class Encoder(nn.Module):
         return logits
 
 
-def build(num_classes: int = 2, pretrained: bool = False) -> nn.Module:  # noqa: ARG001 - the template's signature
+def build(num_classes: int = 2, pretrained: bool = False) -> nn.Module:
     """The encoder."""
+    if pretrained:
+        raise ValueError("this net holds no weights; name the checkpoint in model.toml")
     return Encoder(num_classes)

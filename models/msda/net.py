@@ -26,4 +26,6 @@ class Attention(nn.Module):
 
 def build(num_classes: int = 1, pretrained: bool = False) -> nn.Module:  # noqa: ARG001 - the contract of a net
     """The net; it has no weights."""
+    if pretrained:
+        raise ValueError("this net holds no weights and needs none")
     return Attention()

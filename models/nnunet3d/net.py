@@ -133,7 +133,7 @@ class PlainConvUNet(nn.Module):
 
 def build(
     num_classes: int,
-    pretrained: bool = False,  # noqa: ARG001 - of every net
+    pretrained: bool = False,
     dims: int = 3,
     in_channels: int = 1,
     features: Sequence[int] = (32, 64, 128, 256, 320, 320),
@@ -145,6 +145,8 @@ def build(
     deep_supervision: bool = False,
 ) -> nn.Module:
     """The net; every sequence has an entry a stage, from the input downwards (the decoder's from the bottom up)."""
+    if pretrained:
+        raise ValueError("this net holds no weights; name the checkpoint in model.toml")
     count = len(features)
     kernels = kernels or [[3] * dims] * count
     module = PlainConvUNet(
