@@ -127,6 +127,8 @@ def percent(share: float | None) -> str:
         return ""
     if share >= 2:
         return f"× {share:.3g}"
+    if not share > -2:  # of no measurement of ours; a damaged file's, or NaN
+        return f"{share:.3g}"
     if 0 < share < 0.01:
         return "< 1 %"
     # A value inside the limit must not read as 100 %, nor one outside.

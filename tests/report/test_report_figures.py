@@ -114,3 +114,10 @@ def test_a_figure_stays_on_its_side_of_the_limit_in_every_unit(factory):
         assert "e+" not in shown
         assert shown not in ("1.00", "58.2 k", "1.67 M")
     assert figures.limit(Limit(">=", 0.9999999)) == "≥ 0.9999999"
+
+
+@pytest.mark.parametrize("share", [-1e308, -2.5, float("nan"), float("-inf"), float("inf")])
+def test_a_share_that_nobody_measured_is_written_as_it_is(share: float) -> None:
+    from pth2om.report.figures import percent
+
+    assert percent(share).removeprefix("× ") == f"{share:.3g}"
