@@ -41,4 +41,4 @@ def run(arguments: argparse.Namespace) -> int:
             write_result(path, result)
             print(say("offline.written", path=str(path)), file=sys.stderr)
     print(modelzoo_table(results, arguments.soc, arguments.dataset))
-    return 1 if any(result.absent for result in results) else 0
+    return 1 if any(result.absent or result.not_finite for result in results) else 0

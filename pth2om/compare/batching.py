@@ -34,7 +34,8 @@ order of summation gives where one ulp of the input happens to change nothing.""
 
 STILL = 2.0**-21
 """Largest relative L2 that an output may move while its own picture stays: four units in the last place of float32.
-On the bundled models it does not move at all, in PyTorch, ONNX Runtime and the emulated fp16 and INT8 alike."""
+Measured 0 for convmixer-digits, resnet20 and yolov6-shapes in PyTorch, ONNX Runtime and the emulated fp16 and INT8,
+and for yolov6lite in PyTorch and ONNX Runtime; other models were not measured."""
 
 _MOVES = 2
 

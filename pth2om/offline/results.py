@@ -32,6 +32,7 @@ class BatchResult:
         interval: two-sided 95 % interval of top1, percent.
         images: how many images top1 is over.
         absent: images of these without an output.
+        not_finite: images of these with NaN or infinity in their output.
         tool: whose log it is.
     """
 
@@ -43,6 +44,7 @@ class BatchResult:
     interval: tuple[float, float] | None = None
     images: int | None = None
     absent: int | None = None
+    not_finite: int | None = None
     tool: str | None = None
 
     @classmethod
@@ -54,7 +56,7 @@ class BatchResult:
             values |= {"latency_ms": timing.latency_ms, "fps": timing.fps, "tool": timing.tool}
         if score is not None:
             values |= {"top1": score.top1, "top5": score.top5, "interval": score.interval}
-            values |= {"images": score.images, "absent": score.absent}
+            values |= {"images": score.images, "absent": score.absent, "not_finite": score.not_finite}
         return cls(**values)
 
     def joined(self, other: BatchResult) -> BatchResult:
@@ -96,7 +98,7 @@ def read_result(path: Path) -> BatchResult:
     if not isinstance(data, Mapping) or not _count(data.get("batch_size")):
         raise DataError("offline.no-result", where=where)
     figures = {name: data.get(name) for name in ("latency_ms", "fps", "top1", "top5")}
-    counts = {name: data.get(name) for name in ("images", "absent")}
+    counts = {name: data.get(name) for name in ("images", "absent", "not_finite")}
     ends = data.get("interval")
     tool = data.get("tool")
     fits = (
@@ -143,6 +145,8 @@ def _accuracy(result: BatchResult) -> str:
         text += f"; Top5 {result.top5:.2f}%"
     if result.absent:
         text += "; " + say("offline.absent-cell", absent=result.absent, images=result.images).render()
+    if result.not_finite:
+        text += "; " + say("offline.not-finite-cell", count=result.not_finite, images=result.images).render()
     return text
 
 

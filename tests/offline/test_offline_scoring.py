@@ -110,7 +110,7 @@ def test_labels_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_result_reads_back(tmp_path: Path) -> None:
-    result = BatchResult(4, 67.3, 59.4, 81.35, 95.6, (81.0, 81.7), 50000, 0, "msame")
+    result = BatchResult(4, 67.3, 59.4, 81.35, 95.6, (81.0, 81.7), 50000, 0, 3, "msame")
     write_result(tmp_path / "result_bs4.json", result)
     assert read_result(tmp_path / "result_bs4.json") == result
 
@@ -154,3 +154,12 @@ def test_missing_outputs_are_not_success(
     assert "2 of 10 images have no output" in capsys.readouterr().out
     assert main(["parse", str(folder)]) == 1
     assert "--labels" in capsys.readouterr().err
+
+
+def test_outputs_with_nan_are_not_success(
+    tmp_path: Path, logits: np.ndarray, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logits[1, 3] = np.nan
+    folder = numbered(tmp_path / "bs1", logits, 1, "bin")
+    assert main(["parse", str(folder), "--labels", str(labels)]) == 1
+    assert "1 of 10 images have NaN" in capsys.readouterr().out
