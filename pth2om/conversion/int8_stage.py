@@ -199,7 +199,7 @@ class Int8Stage:
 
     def _files(self) -> dict[str, str]:
         """Digests of the files that ``[quantize]`` names, also in its command, and of the tool it wants."""
-        from pth2om.quantize import stage
+        from pth2om.quantize.tool import program
 
         store, table = self.source.store, self._found_table()
         named = {"config": table.config, "given": table.onnx}
@@ -208,5 +208,5 @@ class Int8Stage:
         for name, found in written:
             if found != name:
                 digests |= {f"command/{name}": store.digest(Path(found)), **self._beside(Path(found))}
-        tool = stage.program(table)
+        tool = program(table)
         return digests | ({"tool": store.digest(tool)} if tool is not None else {})

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pth2om.errors import Absent, CheckpointError, QuantizeError
+from pth2om.errors import CheckpointError, QuantizeError
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.quantize import amct, api, batches
@@ -63,21 +63,6 @@ class Task:
     state: Path
     search: Search | None
     findings: Sequence[Finding] = ()
-
-
-def program(table: spec.Quantize) -> Path | None:
-    """The external tool that the spec names for quantization; None for this package.
-
-    Raises:
-        Absent: it is not installed.
-    """
-    if table.own or table.onnx is not None:
-        return None
-    name = table.command[0] if table.command else table.tool
-    found = shutil.which(name)
-    if found is None:
-        raise Absent("quantize.no-command" if table.command else "quantize.no-tool", tool=name)
-    return Path(found)
 
 
 def build(task: Task, folder: Path, progress: Progress | None = None) -> None:

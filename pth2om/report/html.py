@@ -21,6 +21,7 @@ from pth2om.language import Language, Message
 from pth2om.questions import QUESTIONS
 from pth2om.release.waivers import owner
 from pth2om.report import cost, figures, int8, plots, tables, wording
+from pth2om.report.bytecode import BesideTemplates
 from pth2om.report.collect import (
     GROUNDS,
     VERDICTS,
@@ -82,6 +83,7 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
+        bytecode_cache=BesideTemplates(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
