@@ -14,12 +14,14 @@ evidence recorded on one machine can be read in the reader's language on another
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import locale
 import os
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -31,6 +33,7 @@ Value = str | int | float | bool | None
 
 _CATALOGUES = Path(__file__).parent / "messages"
 _english_only = False
+_reader: ContextVar[Language | None] = ContextVar("reader", default=None)
 
 
 def speak_english() -> None:
@@ -39,8 +42,21 @@ def speak_english() -> None:
     _english_only = True
 
 
+@contextlib.contextmanager
+def speaking(to: Language) -> Iterator[None]:
+    """Inside the block, in this thread or task alone, the reader's language is ``to``: one server has many readers."""
+    token = _reader.set(to)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
 def language() -> Language:
-    """The reader's language: ``PTH2OM_LANG`` (``zh`` or ``en``), else the locale's, else English."""
+    """The reader's language: `speaking`'s, else ``PTH2OM_LANG`` (``zh`` or ``en``), else the locale's, else English."""
+    reader = _reader.get()
+    if reader is not None:
+        return reader
     if _english_only:
         return "en"
     asked = os.environ.get("PTH2OM_LANG", "")

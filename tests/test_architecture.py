@@ -35,7 +35,7 @@ FLOORS = (
     {"release"},
     {"report"},
     {"onefile"},
-    {"harness", "cli"},
+    {"harness", "cli", "gui"},
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES = 500

@@ -22,6 +22,7 @@ from pth2om.language import say
 from pth2om.terminal import prepare_streams
 
 VERBS = (
+    "gui",
     "init",
     "convert",
     "check",

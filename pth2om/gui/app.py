@@ -1,0 +1,60 @@
+"""The server: routes, the guard around them, and ``serve``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from pth2om.gui.desk import Desk, preferences
+from pth2om.gui.guard import Guard
+from pth2om.gui.pages import convert, jobs
+from pth2om.gui.queue import Queue
+from pth2om.gui.settings import Settings
+
+_STATIC = Path(__file__).parent / "static"
+_FILES = {
+    "gui.css": _STATIC / "gui.css",
+    "gui.js": _STATIC / "gui.js",
+    "report.css": Path(__file__).parents[1] / "report" / "templates" / "report.css",
+}
+
+
+def build(settings: Settings, told: Callable[[str], None] = lambda _: None) -> Starlette:
+    """The application; its jobs begin to run when it starts.
+
+    Args:
+        settings: prepared.
+        told: is called with the next one-time token when one was used.
+    """
+    queue = Queue(settings)
+    desk = Desk(settings, queue)
+
+    @contextlib.asynccontextmanager
+    async def life(_: Starlette) -> AsyncIterator[None]:
+        queue.start()
+        try:
+            yield
+        finally:
+            queue.stop()
+
+    pages: list[BaseRoute] = [route for page in (convert, jobs) for route in page.routes(desk)]
+    desk.know([route.path for route in pages if isinstance(route, Route)])
+    routes = [*pages, desk.route("/preferences", preferences, "POST"), Route("/static/{name}", _static)]
+    guard = Middleware(Guard, settings=settings, told=told)
+    app = Starlette(routes=routes, middleware=[guard], lifespan=life)
+    app.state.queue = queue
+    return app
+
+
+def _static(request: Request) -> Response:
+    file = _FILES.get(request.path_params["name"])
+    if file is None:
+        return Response(status_code=404)
+    return FileResponse(file, headers={"cache-control": "no-cache"})

@@ -1,0 +1,149 @@
+"use strict";
+(() => {
+  const word = (zh, en) => (document.documentElement.lang === "zh" ? zh : en);
+  const pause = (work, wait) => { let timer; return () => { clearTimeout(timer); timer = setTimeout(work, wait); }; };
+
+  // A line to copy gets a button.
+  for (const line of document.querySelectorAll("pre.cmd")) {
+    const button = document.createElement("button");
+    button.type = "button"; button.className = "copy"; button.textContent = word("复制", "Copy");
+    button.addEventListener("click", async () => {
+      const text = [...line.childNodes].filter((node) => node !== button).map((node) => node.textContent).join("");
+      await navigator.clipboard.writeText(text);
+      button.textContent = word("已复制", "Copied");
+    });
+    line.append(button);
+  }
+
+  // Tables sort by their heads.
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button"; button.className = "sort"; button.append(...head.childNodes); head.append(button);
+      button.addEventListener("click", () => {
+        const up = head.getAttribute("aria-sort") !== "ascending";
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        const key = (row) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
+        const rows = [...table.tBodies[0].rows].sort((a, b) => {
+          const [x, y] = [key(a), key(b)];
+          const order = x !== "" && y !== "" && !isNaN(x) && !isNaN(y) ? x - y : x.localeCompare(y, undefined, { numeric: true });
+          return up ? order : -order;
+        });
+        table.tBodies[0].append(...rows);
+      });
+    });
+  }
+
+  // The lines of a form, as it is filled in.
+  const form = document.querySelector("form[data-preview]");
+  if (form) {
+    let asked = 0;
+    const show = (answer) => {
+      for (const [name, text] of Object.entries(answer)) {
+        const place = document.getElementById(name);
+        if (!place) continue;
+        const button = place.querySelector("button.copy");
+        place.textContent = text;
+        if (button) place.append(button);
+        if (name === "problem") place.hidden = !text;
+      }
+    };
+    const ask = async (target, mine) => {
+      try {
+        const body = new URLSearchParams(new FormData(form));
+        const answer = await fetch(target, { method: "POST", body });
+        if (answer.ok && mine === asked) show(await answer.json());
+      } catch (error) { /* the server is gone; the form stays */ }
+    };
+    const quick = () => { asked += 1; ask(form.dataset.preview, asked); if (form.dataset.later) later(); };
+    const later = pause(() => ask(form.dataset.later, asked), 700);
+    form.addEventListener("input", pause(quick, 150));
+    form.addEventListener("change", pause(quick, 150));
+    quick();
+  }
+
+  // Fields that belong to one choice are shown with it.
+  const chosen = () => {
+    for (const part of document.querySelectorAll("[data-when]")) {
+      const [name, value] = part.dataset.when.split("=");
+      const box = document.querySelector(`[name="${name}"]:checked`);
+      part.hidden = !(box && value.split(" ").includes(box.value));
+      for (const field of part.querySelectorAll("input,select,textarea")) field.disabled = part.hidden;
+    }
+  };
+  if (document.querySelector("[data-when]")) { document.addEventListener("change", chosen); chosen(); }
+
+  // A job reports until it is over; then the page shows its results.
+  const standing = document.querySelector("[data-events]");
+  if (standing) {
+    const source = new EventSource(standing.dataset.events);
+    const log = document.getElementById("log");
+    let fresh = true;
+    source.addEventListener("open", () => { fresh = true; });
+    source.addEventListener("standing", (event) => { standing.innerHTML = JSON.parse(event.data); });
+    source.addEventListener("log", (event) => {
+      const low = log.scrollTop + log.clientHeight >= log.scrollHeight - 30;
+      log.append(JSON.parse(event.data));
+      if (low) log.scrollTop = log.scrollHeight;
+    });
+    source.addEventListener("over", () => { source.close(); location.reload(); });
+    source.addEventListener("error", () => { if (fresh) { fresh = false; source.close(); setTimeout(() => location.reload(), 1500); } });
+  }
+
+  // The picker: folders of the server in a dialog.
+  const picker = document.getElementById("picker");
+  let target = null;
+  const look = async (query) => {
+    const answer = await fetch(`/pick?${query}`);
+    picker.innerHTML = await answer.text();
+    (picker.querySelector("[autofocus]") || picker.querySelector("button")).focus();
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button.pick");
+    if (button) {
+      target = document.getElementById(button.dataset.pick);
+      picker.dataset.folder = button.dataset.folder;
+      const now = target.value.trim().split("\n").pop();
+      picker.showModal();
+      look(new URLSearchParams({ folder: button.dataset.folder, dir: now }));
+    }
+  });
+  picker.addEventListener("click", (event) => {
+    const line = event.target.closest("[data-dir],[data-path],[data-close]");
+    if (!line) return;
+    if (line.dataset.dir !== undefined) look(new URLSearchParams({ folder: picker.dataset.folder, dir: line.dataset.dir, page: line.dataset.page || "" }));
+    else {
+      if (line.dataset.path) {
+        const rows = target.tagName === "TEXTAREA" && target.value.trim() ? [target.value.trim()] : [];
+        target.value = [...rows, line.dataset.path].join("\n");
+        target.dispatchEvent(new Event("change", { bubbles: true }));
+      }
+      picker.close(); target.focus();
+    }
+  });
+
+  // A file dropped on the page is sent.
+  const drop = document.querySelector(".drop");
+  if (drop) {
+    const input = drop.querySelector("input[type=file]");
+    const send = () => { if (input.files.length) drop.requestSubmit ? drop.requestSubmit() : drop.submit(); };
+    input.addEventListener("change", send);
+    drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+    drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+    drop.addEventListener("drop", (event) => {
+      event.preventDefault(); drop.classList.remove("over");
+      input.files = event.dataTransfer.files; send();
+    });
+  }
+
+  // One press is one job: the server knows that too, this spares the second request.
+  for (const each of document.querySelectorAll("form")) {
+    each.addEventListener("submit", (event) => {
+      if (each.dataset.sent) event.preventDefault();
+      each.dataset.sent = "1";
+      setTimeout(() => { delete each.dataset.sent; }, 3000);
+    });
+  }
+})();

@@ -1,0 +1,74 @@
+"""A window for tests: its server in this process, a browser that is signed in, and helpers to fill in forms."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from starlette.testclient import TestClient
+
+from pth2om.gui.app import build
+from pth2om.gui.settings import Settings
+
+BASE = "http://127.0.0.1:8765"
+ORIGIN = {"origin": BASE}
+
+
+class Window:
+    def __init__(self, project, state, **options):
+        self.settings = Settings(project=project, state=state, **{"at_once": 2, **options})
+        self.settings.prepare()
+        self.printed = []
+        self.app = build(self.settings, self.printed.append)
+        self.client = TestClient(self.app, base_url=BASE)
+
+    def __enter__(self):
+        self.client.__enter__()
+        return self
+
+    def __exit__(self, *problem):
+        self.client.__exit__(*problem)
+
+    def sign_in(self):
+        assert self.client.get(f"/jobs?token={self.settings.tokens.current}").status_code == 200
+        return self
+
+    def get(self, path, **query):
+        return self.client.get(path, params=query)
+
+    def post(self, path, data=None, **options):
+        return self.client.post(path, data=data or {}, headers=ORIGIN, follow_redirects=False, **options)
+
+    def nonce(self, path, **query):
+        return re.search(r'name="nonce" value="(\w+)"', self.get(path, **query).text)[1]
+
+    def ask(self, path, **data):
+        """Send a form; the path of the job's page."""
+        answer = self.post(path, {"nonce": self.nonce(path), **data})
+        assert answer.status_code == 303, answer.text
+        return answer.headers["location"]
+
+    def state(self, job):
+        return re.search(r'class="state (\w+)"', self.get(job).text)[1]
+
+    def wait(self, job, seconds=60.0):
+        """The page of a job that is over."""
+        end = time.monotonic() + seconds
+        while (state := self.state(job)) in ("queued", "running"):
+            assert time.monotonic() < end, self.get(f"{job}/log").text
+            time.sleep(0.1)
+        return state
+
+    def line(self, job):
+        return text(re.search(r'<pre class="cmd"[^>]*>(.*?)</pre>', self.get(job).text, re.DOTALL)[1])
+
+
+def text(html):
+    return (
+        re.sub(r"<[^>]*>", "", html)
+        .replace("&#39;", "'")
+        .replace("&#34;", '"')
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&amp;", "&")
+    )
