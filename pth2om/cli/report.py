@@ -1,4 +1,4 @@
-"""``pth2om report RUN``: a run's evidence as HTML or Markdown."""
+"""``pth2om report RUN``: a run's evidence as HTML or Markdown; ``pth2om report merge RUN...``: several runs as one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pathlib import Path
 
 from pth2om.language import language, say
 
+_MERGE = "merge"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("source", metavar="RUN", type=Path, help=say("report.cli-source").render())
+    parser.usage = (
+        "%(prog)s [--lang {zh,en}] [--format {html,markdown}] [-o FILE] RUN\n       %(prog)s merge [-o DIR] RUN..."
+    )
+    parser.add_argument("source", metavar="RUN", nargs="+", help=say("report.cli-source").render())
     parser.add_argument("--lang", choices=("zh", "en"), help=say("report.cli-lang").render())
     parser.add_argument(
         "--format", choices=("html", "markdown"), default="html", help=say("report.cli-format").render()
@@ -20,11 +25,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the report and name the file."""
+    """Write the report and name the file; of merged runs print also what is missing."""
+    first, *others = arguments.source
+    if first == _MERGE and others:
+        return _merge([Path(one) for one in others], arguments.output)
+    from pth2om.errors import DataError
     from pth2om.report import write_report
 
+    if others:
+        raise DataError("report.one-run", where=others[0])
     asked = arguments.lang or language()
-    written = write_report(arguments.source, arguments.output, arguments.format, asked, sys.stdout)
+    written = write_report(Path(first), arguments.output, arguments.format, asked, sys.stdout)
     if written is not None:
         print(say("report.written", path=str(written)))
     return 0
+
+
+def _merge(runs: list[Path], output: str | None) -> int:
+    from pth2om.report.merging import merge_runs, told
+
+    folder, merged = merge_runs(runs, Path(output) if output else None)
+    lines, because = told(merged)
+    for line in (*lines, *because):
+        print(line.with_fix())
+    print(say("report.written", path=str(folder / "index.html")))
+    return int(bool(because))

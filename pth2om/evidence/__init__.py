@@ -8,7 +8,10 @@ A run writes ``evidence.jsonl``, one JSON object a line:
 * ``stage``: one conversion step: its artifact, options, exact command, findings, whether it came from the store;
 * ``gate``: one measured value against one limit, with its verdict and its ground;
 * ``outcome``: a planned test came to its end;
+* ``waiver``: what became of one entry of the waivers;
 * ``end`` (last line): the run came to its end.
+
+A file that ``pth2om report merge`` made begins with a line ``merged`` and holds several runs.
 
 Every line carries a digest of itself and of all lines before it, so that a changed, missing or cut-off line is found.
 Anyone who means to can compute these digests again: they show accidents and careless edits, and prove nothing.
@@ -18,7 +21,8 @@ Reports, baselines, trends and sign-off are pure functions of that file.
 
 from __future__ import annotations
 
-from pth2om.evidence.file import EvidenceFile, read
+from pth2om.evidence.file import EvidenceFile, read, seals
+from pth2om.evidence.merging import Joined, Merged, merge
 from pth2om.evidence.plan import Coverage, unmeasured_models
 from pth2om.evidence.reading import from_json
 from pth2om.evidence.records import (
@@ -29,6 +33,7 @@ from pth2om.evidence.records import (
     GateRecord,
     Judgement,
     Limit,
+    MergedRecord,
     OutcomeRecord,
     Planned,
     PlanRecord,
@@ -39,6 +44,7 @@ from pth2om.evidence.records import (
     Severity,
     StageRecord,
     Verdict,
+    WaiverRecord,
     properties,
     to_json,
 )
@@ -51,8 +57,11 @@ __all__ = [
     "Expected",
     "Finding",
     "GateRecord",
+    "Joined",
     "Judgement",
     "Limit",
+    "Merged",
+    "MergedRecord",
     "OutcomeRecord",
     "PlanRecord",
     "Planned",
@@ -63,9 +72,12 @@ __all__ = [
     "Severity",
     "StageRecord",
     "Verdict",
+    "WaiverRecord",
     "from_json",
+    "merge",
     "properties",
     "read",
+    "seals",
     "to_json",
     "unmeasured_models",
 ]

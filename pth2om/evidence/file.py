@@ -11,7 +11,7 @@ from typing import Any
 
 from pth2om.errors import DataError
 from pth2om.evidence.reading import check, from_json
-from pth2om.evidence.records import EndRecord, GateRecord, Record, RunRecord, to_json
+from pth2om.evidence.records import EndRecord, GateRecord, MergedRecord, Record, RunRecord, to_json
 
 MOST_BYTES = 1 << 30
 """Largest file that is read."""
@@ -72,14 +72,44 @@ def read(path: Path) -> Iterator[Record]:
     """The records of an evidence file, in order; a last line that was cut off in mid-write is left out.
 
     Raises:
-        DataError: a line is not a record or was changed, a line is missing, or a run holds a gate twice; with the
-            line's number.
+        DataError: a line is not a record or was changed, a line is missing, a run holds a gate twice, or a run of a
+            merged file is missing; with the line's number.
+        OSError: the file cannot be read.
+    """
+    for _, record, _ in scan(path):
+        yield record
+
+
+def seals(path: Path) -> tuple[str, ...]:
+    """The running digest at the end of each run of a file, sorted: together they stand for all of its lines.
+
+    Raises:
+        DataError: as `read`.
+        OSError: the file cannot be read.
+    """
+    found: list[str] = []
+    for _, record, seal in scan(path):
+        if isinstance(record, RunRecord):
+            found.append(seal)
+        elif not isinstance(record, MergedRecord):
+            found[-1:] = [seal]
+    return tuple(sorted(found))
+
+
+def scan(path: Path) -> Iterator[tuple[bytes, Record, str]]:
+    """As `read`, with each line as it is in the file, and the running digest behind it (empty before format 2).
+
+    Raises:
+        DataError: as `read`.
         OSError: the file cannot be read.
     """
     if (size := path.stat().st_size) > MOST_BYTES:
         raise DataError("evidence.too-large", where=str(path), size=size, most=MOST_BYTES)
     digest, sealed, ended, count = "", False, True, 0
     seen: set[str] = set()
+    promised: tuple[str, ...] | None = None
+    last: list[str] = []
+    where = str(path)
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE + 1), b""), 1):
             where = f"{path}:{number}"
@@ -91,16 +121,23 @@ def read(path: Path) -> Iterator[Record]:
             if data is None:
                 if line.endswith(b"\n") or number == 1:
                     raise DataError("evidence.not-json", where=where)
-                return
+                break
             try:
                 record = from_json(data)
                 if isinstance(record, GateRecord):
                     check(record)
             except DataError as error:
                 raise DataError(error.message.key, where=where, **error.message.values) from None
+            if isinstance(record, MergedRecord):
+                if number != 1:
+                    raise DataError("evidence.changed", where=where)
+                promised = record.seals
+                yield line, record, ""
+                continue
             if isinstance(record, RunRecord):
                 sealed, digest, count, ended = record.format >= _SEALED, "", 0, False
                 seen.clear()
+                last.append("")
             if sealed or "seal" in data:
                 text = line.strip()
                 digest = _chained(digest, text[: -len(_SEAL % (b"0" * _DIGITS))] + b"}")
@@ -114,7 +151,10 @@ def read(path: Path) -> Iterator[Record]:
                     seen.add(record.id)
             ended = isinstance(record, EndRecord)
             count += 1
-            yield record
+            last[-1:] = [digest]
+            yield line, record, digest
+    if promised is not None and tuple(sorted(last)) != promised:
+        raise DataError("evidence.changed", where=where)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -11,11 +11,13 @@ from pth2om.evidence.records import (
     FORMAT,
     EndRecord,
     GateRecord,
+    MergedRecord,
     OutcomeRecord,
     PlanRecord,
     Record,
     RunRecord,
     StageRecord,
+    WaiverRecord,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ _KINDS: Mapping[str, type[Record]] = {
     "stage": StageRecord,
     "gate": GateRecord,
     "outcome": OutcomeRecord,
+    "waiver": WaiverRecord,
     "end": EndRecord,
+    "merged": MergedRecord,
 }
 _MOST_SHOWN = 200
 _SLACK = 1e-6
@@ -78,7 +82,7 @@ def check(gate: GateRecord) -> None:
         if measured is None:
             raise DataError("evidence.passed-unmeasured", check=_short(gate.check))
         slack = _SLACK * max(abs(limit.value), 1e-3)
-        if not any(limit.holds(value) for value in (measured, measured - slack, measured + slack)):
+        if not (limit.holds(measured) or limit.holds(measured - slack) or limit.holds(measured + slack)):
             raise DataError(
                 "evidence.contradiction", check=_short(gate.check), measured=f"{measured:.9g}", limit=str(limit)
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ Relation = Literal["<=", ">=", "==", "<", ">"]
 
 FORMAT = 2
 """Version of the record layout; readers refuse a newer one."""
+_RELATIONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "<": operator.lt, ">": operator.gt}
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,7 @@ class Limit:
 
     def holds(self, measured: float) -> bool:
         """Whether ``measured <relation> value``; NaN satisfies nothing."""
-        if math.isnan(measured):
-            return False
-        return {
-            "<=": measured <= self.value,
-            ">=": measured >= self.value,
-            "==": measured == self.value,
-            "<": measured < self.value,
-            ">": measured > self.value,
-        }[self.relation]
+        return not math.isnan(measured) and _RELATIONS[self.relation](measured, self.value)
 
     @property
     def text(self) -> str:
@@ -338,9 +332,15 @@ class PlanRecord:
 
     Attributes:
         items: every collected test about a model.
+        soc: the SoC that the run names, or None; runs for two SoCs have tests of the same names.
+        shard: ``2/4`` where the run is one of several that share the tests among them, else empty.
+        elsewhere: the tests that the other shards have, without their gates.
     """
 
     items: tuple[Planned, ...]
+    soc: str | None = None
+    shard: str = ""
+    elsewhere: tuple[Planned, ...] = ()
     kind: Literal["plan"] = "plan"
 
 
@@ -374,7 +374,45 @@ class EndRecord:
     kind: Literal["end"] = "end"
 
 
-Record = RunRecord | PlanRecord | StageRecord | GateRecord | OutcomeRecord | EndRecord
+@dataclass(frozen=True)
+class WaiverRecord:
+    """What became of one entry of the waivers in a run; of one that cannot be read, what is wrong with it.
+
+    Attributes:
+        gate: the pattern of evidence ids.
+        stage: the question.
+        owner: who answers for it.
+        expires: its last day, ISO 8601.
+        days: how many days were left on the day of the run; negative after its last day.
+        used: whether it waived anything.
+        passed: the first gate that passed although it is waived, or empty.
+        wrong: why the entry, or the whole file, waives nothing; then the others are empty.
+    """
+
+    gate: str
+    stage: str
+    owner: str
+    expires: str
+    days: int
+    used: bool = False
+    passed: str = ""
+    wrong: Message | None = None
+    kind: Literal["waiver"] = "waiver"
+
+
+@dataclass(frozen=True)
+class MergedRecord:
+    """The first line of a file that holds several runs, each as it was written.
+
+    Attributes:
+        seals: the running digest at the end of each run, sorted; a run that is missing or was changed is found by it.
+    """
+
+    seals: tuple[str, ...]
+    kind: Literal["merged"] = "merged"
+
+
+Record = RunRecord | PlanRecord | StageRecord | GateRecord | OutcomeRecord | WaiverRecord | EndRecord | MergedRecord
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -384,6 +422,8 @@ def to_json(record: Record) -> dict[str, Any]:
         data["findings"] = [finding.to_json() for finding in record.findings]
     if isinstance(record, GateRecord) and record.message is not None:
         data["message"] = record.message.to_json()
+    if isinstance(record, WaiverRecord) and record.wrong is not None:
+        data["wrong"] = record.wrong.to_json()
     plain: dict[str, Any] = _json_value(data)
     return plain
 

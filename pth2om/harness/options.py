@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pth2om.harness import exit_status
 from pth2om.host import data_roots
 from pth2om.language import say
+from pth2om.release import status
 
 if TYPE_CHECKING:
     from pth2om.conversion.settings import RunSettings
@@ -34,8 +34,8 @@ def add(parser: pytest.Parser) -> None:
     add(
         "--fail-on",
         metavar="LIST",
-        default=exit_status.DEFAULT,
-        help=f"what makes the run exit with an error: {', '.join(exit_status.WORDS)} (default: {exit_status.DEFAULT})",
+        default=status.DEFAULT,
+        help=f"what makes the run exit with an error: {', '.join(status.WORDS)} (default: {status.DEFAULT})",
     )
     add("--baseline", metavar="FILE", default=None, help="compare with this baseline: the question regression")
     add("--om-waivers", metavar="FILE", default=None, help="waivers (default: waivers.toml)")
@@ -43,6 +43,7 @@ def add(parser: pytest.Parser) -> None:
     add("--om-cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
     add("--om-precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")
     add("--om-batch", metavar="LIST", default=None, help="only these batch sizes, e.g. 1,4")
+    add("--om-shard", metavar="K/N", default=None, help="only the K-th of N shares of the models, for a CI's matrix")
     add("--om-subset", metavar="N", type=int, default=None, help="at most N labelled images per dataset")
     add("--om-weights", metavar="NAME=FILE", action="append", default=[], help="checkpoint of a model (repeatable)")
     add("--om-dataset", metavar="NAME=DIR", action="append", default=[], help="folder of a dataset (repeatable)")
@@ -182,8 +183,8 @@ def fail_on(config: pytest.Config) -> frozenset[str]:
     """
     given = words(config.getoption("--fail-on"))
     for word in given:
-        if word not in exit_status.WORDS:
-            raise pytest.UsageError(_unknown("--fail-on", word, exit_status.WORDS))
+        if word not in status.WORDS:
+            raise pytest.UsageError(_unknown("--fail-on", word, status.WORDS))
     return frozenset(given)
 
 

@@ -84,24 +84,20 @@ def planned(item: pytest.Item, soc: str | None, *, whole: bool = True) -> Planne
     Raises:
         UsageError: its mark ``asks`` names nothing that can be asked.
     """
-    case = case_of(item)
+    gates = tuple(_expected(item, case, whole=whole)) if (case := case_of(item)) is not None else ()
     measures = item.get_closest_marker("question") is not None or "accept" in getattr(item, "fixturenames", ())
+    return dataclasses.replace(_named(item, soc), gates=gates, measures=measures)
+
+
+def _named(item: pytest.Item, soc: str | None) -> Planned:
+    """A test without what it has to give."""
+    case, question = case_of(item), question_of(item)
     if case is None:
         place, _, name = item.nodeid.partition("::")
-        question = question_of(item)
-        return Planned(item.nodeid, place, "", None, question, f"{question}/{name}", measures=measures)
+        return Planned(item.nodeid, place, "", None, question, f"{question}/{name}")
     model = case.spec.name if case.spec is not None else case.folder.name
     variant = case.variant.name if case.variant is not None else "" if case.shape is None else case.shape.name
-    return Planned(
-        item.nodeid,
-        model,
-        variant,
-        soc if case.variant is not None else None,
-        question_of(item),
-        check_of(item),
-        tuple(_expected(item, case, whole=whole)),
-        measures,
-    )
+    return Planned(item.nodeid, model, variant, soc if case.variant is not None else None, question, check_of(item))
 
 
 def other(nodeid: str) -> Planned:
@@ -131,20 +127,25 @@ def would_ask_of(model: str, plan: Iterable[Planned], keyword: str) -> bool:
     return False
 
 
-def hand_over(plan: Sequence[Planned], folder: Path, worker: str) -> None:
+def others(items: Iterable[pytest.Item], soc: str | None) -> tuple[Planned, ...]:
+    """The tests that other shards have, by name; their gates are in the plans of those shards."""
+    return tuple(dataclasses.replace(_named(item, soc), measures=True) for item in filter(is_about_a_model, items))
+
+
+def hand_over(plan: PlanRecord, folder: Path, worker: str) -> None:
     """Leave the plan where the controller looks for it; also an empty one."""
     with contextlib.suppress(OSError):  # the controller then knows the tests by their names only
-        _path(folder, worker).write_text(json.dumps(to_json(PlanRecord(tuple(plan)))), encoding="utf-8")
+        _path(folder, worker).write_text(json.dumps(to_json(plan)), encoding="utf-8")
 
 
-def handed_over(ids: Sequence[str], folder: Path, worker: str) -> list[Planned]:
+def handed_over(ids: Sequence[str], folder: Path, worker: str) -> PlanRecord:
     """The plan of a worker; where it could not leave one all its tests, by their names."""
     try:
         record = from_json(json.loads(_path(folder, worker).read_text(encoding="utf-8")))
     except (OSError, ValueError, DataError):
-        return [other(each) for each in ids]
+        return PlanRecord(tuple(other(each) for each in ids))
     assert isinstance(record, PlanRecord)
-    return list(record.items)
+    return record
 
 
 def _path(folder: Path, worker: str) -> Path:

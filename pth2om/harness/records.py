@@ -125,10 +125,10 @@ class RunRecords:
         """All gates, those of unreached tests too, with the waivers over them."""
         return [*self.gates, *map(self.waivers.over, self.unreached)]
 
-    def plan(self, planned: Sequence[Planned]) -> None:
+    def plan(self, plan: PlanRecord) -> None:
         """Write what the run is to answer, before anything is measured."""
-        self._planned = {each.item: each for each in planned}
-        self.write([PlanRecord(tuple(planned))])
+        self._planned = {each.item: each for each in plan.items}
+        self.write([plan])
 
     def take(self, report: pytest.TestReport) -> None:
         """Write the evidence that a report carries; after a test's last report, that it came to its end.
@@ -175,6 +175,7 @@ class RunRecords:
     def end(self, *, interrupted: bool) -> None:
         """Write the last line."""
         if self._file is not None and self._planned:
+            self.write([*self.waivers.records()])
             self.write([EndRecord(self._file.records, interrupted)])
 
     def write(self, records: Sequence[Record]) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pth2om.errors import Pth2omError
-from pth2om.evidence import Planned
-from pth2om.harness import exit_status, htmllog, junit, planning, summary, watching
+from pth2om.evidence import Planned, PlanRecord
+from pth2om.harness import exit_status, htmllog, junit, planning, sharding, summary, watching
 from pth2om.harness import options as run_options
 from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
 from pth2om.harness.records import RunRecords, reason_of
@@ -51,6 +51,9 @@ class Run:
         self.records = RunRecords(config, self.settings.soc, self.waivers)
         self.fail_on = run_options.fail_on(config)
         self.baseline = run_options.baseline(config)
+        self.shard = sharding.shard(config)
+        self._elsewhere: list[pytest.Item] = []
+        self._shared = False
         self._begun = False
         self._plans: tempfile.TemporaryDirectory[str] | None = None  # where workers leave theirs
         self._uncollected: dict[str, str] = {}
@@ -136,6 +139,9 @@ class Run:
             return (-1, 0) if case is None else (order[case.folder.name], QUESTIONS.index(question_of(item)))
 
         items[:] = sorted(kept, key=place)
+        if self.shard is not None:
+            items[:], self._elsewhere = self.shard.share(items)
+            config.hook.pytest_deselected(items=self._elsewhere)
         if not config.option.collectonly:
             self._warn_undecidable(items)
 
@@ -143,17 +149,26 @@ class Run:
         """Make the plan; a worker hands it to the controller."""
         if getattr(self.config.option, "collectonly", False) or self.config.getoption("--om-dry-run"):
             return
-        plan = []
+        tests = []
         for item in filter(planning.is_about_a_model, session.items):
             whole = self.settings.subset is None
             item.stash[planning.PLANNED] = each = planning.planned(item, self.settings.soc, whole=whole)
-            plan.append(each)
+            tests.append(each)
+        soc, shard = self.settings.soc, str(self.shard or "")
+        plan = PlanRecord(tuple(tests), soc, shard, planning.others(self._elsewhere, soc))
         if self.is_worker:
             given = self.config.workerinput  # type: ignore[attr-defined]
             if "pth2om_plans" in given:
                 planning.hand_over(plan, Path(given["pth2om_plans"]), given["workerid"])
-        elif plan:
+        else:
             self._begin(plan)
+
+    def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
+        """How the tests were shared."""
+        if self.shard is None or self.is_worker:
+            return []
+        counts = {"count": len(items), "others": len(self._elsewhere)}
+        return [say("plugin.header-shard", shard=str(self.shard), **counts).render()]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Remember a file of tests that cannot be collected: its tests are in no plan."""
@@ -172,25 +187,26 @@ class Run:
         """Write the plan of the first worker; all workers collect the same tests."""
         if self._begun or self._plans is None:
             return
-        plan = planning.handed_over(ids, Path(self._plans.name), node.gateway.id)
-        if plan:
-            self._begin(plan)
+        self._begin(planning.handed_over(ids, Path(self._plans.name), node.gateway.id))
 
-    def _begin(self, plan: Sequence[Planned]) -> None:
+    def _begin(self, plan: PlanRecord) -> None:
         """Write the plan, and the errors of files and specs that no test of the plan would tell."""
+        self._shared = bool(plan.elsewhere)
+        if not plan.items:
+            return
         self._begun = True
         watching.note_folder(self.config, self.records.folder)
         self.records.plan(plan)
         for place, reason in self._uncollected.items():
             lost = Planned(place, place, "", None, "export", "export/collection")
             self.records.write([lost.gate("failed", say("plugin.test-failed", reason=reason))])
-        told = {each.model for each in plan}
+        told = {each.model for each in (*plan.items, *plan.elsewhere)}
         by_id = all("[" in str(argument) for argument in self.config.args)
         for case in self.cases:
             name = case.folder.name
             if case.error is None or name in told or by_id:
                 continue
-            if planning.would_ask_of(name, plan, self.config.option.keyword):
+            if planning.would_ask_of(name, plan.items, self.config.option.keyword):
                 wrong = Planned(name, name, "", None, "checkpoint", "checkpoint/spec")
                 self.records.write([wrong.gate("failed", case.error.message)])
 
@@ -252,6 +268,8 @@ class Run:
             if self.baseline is not None:
                 self.records.compare(self.baseline)
             self.records.end(interrupted=self._interrupted)
+            if self._shared and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+                session.exitstatus = pytest.ExitCode.OK  # more shards than models: the others have all tests
             junit.add_unreached(self.config, self.records.unreached)
         try:
             yield

@@ -15,7 +15,7 @@ from pth2om.harness import options
 from pth2om.harness.cases import Case, Selection
 from pth2om.harness.records import RunRecords
 from pth2om.language import Message, say
-from pth2om.release.waivers import is_waived, owner
+from pth2om.release.waivers import is_waived, owner, remarks
 
 if TYPE_CHECKING:
     from pth2om.conversion.settings import RunSettings
@@ -67,7 +67,7 @@ def summarise(
     if waived:
         owners = ", ".join(sorted({owner(gate) or "" for gate in waived}))
         reporter.line(say("release.count-waived", count=len(waived), owners=owners).render())
-    for remark in records.waivers.remarks():
+    for remark in remarks(records.waivers.records()):
         _print(reporter, remark)
     _unreached(reporter, gates)
     unmeasured = unmeasured_models(gates)

@@ -171,6 +171,8 @@ def entry(gate: GateRecord, kind: Kind, values: Sequence[float]) -> Entry:
 
 def _accept(night: Night, replaced: Baseline | None) -> None:
     where = night.run.run
+    if night.coverage.is_shard:
+        raise DataError("release.is-shard", where=where, shard=", ".join(night.coverage.shards))
     if not night.whole:
         raise DataError("release.not-whole", where=where)
     failed = [gate for gate in (*night.gates.values(), *night.compared) if gate.verdict in ("failed", "not_reached")]

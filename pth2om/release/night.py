@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pth2om import evidence
 from pth2om.errors import DataError
-from pth2om.evidence import Coverage, GateRecord, Record, RunRecord, StageRecord
+from pth2om.evidence import Coverage, GateRecord, Joined, RunRecord, StageRecord, WaiverRecord
 
 REGRESSION = "regression"
 """The question whose gates compare a night with another; they are never compared themselves."""
@@ -16,14 +17,15 @@ REGRESSION = "regression"
 
 @dataclass
 class Night:
-    """The records of one run.
+    """The records of one run, or of the shards of one night.
 
     Attributes:
-        run: its first record.
+        run: its first record; of a merged night one that stands for all.
         gates: by id, without those of the question *regression*.
         stages: by (model, variant, stage).
         compared: the gates of the question *regression*.
         coverage: which planned tests came to their end.
+        waivers: what became of each waiver.
     """
 
     run: RunRecord
@@ -31,23 +33,13 @@ class Night:
     stages: dict[tuple[str, str, str], StageRecord] = field(default_factory=dict)
     compared: list[GateRecord] = field(default_factory=list)
     coverage: Coverage = field(default_factory=Coverage)
-
-    def take(self, records: Iterable[Record]) -> None:
-        """Note records of this run."""
-        for record in records:
-            self.coverage.take([record])
-            if isinstance(record, GateRecord):
-                if record.question == REGRESSION:
-                    self.compared.append(record)
-                else:
-                    self.gates[record.id] = record
-            elif isinstance(record, StageRecord):
-                self.stages[(record.model, record.variant, record.stage)] = record
+    waivers: list[WaiverRecord] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
-        """Whether the run came to its end and every planned test has an outcome."""
-        return self.coverage.ended and not self.coverage.interrupted and not self.coverage.planned
+        """Whether the run came to its end and every planned test has an outcome; a shard alone is not whole."""
+        covered = self.coverage
+        return covered.ended and not covered.interrupted and not covered.planned and not covered.is_shard
 
     def stages_of(self, model: str, variant: str) -> dict[str, StageRecord]:
         """The stages of a variant: its own, its batch size's and the model's."""
@@ -73,29 +65,37 @@ def file_of(source: Path) -> Path:
 
 
 def read(source: Path) -> Night:
-    """The one run of a folder or an evidence file.
+    """The one run of a folder or an evidence file, or the merged runs of one night.
 
     Raises:
-        DataError: there is none, there are several, or a line is damaged.
+        DataError: there is none, there are several that were not merged, a line is damaged, or a figure stands on two
+            grounds.
     """
     file = file_of(source)
     try:
-        nights = list(_nights(evidence.read(file)))
+        joined = Joined().take(evidence.read(file))
     except OSError as error:
         raise DataError("release.unreadable", where=str(file), reason=error.strerror or str(error)) from None
-    if len(nights) != 1:
-        raise DataError("release.not-one-run", where=str(file), count=len(nights))
-    return nights[0]
+    if not joined.runs or (len(joined.runs) > 1 and not joined.coverage.merged):
+        raise DataError("release.not-one-run", where=str(file), count=len(joined.runs))
+    night = Night(_one(joined.runs), coverage=joined.coverage, waivers=joined.waivers)
+    for gate in joined.gates:
+        if gate.question == REGRESSION:
+            night.compared.append(gate)
+        elif gate.id in night.gates:
+            grounds = sorted((gate.ground, night.gates[gate.id].ground))
+            raise DataError("release.two-grounds", where=str(file), id=gate.id[:200], grounds=", ".join(grounds))
+        else:
+            night.gates[gate.id] = gate
+    night.stages = {(stage.model, stage.variant, stage.stage): stage for stage in joined.stages}
+    return night
 
 
-def _nights(records: Iterable[Record]) -> Iterator[Night]:
-    night: Night | None = None
-    for record in records:
-        if isinstance(record, RunRecord):
-            if night is not None:
-                yield night
-            night = Night(record)
-        elif night is not None:
-            night.take([record])
-    if night is not None:
-        yield night
+def _one(runs: Sequence[RunRecord]) -> RunRecord:
+    """The run, or one that stands for all shards: its name follows from theirs."""
+    if len(runs) == 1:
+        return runs[0]
+    names = sorted({run.run for run in runs})
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    started = min(run.started for run in runs)
+    return RunRecord(f"merged-{digest}", started, runs[0].command, {"shards": names})

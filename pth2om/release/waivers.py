@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from fnmatch import translate
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pth2om.errors import DataError
-from pth2om.evidence import GateRecord
+from pth2om.evidence import GateRecord, WaiverRecord
 from pth2om.language import Message, say
 from pth2om.questions import QUESTIONS
 
@@ -102,19 +102,38 @@ class Waivers:
         words = {"owner": first.owner, "reason": first.reason, "link": first.link, "expires": first.expires.isoformat()}
         return dataclasses.replace(gate, details={**gate.details, "waived": words})
 
-    def remarks(self) -> Iterable[Message]:
-        """What a reader must know: unreadable and lapsed entries, unexpected passes, and entries that nothing needs."""
-        yield from self.wrong
+    def records(self) -> list[WaiverRecord]:
+        """What became of each entry, as evidence: reports, merges and statements read it from there."""
+        found = [WaiverRecord("", "", "", "", 0, wrong=message) for message in self.wrong]
         for one in self.entries:
-            values = {"gate": one.gate, "owner": one.owner}
-            if one.lapsed(self.today):
-                yield say("release.waiver-lapsed", **values, expires=one.expires.isoformat())
-            if one.number in self.used:
-                continue
-            if one.number in self.passed:
-                yield say("release.waiver-passed", **values, first=self.passed[one.number][0])
-            elif not one.lapsed(self.today):
-                yield say("release.waiver-unused", **values)
+            days = (one.expires - self.today).days
+            passed = min(self.passed.get(one.number, ()), default="")
+            used = one.number in self.used
+            found.append(WaiverRecord(one.gate, one.stage, one.owner, one.expires.isoformat(), days, used, passed))
+        return found
+
+
+def remarks(records: Iterable[WaiverRecord]) -> Iterator[Message]:
+    """What a reader must know of the waivers of a run.
+
+    Unreadable and lapsed entries, those that lapse within `SOON_DAYS`, unexpected passes, and entries that nothing
+    needs.
+    """
+    for one in records:
+        values = {"gate": one.gate, "owner": one.owner}
+        if one.wrong is not None:
+            yield one.wrong
+            continue
+        if one.days < 0:
+            yield say("release.waiver-lapsed", **values, expires=one.expires)
+        elif one.days <= SOON_DAYS:
+            yield say("release.waiver-soon", **values, expires=one.expires, days=one.days)
+        if one.used:
+            continue
+        if one.passed:
+            yield say("release.waiver-passed", **values, first=one.passed)
+        elif one.days >= 0:
+            yield say("release.waiver-unused", **values)
 
 
 def owner(gate: GateRecord) -> str | None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pth2om import evidence
 from pth2om.errors import DataError
-from pth2om.evidence import Coverage, Finding, GateRecord, Question, Record, RunRecord, StageRecord, Verdict
+from pth2om.evidence import Finding, GateRecord, Joined, Question, Record, RunRecord, StageRecord, Verdict
 from pth2om.language import Message
 from pth2om.questions import QUESTIONS
+from pth2om.release.waivers import is_waived, remarks
 from pth2om.session import Ground, Provenance
 
 VERDICTS: tuple[Verdict, ...] = ("failed", "not_reached", "inconclusive", "passed", "not_measured", "shown")
@@ -159,6 +160,9 @@ class Report:
         counts: gates per verdict and ground.
         folder: where the run's pictures lie; None when the records came without a file.
         ended: whether every run came to its end; a killed one did not.
+        waived: how many gates somebody waived; they are among `counts` with their own verdicts.
+        remarks: what a reader must know of the waivers.
+        shards: ``2/4`` where the run is one of several and the others are not here.
     """
 
     runs: tuple[RunRecord, ...]
@@ -166,6 +170,9 @@ class Report:
     counts: Mapping[tuple[Verdict, Ground], int]
     folder: Path | None = None
     ended: bool = True
+    waived: int = 0
+    remarks: tuple[Message, ...] = ()
+    shards: tuple[str, ...] = ()
 
     def count(self, verdict: Verdict | None = None, ground: Ground | None = None) -> int:
         """How many gates have this verdict and ground (None: any)."""
@@ -254,21 +261,9 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
         records: in any order, also of several merged runs.
         folder: what the paths of pictures start from.
     """
-    runs: list[RunRecord] = []
-    gates: list[GateRecord] = []
-    stages: list[StageRecord] = []
-    coverages = [Coverage()]
-    for record in records:
-        if isinstance(record, RunRecord):
-            runs.append(record)
-            coverages.append(Coverage())
-        elif isinstance(record, StageRecord):
-            stages.append(record)
-        else:
-            if isinstance(record, GateRecord):
-                gates.append(record)
-            coverages[-1].take([record])
-    gates += [gate for coverage in coverages for gate in coverage.unreached]
+    joined = Joined().take(records)
+    gates = [*joined.gates, *joined.coverage.unreached]
+    stages = joined.stages
     socs: dict[tuple[str, str], dict[str | None, Card]] = {}
     items: list[GateRecord | StageRecord] = [*stages, *gates]
     for item in items:
@@ -287,7 +282,16 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
     _adopt(socs)
     _inherit(socs)
     counts = Counter(("shown" if is_shown(gate) else gate.verdict, gate.ground) for gate in gates)
-    return Report(tuple(runs), tuple(_in_order(socs)), counts, folder, all(one.ended for one in coverages))
+    return Report(
+        tuple(joined.runs),
+        tuple(_in_order(socs)),
+        counts,
+        folder,
+        joined.coverage.ended,
+        sum(is_waived(gate) for gate in gates),
+        tuple(remarks(joined.waivers)),
+        tuple(joined.coverage.shards) if joined.coverage.is_shard else (),
+    )
 
 
 def _cards_of(

@@ -26,6 +26,8 @@ def headline(report: Report) -> tuple[Style, list[Message]]:
     lost = report.count("not_reached")
     if lost and first.key != "report.headline-unreached":
         sentences.append(_say("headline-also-unreached", count=lost))
+    if report.shards:
+        sentences.append(_say("headline-shard", shard=", ".join(report.shards)))
     if not report.ended:
         sentences.append(_say("headline-not-ended"))
     if missing:

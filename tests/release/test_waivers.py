@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pth2om.cli import main
 from pth2om.evidence import properties
-from pth2om.release.waivers import is_waived, listed, owner, read
+from pth2om.release.waivers import is_waived, listed, owner, read, remarks
 from pth2om.report import render
 from tests.release.nights import gate, write
 
@@ -34,7 +34,7 @@ def file(tmp_path: Path, **changed: str | None) -> Path:
 
 
 def keys(waivers: object) -> list[str]:
-    return [one.key.removeprefix("release.") for one in waivers.remarks()]  # type: ignore[attr-defined]
+    return [one.key.removeprefix("release.") for one in remarks(waivers.records())]  # type: ignore[attr-defined]
 
 
 def test_a_waiver_is_laid_over_and_the_verdict_stays(tmp_path: Path) -> None:

@@ -1,0 +1,178 @@
+"""Several runs as one: shards of a night, or a run that was killed and the one that went on.
+
+A merged file holds the runs line by line as they were written, sorted by their running digests, behind one line with
+the set of these digests. So merging is the union of sets: in whatever order, and as often as one likes, the same bytes
+come out, and no figure is written anew. What the runs have in common is put together when the file is read (`Joined`).
+
+Refused are gates and stages of one id whose digests differ: they are of different artifacts, and one report, baseline
+or statement of both would be of neither. A gate that has two grounds keeps both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pth2om.errors import DataError
+from pth2om.evidence.file import MOST_BYTES, scan
+from pth2om.evidence.plan import Coverage
+from pth2om.evidence.records import (
+    GateRecord,
+    MergedRecord,
+    Record,
+    RunRecord,
+    StageRecord,
+    WaiverRecord,
+    to_json,
+)
+
+_BY_WEIGHT = ("failed", "inconclusive", "passed", "shown", "not_measured", "not_reached")
+"""Of several records of one gate the first of these counts: what one shard measured, another one need not have."""
+
+
+@dataclass
+class Joined:
+    """What a file says, its runs taken together.
+
+    Attributes:
+        runs: in the order of the file.
+        gates: each once for every ground it stands on.
+        stages: each once.
+        waivers: each entry once, used where any run used it.
+        coverage: which planned tests came to their end.
+    """
+
+    runs: list[RunRecord] = field(default_factory=list)
+    gates: list[GateRecord] = field(default_factory=list)
+    stages: list[StageRecord] = field(default_factory=list)
+    waivers: list[WaiverRecord] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
+    _places: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    _known: set[tuple[str, ...]] = field(default_factory=set)
+
+    def take(self, records: Iterable[Record]) -> Joined:
+        """Note records; returns itself."""
+        for record in records:
+            self.coverage.take([record])
+            if isinstance(record, GateRecord):
+                self._gate(record)
+            elif isinstance(record, StageRecord):
+                self._stage(record)
+            elif isinstance(record, WaiverRecord):
+                self._waiver(record)
+            elif isinstance(record, RunRecord):
+                self.runs.append(record)
+        return self
+
+    def _gate(self, gate: GateRecord) -> None:
+        run = len(self.runs)
+        of, place = self._places.get((gate.id, gate.ground), (run, -1))
+        if of == run or not self.coverage.merged:
+            self._places[gate.id, gate.ground] = run, len(self.gates)
+            self.gates.append(gate)
+        elif _BY_WEIGHT.index(gate.verdict) < _BY_WEIGHT.index(self.gates[place].verdict):
+            self.gates[place] = gate
+
+    def _stage(self, stage: StageRecord) -> None:
+        name = (*_name(stage), stage.digest)
+        if not self.coverage.merged or name not in self._known:
+            self.stages.append(stage)
+        self._known.add(name)
+
+    def _waiver(self, waiver: WaiverRecord) -> None:
+        for place, one in enumerate(self.waivers):
+            same = (one.gate, one.stage, one.owner, one.expires, one.wrong)
+            if same == (waiver.gate, waiver.stage, waiver.owner, waiver.expires, waiver.wrong):
+                days = min(one.days, waiver.days)
+                used, passed = one.used or waiver.used, min(filter(None, (one.passed, waiver.passed)), default="")
+                self.waivers[place] = replace(one, days=days, used=used, passed=passed)
+                return
+        self.waivers.append(waiver)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What `merge` made.
+
+    Attributes:
+        text: of the evidence file.
+        seals: the running digests of its runs, sorted.
+        joined: what they say together; its coverage is what was collected against what was reported.
+    """
+
+    text: bytes
+    seals: tuple[str, ...]
+    joined: Joined
+
+
+def merge(files: Sequence[Path]) -> Merged:
+    """The union of the runs of evidence files, which may be merged ones.
+
+    Raises:
+        DataError: a file is damaged, or written before lines carried digests; an id has two digests; together they
+            would be larger than what is read.
+        OSError: a file cannot be read.
+    """
+    runs: dict[str, list[bytes]] = {}
+    inner: set[str] = set()
+    digests: dict[str, dict[str, tuple[str, str]]] = {}
+    records: dict[str, list[Record]] = {}
+    for file in files:
+        lines: list[bytes] = []
+        kept: list[Record] = []
+        name, last = "", ""
+        for line, record, seal in scan(file):
+            if isinstance(record, MergedRecord):
+                continue
+            if isinstance(record, RunRecord):
+                if last:
+                    runs[last], records[last] = lines, kept
+                lines, kept, name = [], [], record.run
+            elif last:
+                inner.add(last)
+            if not seal or not name:
+                raise DataError("evidence.unsealed", where=str(file))
+            last = seal
+            lines.append(line if line.endswith(b"\n") else line + b"\n")
+            kept.append(record)
+            if isinstance(record, GateRecord):
+                _agree(digests, record.id, record.digests, name)
+            elif isinstance(record, StageRecord):
+                _agree(digests, " ".join(_name(record)), {record.stage: record.digest}, name)
+        if last:
+            runs[last], records[last] = lines, kept
+    # A run that was read while it was being written is the beginning of the same run, read later.
+    chosen = tuple(sorted(runs.keys() - inner))
+    if not chosen:
+        raise DataError("evidence.nothing-to-merge")
+    head = MergedRecord(chosen)
+    text = b"".join([json.dumps(to_json(head)).encode() + b"\n", *(line for seal in chosen for line in runs[seal])])
+    if len(text) > MOST_BYTES:
+        raise DataError("evidence.too-large", size=len(text), most=MOST_BYTES)
+    joined = Joined().take([head])
+    for seal in chosen:
+        joined.take(records[seal])
+    return Merged(text, chosen, joined)
+
+
+def _name(stage: StageRecord) -> tuple[str, str, str, str]:
+    return stage.model, stage.variant, stage.stage, stage.provenance.soc or ""
+
+
+def _agree(known: dict[str, dict[str, tuple[str, str]]], name: str, digests: Mapping[str, str], run: str) -> None:
+    """Note the digests of an id.
+
+    Raises:
+        DataError: another run has another digest for it.
+    """
+    of = known.setdefault(name, {})
+    for role, digest in digests.items():
+        before, other = of.setdefault(role, (digest, run))
+        if before != digest and other != run:
+            first, second = sorted(((other, before[:12]), (run, digest[:12])))
+            raise DataError(
+                "evidence.mixed", id=name[:200], role=role[:40],
+                first=first[0], first_digest=first[1], second=second[0], second_digest=second[1],
+            )  # fmt: skip
