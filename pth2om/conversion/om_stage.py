@@ -168,7 +168,7 @@ class OmStage:
     def shown(self, result: Value, artifact: Artifact) -> Shown:  # noqa: ARG002 - a Conversion's
         """See `Conversion.shown`."""
         compiled = self.toolchain.compiled(artifact.path)
-        details = dict(compiled.details)
+        details = {"compiler": dict(self.toolchain.compiler), **compiled.details}
         findings = [Finding.from_json(entry) for entry in details.pop("findings", ())]
         if self.atc.insert_op_conf:
             model, config = self.compiled_from, Path(self.atc.insert_op_conf)

@@ -90,10 +90,11 @@ class Stage(Protocol[T_co]):
 
 @dataclass(frozen=True)
 class Done(Generic[T]):
-    """A stage's result, and the artifact that holds it."""
+    """A stage's result, the artifact that holds it, and the digests of what it was made of, by role."""
 
     result: T
     artifact: Artifact
+    inputs: Mapping[str, str]
 
 
 def key_of(stage: Stage[Any]) -> Key:
@@ -127,7 +128,7 @@ def run(stage: Stage[T], store: Store, progress: Progress = terminal) -> Done[T]
             # A copy without the traceback, which would hold what the stage failed on.
             store.failures[key.digest] = copy.copy(error)
         raise
-    return Done(stage.restored(artifact.json(_RESULT)), artifact)
+    return Done(stage.restored(artifact.json(_RESULT)), artifact, key.inputs)
 
 
 _MACHINE = frozenset(
@@ -284,6 +285,7 @@ def built(
         seconds=done.artifact.seconds,
         provenance=shown.provenance,
         command=tuple(shown.command),
+        inputs=dict(done.inputs),
         findings=tuple(shown.findings),
         details=shown.details,
     )

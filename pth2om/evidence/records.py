@@ -150,6 +150,7 @@ class StageRecord:
         command: the exact command line, where the step is one (atc); the same for emulator and real toolchain.
         findings: what was noticed.
         details: stage specific: exporter, opset and reason; branch of the checkpoint; sizes in bytes.
+        inputs: role -> digest of what it was made of: weights, the net's files, the model before.
     """
 
     model: str
@@ -163,6 +164,7 @@ class StageRecord:
     command: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     kind: Literal["stage"] = "stage"
 
 
@@ -203,7 +205,8 @@ class GateRecord:
         ground: where the figure comes from.
         message: why, in words; with what to do as its fix.
         provenance: who computed the judged side.
-        digests: sha256 of checkpoint, onnx, om, dataset, samples as far as they took part.
+        digests: sha256 of spec, checkpoint, onnx, quantized, om, dataset, calibration, samples as far as they took
+            part.
         details: check specific: worst sample, histogram, per-image disagreements, pictures, both bands.
         seed: of whatever was random.
         cached: whether the measurement came from the store, and then `measured_at` says when it was made.
@@ -327,6 +330,21 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class SpecText:
+    """A model's spec as it was when the run began: its limits were fixed before anything was measured.
+
+    Attributes:
+        model: its name.
+        digest: sha256 of the file ``model.toml``.
+        text: the file.
+    """
+
+    model: str
+    digest: str
+    text: str
+
+
+@dataclass(frozen=True)
 class PlanRecord:
     """What a run is to answer; written before anything is measured.
 
@@ -335,12 +353,14 @@ class PlanRecord:
         soc: the SoC that the run names, or None; runs for two SoCs have tests of the same names.
         shard: ``2/4`` where the run is one of several that share the tests among them, else empty.
         elsewhere: the tests that the other shards have, without their gates.
+        specs: of the models that the items are about.
     """
 
     items: tuple[Planned, ...]
     soc: str | None = None
     shard: str = ""
     elsewhere: tuple[Planned, ...] = ()
+    specs: tuple[SpecText, ...] = ()
     kind: Literal["plan"] = "plan"
 
 

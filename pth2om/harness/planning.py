@@ -17,13 +17,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from pth2om.errors import DataError, Pth2omError
-from pth2om.evidence import Expected, Planned, PlanRecord, from_json, to_json
+from pth2om.evidence import Expected, Planned, PlanRecord, SpecText, from_json, to_json
 from pth2om.harness.cases import Case, case_of, question_of
 
 PLANNED = pytest.StashKey[Planned]()
@@ -104,6 +104,12 @@ def other(nodeid: str) -> Planned:
     """A test that is about no model, by its name alone: what stands for it is ``export/<test>``."""
     place, _, name = nodeid.partition("::")
     return Planned(nodeid, place, "", None, "export", f"export/{name or place}")
+
+
+def specs(cases: Iterable[Case], models: Collection[str]) -> tuple[SpecText, ...]:
+    """The specs of the models of a plan, as they were read when the run began."""
+    found = {case.spec.name: case.spec for case in cases if case.spec is not None and case.spec.name in models}
+    return tuple(SpecText(name, spec.digest, spec.text) for name, spec in sorted(found.items()) if spec.text)
 
 
 def would_ask_of(model: str, plan: Iterable[Planned], keyword: str) -> bool:

@@ -20,6 +20,7 @@ from pth2om.evidence import (
     Planned,
     PlanRecord,
     RunRecord,
+    SpecText,
     StageRecord,
 )
 from pth2om.harness import planning
@@ -126,7 +127,7 @@ class RunRecords:
         return [*self.gates, *map(self.waivers.over, self.unreached)]
 
     def plan(self, plan: PlanRecord) -> None:
-        """Write what the run is to answer, before anything is measured."""
+        """Write what the run is to answer, and by which limits, before anything is measured."""
         self._planned = {each.item: each for each in plan.items}
         self.write([plan])
 

@@ -5,6 +5,7 @@ Nothing here imports torch, onnx or onnxruntime.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tempfile
 import warnings
@@ -196,7 +197,8 @@ class Run:
             return
         self._begun = True
         watching.note_folder(self.config, self.records.folder)
-        self.records.plan(plan)
+        specs = planning.specs(self.cases, {each.model for each in plan.items})
+        self.records.plan(dataclasses.replace(plan, specs=specs))
         for place, reason in self._uncollected.items():
             lost = Planned(place, place, "", None, "export", "export/collection")
             self.records.write([lost.gate("failed", say("plugin.test-failed", reason=reason))])

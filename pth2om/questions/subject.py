@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from pth2om.conversion.sessions import INT8_WEIGHTS
 from pth2om.conversion.stage import Measurement, Work, run
 from pth2om.errors import Absent, Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Question
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _LONGEST = 300
+_MADE_OF: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnx",),
+    "fake-quant": ("onnx", "quantized"),
+    INT8_WEIGHTS: ("onnx", "quantized"),
+}
+"""Who computes on this host -> the stages that made what it runs."""
 P = ParamSpec("P")
 
 
@@ -138,13 +145,42 @@ class Subject:
             interval=judgement.interval,
             message=judgement.message,
             provenance=provenance,
-            digests=digests,
-            details=judgement.details,
+            digests={**self._artifacts(provenance), **digests},
+            details={**judgement.details, **self._device(ground)},
             seed=judgement.seed,
             cached=artifact.cached if artifact else False,
             measured_at=artifact.created if artifact else "",
             host=host_fingerprint(),
         )
+
+    def _artifacts(self, provenance: Provenance | None) -> dict[str, str]:
+        """The spec, and the artifacts of this run that the judged side was made of: role -> digest."""
+        pipeline = self.pipeline
+        found = {"spec": pipeline.spec.digest} if pipeline.spec.digest else {}
+        if provenance is None:
+            return found
+        stages = ("onnx", "quantized", "om") if provenance.ground != "host" else _MADE_OF.get(provenance.name, ())
+        for stage in ("checkpoint", *stages):
+            record = pipeline.records.get((self._owner(stage), stage))
+            if record is not None:
+                found[stage] = record.digest
+                if stage == "quantized" and (images := record.details.get("calibration_digest")):
+                    found["calibration"] = str(images)
+        return found
+
+    def _owner(self, stage: str) -> str:
+        """Whose record the stage of this subject is: the model's, a shape's, or a variant's."""
+        if stage == "checkpoint" or self.shape is None:
+            return ""
+        if stage == "onnx":
+            return self.shape.name
+        if stage == "quantized":
+            return f"int8-bs{self.batch}" if self.variant is not None and self.variant.quantized else "-"
+        return self.case
+
+    def _device(self, ground: Ground) -> dict[str, Any]:
+        """Driver, firmware and machine of a figure that was measured on a device."""
+        return {"device": dict(self.pipeline.device())} if ground == "device" else {}
 
     def failed(self, question: Question, check: str, error: Pth2omError) -> GateRecord:
         """The evidence of a question that could not be answered: failed, or not measured when something is absent."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from pth2om.spec.custom_ops import CustomOp
 from pth2om.spec.gates import Dataset, Gates
@@ -35,7 +36,10 @@ class Spec(Table):
     Attributes:
         name: the folder's name.
         folder: where the spec lies; relative paths in it start here.
+        text: the file ``model.toml`` as it was read; empty where the spec was made in Python.
     """
+
+    _text: str = PrivateAttr("")
 
     name: Name
     folder: Path
@@ -133,6 +137,22 @@ class Spec(Table):
         """The input that images are fed to: the one that ``[preprocess]`` names, else the first."""
         named = self.preprocess.input if self.preprocess is not None else None
         return named or self.inputs[0].name
+
+    @property
+    def text(self) -> str:
+        """See the class."""
+        return self._text
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the file ``model.toml``; empty where the spec was made in Python."""
+        return hashlib.sha256(self._text.encode()).hexdigest() if self._text else ""
+
+    def written_as(self, text: str) -> Spec:
+        """The spec with the text that it was read from."""
+        found = self.model_copy()
+        found._text = text
+        return found
 
     @cached_property
     def batches(self) -> tuple[int, ...]:

@@ -25,7 +25,10 @@ def load(folder: Path) -> Spec:
     Raises:
         SpecError: the file is missing, not TOML, or wrong; with its line and the nearest valid word.
     """
-    return parse(folder / "model.toml", Spec, {"name": folder.name, "folder": folder.absolute()})
+    path = folder / "model.toml"
+    text = _text(path)
+    spec = _parsed(path, text.removeprefix("\ufeff"), Spec, {"name": folder.name, "folder": folder.absolute()})
+    return spec.written_as(text)
 
 
 def parse(path: Path, table: type[T], extra: Mapping[str, Any]) -> T:
@@ -39,12 +42,21 @@ def parse(path: Path, table: type[T], extra: Mapping[str, Any]) -> T:
     Raises:
         SpecError: as `load`.
     """
+    return _parsed(path, _text(path).removeprefix("\ufeff"), table, extra)
+
+
+def _text(path: Path) -> str:
+    """The file's text, byte for byte: with its line ends, and with a byte order mark where it has one."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise SpecError("spec.missing", where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError("spec.unreadable", where=str(path), reason=str(error)) from None
+
+
+def _parsed(path: Path, text: str, table: type[T], extra: Mapping[str, Any]) -> T:
+    """See `parse`."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

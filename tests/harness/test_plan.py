@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import pytest
@@ -69,6 +70,24 @@ def test_the_plan_holds_exactly_what_a_good_run_gives(repo: pytest.Pytester) -> 
             and each.is_given(gate)
         ]  # fmt: skip
         assert matching or gate.check.startswith("onnx/columns/"), gate.id
+    # What a release needs to know: by which limits it was measured, of which artifacts, made of what.
+    stages = {(stage.variant, stage.stage): stage for stage in records(repo) if isinstance(stage, evidence.StageRecord)}
+    (spec,) = plan.specs
+    file = repo.path / "models" / "tiny" / "model.toml"
+    assert spec.text.encode() == file.read_bytes()
+    assert spec.digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert {gate.digests["spec"] for gate in gates(repo)} == {spec.digest}
+    of_om = [gate for gate in gates(repo) if gate.ground == "emulated" and not gate.check.startswith("preflight/")]
+    assert {gate.question for gate in of_om} == {"preflight", "closeness", "accuracy", "latency"}
+    for gate in of_om:
+        assert gate.digests["om"] == stages[gate.variant, "om"].digest
+        assert gate.digests["checkpoint"] == stages["", "checkpoint"].digest
+        assert stages[gate.variant, "om"].inputs["onnx"] == gate.digests["onnx"]
+        assert gate.details.get("device") is None
+    onnx = stages["bs2", "onnx"]
+    assert onnx.inputs["checkpoint"] == stages["", "checkpoint"].digest
+    assert {name for name in onnx.inputs if name.startswith("net/")}
+    assert stages["fp16-bs1", "om"].details["compiler"]["name"] == "emulator"
 
 
 def test_a_question_that_returns_fewer_gates_is_seen(repo: pytest.Pytester) -> None:

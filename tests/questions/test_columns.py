@@ -29,12 +29,14 @@ def gates(folder: Path, shape, *, decoder="yolov6", classes=80, metric="mAP50", 
         return SimpleNamespace(classes=classes)
 
     spec = SimpleNamespace(
+        digest="",
         name="toy",
         datasets=[Dataset(name="toy", metric=metric)],
         postprocess=Postprocess(decoder=decoder),
         source=SimpleNamespace(num_classes=None if here else classes),
     )
     pipeline = SimpleNamespace(
+        records={},
         spec=spec,
         data=SimpleNamespace(dataset=dataset),
         settings=SimpleNamespace(soc=None, calib=folder),

@@ -52,7 +52,8 @@ def ask(tmp_path: Path):
 
     def asked(toolchain, soc="Ascend310P3"):
         pipeline = SimpleNamespace(
-            spec=SimpleNamespace(name="net", gates=Gates()),
+            spec=SimpleNamespace(name="net", digest="", gates=Gates()),
+            records={},
             device=dict,
             settings=SimpleNamespace(soc=soc, cann="9.x", target=Target.of("Ascend310P3")),
             source=SimpleNamespace(target=Target.of("Ascend310P3")),

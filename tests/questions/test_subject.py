@@ -11,7 +11,7 @@ import pytest
 
 import pth2om.questions
 from pth2om.errors import DataError
-from pth2om.evidence import Question
+from pth2om.evidence import Judgement, Question
 from pth2om.questions import QUESTIONS
 from pth2om.questions.candidate import Candidate, pair
 from pth2om.questions.subject import Subject, answers
@@ -84,7 +84,7 @@ def test_no_question_imports_the_others_in_a_circle():
 
 
 def test_an_error_that_nobody_foresaw_is_a_failed_gate_with_a_sentence(caplog):
-    pipeline = SimpleNamespace(spec=SimpleNamespace(name="net"), settings=SimpleNamespace(soc=None))
+    pipeline = SimpleNamespace(spec=SimpleNamespace(name="net", digest=""), settings=SimpleNamespace(soc=None))
 
     @answers("accuracy")
     def ask(subject, error):
@@ -97,6 +97,39 @@ def test_an_error_that_nobody_foresaw_is_a_failed_gate_with_a_sentence(caplog):
     assert "Traceback" in caplog.text
     with pytest.raises(DataError):
         ask(Subject(pipeline), DataError("compare.nothing"))
+
+
+def test_a_gate_names_what_its_side_was_made_of():
+    def record(digest, **details):
+        return SimpleNamespace(digest=digest, details=details)
+
+    pipeline = SimpleNamespace(
+        spec=SimpleNamespace(name="net", digest="s"),
+        settings=SimpleNamespace(soc="Ascend310B1"),
+        device=lambda: {"driver": "24.1"},
+        records={
+            ("", "checkpoint"): record("c"),
+            ("bs1", "onnx"): record("x"),
+            ("int8-bs1", "quantized"): record("q", calibration_digest="k"),
+            ("int8-bs1-aipp", "om"): record("o8"),
+            ("fp16-bs1", "om"): record("o"),
+        },
+    )
+    int8, fp16 = Variant(precision="int8", aipp=True), Variant(precision="fp16")
+
+    def digests(variant, provenance, own=None):
+        judged = Judgement("om/x", 1.0, "", None, "shown")
+        return Subject(pipeline, variant).gate("accuracy", judged, provenance, own or {}, provenance.ground)
+
+    npu, emulated = Provenance("cann", "8", "device"), Provenance("emulator", "1", "emulated")
+    host = {"spec": "s", "checkpoint": "c"}
+    assert digests(int8, npu).digests == {**host, "onnx": "x", "quantized": "q", "calibration": "k", "om": "o8"}
+    assert digests(fp16, emulated).digests == {**host, "onnx": "x", "om": "o"}
+    assert digests(fp16, HOST["onnxruntime"]).digests == {**host, "onnx": "x"}
+    assert digests(int8, HOST["fake-quant"]).digests == {**host, "onnx": "x", "quantized": "q", "calibration": "k"}
+    assert digests(fp16, HOST["torch"], {"checkpoint": "written"}).digests == {"spec": "s", "checkpoint": "written"}
+    assert digests(int8, npu).details == {"device": {"driver": "24.1"}}
+    assert digests(fp16, emulated).details == {}
 
 
 def test_a_device_is_in_the_keys_of_a_variants_measurements_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,18 @@ def test_a_good_spec(tmp_path: Path) -> None:
     assert spec.export.opsets == (17, 13)
     with pytest.raises(ValueError, match="frozen"):
         spec.task = "tensor"
+
+
+@pytest.mark.parametrize(
+    "written", [GOOD.encode(), b"\xef\xbb\xbf" + GOOD.encode(), GOOD.replace("\n", "\r\n").encode()]
+)
+def test_a_spec_keeps_the_bytes_it_was_read_from(tmp_path: Path, written: bytes) -> None:
+    folder = write(tmp_path, "")
+    (folder / "model.toml").write_bytes(written)
+    spec = load(folder)
+    assert spec.text.encode() == written
+    assert spec.digest == hashlib.sha256(written).hexdigest()
+    assert spec.at(spec.shapes[0]).digest == spec.digest
 
 
 @pytest.mark.parametrize(
