@@ -20,7 +20,6 @@ from pth2om.evidence import (
     Planned,
     PlanRecord,
     RunRecord,
-    SpecText,
     StageRecord,
 )
 from pth2om.harness import planning
