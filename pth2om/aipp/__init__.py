@@ -11,14 +11,23 @@ from pth2om.aipp.diagnose import diagnose
 from pth2om.aipp.rules import Refusal, check, findings, refusals
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 
-def emulate_graph(model: Path, config: AippConfig, destination: Path, *, soc: str | None = None) -> None:
+def emulate_graph(
+    model: Path,
+    config: AippConfig,
+    destination: Path,
+    *,
+    soc: str | None = None,
+    shapes: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> None:
     """`pth2om.aipp.emulate.emulate_graph`, which imports onnx, when it is called."""
     from pth2om.aipp.emulate import emulate_graph as write
 
-    write(model, config, destination, soc=soc)
+    write(model, config, destination, soc=soc, shapes=shapes)
 
 
 __all__ = [

@@ -34,6 +34,7 @@ def derive(
     nv21: bool = False,
     bgr: bool = False,
     source: tuple[int, int] | None = None,
+    sized: bool = True,
 ) -> AippConfig:
     """The configuration that does what ``[preprocess]`` does after resizing.
 
@@ -50,6 +51,7 @@ def derive(
         bgr: an RGB888 or XRGB8888 picture stores blue first.
         source: (height, width) of what is delivered, when a crop or a border of at most 32 pixels leads from there to
             the model's size; default: it is resized before.
+        sized: whether the size of the picture is written; ATC forbids it with ``--dynamic_image_size`` (E10052).
 
     Returns:
         A static configuration of one operator.
@@ -67,7 +69,8 @@ def derive(
     if input_format == "YUV420SP_U8" and (height % 2 or width % 2):
         raise AippError("aipp.odd-yuv", height=height, width=width)
     values: dict[str, Value] = {"aipp_mode": "static", "related_input_rank": rank, "input_format": input_format}
-    values |= {"src_image_size_w": width, "src_image_size_h": height}
+    if sized:
+        values |= {"src_image_size_w": width, "src_image_size_h": height}
     values |= _colours(preprocess.color, input_format, standard, nv21=nv21, bgr=bgr)
     values |= _normalization(preprocess)
     values |= _placement(preprocess, (height, width), input_format)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,14 @@ _RAISE = 2**20  # 256ths added before the integer division, which cuts towards z
 _FLOATS = {TensorProto.FLOAT: "FLOAT", TensorProto.FLOAT16: "FLOAT16", TensorProto.UINT8: "UINT8"}
 
 
-def emulate_graph(model: Path, config: AippConfig, destination: Path, *, soc: str | None = None) -> None:
+def emulate_graph(
+    model: Path,
+    config: AippConfig,
+    destination: Path,
+    *,
+    soc: str | None = None,
+    shapes: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> None:
     """Write a copy of ``model`` whose AIPP inputs take bytes.
 
     Each such input keeps its name and becomes uint8 ``(N, rows, columns, bytes per pixel)``: RGB888 ``(N, H, W, 3)``,
@@ -34,6 +42,7 @@ def emulate_graph(model: Path, config: AippConfig, destination: Path, *, soc: st
         config: static operators.
         destination: the file to write.
         soc: decides the rounding of the colour conversion.
+        shapes: input -> its sizes, which replace what the model declares: those of ``--input_shape``, or of a gear.
 
     Raises:
         AippError: the model cannot be read, has no such input, or its input does not fit the configuration.
@@ -44,6 +53,9 @@ def emulate_graph(model: Path, config: AippConfig, destination: Path, *, soc: st
         raise AippError("aipp.old-opset", where=str(model), opset=opset, least=LEAST_OPSET)
     initial = {item.name for item in proto.graph.initializer}
     inputs = [item for item in proto.graph.input if item.name not in initial]
+    for item in inputs:
+        for axis, size in zip(item.type.tensor_type.shape.dim, shapes.get(item.name, ()), strict=False):
+            axis.dim_value = size
     front: list[onnx.NodeProto] = []
     for op in config.ops:
         if op.rank >= len(inputs):

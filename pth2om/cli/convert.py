@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--soc", metavar="NAME", help=_text("soc"))
     add_cann(parser)
     parser.add_argument("--toolchain", metavar="NAME", help=_text("toolchain"))
+    parser.add_argument("--real", dest="toolchain", action="store_const", const="cann", help=_text("real"))
     out = parser.add_argument_group("output")
     out.add_argument("-o", "--output", metavar="FOLDER", type=Path, help=_text("output"))
     out.add_argument("--name", help=_text("name"))
@@ -47,11 +48,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shape.add_argument("--channels", "--in-channels", metavar="N", type=int, help=_text("channels"))
     shape.add_argument("--size", metavar="H[,W]", type=_sizes, help=_text("size"))
     shape.add_argument("--input-shape", metavar="SHAPES", help=_text("input-shape"))
+    shape.add_argument("--dynamic-batch-size", metavar="N,N", type=_sizes_of(1), help=_text("dynamic-batch-size"))
+    shape.add_argument("--dynamic-image-size", metavar="H,W;H,W", type=_sizes_of(2), help=_text("dynamic-image-size"))
+    shape.add_argument("--dynamic-dims", metavar="N,N;N,N", type=_sizes_of(0), help=_text("dynamic-dims"))
     shape.add_argument("--dtype", metavar="NAME:DTYPE", action="append", default=[], help=_text("dtype"))
     export = parser.add_argument_group("ONNX")
     export.add_argument("--opset", metavar="N", type=int, help=_text("opset"))
     export.add_argument("--no-fallback", dest="fallback", action="store_const", const=False, help=_text("no-fallback"))
     export.add_argument("--exporter", choices=("torchscript", "dynamo"), help=_text("exporter"))
+    export.add_argument(
+        "--torchscript", choices=("auto", "trace", "script"), nargs="?", const="auto", help=_text("torchscript")
+    )
     export.add_argument("--dynamic-axes", dest="dynamic_batch", action="store_true", help=_text("dynamic-axes"))
     export.add_argument(
         "--no-validate-onnx", dest="validate_onnx", action="store_const", const=False, help=_text("no-validate-onnx")
@@ -152,6 +159,23 @@ def _sizes(text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1 or len(sizes) > 3:
         raise argparse.ArgumentTypeError(say("convert.bad-size", text=text).render())
     return sizes
+
+
+def _sizes_of(each: int) -> Callable[[str], tuple[Any, ...]]:
+    """A type of argparse: ``1,2,4`` (one size each), or groups between ``;``; of 0 sizes: of any number."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        groups = [group.strip() for group in text.strip().strip(";").split(";")]
+        groups = groups[0].split(",") if each == 1 and len(groups) == 1 else groups
+        try:
+            sizes = [tuple(int(part) for part in group.replace("x", ",").split(",")) for group in groups]
+        except ValueError:
+            sizes = []
+        if not sizes or min(min(group) for group in sizes) < 1 or (each and any(len(one) != each for one in sizes)):
+            raise argparse.ArgumentTypeError(say(f"convert.bad-gears-{each}", text=text).render())
+        return tuple(group[0] for group in sizes) if each == 1 else tuple(sizes)
+
+    return read
 
 
 def _numbers(text: str) -> tuple[float, ...]:

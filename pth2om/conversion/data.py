@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pth2om.conversion.settings import RunSettings
 from pth2om.errors import Absent
@@ -13,7 +18,7 @@ from pth2om.store import Store
 
 if TYPE_CHECKING:
     from pth2om.data import Labelled, Samples
-    from pth2om.quantize.calibration_data import CalibrationData
+    from pth2om.quantize.calibration_data import CalibrationData, Feeds
 
 
 class ModelData:
@@ -76,25 +81,29 @@ class ModelData:
             shape: the batch size, or the gear.
             variant: what they are for.
 
-        With AIPP all are made of pixels. INT8 is compared on real images only, where there are some, else on the bins
-        that calibrate it: its ranges are calibrated for those, and noise or a black picture say nothing about them.
+        With AIPP all are made of pixels, or turned back into them. INT8 is compared on real images only, where there
+        are some, else on the bins that calibrate it: its ranges are calibrated for those, and noise or a black picture
+        say nothing about them.
         """
         from pth2om.data import GivenSamples, samples
 
-        spec, batch = (self.spec, shape) if isinstance(shape, int) else (self.spec.at(shape), shape.batch)
+        at = Shape(shape) if isinstance(shape, int) else shape
+        spec, batch = self.spec.at(at), at.batch
         found = self.first()
         dataset = found[0] if found else None
         seed = self.settings.seed
         if variant is not None and variant.quantized and dataset is not None:
             # Each batch is filled with images, so that random rows are not needed.
             real = batch * max(1, 8 // batch)
-            return samples(self.spec, dataset, batch=batch, seed=seed, real=real, random=0, zeros=0)
-        if variant is not None and variant.quantized and self.spec.quantize.bins and not variant.aipp:
-            bins = self.calibration(batch)
-            count, pixels = min(bins.count, max(1, 8 // batch)), self.spec.preprocess and max(self.spec.preprocess.size)
-            return GivenSamples(
-                bins.feeds, count, batch=batch, name=bins.name, digest=bins.digest, pixels=pixels or None
-            )
+            return samples(spec, dataset, batch=batch, seed=seed, real=real, random=0, zeros=0)
+        if variant is not None and variant.quantized and self.spec.quantize.bins:
+            bins = self.calibration(at)
+            count, pixels = min(bins.count, max(1, 8 // batch)), spec.preprocess and max(spec.preprocess.size)
+            feeds, digest = bins.feeds, bins.digest
+            if self.calibrated_at(at) != at:
+                feeds = functools.partial(fitted, feeds, {entry.name: at.of(entry) for entry in spec.inputs})
+                digest = f"{digest}@{at.name}"
+            return GivenSamples(feeds, count, batch=batch, name=bins.name, digest=digest, pixels=pixels or None)
         pixels = variant is not None and variant.aipp
         return samples(spec, dataset, batch=batch, seed=seed, from_pixels=pixels)
 
@@ -112,15 +121,31 @@ class ModelData:
             raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
         return self.dataset(name), None
 
-    def calibration(self, batch: int) -> CalibrationData:
+    def calibrated_at(self, shape: Shape) -> Shape:
+        """The shape at which INT8 is calibrated: the given one; with gears the last, or that of the ``bins``."""
+        if shape.gears is None:
+            return shape
+        gears = shape.others()
+        first = self.found(self.spec.quantize.bins[0]) if self.spec.quantize.bins else None
+        size = next((path.stat().st_size for path in sorted(first.rglob("*.bin"))), 0) if first is not None else 0
+        entry = self.spec.inputs[0]
+        width = np.dtype(entry.dtype).itemsize
+        return next((gear for gear in reversed(gears) if math.prod(gear.of(entry)) * width == size), gears[-1])
+
+    def calibration(self, shape: int | Shape) -> CalibrationData:
         """What calibrates INT8: bins, a dataset's images, or (where the spec allows it) random numbers.
+
+        Args:
+            shape: the batch size, or a gear; see `calibrated_at`.
 
         Raises:
             Absent: it is not here.
         """
         from pth2om.quantize import calibration_data
 
-        table, inputs = self.spec.quantize, self.spec.inputs
+        at = self.calibrated_at(Shape(shape) if isinstance(shape, int) else shape)
+        spec, batch = self.spec.at(at), at.batch
+        table, inputs = spec.quantize, spec.inputs
         images = self._calibration_images(batch)
         if table.bins:
             folders = [self.find(name) for name in table.bins]
@@ -129,8 +154,8 @@ class ModelData:
         try:
             if name is None:
                 raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
-            preprocess = self.preprocess()
-            fed = self.spec.fed_input
+            preprocess = spec.preprocess or self.preprocess()
+            fed = spec.fed_input
             others = ", ".join(entry.name for entry in inputs if entry.name != fed)
             if others:
                 raise Absent("pipeline.images-feed-one", where=self.spec.name, fed=fed, others=others)
@@ -167,3 +192,19 @@ class ModelData:
 
         places = candidates(self.spec.folder, name, self.spec.name, self.settings.data_roots)
         return next((path.absolute() for path in places if is_there(path)), None)
+
+
+def fitted(feeds: Callable[[], Iterator[Feeds]], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Feeds]:
+    """Batches at other shapes: along each axis cut, or repeated from the start, so that the values stay real ones.
+
+    Args:
+        feeds: makes the batches.
+        shapes: input -> its sizes, batch first.
+    """
+    for batch in feeds():
+        made = {}
+        for name, array in batch.items():
+            for axis, size in enumerate(shapes[name]):
+                array = array.take(np.arange(size) % array.shape[axis], axis)
+            made[name] = array
+        yield made

@@ -15,7 +15,7 @@ from pth2om.evidence import Finding
 from pth2om.files import is_file
 from pth2om.language import say
 from pth2om.session import Feeds, Provenance
-from pth2om.spec import Quantize
+from pth2om.spec import Quantize, Shape
 from pth2om.store import Artifact, version_of
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ class Int8Stage:
         source: checkpoint and net.
         data: the model's datasets.
         exported: the ONNX file.
-        batch: images per inference.
+        shape: the batch size, or one of the gears, all of which one deploy model serves.
         calibration: what calibrates; None where the spec gives a quantized file.
     """
 
     source: Source
     data: ModelData
     exported: Built
-    batch: int
+    shape: Shape
     calibration: CalibrationData | None
     name = "quantized"
 
@@ -86,12 +86,12 @@ class Int8Stage:
     @property
     def label(self) -> str:
         """See `Stage.label`."""
-        return f"{self.source.spec.name}-{self.variant}"
+        return f"{self.source.spec.name}-int8-{self.shape.file}"
 
     @property
     def variant(self) -> str:
         """See `Conversion.variant`."""
-        return f"int8-bs{self.batch}"
+        return f"int8-{self.shape.name}"
 
     def inputs(self) -> Mapping[str, str]:
         """See `Stage.inputs`."""
@@ -109,7 +109,11 @@ class Int8Stage:
         # The ONNX file does not tell: one with a symbolic batch axis serves every size, its deploy model only one.
         # A path is not part of the key, but the content of its file is.
         asked = self._table.model_dump(mode="json", exclude={"config", "bins", "onnx"})
-        options: dict[str, Any] = {"quantize": asked, "batch": self.batch, "name": spec.name}
+        shape = self.shape
+        sizes: dict[str, Any] = {"batch": shape.batch}
+        if shape.gears is not None:
+            sizes = {"gears": shape.gears.model_dump(mode="json"), "file": shape.file}
+        options: dict[str, Any] = {"quantize": asked, **sizes, "name": spec.name}
         if self.calibration is not None:
             options["preprocess"] = spec.preprocess.model_dump(mode="json") if spec.preprocess else None
         if self._table.max_drop is not None:
@@ -128,15 +132,17 @@ class Int8Stage:
         """
         from pth2om.quantize import metric_search, stage
 
-        spec, data = self.source.spec, self.calibration
+        # With gears it is calibrated at one of them.
+        at = self.data.calibrated_at(self.shape)
+        spec, data = self.source.spec.at(at), self.calibration
         table = self._found_table()
 
         def search(plan: Any, first: Sequence[Feeds]) -> None:  # noqa: ANN401 - Plan, whose module imports onnx
-            preprocess = self.data.preprocess()
+            preprocess = spec.preprocess or self.data.preprocess()
             fed = spec.fed_input
             limit = table.max_drop or 0.0
             scored = self.data.scored()
-            metric_search.search(plan, *scored, preprocess, spec.postprocess, first, limit, self.batch, fed)
+            metric_search.search(plan, *scored, preprocess, spec.postprocess, first, limit, at.batch, fed)
 
         # Outside of the artifact's folder, which goes when the build is interrupted: calibration is resumed from it.
         work.resume.mkdir(parents=True, exist_ok=True)

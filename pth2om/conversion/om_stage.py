@@ -24,10 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AippStage:
-    """The AIPP configuration: the spec's own file, or derived from its ``[preprocess]``."""
+    """The AIPP configuration: the spec's own file, or derived from its ``[preprocess]``.
+
+    Attributes:
+        source: the model's.
+        data: the model's.
+        sized: whether a derived one names the size of the picture.
+    """
 
     source: Source
     data: ModelData
+    sized: bool = True
     name = "aipp"
     version = 2
     libraries = ("pth2om",)
@@ -48,6 +55,7 @@ class AippStage:
         return {
             "input_format": self.source.spec.aipp.input_format,
             "preprocess": preprocess.model_dump(mode="json"),
+            **({} if self.sized else {"sized": False}),
         }
 
     def build(self, work: Work) -> Value:
@@ -60,7 +68,11 @@ class AippStage:
 
         given = self._given()
         table = self.source.spec.aipp
-        config = aipp.read_config(given) if given else aipp.derive(self.data.preprocess(), table.input_format)
+        config = (
+            aipp.read_config(given)
+            if given
+            else aipp.derive(self.data.preprocess(), table.input_format, sized=self.sized)
+        )
         aipp.save_config(config, work.folder / "aipp.cfg")
         return Value({})
 

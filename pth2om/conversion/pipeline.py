@@ -122,33 +122,40 @@ class Pipeline:
         """
         return built(TorchScriptStage(self.source, batch), self.store, self.spec.name, self.records)
 
-    def quantized(self, batch: int) -> Built:
+    def quantized(self, shape: int | Shape) -> Built:
         """INT8: calibrate the exported ONNX, and write the deploy model with its twins.
+
+        Args:
+            shape: the batch size, or one gear: all gears have one deploy model, calibrated at one of them.
 
         Raises:
             Absent: the calibration images are not here.
             QuantizeError: the model cannot be quantized.
         """
-        exported = self.onnx(batch)
-        calibration = None if self.spec.quantize.onnx is not None else self.data.calibration(batch)
-        stage = Int8Stage(self.source, self.data, exported, batch, calibration)
+        exported = self.onnx(shape)
+        calibration = None if self.spec.quantize.onnx is not None else self.data.calibration(_shape(shape))
+        stage = Int8Stage(self.source, self.data, exported, _shape(shape), calibration)
         return built(stage, self.store, self.spec.name, self.records)
 
     def compiled_from(self, variant: Variant) -> Built:
         """What a variant is compiled from: the ONNX, or for int8 the deploy model."""
-        return self.quantized(variant.batch) if variant.quantized else self.onnx(variant.shape)
+        return self.quantized(variant.shape) if variant.quantized else self.onnx(variant.shape)
 
-    def aipp(self) -> Artifact:
+    def aipp(self, *, sized: bool = True) -> Artifact:
         """The AIPP configuration: the spec's own file, or derived from its ``[preprocess]``.
+
+        Args:
+            sized: whether a derived one names the size of the picture, which gears of the picture forbid.
 
         Raises:
             AippError: AIPP cannot do what the spec's preprocessing does.
         """
-        return run(AippStage(self.source, self.data), self.store).artifact
+        return run(AippStage(self.source, self.data, sized=sized), self.store).artifact
 
     def atc_options(self, variant: Variant, model: Path) -> AtcOptions:
         """What atc is asked for this variant; the same for the emulator and the real tool."""
-        aipp = self.aipp().file("aipp.cfg") if variant.aipp else None
+        sized = variant.gears is None or not variant.gears.image
+        aipp = self.aipp(sized=sized).file("aipp.cfg") if variant.aipp else None
         return atc_options(self.spec, self.settings, variant, model, aipp)
 
     def toolchain(self) -> Toolchain:
@@ -218,9 +225,9 @@ class Pipeline:
         """The TorchScript program, run by PyTorch."""
         return self.sessions.torchscript(batch, lambda: self.torchscript(batch))
 
-    def fake_quant_session(self, batch: int) -> Session:
+    def fake_quant_session(self, shape: int | Shape) -> Session:
         """See `Sessions.fake_quant`."""
-        return self.sessions.fake_quant(batch, lambda: self.quantized(batch))
+        return self.sessions.fake_quant(_shape(shape), lambda: self.quantized(shape))
 
     def int8_weights_session(self, quantized: Built) -> Session:
         """See `Sessions.int8_weights`."""

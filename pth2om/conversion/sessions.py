@@ -167,8 +167,13 @@ class Sessions:
 
         return self._session(f"torchscript-bs{batch}", make)
 
-    def fake_quant(self, batch: int, quantized: Callable[[], Built]) -> Session:
-        """The INT8 model's twin of standard operators, in ONNX Runtime without fusion: the mathematical level."""
+    def fake_quant(self, shape: Shape, quantized: Callable[[], Built]) -> Session:
+        """The INT8 model's twin of standard operators, in ONNX Runtime without fusion: the mathematical level.
+
+        Args:
+            shape: images per inference, or one gear of the file.
+            quantized: makes the file where it is not open yet.
+        """
 
         def make() -> OnnxSession:
             from pth2om.sessions.onnx import OnnxSession
@@ -182,7 +187,8 @@ class Sessions:
                 provenance=Provenance("fake-quant", version_of("onnxruntime"), "host"),
             )
 
-        return self._session(f"fake-quant-bs{batch}", make)
+        session = self._session(f"fake-quant-{shape.file}", make)
+        return session if shape.gears is None else self._at_gear(f"fake-quant-{shape.name}", session, shape)
 
     def om(self, variant: Variant, built: Built, toolchain: Toolchain, *, alone: bool = False) -> dict[str, Session]:
         """The compiled variant, by band: ``fused`` and ``unfused`` on the emulator, ``device`` on an NPU.

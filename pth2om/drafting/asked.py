@@ -11,6 +11,7 @@ from pth2om.errors import CheckpointError
 from pth2om.escaping import toml_string
 from pth2om.spec import Aipp, Export, Preprocess, Quantize, Task, Variant
 from pth2om.spec.tables import Table
+from pth2om.spec.torchscript import TorchScript
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Asked:
         num_classes: handed to the net's ``build``.
         ranges: input -> what random samples are drawn from.
         variants: what is compiled; default one, ``fp16`` at the file's batch size.
-        export, preprocess, aipp, quantize: tables of the spec.
+        export, preprocess, aipp, quantize, torchscript: tables of the spec.
+        axes: input -> names of its axes, for gears.
     """
 
     task: Task | None = None
@@ -35,6 +37,8 @@ class Asked:
     preprocess: Preprocess | None = None
     aipp: Aipp | None = None
     quantize: Quantize | None = None
+    torchscript: TorchScript | None = None
+    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The tables as TOML, only what was set in each.
@@ -43,7 +47,8 @@ class Asked:
             CheckpointError: a file name holds what TOML cannot.
         """
         lines: list[str] = []
-        tables = {"export": self.export, "preprocess": self.preprocess, "aipp": self.aipp, "quantize": self.quantize}
+        names = ("export", "torchscript", "preprocess", "aipp", "quantize")
+        tables: dict[str, Table | None] = {name: getattr(self, name) for name in names}
         for name, table in tables.items():
             if table is not None and table.model_fields_set:
                 lines += ["", f"[{name}]", *_entries(table)]
@@ -65,7 +70,7 @@ def text_value(value: str) -> str:
 
 
 def _entries(table: Table) -> list[str]:
-    given = table.model_dump(mode="json", include=table.model_fields_set)
+    given = table.model_dump(mode="json", include=table.model_fields_set, exclude_unset=True)
     return [f"{name} = {_value(given[name])}" for name in type(table).model_fields if given.get(name) is not None]
 
 
@@ -76,4 +81,6 @@ def _value(value: Any) -> str:  # noqa: ANN401 - JSON
         return text_value(value)
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{text_value(name)} = {_value(entry)}' for name, entry in value.items())} }}"
     return repr(value)

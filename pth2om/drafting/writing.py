@@ -69,6 +69,8 @@ def spec_text(
         lines += _comment(comment) if comment is not None else []
         lines.append(f"shape = {list(shape)}")
         lines += [f"dtype = {text_value(dtype)}"] if dtype != "float32" else []
+        if entry in asked.axes:
+            lines.append(f"axes = [{', '.join(map(text_value, asked.axes[entry]))}]")
         if entry in asked.ranges:
             lines.append(f"range = {list(asked.ranges[entry])}")
     lines += [*_judged(task, found, asked), *asked.lines()]

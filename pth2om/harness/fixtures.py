@@ -123,13 +123,13 @@ def torchscript_session(pipeline: Pipeline, batch: int, torchscript_model: Built
 @pytest.fixture
 def quantized_model(pipeline: Pipeline, variant: Variant) -> Built:
     """The INT8 deploy model of an int8 variant, with its twins."""
-    return pipeline.quantized(variant.batch)
+    return pipeline.quantized(variant.shape)
 
 
 @pytest.fixture
 def fake_quant_session(pipeline: Pipeline, variant: Variant) -> Session:
     """The INT8 model's twin of standard operators, in ONNX Runtime."""
-    return pipeline.fake_quant_session(variant.batch)
+    return pipeline.fake_quant_session(variant.shape)
 
 
 @pytest.fixture

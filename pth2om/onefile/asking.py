@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from pth2om.errors import Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Question
 from pth2om.language import say
 from pth2om.progress import Progress
-from pth2om.questions.candidate import Candidate
+from pth2om.questions.candidate import TWIN, Candidate
 from pth2om.questions.closeness import closeness
 from pth2om.questions.int8_files import files, fp32_checkpoint
 from pth2om.questions.preflight import preflight
@@ -19,7 +20,10 @@ from pth2om.questions.subject import Subject
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
+    from pth2om.conversion.stage import Built
+    from pth2om.data import Samples
     from pth2om.onefile.options import Options
+    from pth2om.session import Session
     from pth2om.spec import Variant
 
 Ask = Callable[[], list[GateRecord]]
@@ -48,89 +52,124 @@ class Step:
     makes: bool = False
 
 
-def steps(pipeline: Pipeline, variant: Variant, options: Options) -> list[Step]:
-    """All steps, in order; none of them is asked yet."""
-    batch = variant.batch
-    model, exported, compiled = Subject(pipeline), Subject(pipeline, shape=variant.shape), Subject(pipeline, variant)
-    data = pipeline.data
+def steps(pipeline: Pipeline, variants: Sequence[Variant], options: Options) -> list[Step]:
+    """All steps, in order; none of them is asked yet.
 
-    def compared(subject: Subject, left: Callable[[], Candidate], right: Callable[[], Candidate]) -> Ask:
-        return lambda: closeness(subject, left(), right(), data.samples(variant.shape, subject.variant))
+    Args:
+        pipeline: of the model.
+        variants: one, or one a gear.
+        options: say which questions are switched off.
+    """
+    model = Subject(pipeline)
+    read = Step(
+        "checkpoint",
+        "checkpoint",
+        "checkpoint/reading",
+        model,
+        lambda: stage(model, "checkpoint", pipeline.checkpoint()),
+        makes=True,
+    )
+    return [read, *(step for variant in variants for step in _Questions(pipeline, variant, options).steps())]
 
-    def torch() -> Candidate:
-        return Candidate.of(pipeline.torch_session())
 
-    def onnx() -> Candidate:
-        return Candidate.of(pipeline.onnx_session(variant.shape))
+class _Questions:
+    """The questions about one variant."""
 
-    def twin() -> Candidate:
-        return Candidate.of(pipeline.fake_quant_session(batch))
+    def __init__(self, pipeline: Pipeline, variant: Variant, options: Options) -> None:
+        self.pipeline = pipeline
+        self.variant = variant
+        self.options = options
+        self.exported = Subject(pipeline, shape=variant.shape)
+        self.compiled = Subject(pipeline, variant)
 
-    def om() -> Candidate:
-        return Candidate.of(pipeline.om_sessions(variant))
+    def steps(self) -> Iterator[Step]:
+        """Export, INT8, compilation; each with its comparisons."""
+        if self.pipeline.spec.torchscript is not None:
+            yield from self._torchscript()
+        yield self._made("export", self.exported, "export", "exporting", self._onnx_file)
+        if self.pipeline.spec.torchscript is not None:
+            yield self._close("torchscript", "onnx", self.exported, wanted=self.options.validate_onnx)
+        if self.pipeline.has_torch:
+            yield self._close("torch", "onnx", self.exported, wanted=self.options.validate_onnx)
+        if self.variant.quantized:
+            yield from self._int8()
+        if self.pipeline.settings.soc is not None:
+            yield from self._compiled()
 
-    found = [
-        Step(
-            "checkpoint",
-            "checkpoint",
-            "checkpoint/reading",
-            model,
-            lambda: stage(model, "checkpoint", pipeline.checkpoint()),
-            makes=True,
-        ),
-        Step(
-            "export",
-            "export",
-            "export/exporting",
-            exported,
-            lambda: stage(exported, "export", pipeline.onnx(variant.shape)),
-            makes=True,
-        ),
-    ]
-    if pipeline.has_torch:
-        ask = compared(exported, torch, onnx)
-        found.append(Step("torch~onnx", "closeness", "closeness/torch~onnx", exported, ask, options.validate_onnx))
-    if variant.quantized:
+    def _torchscript(self) -> Iterator[Step]:
+        yield self._made("torchscript", self.exported, "export", "making", self._program)
+        yield self._close("torch", "torchscript", self.exported, wanted=self.options.validate_onnx)
+
+    def _int8(self) -> Iterator[Step]:
+        quantization: Question = "quantization"
 
         def int8() -> list[GateRecord]:
-            return files(compiled, pipeline.quantized(batch), data.samples(batch, variant))
+            return files(self.compiled, self._quantized(), self._samples(self.compiled))
 
-        found.append(Step("int8", "quantization", "quantization/files", compiled, int8, makes=True))
-        ask = compared(compiled, onnx, twin)
-        found.append(Step("onnx~fake-quant", "quantization", "closeness/onnx~fake-quant", compiled, ask))
-        if pipeline.has_torch and pipeline.spec.quantize.onnx is None:
+        def weights() -> list[GateRecord]:
+            return fp32_checkpoint(self.compiled, self._quantized(), self._samples(self.compiled))
 
-            def weights() -> list[GateRecord]:
-                return fp32_checkpoint(compiled, pipeline.quantized(batch), data.samples(batch, variant))
+        yield Step("int8", quantization, "quantization/files", self.compiled, int8, makes=True)
+        yield self._close("onnx", "fake-quant", self.compiled, question=quantization)
+        if self.pipeline.has_torch and self.pipeline.spec.quantize.onnx is None:
+            yield Step("int8-weights", quantization, "quantization/fp32-checkpoint", self.compiled, weights)
 
-            found.append(Step("int8-weights", "quantization", "quantization/fp32-checkpoint", compiled, weights))
-    if pipeline.settings.soc is None:
-        return found
+    def _compiled(self) -> Iterator[Step]:
+        def precheck() -> list[GateRecord]:
+            return preflight(self.compiled, self.variant, self._onnx_file())
 
-    def precheck() -> list[GateRecord]:
-        return preflight(compiled, variant, pipeline.onnx(variant.shape))
-
-    found += [
-        Step("preflight", "preflight", "preflight/asking", compiled, precheck, options.precheck),
-        Step(
-            "om",
-            "preflight",
-            "om/compiling",
-            compiled,
-            lambda: stage(compiled, "preflight", pipeline.om(variant)),
-            makes=True,
-        ),
-        Step("onnx~om", "closeness", "closeness/onnx~om", compiled, compared(compiled, onnx, om), options.validate_om),
-    ]
-    if variant.quantized:
-        ask = compared(compiled, twin, om)
-        found.append(
-            Step("fake-quant~om", "quantization", "closeness/fake-quant~om", compiled, ask, options.validate_om)
+        wanted = self.options.validate_om
+        yield Step("preflight", "preflight", "preflight/asking", self.compiled, precheck, self.options.precheck)
+        yield self._made(
+            "om", self.compiled, "preflight", "compiling", functools.partial(self.pipeline.om, self.variant)
         )
-    if pipeline.has_torch:
-        ask = compared(compiled, torch, om)
-        found.append(Step("torch~om", "closeness", "closeness/torch~om", compiled, ask, options.validate_om))
-    return found
+        yield self._close("onnx", "om", self.compiled, wanted=wanted)
+        if self.variant.quantized:
+            yield self._close("fake-quant", "om", self.compiled, question="quantization", wanted=wanted)
+        if self.pipeline.has_torch:
+            yield self._close("torch", "om", self.compiled, wanted=wanted)
+        if self.variant.gears is not None:
+            yield self._close(TWIN, "om", self.compiled, wanted=wanted)
+
+    def _made(self, name: str, subject: Subject, question: Question, verb: str, make: Callable[[], Built]) -> Step:
+        """A step that makes what those behind it need."""
+        return Step(name, question, f"{name}/{verb}", subject, lambda: stage(subject, question, make()), makes=True)
+
+    def _close(
+        self, left: str, right: str, subject: Subject, *, question: Question = "closeness", wanted: bool = True
+    ) -> Step:
+        """A comparison of two sides by their roles."""
+
+        def ask() -> list[GateRecord]:
+            return closeness(subject, self._side(left), self._side(right), self._samples(subject))
+
+        pair = f"{left}~{right}"
+        return Step(pair, question, f"closeness/{pair}", subject, ask, wanted)
+
+    def _side(self, role: str) -> Candidate:
+        pipeline, shape = self.pipeline, self.variant.shape
+        if role == TWIN:
+            return Candidate(TWIN, pipeline.twin_sessions(self.variant))
+        sessions: Mapping[str, Callable[[], Session | Mapping[str, Session]]] = {
+            "torch": pipeline.torch_session,
+            "torchscript": lambda: pipeline.torchscript_session(shape.batch),
+            "onnx": lambda: pipeline.onnx_session(shape),
+            "fake-quant": lambda: pipeline.fake_quant_session(shape),
+            "om": lambda: pipeline.om_sessions(self.variant),
+        }
+        return Candidate.of(sessions[role]())
+
+    def _samples(self, subject: Subject) -> Samples:
+        return self.pipeline.data.samples(self.variant.shape, subject.variant)
+
+    def _onnx_file(self) -> Built:
+        return self.pipeline.onnx(self.variant.shape)
+
+    def _program(self) -> Built:
+        return self.pipeline.torchscript(self.variant.batch)
+
+    def _quantized(self) -> Built:
+        return self.pipeline.quantized(self.variant.shape)
 
 
 def asked(steps: list[Step], progress: Progress) -> Iterator[GateRecord]:
@@ -145,7 +184,9 @@ def asked(steps: list[Step], progress: Progress) -> Iterator[GateRecord]:
         elif not step.wanted:
             yield _gate(step, "not_measured", "convert.switched-off")
         else:
-            with progress.counted(f"{step.subject.pipeline.spec.name}: {step.title}", 1) as seen:
+            shape = step.subject.shape
+            gear = f"{shape.name} " if shape is not None and shape.gears is not None else ""
+            with progress.counted(f"{step.subject.pipeline.spec.name}: {gear}{step.title}", 1) as seen:
                 try:
                     yield from step.ask()
                 except Pth2omError as error:

@@ -124,7 +124,7 @@ def convert(
             pipeline.toolchain()  # one that is not installed is reported now
         delivering.check(names, file, force=options.force)
         try:
-            gates = tuple(asking.asked(asking.steps(pipeline, prepared.variant, options), terminal))
+            gates = tuple(asking.asked(asking.steps(pipeline, prepared.variants, options), terminal))
             return _delivered(prepared, pipeline, options, names, gates, scratch)
         finally:
             pipeline.close()
@@ -139,7 +139,7 @@ def _delivered(
     scratch: Path,
 ) -> Conversion:
     """Copy what was made, and record it; a stage that failed has left nothing to copy."""
-    variant = prepared.variant
+    variant = prepared.variants[0]  # with gears: the others share its files
     sources: dict[str, tuple[Path, Path]] = {}
     made = {stage: record for (_, stage), record in pipeline.records.items()}
     if "onnx" in made:
@@ -147,8 +147,11 @@ def _delivered(
         for extra in sources["onnx"][0].parent.glob("model.onnx.data"):
             sources[extra.name] = (extra, names.folder / extra.name)
     model = names.onnx
+    if "torchscript" in made and options.torchscript is not None:
+        program = pipeline.torchscript(variant.batch).file
+        sources["torchscript"] = (program, names.folder / f"{names.name}.torchscript.pt")
     if "quantized" in made:
-        quantized = pipeline.quantized(variant.batch)
+        quantized = pipeline.quantized(variant.shape)
         found = int8_files(quantized, names.name, prepared.file.stem)
         sources |= {role: (path, names.folder / target) for role, (path, target) in found.items()}
         model = sources["deploy"][1]
@@ -185,7 +188,7 @@ def _command(
 ) -> tuple[tuple[str, ...], tuple[Path, Path] | None]:
     """The atc command for the delivered files, and the AIPP configuration that it names."""
     try:
-        asked = pipeline.atc_options(prepared.variant, model)
+        asked = pipeline.atc_options(prepared.variants[0], model)
     except Pth2omError:
         return (), None  # an AIPP configuration that cannot be made is a failed gate already
     config = None

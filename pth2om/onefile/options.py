@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,9 @@ OWN = {
     "mode": "--no-precheck",
     "input_shape": "--input-shape",
     "insert_op_conf": "--aipp",
+    "dynamic_batch_size": "--dynamic-batch-size",
+    "dynamic_image_size": "--dynamic-image-size",
+    "dynamic_dims": "--dynamic-dims",
 }
 """Flags of atc that the conversion writes itself, and the option or argument that decides each."""
 
@@ -33,8 +35,6 @@ _SPELLED = {
     "dtypes": "--dtype",
 }
 """Options whose argument has another name."""
-
-_SIZES = re.compile(r"[0-9]{1,9}([,x][0-9]{1,9})*")
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,16 @@ class Options:
         batch: images per inference; default 1, or the fixed size of an ONNX file.
         channels: instead of the number read from the weights.
         size: of the input without batch and channels; one number is a square.
-        input_shape: as atc has it, ``name:1,3,224,224;other:1,80``: names and shapes of all inputs.
+        input_shape: as atc has it, ``name:1,3,224,224;other:1,80``: names and shapes of all inputs; ``-1`` where gears
+            fill in a size, ``1~8`` for a range.
+        dynamic_batch_size: gears of the batch axis.
+        dynamic_image_size: gears of the picture: (height, width) each.
+        dynamic_dims: gears of any axes: one value for each ``-1`` of `input_shape`.
         dtypes: input name -> dtype where it is not float32.
         opset: first opset tried; lower ones follow.
         fallback: whether lower opsets follow.
         exporter: of PyTorch.
+        torchscript: go through TorchScript, by ``trace``, ``script``, or whichever is right (``auto``).
         dynamic_batch: whether the ONNX file has a symbolic batch axis.
         precision: of the OM; see `pth2om.spec.PRECISION_MODES`.
         output_type: of the OM's outputs, as atc's ``--output_type``.
@@ -95,10 +100,14 @@ class Options:
     channels: int | None = None
     size: tuple[int, ...] = ()
     input_shape: str | None = None
+    dynamic_batch_size: tuple[int, ...] = ()
+    dynamic_image_size: tuple[tuple[int, int], ...] = ()
+    dynamic_dims: tuple[tuple[int, ...], ...] = ()
     dtypes: dict[str, str] = field(default_factory=dict)
     opset: int = OPSET_LADDER[0]
     fallback: bool = True
     exporter: Literal["torchscript", "dynamo"] = "torchscript"
+    torchscript: Literal["auto", "trace", "script"] | None = None
     dynamic_batch: bool = False
     precision: Precision = "fp16"
     output_type: str = "FP32"
@@ -154,6 +163,7 @@ class Options:
             raise ConvertError("convert.mean-std", mean=len(self.mean), std=len(self.std))
         if self.input_shape is not None and (self.size or self.channels or self.batch):
             raise ConvertError("convert.shape-twice")
+        self._check_gears()
         if not self.quantizes:
             for name in ("calib", "images", "random_calibration", "calibration_config"):
                 if getattr(self, name):
@@ -166,6 +176,17 @@ class Options:
             name = word.lstrip("-").partition("=")[0]
             if name in OWN:
                 raise ConvertError("convert.own-flag", flag=f"--{name}", option=OWN[name])
+
+    def _check_gears(self) -> None:
+        names = ("dynamic_batch_size", "dynamic_image_size", "dynamic_dims")
+        given = [name for name in names if getattr(self, name)]
+        if len(given) > 1:
+            raise ConvertError("convert.together", one=_flag(given[0]), other=_flag(given[1]))
+        for name, other in (("dynamic_batch_size", "batch"), ("dynamic_image_size", "size")):
+            if getattr(self, name) and getattr(self, other):
+                raise ConvertError("convert.together", one=_flag(name), other=_flag(other))
+        if given and self.torchscript is not None:
+            raise ConvertError("convert.together", one=_flag(given[0]), other="--torchscript")
 
     def to_json(self) -> dict[str, Any]:
         """What was set, as JSON values."""
@@ -189,30 +210,13 @@ class Options:
                 words += [word for name, dtype in value.items() for word in (flag, f"{name}:{dtype}")]
             elif entry.name == "calib":
                 words += [word for folder in value for word in (flag, str(folder))]
+            elif isinstance(value, tuple) and isinstance(value[0], tuple):
+                words += [flag, ";".join(",".join(map(str, group)) for group in value)]
             elif isinstance(value, tuple):
                 words += [flag, ",".join(f"{number:g}" for number in value)]
             else:
                 words += [flag, str(value)]
         return [*words, *(("--", *self.atc) if self.atc else ())]
-
-
-def shapes_of(text: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of ``name:1,3,224,224;other:1,80``; the last ``:`` of a part separates name and sizes.
-
-    Raises:
-        ConvertError: it is not of that form, or a size is not a number above zero.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        name, _, sizes = part.rpartition(":")
-        if not name or name in shapes or not _SIZES.fullmatch(sizes):
-            raise ConvertError("convert.input-shape", text=text)
-        shapes[name] = tuple(int(size) for size in re.split("[,x]", sizes))
-    if not shapes or any(0 in shape for shape in shapes.values()):
-        raise ConvertError("convert.input-shape", text=text)
-    if len({shape[0] for shape in shapes.values()}) > 1:
-        raise ConvertError("convert.batches-differ", text=text)
-    return shapes
 
 
 def _flag(name: str) -> str:

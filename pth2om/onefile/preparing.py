@@ -19,8 +19,10 @@ from pth2om.errors import CheckpointError, ConvertError, SpecError
 from pth2om.files import is_file, is_folder
 from pth2om.language import Message, say
 from pth2om.onefile import templates
-from pth2om.onefile.options import Options, shapes_of
+from pth2om.onefile.options import Options
+from pth2om.onefile.shapes import Shapes, shapes_of, sizes_of
 from pth2om.spec import Aipp, Export, Input, Preprocess, Quantize, Spec, Variant
+from pth2om.spec.torchscript import TorchScript
 
 if TYPE_CHECKING:
     from pth2om.aipp import AippConfig
@@ -56,9 +58,9 @@ class Prepared:
     net: Path | None
 
     @property
-    def variant(self) -> Variant:
-        """The only one."""
-        return self.spec.variants[0]
+    def variants(self) -> tuple[Variant, ...]:
+        """One; with gears one a gear, all of which one OM serves."""
+        return self.spec.variants
 
 
 def name_for(file: Path, options: Options) -> str:
@@ -100,14 +102,18 @@ def prepare(file: Path, options: Options, scratch: Path) -> Prepared:
         found = dataclasses.replace(found, classes=given or found.classes, guessed=found.guessed and given is None)
     elif options.num_classes is not None:
         raise ConvertError("convert.needs", option="--num-classes", other="--template")
-    inputs, batch = _inputs(file, kind, found, options)
+    inputs, shapes = _inputs(file, kind, found, options)
+    batch = shapes.batch
     found = dataclasses.replace(found, inputs=inputs, batch=batch)
-    for entry, shape, dtype, comment in inputs:
-        sizes = ", ".join(map(str, (batch, *shape)))
+    written = _written(shapes, inputs, options)
+    for entry, _, dtype, comment in inputs:
+        sizes = written[entry].replace(",", ", ")
         said.append(say("convert.input", name=entry, shape=sizes, dtype=dtype))
         if comment is not None:
             said.append(say("convert.input-from", text=" ".join(comment.render().split())))
-    asked = _asked(options, inputs, batch, net)
+    if shapes.gears is not None:
+        said.append(say(f"convert.{'range' if shapes.gears.ranged else 'gears'}", count=len(shapes.gears.points)))
+    asked = _asked(options, inputs, shapes, kind, net)
     asked, told = _calibrated_on_images(asked, options, inputs[0][0], batch, scratch)
     said += told
     spec = _drafted(name, file, kind, found, asked, scratch)
@@ -208,21 +214,37 @@ def _classes(number: int) -> tuple[int, Message]:
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
-def _inputs(file: Path, kind: Kind, found: Found, options: Options) -> tuple[Inputs, int]:
-    """The inputs as the options have them, and the batch size."""
-    if options.input_shape is not None:
-        shapes = shapes_of(options.input_shape)
-        names = [entry[0] for entry in found.inputs]
-        if kind == "onnx" and sorted(shapes) != sorted(names):
-            raise ConvertError("convert.input-names", where=str(file), given=", ".join(shapes), names=", ".join(names))
-        order = names if kind == "onnx" else list(shapes)
-        known = {entry: dtype for entry, _, dtype, _ in found.inputs}
-        inputs: Inputs = tuple((name, shapes[name][1:], known.get(name, "float32"), None) for name in order)
-        return _typed(inputs, options), next(iter(shapes.values()))[0]
+def _inputs(file: Path, kind: Kind, found: Found, options: Options) -> tuple[Inputs, Shapes]:
+    """The inputs as the options have them, and the shapes of all gears."""
     inputs = found.inputs
     if options.channels is not None or options.size:
         inputs = (_resized(inputs[0], options), *inputs[1:])
-    return _typed(inputs, options), options.batch or found.batch
+    batch = options.batch or found.batch
+    shapes = shapes_of(options, {name: (batch, *sizes) for name, sizes, _, _ in inputs})
+    names = [entry[0] for entry in inputs]
+    if kind == "onnx" and sorted(shapes.inputs) != sorted(names):
+        given = ", ".join(shapes.inputs)
+        raise ConvertError("convert.input-names", where=str(file), given=given, names=", ".join(names))
+    known = {name: (sizes, dtype, why) for name, sizes, dtype, why in inputs}
+    order = names if kind == "onnx" else list(shapes.inputs)
+    sized: list[tuple[str, tuple[int, ...], str, Message | None]] = []
+    for name in order:
+        sizes, dtype, why = known.get(name, ((), "float32", None))
+        # What was read off the file is said only where it holds.
+        same = options.input_shape is None and sizes == shapes.inputs[name][1:]
+        sized.append((name, shapes.inputs[name][1:], dtype, why if same else None))
+    return _typed(tuple(sized), options), shapes
+
+
+def _written(shapes: Shapes, inputs: Inputs, options: Options) -> dict[str, str]:
+    """The sizes of each input as text, with -1 or a range where gears leave one open."""
+    if shapes.gears is None:
+        return {name: ",".join(map(str, sizes)) for name, sizes in shapes.inputs.items()}
+    if options.input_shape is not None:
+        return {name: ",".join(sizes) for name, sizes in sizes_of(options.input_shape).items()}
+    entries = [Input.model_construct(name=name, shape=sizes) for name, sizes, _, _ in inputs]
+    parts = shapes.gears.input_shape(entries, shapes.batch).split(";")
+    return {name: part.rpartition(":")[2] for part, (name, *_) in zip(parts, inputs, strict=True)}
 
 
 def _resized(entry: tuple[str, tuple[int, ...], str, Message | None], options: Options) -> Any:  # noqa: ANN401
@@ -250,11 +272,14 @@ def _typed(inputs: Inputs, options: Options) -> Inputs:
 # --- the user's part of the spec --------------------------------------------------------------------------------------
 
 
-def _asked(options: Options, inputs: Inputs, batch: int, net: Path | None) -> Asked:
+def _asked(options: Options, inputs: Inputs, shapes: Shapes, kind: Kind, net: Path | None) -> Asked:
     preprocess = _preprocess(options, inputs)
     aipp = options.aipp or options.aipp_config is not None
     extra = [f"--output_type={options.output_type}"] if options.output_type != "FP32" else []
-    variant: dict[str, Any] = {"precision": "int8" if options.quantizes else options.precision, "batch": batch}
+    variant: dict[str, Any] = {"precision": "int8" if options.quantizes else options.precision}
+    if shapes.gears is None or "batch" not in shapes.gears.points[0]:
+        variant["batch"] = shapes.batch
+    variant |= {"gears": shapes.gears} if shapes.gears is not None else {}
     variant |= {"aipp": True} if aipp else {}
     atc = (*extra, *options.atc)
     variant |= {"atc": atc} if atc else {}
@@ -278,7 +303,18 @@ def _asked(options: Options, inputs: Inputs, batch: int, net: Path | None) -> As
         preprocess=preprocess,
         aipp=table,
         quantize=_quantize(options),
+        torchscript=_torchscript(options, kind, shapes),
+        axes=shapes.axes,
     )
+
+
+def _torchscript(options: Options, kind: Kind, shapes: Shapes) -> TorchScript | None:
+    """The stage of TorchScript, for a file that is TorchScript and where it is asked for; a program has one shape."""
+    if options.torchscript is not None:
+        if kind == "onnx":
+            raise ConvertError("convert.needs-pytorch", option="--torchscript")
+        return TorchScript(method=options.torchscript)
+    return TorchScript(method="auto") if kind == "torchscript" and shapes.gears is None else None
 
 
 def _quantize(options: Options) -> Quantize | None:

@@ -22,9 +22,8 @@ def lines(done: Conversion) -> Iterator[str]:
     """The whole conversion as text, line by line."""
     for message in done.said:
         yield message.with_fix()
-    for stage in done.stages:
-        if stage.stage == "onnx" and "attempts" in stage.details:
-            yield from _export(stage.details)
+    exports = [stage.details for stage in done.stages if stage.stage == "onnx" and "attempts" in stage.details]
+    yield from _export(exports[0]) if exports else ()  # with gears: the same file for all of them
     for finding in done.findings:
         if finding.severity != "info":
             yield finding.line(visible(finding.node or ""))

@@ -81,7 +81,7 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
 
 def _int8_layers(subject: Subject, variant: Variant) -> int:
     """How many layers of the variant run in INT8."""
-    rows = subject.pipeline.quantized(variant.batch).record.details["layers"]
+    rows = subject.pipeline.quantized(variant.shape).record.details["layers"]
     return sum(bool(row["int8"]) for row in rows)
 
 

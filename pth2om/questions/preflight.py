@@ -41,7 +41,7 @@ def preflight(subject: Subject, variant: Variant, built: Built) -> list[GateReco
     pipeline = subject.pipeline
     settings, toolchain = pipeline.settings, pipeline.toolchain()
     if variant.quantized:
-        built = pipeline.quantized(variant.batch)  # what atc is given
+        built = pipeline.quantized(variant.shape)  # what atc is given
     options = pipeline.atc_options(variant, built.file)
     asked = {name: value for name, value in options.to_json().items() if name not in ("model", "insert_op_conf")}
     inputs = {"onnx": built.record.digest}

@@ -234,13 +234,9 @@ class Variant(Table):
     def _consistent(self) -> Variant:
         if self.gears is None:
             return self
-        if self.precision == "int8":
-            raise ValueError(
-                "int8 does not go with gears: its ranges are calibrated at one shape; use one variant a shape"
-            )
-        if self.aipp and not self.gears.batch:
-            code = " (E10001)" if self.gears.dims else " (E10052)" if self.gears.image else ""
-            raise ValueError(f"aipp goes with gears.batch only{code}: it fixes the size of the picture")
+        if self.aipp and not (self.gears.batch or self.gears.image):
+            code = " (E10001)" if self.gears.dims else ""
+            raise ValueError(f"aipp goes with gears.batch and gears.image only{code}")
         return self
 
     @property

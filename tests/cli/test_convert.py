@@ -72,12 +72,17 @@ def test_the_options_write_themselves_and_read_back() -> None:
         std=(1.0, 2.0, 3.0), scale=2.0, resize="letterbox", recipe=Path("p.json"), atc=("--log=info", "--x y"),
         int8=True, calib=(Path("a"), Path("b c")), images=4, random_calibration=True, calibration_config=Path("c.cfg"),
         quantized=Path("q.onnx"), quantizer="amct_onnx", save_spec=Path("models"), dtypes={"ids": "int64"},
+        torchscript="trace", dynamic_batch_size=(1, 4), dynamic_image_size=((8, 9), (4, 4)),
+        dynamic_dims=((1, 2, 3), (4, 5, 6)), toolchain="cann",
     )  # fmt: skip
     import dataclasses
 
     read = parsed(["f.pth", *options.words()])
     assert dataclasses.replace(read, data_roots=()) == options
     assert parsed(["f.pth", "--aipp", "--mixed", "--atc", "--log=info"]).aipp is True
+    assert parsed(["f.pth", "--real"]).toolchain == "cann"
+    assert parsed(["f.pth", "--torchscript"]).torchscript == "auto"
+    assert parsed(["f.pth", "--dynamic-image-size", "8x9; 4,4;"]).dynamic_image_size == ((8, 9), (4, 4))
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,6 +293,11 @@ def test_cancelled_from_another_thread_it_leaves_no_file(tmp_path: Path, weights
         (Options(opset=99), "between"),
         (Options(name="../x"), "not a valid name"),
         (Options(save_spec=Path("models"), name="a b"), "not a valid name"),
+        (Options(batch=2, dynamic_batch_size=(1, 2)), "contradict"),
+        (Options(size=(8,), dynamic_image_size=((8, 8), (4, 4))), "contradict"),
+        (Options(dynamic_dims=((8,), (4,)), dynamic_batch_size=(1, 2)), "contradict"),
+        (Options(torchscript="trace", dynamic_batch_size=(1, 2)), "contradict"),
+        (Options(atc=("--dynamic_dims=1;2",)), "--dynamic-dims"),
     ],
 )
 def test_options_without_meaning_are_refused_before_the_file_is_read(options: Options, says: str) -> None:

@@ -89,8 +89,7 @@ def test_what_atc_is_given(gears: Gears, inputs: tuple[Input, ...], shape: str, 
         ("gears = {}", "one of batch, image, dims and range"),
         ("gears.batch = [1, 2]\ngear = 1", "gear"),
         ("gears.dims = [{batch = 1}, {batch = 2}]\naipp = true", "E10001"),
-        ("gears.image = [[8, 8], [4, 4]]\naipp = true", "E10052"),
-        ("gears.batch = [1, 2]\n[[variants]]\nprecision = \"int8\"\ngears.batch = [1, 2]", "int8"),
+        ("gears.range = {batch = \"1~2\"}\naipp = true", "gears.batch and gears.image only"),
         ("gears.batch = [1, 2]\n[[variants]]\nprecision = \"fp16\"\ngears.batch = [1, 2]", "listed twice"),
         ("gears.size = [1, 2]", "size"),
     ],
@@ -99,6 +98,16 @@ def test_what_is_refused(tmp_path: Path, variants: str, said: str) -> None:
     with pytest.raises(SpecError) as caught:
         spec(tmp_path, variants)
     assert said in caught.value.message.render()
+
+
+def test_int8_and_aipp_go_with_gears(tmp_path: Path) -> None:
+    found = spec(
+        tmp_path, 'gears.batch = [1, 2]\n[[variants]]\nprecision = "int8"\ngears.image = [[8, 8], [4, 4]]\naipp = true'
+    )
+    assert [variant.name for variant in found.variants[2:]] == [
+        "int8-gears8x8_4x4-8x8-aipp",
+        "int8-gears8x8_4x4-4x4-aipp",
+    ]
 
 
 def test_image_gears_need_a_picture(tmp_path: Path) -> None:

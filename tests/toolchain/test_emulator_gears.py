@@ -92,6 +92,48 @@ def test_each_gear_is_its_static_twin(
                 assert "x".join(map(str, sizes)) in text
 
 
+@pytest.mark.parametrize(
+    ("flags", "fed"),
+    [
+        ({"input_shape": "x:1,3,-1,-1", "dynamic_image_size": "8,8;6,10"}, [(1, 8, 8, 3), (1, 6, 10, 3)]),
+        ({"input_shape": "x:-1,3,8,8", "dynamic_batch_size": "1,3"}, [(1, 8, 8, 3), (3, 8, 8, 3)]),
+    ],
+)
+def test_aipp_takes_the_picture_of_each_gear(
+    tmp_path: Path, toolchain: EmulatorToolchain, flags: dict[str, str], fed: list[tuple[int, ...]]
+) -> None:
+    from pth2om.aipp import derive, save_config
+    from pth2om.spec import Preprocess
+
+    config = derive(Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.25,) * 3), sized="image" not in str(flags))
+    save_config(config, tmp_path / "aipp.cfg")
+    asked = options(**flags, insert_op_conf=str(tmp_path / "aipp.cfg"))
+    model = convolution(tmp_path / "m.onnx", ("n", 3, "h", "w"))
+    plain = toolchain.compile(model, options(**flags), tmp_path / "plain")
+    compiled = toolchain.compile(model, asked, tmp_path / "om")
+    with toolchain.open(compiled, "fused") as session, toolchain.open(plain, "fused") as floats:
+        for sizes in fed:
+            pixels = np.random.default_rng(3).integers(0, 256, sizes, dtype=np.uint8)
+            values = ((pixels / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2).astype(np.float32)
+            got, wanted = session.run({"x": pixels})["y"], floats.run({"x": np.ascontiguousarray(values)})["y"]
+            np.testing.assert_allclose(got, wanted, atol=2e-3)
+
+
+def test_a_size_in_the_aipp_file_is_refused_with_gears_of_the_picture(
+    tmp_path: Path, toolchain: EmulatorToolchain
+) -> None:
+    from pth2om.aipp import derive, save_config
+    from pth2om.spec import Preprocess
+
+    save_config(derive(Preprocess(size=(8, 8))), tmp_path / "aipp.cfg")
+    flags = {"input_shape": "x:1,3,-1,-1", "dynamic_image_size": "8,8;6,10"}
+    asked = options(**flags, insert_op_conf=str(tmp_path / "aipp.cfg"))
+    with pytest.raises(AtcError) as caught:
+        toolchain.compile(convolution(tmp_path / "m.onnx", ("n", 3, "h", "w")), asked, tmp_path / "om")
+    assert "E10052" in str(caught.value.where)
+    assert "must be set to '0'" in str(caught.value.where)
+
+
 def test_a_row_of_a_larger_gear_is_the_row_alone(tmp_path: Path, toolchain: EmulatorToolchain) -> None:
     model = convolution(tmp_path / "m.onnx", ("n", 3, 8, 8))
     asked = options(input_shape="x:-1,3,8,8", dynamic_batch_size="1,8")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pth2om.ascend.target import Target
     from pth2om.toolchain.emulator.front_end.texts import AtcFailure
     from pth2om.toolchain.emulator.gears import GearedOmSession
+    from pth2om.toolchain.emulator.numerics.compiled import Compiled
     from pth2om.toolchain.emulator.numerics.emulation import Join
     from pth2om.toolchain.emulator.session import EmulatedOmSession
 
@@ -75,15 +76,8 @@ class EmulatorToolchain:
         from pth2om.toolchain.emulator.numerics.compiling import compile_numerics
 
         self._check(model, options, destination)
-        source = model
-        if options.insert_op_conf:
-            from pth2om.aipp import emulate_graph, read_config
-
-            source = destination / "with_aipp.onnx"
-            emulate_graph(model, read_config(Path(options.insert_op_conf)), source, soc=options.soc_version or self.soc)
-        build = functools.partial(
+        numerics = functools.partial(
             compile_numerics,
-            source,
             precision_mode=options.precision_mode or options.precision_mode_v2 or "",
             soc=options.soc_version or self.soc,
             keep_dtype=_lines(options.keep_dtype),
@@ -92,14 +86,22 @@ class EmulatorToolchain:
             weight_clip=options.is_weight_clip != 0,
             join=self._join,
         )
-        gears = gears_asked(source, options)
+
+        def build(folder: Path, sizes: dict[str, tuple[int, ...]]) -> Compiled:
+            if not options.insert_op_conf:
+                return numerics(model, folder, input_shapes=sizes)
+            from pth2om.aipp import emulate_graph, read_config
+
+            # The inputs that AIPP feeds are uint8 NHWC, and the graph says so itself.
+            folder.mkdir(parents=True, exist_ok=True)
+            source, config = folder / "with_aipp.onnx", read_config(Path(options.insert_op_conf))
+            emulate_graph(model, config, source, soc=options.soc_version or self.soc, shapes=sizes)
+            return numerics(source, folder, input_shapes=None)
+
+        gears = gears_asked(model, options)
         if gears:
-            return compile_geared(destination, gears, lambda folder, sizes: build(folder, input_shapes=sizes)).model()
-        # With AIPP the inputs it feeds are uint8 NHWC and static; the graph says so itself.
-        compiled = build(
-            destination, input_shapes=None if options.insert_op_conf else _fixed_shapes(options.input_shape or "")
-        )
-        return compiled.model()
+            return compile_geared(destination, gears, build).model()
+        return build(destination, _fixed_shapes(options.input_shape or "")).model()
 
     def refuses(self, model: Path, options: AtcOptions) -> list[Finding]:
         """What atc's front end would refuse, each with its code and text.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pth2om.ascend.shapes import Range, is_range, range_shapes
 from pth2om.errors import ToolchainError
@@ -132,7 +132,7 @@ def gears_asked(model: Path, options: AtcOptions) -> list[Ranges]:
     """What the options make of a model: one entry a gear, or the range; empty for one shape.
 
     Args:
-        model: the ONNX file, with its AIPP where it has one.
+        model: the ONNX file.
         options: accepted by the front end.
     """
     from pth2om.ascend.shapes import static_shapes
@@ -144,9 +144,6 @@ def gears_asked(model: Path, options: AtcOptions) -> list[Ranges]:
     if gears:
         proto = read(model)
         given = static_shapes(text, open_sizes=True)
-        if options.insert_op_conf:
-            # AIPP has changed the pictures' sizes and order; its batch axis stays the first.
-            given = {name: _declared(proto, name, sizes) for name, sizes in given.items()}
         return [
             {name: tuple((size, size) for size in sizes) for name, sizes in shapes.items() if name in given}
             for shapes in profiles_of(proto, given, gears, by)
@@ -154,14 +151,6 @@ def gears_asked(model: Path, options: AtcOptions) -> list[Ranges]:
     if options.input_shape_range:
         return [range_shapes(options.input_shape_range, brackets=True)]
     return [range_shapes(text)] if is_range(text) else []
-
-
-def _declared(proto: Any, name: str, given: tuple[int, ...]) -> tuple[int, ...]:  # noqa: ANN401 - onnx.ModelProto
-    value = next((value for value in proto.graph.input if value.name == name), None)
-    if value is None:
-        return given
-    sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-    return (given[0], *sizes[1:])
 
 
 def compile_geared(
@@ -182,8 +171,16 @@ def compile_geared(
             if all(low == high for low, high in sizes)
         }
         folder = f"gear-{number}" if len(asked) > 1 else "range"
-        records.append(build(destination / folder, fixed))
-        gears.append(Gear(folder, ranges))
+        record = build(destination / folder, fixed)
+        # AIPP changes the sizes and order of the pictures: what is fed are the inputs of what was compiled.
+        taken = {entry.name: entry.shape for entry in record.inputs}
+        changed = {
+            name: tuple((size, size) for size in taken[name] if size is not None)
+            for name, sizes in fixed.items()
+            if name in taken and taken[name] != sizes and None not in taken[name]
+        }
+        records.append(record)
+        gears.append(Gear(folder, {**ranges, **changed}))
     return Geared(destination, tuple(gears), tuple(records)).write()
 
 
