@@ -34,6 +34,7 @@ VERBS = (
     "amct_onnx",
     "bins",
     "golden",
+    "evaluate",
     "parse",
     "aipp",
     "inspect",

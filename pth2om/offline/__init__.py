@@ -1,12 +1,14 @@
-"""What msame, ais_bench and the older ``benchmark`` left behind: logs into fps, output folders into accuracy.
+"""Offline inference as the ModelZoo has it: a labelled dataset through an OM, its outputs in files, then the figures.
 
-The ModelZoo calls this offline inference: the OM runs on a board under one of these tools, and scripts read its log and
-its outputs afterwards. Nothing here runs a model, so every figure is one that those tools wrote, and says so.
+* `evaluate` does all of it here: converts, prepares, runs, scores, and prints the table.
+* `read_sources` reads what msame, ais_bench and the older ``benchmark`` left on a board: logs into fps, output folders
+  into accuracy. Such figures are those tools' own, and say so.
 """
 
 from __future__ import annotations
 
+from pth2om.offline.evaluating import Evaluation, evaluate
 from pth2om.offline.reading import read_sources
 from pth2om.offline.results import BatchResult, modelzoo_table, write_result
 
-__all__ = ["BatchResult", "modelzoo_table", "read_sources", "write_result"]
+__all__ = ["BatchResult", "Evaluation", "evaluate", "modelzoo_table", "read_sources", "write_result"]

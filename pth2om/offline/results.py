@@ -15,9 +15,17 @@ from pth2om.files import is_file, write_text
 from pth2om.language import say
 from pth2om.offline.logs import Timing
 from pth2om.offline.scoring import Score
+from pth2om.session import Ground
 
 _LARGEST = 1 << 20
-_ORIGIN = "logs and outputs of another tool; not measured by pth2om"
+_ORIGINS: dict[Ground | None, str] = {
+    None: "logs and outputs of another tool; not measured by pth2om",
+    "host": "outputs of ONNX Runtime on this machine; no OM was run",
+    "emulated": "outputs of an emulated OM; no NPU was used, and no speed was measured",
+    "double": "outputs of a test double; no NPU was used, and no speed was measured",
+    "device": "outputs and speed of an NPU",
+}
+_UNTIMED = ("host", "emulated", "double")
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,9 @@ class BatchResult:
         images: how many images top1 is over.
         absent: images of these without an output.
         not_finite: images of these with NaN or infinity in their output.
-        tool: whose log it is.
+        tool: who measured the speed.
+        ground: where outputs that pth2om computed come from; None: another tool's.
+        band: of an emulated OM, the band that these outputs are of.
     """
 
     batch: int
@@ -46,6 +56,8 @@ class BatchResult:
     absent: int | None = None
     not_finite: int | None = None
     tool: str | None = None
+    ground: Ground | None = None
+    band: str | None = None
 
     @classmethod
     def of(cls, batch: int, timing: Timing | None, score: Score | None) -> BatchResult:
@@ -77,7 +89,7 @@ class BatchResult:
 def write_result(path: Path, result: BatchResult) -> None:
     """Write ``result_bs1.json``: the figures, and where they come from."""
     figures = {name: value for name, value in vars(result).items() if value is not None and name != "batch"}
-    write_text(path, json_text({"batch_size": result.batch, **figures, "origin": _ORIGIN}, 2) + "\n")
+    write_text(path, json_text({"batch_size": result.batch, **figures, "origin": _ORIGINS[result.ground]}, 2) + "\n")
 
 
 def read_result(path: Path) -> BatchResult:
@@ -100,16 +112,18 @@ def read_result(path: Path) -> BatchResult:
     figures = {name: data.get(name) for name in ("latency_ms", "fps", "top1", "top5")}
     counts = {name: data.get(name) for name in ("images", "absent", "not_finite")}
     ends = data.get("interval")
-    tool = data.get("tool")
+    tool, ground, band = data.get("tool"), data.get("ground"), data.get("band")
     fits = (
         all(value is None or _figure(value) for value in figures.values())
         and all(value is None or value == 0 or _count(value) for value in counts.values())
         and (ends is None or (isinstance(ends, list) and len(ends) == 2 and all(_figure(end) for end in ends)))
-        and (tool is None or isinstance(tool, str))
+        and all(one is None or isinstance(one, str) for one in (tool, ground, band))
+        and ground in _ORIGINS
     )
     if not fits:
         raise DataError("offline.no-result", where=where)
-    values: dict[str, Any] = {**figures, **counts, "tool": tool, "interval": None if ends is None else tuple(ends)}
+    values: dict[str, Any] = {**figures, **counts, "tool": tool, "ground": ground, "band": band}
+    values["interval"] = None if ends is None else tuple(ends)
     return BatchResult(int(data["batch_size"]), **values)
 
 
@@ -131,13 +145,16 @@ def modelzoo_table(results: Iterable[BatchResult], soc: str, dataset: str) -> st
     lines.append("")
     if fastest is not None and fastest.fps is not None:
         lines.append(say("offline.best", batch=fastest.batch, fps=_digits(fastest.fps)).render())
-    lines.append(say("offline.origin").render())
+    if any(one.ground is None or (one.fps is not None and one.ground != "device") for one in rows):
+        lines.append(say("offline.origin").render())
+    grounds = dict.fromkeys(one.ground for one in rows if one.ground is not None)
+    lines += [say(f"offline.origin-{ground}").render() for ground in grounds]
     return "\n".join(lines)
 
 
 def _accuracy(result: BatchResult) -> str:
     if result.top1 is None:
-        return say("offline.not-read").render()
+        return say("offline.not-read" if result.ground is None else "offline.not-measured").render()
     text = f"Top1 {result.top1:.2f}%"
     if result.interval is not None:
         text += f" [{result.interval[0]:.2f}, {result.interval[1]:.2f}]"
@@ -147,11 +164,17 @@ def _accuracy(result: BatchResult) -> str:
         text += "; " + say("offline.absent-cell", absent=result.absent, images=result.images).render()
     if result.not_finite:
         text += "; " + say("offline.not-finite-cell", count=result.not_finite, images=result.images).render()
+    if result.ground is not None and result.ground != "device":
+        text += "; " + say(f"offline.cell-{result.ground}").render()
     return text
 
 
 def _speed(result: BatchResult) -> str:
-    return say("offline.not-read").render() if result.fps is None else f"{_digits(result.fps)} fps"
+    if result.fps is not None:
+        return f"{_digits(result.fps)} fps"
+    if result.ground in _UNTIMED:
+        return say("offline.untimed", how=say(f"offline.cell-{result.ground}").render()).render()
+    return say("offline.not-read").render()
 
 
 def _digits(fps: float) -> str:

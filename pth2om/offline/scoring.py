@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from pth2om.accuracy.bounds import TWO_SIDED, binomial_upper
 from pth2om.errors import DataError
-from pth2om.files import is_file, is_folder
+from pth2om.files import is_file
 from pth2om.progress import counted
+from pth2om.sessions.output_files import output_files
 
 _LARGEST = 256 << 20
 _MOST_LABELS = 10_000_000
-_OUTPUT = re.compile(r"^(?P<input>.+?)_(?:output_)?(?P<output>\d+)$")
 _NUMBERED = re.compile(r"^(?:\D*_)?(?P<number>\d+)$")
 _SUFFIXES = frozenset({".txt", ".bin", ".npy"})
 
@@ -152,25 +152,10 @@ def _rank(row: Rows, label: int) -> int:
 
 def _outputs(folder: Path) -> list[tuple[Path, str]]:
     """(file, input's name) of output 0 of each inference, in order of names."""
-    if not is_folder(folder):
-        raise DataError("offline.no-folder", where=str(folder))
-    found = _output_files(folder)
-    if not found:
-        below = {part: files for part in sorted(folder.iterdir()) if part.is_dir() and (files := _output_files(part))}
-        if len(below) > 1:
-            raise DataError("offline.several-runs", where=str(folder), folders=", ".join(part.name for part in below))
-        found = next(iter(below.values()), [])
-    first = [(path, match["input"]) for path, match in found if int(match["output"]) == 0]
+    first = [(path, stem) for (stem, number), path in output_files(folder, _SUFFIXES).items() if number == 0]
     if not first:
         raise DataError("offline.no-outputs", where=str(folder))
-    if len({stem for _, stem in first}) < len(first):
-        raise DataError("offline.two-forms", where=str(folder))
     return first
-
-
-def _output_files(folder: Path) -> list[tuple[Path, re.Match[str]]]:
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES and path.is_file())
-    return [(path, match) for path in files if (match := _OUTPUT.match(path.stem))]
 
 
 def _rows(path: Path, batch: int, dtype: str) -> Rows:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from types import TracebackType
 import numpy as np
 
 from pth2om.errors import DataError
-from pth2om.files import is_folder
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
+from pth2om.sessions.output_files import output_files
 
-_OUTPUT = re.compile(r"(?P<input>.+?)_(?:output_)?(?P<output>\d{1,4})")
 _SUFFIXES = (".bin", ".npy")
 _HEADER = 1 << 16
 """Most bytes of an ``.npy`` besides its values."""
@@ -50,7 +48,7 @@ class Answer:
 
 
 def find_answers(folder: Path, stems: Sequence[str], outputs: int) -> tuple[dict[str, Answer], list[str]]:
-    """The output files of each input file, as msame (``NAME_output_0.bin``) and ais_bench (``NAME_0.bin``) name them.
+    """The output files of each input file; see `pth2om.sessions.output_files`.
 
     Args:
         folder: where they lie, or with one sub-folder that holds them (named after the time of the run).
@@ -63,15 +61,7 @@ def find_answers(folder: Path, stems: Sequence[str], outputs: int) -> tuple[dict
     Raises:
         DataError: no folder, several runs in it, or one output in two files.
     """
-    if not is_folder(folder):
-        raise DataError("golden.no-folder", where=str(folder))
-    found = _in(folder)
-    if not found:
-        below = [part for part in sorted(folder.iterdir()) if part.is_dir() and _in(part)]
-        if len(below) > 1:
-            names = ", ".join(part.name for part in below[:5])
-            raise DataError("golden.several-runs", where=str(folder), folders=names)
-        found = _in(below[0]) if below else {}
+    found = output_files(folder, _SUFFIXES)
     answers, missing = {}, []
     for stem in stems:
         absent = [number for number in range(outputs) if (stem, number) not in found]
@@ -79,19 +69,6 @@ def find_answers(folder: Path, stems: Sequence[str], outputs: int) -> tuple[dict
         if not absent:
             answers[stem] = Answer(tuple(found[stem, number] for number in range(outputs)))
     return answers, missing
-
-
-def _in(folder: Path) -> dict[tuple[str, int], Path]:
-    found: dict[tuple[str, int], Path] = {}
-    for path in sorted(folder.iterdir()):
-        match = _OUTPUT.fullmatch(path.stem) if path.suffix.lower() in _SUFFIXES and path.is_file() else None
-        if match is None:
-            continue
-        key = (match["input"], int(match["output"]))
-        if key in found:
-            raise DataError("golden.two-files", where=str(folder), first=found[key].name, second=path.name)
-        found[key] = path
-    return found
 
 
 def read_output(path: Path, output: TensorSpec) -> Array:

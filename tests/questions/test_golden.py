@@ -148,9 +148,9 @@ def _twice(root: Path) -> None:
     [
         (_cut, "golden.wrong-size"),
         (_changed, "golden.changed-inputs"),
-        (_twice, "golden.two-files"),
+        (_twice, "outputs.two-files"),
         (lambda root: (root / "in.json").unlink(), "golden.no-record"),
-        (lambda root: shutil.rmtree(root / "out"), "golden.no-folder"),
+        (lambda root: shutil.rmtree(root / "out"), "outputs.no-folder"),
     ],
 )
 def test_wrong_files_are_a_sentence(
