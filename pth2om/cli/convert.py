@@ -37,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--save-spec", metavar="FOLDER", type=Path, nargs="?", const=Path("models"), help=_text("save-spec")
     )
     out.add_argument("--json", action="store_true", help=_text("json"))
+    out.add_argument("--preview", action="store_true", help=_text("preview"))
     model = parser.add_argument_group("model")
     model.add_argument("--template", metavar="NAME|FILE", help=_text("template"))
     model.add_argument("--templates", metavar="FOLDER", type=Path, help=_text("templates"))
@@ -117,6 +118,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = options_of(arguments)
     try:
+        if arguments.preview:
+            from pth2om.onefile.previewing import preview
+
+            print(preview(arguments.file, arguments.soc, options))
+            return 0
         done = convert(arguments.file, arguments.soc, options)
     except Pth2omError as error:
         print(error, file=sys.stderr)

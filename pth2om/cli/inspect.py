@@ -1,11 +1,11 @@
-"""``pth2om inspect x.om``: prints the content of an OM."""
+"""``pth2om inspect FILE``: what a file is; of an OM, its content."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from pth2om.escaping import json_text
+from pth2om.escaping import json_text, visible_lines
 from pth2om.language import say
 
 
@@ -18,14 +18,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the file; 1 if it is for another SoC than ``--soc``."""
+    """Print the file; 1 if it is for another SoC than ``--soc``, or cannot be used."""
+    from pth2om.checkpoint.formats import kind_of
+
+    meant = arguments.onnx is not None or arguments.soc is not None or arguments.file.suffix == ".om"
+    return _om(arguments) if meant or kind_of(arguments.file) == "om" else _any(arguments)
+
+
+def _any(arguments: argparse.Namespace) -> int:
+    from pth2om.onefile.looking import look
+
+    seen = look(arguments.file)
+    if arguments.json:
+        print(json_text(seen.to_json(), indent=1))
+    else:
+        for message in (*seen.said, *((seen.problem,) if seen.problem is not None else ())):
+            print(visible_lines(message.with_fix()))
+    return int(seen.problem is not None)
+
+
+def _om(arguments: argparse.Namespace) -> int:
     from pth2om import omfile
 
     om = omfile.read_om(arguments.file)
     findings = omfile.check_against(om, soc=arguments.soc)
     match = omfile.match_source(om, arguments.onnx) if arguments.onnx else None
     if arguments.json:
-        data = omfile.summary(om)
+        from pth2om.onefile.looking import look
+
+        seen = look(arguments.file).to_json()
+        data = omfile.summary(om) | {name: seen[name] for name in ("kind", "family", "said", "doors", "problem")}
         data["findings"] += [finding.to_json() for finding in findings]
         if match is not None:
             data["source"] = {"nodes": match.nodes, "occurring": match.occurring, "recorded": match.recorded}

@@ -21,9 +21,11 @@ from pth2om.errors import Pth2omError
 from pth2om.escaping import shell_line, visible
 from pth2om.files import write_text
 from pth2om.gui import forms, journal
+from pth2om.gui.children import Asker
 from pth2om.gui.queue import Queue
 from pth2om.gui.settings import Settings
 from pth2om.language import Language, Message, language, say, speaking
+from pth2om.report import figures
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_FORM = 1 << 18
@@ -39,6 +41,7 @@ class Desk:
     def __init__(self, settings: Settings, queue: Queue) -> None:
         self.settings = settings
         self.queue = queue
+        self.asker = Asker(settings)
         self.templates = Environment(
             loader=FileSystemLoader(_TEMPLATES),
             autoescape=True,
@@ -58,6 +61,8 @@ class Desk:
             size=_size,
             duration=duration,
             last=forms.last,
+            figures=figures,
+            name_of=_name_of,
         )
 
     def page(self, request: Request, template: str, status: int = 200, /, **context: object) -> HTMLResponse:
@@ -81,6 +86,16 @@ class Desk:
     def know(self, paths: Sequence[str]) -> None:
         """The pages that the head of every page leads to: those that there are."""
         self.templates.globals["destinations"] = set(paths)
+
+    def socs(self) -> list[str]:
+        """The SoC names that are known."""
+        from pth2om.ascend import socs
+
+        return sorted(socs.table()["socs"])
+
+    def query(self, **values: object) -> str:
+        """The part of an address behind ``?``, without what is empty."""
+        return _query(**values)
 
     # --- what forms remember --------------------------------------------------------------------------------------
 
@@ -181,6 +196,14 @@ def _t(name: str, /, **values: Any) -> str:  # noqa: ANN401 - values of a senten
 
 def _said(message: Message) -> str:
     return message.render()
+
+
+def _name_of(kind: str, word: str) -> str:
+    """A verdict, ground or other word of the evidence as the report has it, in the reader's language."""
+    try:
+        return say(f"report.{kind}-{word.replace('_', '-')}").render()
+    except KeyError:
+        return visible(word, 60)
 
 
 def _query(**values: object) -> str:

@@ -58,8 +58,11 @@ class Field:
 
     @property
     def label(self) -> str:
-        """The field's name in words."""
-        return say(f"gui.field-{self.name.replace('_', '-')}").render()
+        """The field's name in words; of an option that is new to the window, the option itself."""
+        try:
+            return say(f"gui.field-{self.name.replace('_', '-')}").render()
+        except KeyError:
+            return self.flag or self.name
 
 
 class Mistake(Exception):  # noqa: N818 - what is wrong with a form, in words
@@ -151,7 +154,7 @@ def _configure(verb: str, parser: argparse.ArgumentParser) -> None:
 
 
 def _field(action: argparse.Action, group: str) -> Field:
-    flag = max(action.option_strings, key=len, default="")
+    flag = next((word for word in action.option_strings if word.startswith("--")), "")
     kind: Kind = "text"
     if isinstance(action, argparse._StoreTrueAction):
         kind = "switch"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pth2om.errors import DataError
-from pth2om.files import is_folder
+from pth2om.files import is_file, is_folder
 from pth2om.gui.settings import Settings
 
 _LONGEST_NAME = 120
@@ -58,6 +58,18 @@ def confined(text: str, settings: Settings) -> Path:
     if not any(real.is_relative_to(root) for root in settings.readable):
         roots = ", ".join(str(root) for root in settings.readable[:4])
         raise DataError("gui.outside", where=str(path), roots=roots)
+    return path
+
+
+def file(text: str, settings: Settings) -> Path:
+    """As `confined`, for a file that is there.
+
+    Raises:
+        DataError: it is not, or as `confined`.
+    """
+    path = confined(text, settings)
+    if not is_file(path):
+        raise DataError("gui.no-such-path", where=str(path))
     return path
 
 

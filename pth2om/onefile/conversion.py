@@ -161,7 +161,7 @@ def _delivered(
     command: tuple[str, ...] = ()
     # Without the file that it names, there is no line to copy: a float model is no INT8 one.
     if pipeline.settings.soc is not None and ("quantized" if variant.quantized else "onnx") in made:
-        command, config = _command(pipeline, prepared, names, model)
+        command, config = atc_command(pipeline, prepared, names, model)
         if config is not None:
             sources["aipp"] = config
     ground: Ground | None = None
@@ -183,7 +183,7 @@ def _delivered(
     return dataclasses.replace(done, files={**files, "conversion": record}, model=saved)
 
 
-def _command(
+def atc_command(
     pipeline: Pipeline, prepared: Prepared, names: delivering.Names, model: Path
 ) -> tuple[tuple[str, ...], tuple[Path, Path] | None]:
     """The atc command for the delivered files, and the AIPP configuration that it names."""

@@ -15,6 +15,7 @@ from pth2om.evidence import Finding, GateRecord, Joined, Question, Record, RunRe
 from pth2om.language import Message
 from pth2om.questions import QUESTIONS
 from pth2om.release.waivers import is_waived, remarks
+from pth2om.report import conversion
 from pth2om.session import Ground, Provenance
 
 VERDICTS: tuple[Verdict, ...] = ("failed", "not_reached", "inconclusive", "passed", "not_measured", "shown")
@@ -232,12 +233,15 @@ def load(path: Path) -> Report:
     """Read a run's evidence.
 
     Args:
-        path: ``evidence.jsonl``, or the run's folder that holds it.
+        path: ``evidence.jsonl``, or the run's folder that holds it; or the record of a conversion.
 
     Raises:
         DataError: there is none, it cannot be read, or it is no evidence.
     """
     file = path / "evidence.jsonl" if path.is_dir() else path
+    if file.name.endswith(conversion.SUFFIX):
+        converted = conversion.read(file)
+        return collect((*converted.stages, *converted.gates), file.parent)
     try:
         return collect(evidence.read(file), file.parent)
     except FileNotFoundError:

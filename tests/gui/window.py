@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from html.parser import HTMLParser
 
 from starlette.testclient import TestClient
 
@@ -33,8 +34,8 @@ class Window:
         assert self.client.get(f"/jobs?token={self.settings.tokens.current}").status_code == 200
         return self
 
-    def get(self, path, **query):
-        return self.client.get(path, params=query)
+    def get(self, target, /, **query):
+        return self.client.get(target, params=query)
 
     def post(self, path, data=None, **options):
         return self.client.post(path, data=data or {}, headers=ORIGIN, follow_redirects=False, **options)
@@ -60,7 +61,46 @@ class Window:
         return state
 
     def line(self, job):
-        return text(re.search(r'<pre class="cmd"[^>]*>(.*?)</pre>', self.get(job).text, re.DOTALL)[1])
+        return text(re.search(r'<pre class="cmd" id="same"[^>]*>(.*?)</pre>', self.get(job).text, re.DOTALL)[1])
+
+
+class _Form(HTMLParser):
+    """What a browser would send of the page's first form that has a nonce."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = {}
+        self._area = self._choice = None
+
+    def handle_starttag(self, tag, attrs):
+        held = dict(attrs)
+        name = held.get("name")
+        if "disabled" in held or "formaction" in held:
+            return
+        if tag == "input" and name and (held.get("type") not in ("checkbox", "radio") or "checked" in held):
+            self.values.setdefault(name, []).append(held.get("value", "on"))
+        elif tag == "textarea":
+            self._area = name
+            self.values.setdefault(name, []).append("")
+        elif tag == "select":
+            self._choice = name
+            self.values.setdefault(name, []).append("")
+        elif tag == "option" and "selected" in held and self._choice:
+            self.values[self._choice] = [held.get("value", "")]
+
+    def handle_endtag(self, tag):
+        if tag in ("textarea", "select"):
+            self._area = self._choice = None
+
+    def handle_data(self, data):
+        if self._area:
+            self.values[self._area][-1] += data
+
+
+def filled(html):
+    form = _Form()
+    form.feed(next(part for part in re.findall(r"<form.*?</form>", html, re.DOTALL) if 'name="nonce"' in part))
+    return form.values
 
 
 def text(html):

@@ -64,6 +64,53 @@
     quick();
   }
 
+  // What the chosen file says: its shapes stand in the empty fields, and its own classes are asked about in words.
+  const seen = document.getElementById("seen");
+  const chosenFile = document.getElementById("f-file");
+  if (seen && chosenFile) {
+    const trust = document.getElementById("trust");
+    let latest = "";
+    const read = async () => {
+      const path = chosenFile.value.trim();
+      if (path === latest) return;
+      latest = path;
+      seen.hidden = trust.hidden = true;
+      for (const field of trust.querySelectorAll("input")) { field.disabled = true; field.checked = false; }
+      if (!path) return;
+      let answer;
+      try { answer = await (await fetch(`/look?${new URLSearchParams({ path })}`)).json(); } catch (error) { return; }
+      if (path !== latest) return;
+      const lines = [...(answer.said || []), ...(answer.problem ? [answer.problem] : [])];
+      seen.replaceChildren(...lines.map((text) => { const line = document.createElement("p"); line.className = "lines"; line.textContent = text; return line; }));
+      seen.hidden = !lines.length;
+      const shape = answer.inputs && answer.inputs.length ? answer.inputs[0].shape : [];
+      const hint = (name, value) => {
+        const field = document.getElementById(`f-${name}`);
+        if (field) field.placeholder = value ? seen.dataset.readOff.replace("%", value) : "";
+      };
+      hint("channels", shape.length > 1 ? shape[0] : "");
+      hint("size", shape.slice(1).join(","));
+      hint("num_classes", answer.classes);
+      const template = document.getElementById("f-template");
+      template.disabled = ["module", "torchscript", "onnx"].includes(answer.family);
+      if (answer.family === "foreign-module") {
+        trust.hidden = false;
+        trust.querySelector("p").textContent = seen.dataset.trust.replace("%", answer.foreign);
+        for (const field of trust.querySelectorAll("input")) field.disabled = false;
+        trust.querySelector("[name=trusted]").value = answer.foreign;
+      }
+      chosenFile.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    chosenFile.addEventListener("change", read);
+    chosenFile.addEventListener("input", pause(read, 400));
+    read();
+  }
+
+  // What takes a moment is filled in when it is there.
+  for (const place of document.querySelectorAll("[data-fill]")) {
+    fetch(place.dataset.fill).then((answer) => answer.text()).then((html) => { place.innerHTML = html; }).catch(() => {});
+  }
+
   // Fields that belong to one choice are shown with it.
   const chosen = () => {
     for (const part of document.querySelectorAll("[data-when]")) {
