@@ -55,28 +55,46 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
         joined = compare.worse(measured[first], measured[second], (first, second))
     else:
         (joined,) = measured.values()
-    variant = subject.variant
-    int8 = variant is not None and variant.quantized
     between = pair(reference, candidate)
-    judge = functools.partial(
-        compare.judge,
-        joined,
-        pair=between,
-        gates=spec.gates,
-        int8=int8,
-        layers=_int8_layers(subject, variant) if variant is not None and int8 else 0,
-        metric=_judging_metric(subject) if int8 else "",
-    )
-    judgements = judge()
-    if deterministic and any(each.verdict == "failed" and each.measured is not None for each in judgements):
-        # Only now: what meets its limit needs no excuse, and the twin takes time.
-        judgements = judge(own=own_rounding(subject, samples))
+    judgements = judged(subject, joined, between, samples, excused=deterministic)
     judgements += _unnamed_boxes(spec, joined, between)
     first_band = next(iter(candidate.bands))
     digests = {"reference": reference.band(first_band).digest, "samples": samples.digest}
     digests |= {band or "candidate": session.digest for band, session in candidate.bands.items()}
     gates = subject.gates("closeness", judgements, candidate.session, digests, artifacts[-1])
     return gates + steady(subject, reference, candidate, samples)
+
+
+def judged(
+    subject: Subject, measured: Mapping[str, Any], between: str, samples: Samples, *, excused: bool
+) -> list[Judgement]:
+    """A measurement (`pth2om.compare.measure`) against the limits of the subject's model.
+
+    Args:
+        subject: of the variant or batch size.
+        measured: of both sides on the samples.
+        between: the pair whose limits hold: ``torch~om``.
+        samples: what was fed.
+        excused: whether the original's own rounding excuses a difference; not where a side is not deterministic.
+    """
+    from pth2om import compare
+
+    variant = subject.variant
+    int8 = variant is not None and variant.quantized
+    judge = functools.partial(
+        compare.judge,
+        measured,
+        pair=between,
+        gates=subject.pipeline.spec.gates,
+        int8=int8,
+        layers=_int8_layers(subject, variant) if variant is not None and int8 else 0,
+        metric=_judging_metric(subject) if int8 else "",
+    )
+    judgements = judge()
+    if excused and any(each.verdict == "failed" and each.measured is not None for each in judgements):
+        # Only now: what meets its limit needs no excuse, and the twin takes time.
+        judgements = judge(own=own_rounding(subject, samples))
+    return judgements
 
 
 def _int8_layers(subject: Subject, variant: Variant) -> int:

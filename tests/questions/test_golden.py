@@ -16,8 +16,10 @@ from pth2om import spec as specs
 from pth2om.cli import main
 from pth2om.conversion.pipeline import Pipeline, RunSettings
 from pth2om.errors import DataError
+from pth2om.evidence import GateRecord, StageRecord
+from pth2om.evidence.file import read
 from pth2om.quantize.bins import InputShape, open_bins
-from pth2om.questions.golden import compare_outputs, hand_out
+from pth2om.questions.golden import chosen, compare_outputs, hand_out
 from pth2om.session import TensorSpec
 from pth2om.sessions.golden import GoldenSession, digest_of, read_output
 from pth2om.store import Store
@@ -82,12 +84,12 @@ def play(
 
 
 def verdicts(pipeline: Pipeline, root: Path) -> dict[str, str]:
-    return {gate.check: gate.verdict for gate in compare_outputs(pipeline, root / "in", root / "out")}
+    return {gate.check: gate.verdict for gate in compare_outputs(pipeline, root / "in", root / "out").gates}
 
 
 @pytest.mark.parametrize("name", ["{stem}_output_{number}.bin", "{stem}_{number}.bin", "{stem}_{number}.npy"])
 def test_what_goes_out_comes_back(pipeline: Pipeline, tmp_path: Path, name: str) -> None:
-    handed = hand_out(pipeline, 2, tmp_path / "in")
+    handed = hand_out(chosen(pipeline, None, 2), tmp_path / "in")
     assert [folder.name for folder in handed.folders] == ["x", "table"]
     record = json.loads(handed.record.read_text(encoding="utf-8"))
     assert [(entry["name"], entry["dtype"], entry["shape"]) for entry in record["inputs"]] == [
@@ -99,7 +101,7 @@ def test_what_goes_out_comes_back(pipeline: Pipeline, tmp_path: Path, name: str)
     joined = ",".join(str(folder) for folder in handed.folders)
     assert all(f"--input {joined} " in command for command in handed.commands)
     play(pipeline, tmp_path / "in", tmp_path / "out" / "20260101", name=name)
-    gates = compare_outputs(pipeline, tmp_path / "in", tmp_path / "out")
+    gates = compare_outputs(pipeline, tmp_path / "in", tmp_path / "out").gates
     assert {gate.check.split("/")[1] for gate in gates} == {"product", "total"}
     assert {gate.verdict for gate in gates} == {"passed"}
     # No file proves a device.
@@ -107,7 +109,7 @@ def test_what_goes_out_comes_back(pipeline: Pipeline, tmp_path: Path, name: str)
 
 
 def test_a_perturbed_output_fails(pipeline: Pipeline, tmp_path: Path) -> None:
-    hand_out(pipeline, 2, tmp_path / "in")
+    hand_out(chosen(pipeline, None, 2), tmp_path / "in")
     play(pipeline, tmp_path / "in", tmp_path / "out")
     path = tmp_path / "out" / "batch_0000_output_0.bin"
     values = np.fromfile(path, np.float32)
@@ -118,7 +120,7 @@ def test_a_perturbed_output_fails(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_not_measured(pipeline: Pipeline, tmp_path: Path) -> None:
-    hand_out(pipeline, 2, tmp_path / "in")
+    hand_out(chosen(pipeline, None, 2), tmp_path / "in")
     play(pipeline, tmp_path / "in", tmp_path / "out")
     (tmp_path / "out" / "batch_0001_output_1.bin").unlink()
     found = verdicts(pipeline, tmp_path)
@@ -156,7 +158,7 @@ def _twice(root: Path) -> None:
 def test_wrong_files_are_a_sentence(
     pipeline: Pipeline, tmp_path: Path, spoil: Callable[[Path], object], key: str
 ) -> None:
-    hand_out(pipeline, 2, tmp_path / "in")
+    hand_out(chosen(pipeline, None, 2), tmp_path / "in")
     play(pipeline, tmp_path / "in", tmp_path / "out")
     spoil(tmp_path)
     with pytest.raises(DataError) as caught:
@@ -190,7 +192,7 @@ def test_the_custom_operator_by_the_command_line(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = repository / "models" / "msda"
-    asked = ["golden", str(model), "--inputs", str(tmp_path / "in")]
+    asked = ["golden", str(model), "--inputs", str(tmp_path / "in"), "--reports", str(tmp_path / "reports")]
     assert main(asked) == 0
     names = ("value", "value_spatial_shapes", "value_level_start_index", "sampling_locations", "attention_weights")
     assert f"--input {','.join(str(tmp_path / 'in' / name) for name in names)} " in capsys.readouterr().out
@@ -201,5 +203,83 @@ def test_the_custom_operator_by_the_command_line(
     printed = capsys.readouterr().out
     assert "torch~golden/output/relative_l2" in printed
     assert "not measured by pth2om" in printed
+    # Evidence and report as of an acceptance run; no figure stands on a device's ground.
+    (run,) = (tmp_path / "reports").iterdir()
+    records = list(read(run / "evidence.jsonl"))
+    gates = [record for record in records if isinstance(record, GateRecord)]
+    assert {gate.ground for gate in gates} == {"double"}
+    assert {gate.provenance.name for gate in gates if gate.provenance} == {"golden"}
+    assert {"checkpoint", "onnx"} <= {record.stage for record in records if isinstance(record, StageRecord)}
+    assert records[-1].kind == "end"
+    page = (run / "index.html").read_text(encoding="utf-8")
+    assert "outputs computed elsewhere" in page
+    assert "unproven" in page
     next((tmp_path / "out").iterdir()).unlink()
     assert main([*asked, "--outputs", str(tmp_path / "out")]) == 1
+
+
+def test_a_gear_goes_out_in_its_own_shape(repository: Path, tmp_path: Path) -> None:
+    folder = repository / "models" / "bert-tiny"
+    spec = specs.load(folder)
+    name = next(entry.name for entry in spec.variants if entry.name.endswith("seq16"))
+    made = Pipeline(spec, RunSettings(folder.parent, repository / "calib", threads=1), Store())
+    subject = chosen(made, name, None)
+    handed = hand_out(subject, tmp_path / "in")
+    assert all("--dymDims 'input_ids:1,16;attention_mask:1,16;token_type_ids:1,16'" in one for one in handed.commands)
+    given = [InputShape(entry.name, (1, 16), "int64") for entry in spec.inputs]
+    bins = open_bins([tmp_path / "in"], given)
+    (tmp_path / "out").mkdir()
+    for number, feeds in enumerate(bins):
+        (logits,) = made.torch_session().run(feeds).values()
+        logits.tofile(tmp_path / "out" / f"batch_{number:04d}_0.bin")
+    found = compare_outputs(made, tmp_path / "in", tmp_path / "out")
+    made.close()
+    assert (found.subject.case, {gate.variant for gate in found.gates}) == (name, {name})
+    assert {gate.verdict for gate in found.gates} <= {"passed", "shown"}
+    assert any(gate.check == "torch~golden/logits/relative_l2" for gate in found.gates)
+
+
+def test_int8_outputs_are_judged_as_int8(repository: Path, tmp_path: Path) -> None:
+    """The fake-quant twin plays an INT8 OM: too far for fp16, and as near as INT8 may be."""
+    folder = repository / "models" / "convmixer-digits"
+    made = Pipeline(specs.load(folder), RunSettings(folder.parent, repository / "calib", threads=1), Store())
+    hand_out(chosen(made, "int8-bs1", None), tmp_path / "in")
+    board = made.fake_quant_session(1)
+    (tmp_path / "out").mkdir()
+    given = [InputShape("image", (1, 1, 16, 16), "float32")]
+    for number, feeds in enumerate(open_bins([tmp_path / "in"], given)):
+        board.run(feeds)["logits"].tofile(tmp_path / "out" / f"batch_{number:04d}_output_0.bin")
+    found = compare_outputs(made, tmp_path / "in", tmp_path / "out")
+    gates = {gate.check: gate for gate in found.gates}
+    as_int8 = gates["onnx~golden/scores/relative_l2"]
+    assert as_int8.verdict == "passed"
+    assert as_int8.limit is not None
+    record = json.loads((tmp_path / "in.json").read_text(encoding="utf-8"))
+    (tmp_path / "in.json").write_text(json.dumps({**record, "variant": None}), encoding="utf-8")
+    plain = {gate.check: gate for gate in compare_outputs(made, tmp_path / "in", tmp_path / "out").gates}
+    as_fp16 = plain["onnx~golden/scores/relative_l2"]
+    assert as_fp16.limit is not None
+    assert as_fp16.limit.value < as_int8.limit.value
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "variant", "batch", "key"),
+    [
+        ("convmixer-digits", "fp16-bs2", None, "golden.no-variant"),
+        ("convmixer-digits", "fp16-bs4", 1, "golden.variant-batch"),
+        ("convmixer-digits", None, 0, "golden.wrong-batch"),
+        ("yolov6-shapes", "*aipp", None, "golden.aipp"),
+    ],
+)
+def test_what_cannot_be_handed_out_is_refused(
+    repository: Path, model: str, variant: str | None, batch: int | None, key: str
+) -> None:
+    spec = specs.load(repository / "models" / model)
+    if variant == "*aipp":
+        variant = next(entry.name for entry in spec.variants if entry.aipp)
+    made = Pipeline(spec, RunSettings(spec.folder.parent, repository / "calib"), Store())
+    with pytest.raises(DataError) as caught:
+        chosen(made, variant, batch)
+    assert caught.value.message.key == key
+    assert caught.value.message.render("zh")
