@@ -36,6 +36,8 @@ def repository() -> Path:
 @pytest.fixture(autouse=True)
 def _english(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PTH2OM_LANG", "en")
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):  # of the workflow that runs these tests
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(autouse=True)

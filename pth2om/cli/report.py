@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _merge(runs: list[Path], output: str | None) -> int:
+    from pth2om.report import github
     from pth2om.report.merging import merge_runs, told
 
     folder, merged = merge_runs(runs, Path(output) if output else None)
@@ -49,4 +50,5 @@ def _merge(runs: list[Path], output: str | None) -> int:
     for line in (*lines, *because):
         print(line.with_fix())
     print(say("report.written", path=str(folder / "index.html")))
+    github.tell(folder, [*merged.joined.gates, *merged.joined.coverage.unreached], Path("models"), print)
     return int(bool(because))

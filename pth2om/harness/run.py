@@ -303,7 +303,7 @@ class Run:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Verdicts by ground, and where the report is."""
         if not self.is_worker:
-            summary.summarise(terminalreporter, self.records, self._reasons, interrupted=self._interrupted)
+            summary.summarise(terminalreporter, self.records, self._reasons, self.models, interrupted=self._interrupted)
 
 
 RUN = pytest.StashKey[Run]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from pth2om.harness.cases import Case, Selection
 from pth2om.harness.records import RunRecords
 from pth2om.language import Message, say
 from pth2om.release.waivers import is_waived, owner, remarks
+from pth2om.report import github
 
 if TYPE_CHECKING:
     from pth2om.conversion.settings import RunSettings
@@ -41,9 +43,14 @@ def header(config: pytest.Config, settings: RunSettings, cases: Sequence[Case], 
 
 
 def summarise(
-    reporter: pytest.TerminalReporter, records: RunRecords, reasons: Sequence[Message], *, interrupted: bool
+    reporter: pytest.TerminalReporter,
+    records: RunRecords,
+    reasons: Sequence[Message],
+    models: Path,
+    *,
+    interrupted: bool,
 ) -> None:
-    """Verdicts by ground, what INT8 costs, and where the report is."""
+    """Verdicts by ground, what INT8 costs, and where the report is; inside GitHub also its summary and annotations."""
     gates = records.judged
     if not (gates or reasons or records.unwritten or interrupted):
         return
@@ -77,6 +84,7 @@ def summarise(
         _print(reporter, because)
     if records.has_folder and (records.folder / "index.html").exists():
         reporter.line(say("plugin.report", path=str(records.folder / "index.html")).render())
+        github.tell(records.folder, gates, models, reporter.line)
 
 
 def _unreached(reporter: pytest.TerminalReporter, gates: Sequence[GateRecord]) -> None:

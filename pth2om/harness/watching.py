@@ -29,8 +29,9 @@ from typing import IO
 import pytest
 
 from pth2om.errors import Pth2omError
-from pth2om.evidence import EndRecord, Record, read
+from pth2om.evidence import EndRecord, Joined, Record, read
 from pth2om.language import say
+from pth2om.report import github
 
 _NOTE = "PTH2OM_RUN_NOTE"
 _ENDED = "ended"
@@ -130,4 +131,7 @@ def main(words: Sequence[str]) -> int:
     if not run.complete:
         folder = str(run.folder / "index.html") if run.folder is not None else "-"
         print(say("plugin.died", status=run.exit_status, path=folder).with_fix(), file=sys.stderr)
+        if run.folder is not None and run.records:
+            joined = Joined().take(run.records)
+            github.tell(run.folder, [*joined.gates, *joined.coverage.unreached], Path("models"), print)
     return run.exit_status
