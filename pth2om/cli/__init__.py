@@ -45,6 +45,7 @@ VERBS = (
     "compare",
     "waivers",
     "history",
+    "ci",
     "store",
 )
 

@@ -124,17 +124,18 @@ def scan(path: Path) -> Iterator[tuple[bytes, Record, str]]:
                 break
             try:
                 record = from_json(data)
-                if isinstance(record, GateRecord):
-                    check(record)
+                gate = record if isinstance(record, GateRecord) else None
+                if gate is not None:
+                    check(gate)
             except DataError as error:
                 raise DataError(error.message.key, where=where, **error.message.values) from None
-            if isinstance(record, MergedRecord):
+            if gate is None and isinstance(record, MergedRecord):
                 if number != 1:
                     raise DataError("evidence.changed", where=where)
                 promised = record.seals
                 yield line, record, ""
                 continue
-            if isinstance(record, RunRecord):
+            if gate is None and isinstance(record, RunRecord):
                 sealed, digest, count, ended = record.format >= _SEALED, "", 0, False
                 seen.clear()
                 last.append("")
@@ -145,11 +146,11 @@ def scan(path: Path) -> Iterator[tuple[bytes, Record, str]]:
                     raise DataError("evidence.changed", where=where)
                 if ended or (isinstance(record, EndRecord) and record.records != count):
                     raise DataError("evidence.changed", where=where)
-                if isinstance(record, GateRecord):
-                    if record.id in seen:
-                        raise DataError("evidence.duplicate", where=where, id=record.id[:200])
-                    seen.add(record.id)
-            ended = isinstance(record, EndRecord)
+                if gate is not None:
+                    if gate.id in seen:
+                        raise DataError("evidence.duplicate", where=where, id=gate.id[:200])
+                    seen.add(gate.id)
+            ended = gate is None and isinstance(record, EndRecord)
             count += 1
             last[-1:] = [digest]
             yield line, record, digest

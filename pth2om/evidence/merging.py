@@ -10,6 +10,7 @@ or statement of both would be of neither. A gate that has two grounds keeps both
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,7 @@ class Joined:
     def take(self, records: Iterable[Record]) -> Joined:
         """Note records; returns itself."""
         for record in records:
-            self.coverage.take([record])
+            self.coverage.note(record)
             if isinstance(record, GateRecord):
                 self._gate(record)
             elif isinstance(record, StageRecord):
@@ -115,6 +116,17 @@ def merge(files: Sequence[Path]) -> Merged:
             would be larger than what is read.
         OSError: a file cannot be read.
     """
+    collecting = gc.isenabled()
+    # Records hold no circles, and looking for them among hundreds of thousands takes nearly half of the time.
+    gc.disable()
+    try:
+        return _merge(files)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _merge(files: Sequence[Path]) -> Merged:
     runs: dict[str, list[bytes]] = {}
     inner: set[str] = set()
     digests: dict[str, dict[str, tuple[str, str]]] = {}

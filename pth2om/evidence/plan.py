@@ -20,6 +20,7 @@ from pth2om.evidence.records import (
     OutcomeRecord,
     Planned,
     PlanRecord,
+    Question,
     Record,
     RunRecord,
     Verdict,
@@ -28,6 +29,7 @@ from pth2om.language import Message
 
 _MEASURED: tuple[Verdict, ...] = ("passed", "failed", "inconclusive", "shown")
 _Name = tuple[int, str | None, str]
+_Row = tuple[str, str, str, str, Question, str]
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Coverage:
     """
 
     shards: list[str] = field(default_factory=list)
-    elsewhere: dict[_Name, Planned] = field(default_factory=dict)
+    elsewhere: dict[_Name, _Row] = field(default_factory=dict)
     merged: bool = False
     _items: dict[_Name, Planned] = field(default_factory=dict)
     _outcomes: set[_Name] = field(default_factory=set)
@@ -54,32 +56,44 @@ class Coverage:
     def take(self, records: Iterable[Record]) -> None:
         """Note plan, gates, outcomes and end among the records of a run, and of those that follow it."""
         for record in records:
-            if isinstance(record, GateRecord):
-                self._gates.setdefault((record.model, record.variant), []).append(record)
-            elif isinstance(record, OutcomeRecord):
-                self._outcomes.add((*self._run, record.item))
-            elif isinstance(record, PlanRecord):
-                named = next((each.soc for each in record.items if each.soc is not None), None)
-                self._run = self._run[0], record.soc or named
-                self._items.update(((*self._run, each.item), each) for each in record.items)
-                self.elsewhere.update(((*self._run, each.item), each) for each in record.elsewhere)
-                self.shards += [record.shard] if record.shard else []
-                self._open = True
-            elif isinstance(record, RunRecord):
-                self._unended |= self._open
-                self._open = False
-                self._run = self._run[0] + (not self.merged), None
-            elif isinstance(record, EndRecord):
-                self._open = False
-                self._interrupted |= record.interrupted
-            elif isinstance(record, MergedRecord):
-                self.merged = True
+            self.note(record)
+
+    def note(self, record: Record) -> None:
+        """As `take`, of one record."""
+        if isinstance(record, GateRecord):
+            self._gates.setdefault((record.model, record.variant), []).append(record)
+        elif isinstance(record, OutcomeRecord):
+            self._outcomes.add((*self._run, record.item))
+        elif isinstance(record, PlanRecord):
+            named = next((each.soc for each in record.items if each.soc is not None), None)
+            self._run = self._run[0], record.soc or named
+            self._items.update(((*self._run, each.item), each) for each in record.items)
+            self.elsewhere.update(((*self._run, row[0]), row) for row in record.elsewhere)
+            self.shards += [record.shard] if record.shard else []
+            self._open = True
+        elif isinstance(record, RunRecord):
+            self._unended |= self._open
+            self._open = False
+            self._run = self._run[0] + (not self.merged), None
+        elif isinstance(record, EndRecord):
+            self._open = False
+            self._interrupted |= record.interrupted
+        elif isinstance(record, MergedRecord):
+            self.merged = True
 
     @property
     def planned(self) -> list[Planned]:
         """The tests without an outcome; of merged runs also those that every shard left to the others."""
-        asked = {**self.elsewhere, **self._items} if self.merged else self._items
-        return [each for name, each in asked.items() if name not in self._outcomes]
+        found = [each for name, each in self._items.items() if name not in self._outcomes]
+        if self.merged:
+            others = self.elsewhere.keys() - self._items.keys() - self._outcomes
+            found += [Planned.of_row(row) for name, row in self.elsewhere.items() if name in others]
+        return found
+
+    @property
+    def models_elsewhere(self) -> set[str]:
+        """The models of other shards."""
+        return {model for _, model, *_ in self.elsewhere.values()}
 
     @property
     def ended(self) -> bool:

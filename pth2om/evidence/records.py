@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping
@@ -235,7 +236,7 @@ class GateRecord:
     host: str = ""
     kind: Literal["gate"] = "gate"
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """``yolov6n/fp16-bs1/Ascend310B1/accuracy/om/mAP50-95/drop@coco``: the same gate has the same id in every run.
 
@@ -293,6 +294,17 @@ class Planned:
     check: str
     gates: tuple[Expected, ...] = ()
     measures: bool = False
+
+    @property
+    def row(self) -> tuple[str, str, str, str, Question, str]:
+        """Its name, as `PlanRecord.elsewhere` holds it."""
+        return self.item, self.model, self.variant, self.soc or "", self.question, self.check
+
+    @classmethod
+    def of_row(cls, row: tuple[str, str, str, str, Question, str]) -> Planned:
+        """A test of another shard, of which the gates are not known here."""
+        item, model, variant, soc, question, check = row
+        return cls(item, model, variant, soc or None, question, check, measures=True)
 
     def gate(self, verdict: Verdict, message: Message) -> GateRecord:
         """A gate that stands for the whole test, where the test left none of its own."""
@@ -352,14 +364,15 @@ class PlanRecord:
         items: every collected test about a model.
         soc: the SoC that the run names, or None; runs for two SoCs have tests of the same names.
         shard: ``2/4`` where the run is one of several that share the tests among them, else empty.
-        elsewhere: the tests that the other shards have, without their gates.
+        elsewhere: the tests that the other shards have: the first six fields of `Planned`, with ``""`` for no SoC. A
+            night of ten shards names each test nine times, so they are rows and no records.
         specs: of the models that the items are about.
     """
 
     items: tuple[Planned, ...]
     soc: str | None = None
     shard: str = ""
-    elsewhere: tuple[Planned, ...] = ()
+    elsewhere: tuple[tuple[str, str, str, str, Question, str], ...] = ()
     specs: tuple[SpecText, ...] = ()
     kind: Literal["plan"] = "plan"
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from pth2om.errors import DataError, Pth2omError
-from pth2om.evidence import Expected, Planned, PlanRecord, SpecText, from_json, to_json
+from pth2om.evidence import Expected, Planned, PlanRecord, Question, SpecText, from_json, to_json
 from pth2om.harness.cases import Case, case_of, question_of
 
 PLANNED = pytest.StashKey[Planned]()
@@ -133,9 +133,9 @@ def would_ask_of(model: str, plan: Iterable[Planned], keyword: str) -> bool:
     return False
 
 
-def others(items: Iterable[pytest.Item], soc: str | None) -> tuple[Planned, ...]:
+def others(items: Iterable[pytest.Item], soc: str | None) -> tuple[tuple[str, str, str, str, Question, str], ...]:
     """The tests that other shards have, by name; their gates are in the plans of those shards."""
-    return tuple(dataclasses.replace(_named(item, soc), measures=True) for item in filter(is_about_a_model, items))
+    return tuple(_named(item, soc).row for item in filter(is_about_a_model, items))
 
 
 def hand_over(plan: PlanRecord, folder: Path, worker: str) -> None:

@@ -202,7 +202,7 @@ class Run:
         for place, reason in self._uncollected.items():
             lost = Planned(place, place, "", None, "export", "export/collection")
             self.records.write([lost.gate("failed", say("plugin.test-failed", reason=reason))])
-        told = {each.model for each in (*plan.items, *plan.elsewhere)}
+        told = {each.model for each in plan.items} | {model for _, model, *_ in plan.elsewhere}
         by_id = all("[" in str(argument) for argument in self.config.args)
         for case in self.cases:
             name = case.folder.name

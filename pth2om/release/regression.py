@@ -168,7 +168,7 @@ class Judge:
         """What the baseline has of a model that ran tonight; and the models that did not run."""
         ran = {gate.model for gate in night.gates.values()}
         # What other shards hold is compared there, or by whoever merges them.
-        others = {each.model for each in night.coverage.elsewhere.values()} if night.coverage.is_shard else set()
+        others = night.coverage.models_elsewhere if night.coverage.is_shard else set()
         absent: dict[str, int] = {}
         for name, old in self.baseline.entries.items():
             if name in night.gates:

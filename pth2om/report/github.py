@@ -50,7 +50,7 @@ def tell(
     """
     if not is_inside(environment):
         return
-    for one in annotations(gates, models, environment.get("GITHUB_WORKSPACE", "")):
+    for one in commands(gates, models, environment.get("GITHUB_WORKSPACE", "")):
         line(one)
     target = environment.get("GITHUB_STEP_SUMMARY")
     if not target:
@@ -61,7 +61,7 @@ def tell(
         line(say("report.summary-unwritten", path=visible(target), reason=error.strerror or str(error)).render())
 
 
-def annotations(gates: Iterable[GateRecord], models: Path, workspace: str = "") -> list[str]:
+def commands(gates: Iterable[GateRecord], models: Path, workspace: str = "") -> list[str]:
     """Workflow commands: one a model, variant and question, the worst level first.
 
     Failed and not reached gates are errors, inconclusive ones warnings, waived ones notices.

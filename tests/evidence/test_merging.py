@@ -50,7 +50,7 @@ def gate(model: str, value: float = 0.0, **more: object) -> GateRecord:
 def shard(folder: Path, number: int, *records: Record, soc: str = "Ascend310B1", end: bool = True) -> Path:
     """Shard ``number`` of 3: it has the model of that number."""
     own = MODELS[number]
-    others = tuple(item(model, soc) for model in MODELS if model != own)
+    others = tuple(item(model, soc).row for model in MODELS if model != own)
     file = EvidenceFile(folder / "evidence.jsonl")
     run = RunRecord(folder.name, f"2026-01-01T0{number}:00:00+00:00", ("pytest",), {})
     file.append([run, PlanRecord((item(own, soc),), soc, f"{number + 1}/3", others)])

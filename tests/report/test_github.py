@@ -48,7 +48,7 @@ def models(tmp_path: Path) -> Path:
     ],
 )
 def test_levels_and_the_place_of_the_spec(models: Path, one: GateRecord, level: str | None) -> None:
-    found = github.annotations([one], models, str(models.parent))
+    found = github.commands([one], models, str(models.parent))
     assert [COMMAND.fullmatch(line).groups()[:3] for line in found] == (  # type: ignore[union-attr]
         [(level, "models/net/model.toml", "net-fp16-bs1 accuracy")] if level else []
     )
@@ -58,7 +58,7 @@ def test_levels_and_the_place_of_the_spec(models: Path, one: GateRecord, level: 
 
 @pytest.mark.parametrize("name", ["gone", "../net", "..", "a/b", "x\0y", "n" * 300])
 def test_a_model_without_a_spec_gets_no_place(models: Path, name: str) -> None:
-    (line,) = github.annotations([dataclasses.replace(FAILED, model=name)], models, str(models.parent))
+    (line,) = github.commands([dataclasses.replace(FAILED, model=name)], models, str(models.parent))
     assert "file=" not in line
 
 
@@ -67,7 +67,7 @@ def test_text_never_becomes_a_command_or_a_property(text: str, name: str) -> Non
     wild = dataclasses.replace(
         FAILED, model=name, check=f"{text}::error file=x::%0A", message=say("plugin.test-failed", reason=text)
     )
-    (line,) = github.annotations([wild], Path("models"))
+    (line,) = github.commands([wild], Path("models"))
     match = COMMAND.fullmatch(line)
     assert match is not None
     assert match[2] is None
@@ -77,11 +77,11 @@ def test_text_never_becomes_a_command_or_a_property(text: str, name: str) -> Non
 
 def test_no_more_than_github_shows(models: Path) -> None:
     many = [dataclasses.replace(FAILED, model=f"m{n}") for n in range(25)]
-    found = github.annotations(many, models)
+    found = github.commands(many, models)
     assert len(found) == github.MOST_SHOWN
     assert "16" in found[-1]
     same = [dataclasses.replace(FAILED, check=f"c{n}") for n in range(25)]
-    assert len(github.annotations(same, models)) == 1
+    assert len(github.commands(same, models)) == 1
 
 
 def told(tmp_path: Path, text: str, before: bytes = b"", **more: str) -> tuple[list[str], bytes]:

@@ -1,0 +1,1 @@
+"""Pipelines for a CI: what `pth2om ci` writes."""
