@@ -33,17 +33,17 @@ GEARS = {
 }
 
 
-def network(path: Path, sizes: tuple[Any, ...]) -> Path:
+def network(path: Path, sizes: tuple[Any, ...], channels: int = 3) -> Path:
     """Convolution and Relu; a sum of many products, so that another order of additions would show."""
     batch, height, width = sizes
-    weights = np.random.default_rng(7).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    weights = np.random.default_rng(7).normal(size=(4, channels, 3, 3)).astype(np.float32)
     graph = helper.make_graph(
         [
             helper.make_node("Conv", ["x", "w"], ["c"], name="/stem/Conv", pads=[1, 1, 1, 1]),
             helper.make_node("Relu", ["c"], ["y"], name="/stem/Relu"),
         ],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, height, width])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, channels, height, width])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 4, height, width])],
         [numpy_helper.from_array(weights, "w")],
     )
@@ -79,7 +79,7 @@ def models(machine: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path
     more.append((line("static", "newer")[1:], [{"where": "atc", "do": "cann", "value": "9.9.0"}]))
     script = (
         "import json, os, sys\n"
-        "from cann_double.compiling import main\n"
+        "from cann_double.atc import main\n"
         "for words, rules in json.loads(sys.argv[1]):\n"
         "    os.environ['PTH2OM_DOUBLE_RULES'] = json.dumps(rules)\n"
         "    assert main(words) == 0\n"

@@ -28,6 +28,8 @@ from cann_double.machine import lost, machine
 
 from acl import mdl, rt, util
 
+rules.pass_by("import")
+
 DOUBLE = "pth2om"
 """What a real module does not have: whoever finds it knows that this is no device."""
 

@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cann_double import om, rules
+from cann_double import rules
 from cann_double.device import (
     _FILL,
     DESERIALIZE,
@@ -24,8 +24,19 @@ from cann_double.device import (
     wait,
 )
 from cann_double.machine import lost, machine
-from cann_double.running import NUMBERS, Model, load, refusal
 
+if TYPE_CHECKING:
+    from cann_double import om
+    from cann_double.running import Model
+
+GEAR_INPUT = "ascend_mbatch_shape_data"
+NUMBERS = {
+    number: np.dtype(name)
+    for number, name in {
+        0: "float32", 1: "float16", 2: "int8", 3: "int32", 4: "uint8", 6: "int16", 7: "uint16", 8: "uint32", 9: "int64",
+        10: "uint64", 11: "float64", 12: "bool",
+    }.items()
+}  # fmt: skip
 GE_SIZE, GE_ADDRESS, GE_LENGTH = 145006, 145011, 145012
 _models: dict[int, Model] = {}
 
@@ -62,6 +73,8 @@ def load_from_mem(address: int, size: int) -> tuple[int, int]:
 
 
 def _load(data: bytes) -> tuple[int, int]:
+    from cann_double.running import load, refusal  # the emulator: a process that only asks for the SoC needs none
+
     try:
         model = load(data, DEVICE.context or 0)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
@@ -348,7 +361,7 @@ def _set_gear(where: str, number: int, dataset: int, index: int, kind: str, gear
     if found.kind != kind:
         return DEVICE.fail(NOT_DYNAMIC, "EH9999: Inner Error!\n        the model has no such gears")
     names = [tensor.name for tensor in found.inputs]
-    if not 0 <= index < len(names) or names[index] != om.GEAR_INPUT:
+    if not 0 <= index < len(names) or names[index] != GEAR_INPUT:
         return DEVICE.fail(INVALID_PARAM)
     if gear not in found.gears:
         return DEVICE.fail(GE_BATCH, f"E19999: Inner Error!\n        {gear} is not in the gears {found.gears}")

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cann_double import om, rules
@@ -21,7 +21,6 @@ from pth2om.toolchain.emulator import EmulatorToolchain
 from pth2om.toolchain.emulator.front_end.convert import convert
 from pth2om.toolchain.emulator.front_end.flags import Flags, LexicalError, lex
 from pth2om.toolchain.emulator.front_end.texts import (
-    BANNER,
     FAILURE,
     STATUS_FAILED,
     SUCCESS,
@@ -36,18 +35,18 @@ _VERSIONS = {7: "7.0.0.5.242", 8: "7.6.0.1.220", 9: "9.0.0.1.101"}
 """What ``atc_version`` reads in files of each generation; the middle one is of a real CANN 8.0 file."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as ``atc``; returns its status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+def run(words: Sequence[str], asked: Mapping[str, object]) -> int:
+    """Everything after the banner.
+
+    Args:
+        words: the arguments.
+        asked: the rules for this run.
+
+    Returns:
+        The status.
+    """
     found = machine()
     cann = {7: "7.0", 8: "8.0", 9: "9.x"}[generation(found["cann"])]
-    if not any(word.lstrip("-").startswith("help") for word in words):
-        _print(BANNER)
-    asked = rules.pass_by("atc")
-    for rule in asked:
-        if rule.do == "error":
-            _print("...", FAILURE, str(rule.value))
-            return STATUS_FAILED
     try:
         flags = lex(words, cann)
     except LexicalError as error:
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(refusal)
     rules.pass_by("compile")
     try:
-        _compile(words, flags, found["cann"], {rule.do: rule.value for rule in asked})
+        _compile(words, flags, found["cann"], asked)
     except Pth2omError as error:
         return _failed(f"EZ9999: Inner Error!\n        {error.message.render()}")
     _print("...", SUCCESS)
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _compile(words: Sequence[str], flags: Flags, cann: str, asked: dict[str, object]) -> None:
+def _compile(words: Sequence[str], flags: Flags, cann: str, asked: Mapping[str, object]) -> None:
     options = AtcOptions.from_json({}).given(words)
     model = Path(flags["model"])
     soc = flags["soc_version"]

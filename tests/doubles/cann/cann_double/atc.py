@@ -1,0 +1,25 @@
+"""How the double of ``atc`` begins: failures on request come before anything heavy is imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cann_double import rules
+
+BANNER = "ATC start working now, please wait for a moment."
+FAILURE = "ATC run failed, Please check the detail log, Try 'atc --help' for more information"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as ``atc``; returns its status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not any(word.lstrip("-").startswith("help") for word in words):
+        print(BANNER, flush=True)
+    asked = {rule.do: rule.value for rule in rules.pass_by("atc")}
+    if "error" in asked:
+        print("...", FAILURE, asked["error"], sep="\n", flush=True)
+        return 255
+    from cann_double.compiling import run
+
+    return run(words, asked)
