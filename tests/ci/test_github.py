@@ -176,3 +176,17 @@ def test_the_steps_run(repo: pytest.Pytester, tmp_path: Path) -> None:
     assert (repo.path / "reports" / "history" / "tiny.jsonl").is_file()
     assert next(night.rglob("index.html")).is_file()
     assert summary.read_text().count("# Acceptance report") == 3
+
+
+@pytest.mark.parametrize("page", ["ci.md", "ci.zh.md"])
+def test_the_page_shows_the_commands_of_the_workflow(models: Path, repository: Path, page: str) -> None:
+    """GitLab and Jenkins are not here; what their jobs run is what the test above ran."""
+    text = (repository / "docs" / page).read_text(encoding="utf-8")
+    data = parsed(workflow(Asked([SOC]), models))
+    blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("yaml", "groovy")}
+    assert set(yaml.safe_load(blocks["yaml"][0])) == {"stages", "default", "variables", "accept", "report"}
+    steps = [step for job in data["jobs"].values() for step in job["steps"] if step.get("name") in ("Accept", "Merge")]
+    lines = [line.strip() for step in steps for line in step["run"].splitlines()]
+    assert len(lines) == 5
+    for (block,) in blocks.values():
+        assert [line for line in lines if line not in block] == []
