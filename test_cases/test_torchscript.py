@@ -25,3 +25,9 @@ def test_onnx_matches_torchscript(torchscript_session, onnx_session, samples, ac
 @pytest.mark.asks("closeness", "torchscript", "om")
 def test_om_matches_torchscript(torchscript_session, om_session, samples, accept):
     accept.closeness(torchscript_session, om_session, samples)
+
+
+@pytest.mark.question("accuracy")
+@pytest.mark.asks("accuracy", "torch", "torchscript")
+def test_torchscript_keeps_the_score(torch_session, torchscript_session, labelled, accept):
+    accept.accuracy(torch_session, torchscript_session, labelled)

@@ -10,15 +10,18 @@ from pth2om.accuracy.agreement import agreement
 from pth2om.accuracy.judging import VERSION as DIFFERENCE_VERSION
 from pth2om.accuracy.judging import can_decide, difference, drop, judge, least, metrics, reproduces
 from pth2om.accuracy.measuring import VERSION, measure
+from pth2om.accuracy.volumes import class_scores, judged_metrics
 
 __all__ = [
     "DIFFERENCE_VERSION",
     "VERSION",
     "agreement",
     "can_decide",
+    "class_scores",
     "difference",
     "drop",
     "judge",
+    "judged_metrics",
     "least",
     "measure",
     "metrics",

@@ -28,6 +28,7 @@ from pth2om.accuracy.bounds import (
     rounded_up,
     zero_disagreement_bound,
 )
+from pth2om.accuracy.dice import PER_CLASS, Counts, counts_of, image_dice
 from pth2om.accuracy.measuring import first_metric
 from pth2om.accuracy.packed import unpack, unpack_names
 from pth2om.accuracy.reference import Lead
@@ -224,8 +225,7 @@ def difference(
         "version": VERSION,
         "metric": name,
         "images": reference["images"],
-        "reference": _figure(reference, name),
-        "candidate": _figure(candidate, name),
+        **_both(reference, candidate, name),
         "unreadable": candidate.get("unreadable", 0),
         "seed": seed,
         "level": level,
@@ -236,8 +236,11 @@ def difference(
         return {**result, **found, "lead": references.lead(reference, name).to_json()}
     measured = result["reference"] - result["candidate"]
     if kind == "segmentation":
+        if name.startswith(PER_CLASS):
+            images = _with_class(reference, candidate, name, images)
+            result["images"] = len(images)
         drop = _dice_drop(reference, candidate, name, measured, images, resamples, seed)
-        changed = _changed_masks(reference, candidate)
+        changed = _changed_masks(reference, candidate, name)
     else:
         drop = _precision_drop(reference, candidate, name, measured, images, resamples, seed)
         changed = _changed_detections(reference, candidate)
@@ -419,12 +422,35 @@ def _dice_drop(
     resamples: int,
     seed: int,
 ) -> Resampled:
-    from pth2om.accuracy.measuring import image_dice
-
-    if metric != "dice":
-        raise DataError("accuracy.no-metric", metric=metric, known="dice")
-    before, after = (image_dice(unpack(part["counts"])[images]) for part in (reference, candidate))
+    before, after = (image_dice(_counts(part, metric)[images]) for part in (reference, candidate))
     return mean_drop(100 * (before - after), measured, resamples=resamples, seed=seed)
+
+
+def _both(reference: Mapping[str, Any], candidate: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """The figures that are compared; of one class over the cases in which either has it, so that they are paired."""
+    sides = {"reference": reference, "candidate": candidate}
+    if not metric.startswith(PER_CLASS):
+        return {side: _figure(part, metric) for side, part in sides.items()}
+    images = _with_class(reference, candidate, metric, references.distinct(reference))
+    return {side: 100.0 * float(image_dice(_counts(part, metric)[images]).mean()) for side, part in sides.items()}
+
+
+def _counts(measured: Mapping[str, Any], metric: str) -> Counts:
+    found = counts_of(measured, metric)
+    if found is None:
+        raise DataError("accuracy.no-metric", metric=metric, known="dice")
+    return found
+
+
+def _with_class(
+    reference: Mapping[str, Any], candidate: Mapping[str, Any], metric: str, images: npt.NDArray[np.intp]
+) -> npt.NDArray[np.intp]:
+    """Those of the images in which the class is in the truth or in either prediction: the others say nothing of it."""
+    occurs = sum(_counts(part, metric)[:, 1, :2].sum(axis=1) for part in (reference, candidate))
+    found: npt.NDArray[np.intp] = images[np.asarray(occurs)[images] > 0]
+    if not found.size:
+        raise DataError("accuracy.class-never", metric=metric)
+    return found
 
 
 def _changed_detections(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -449,10 +475,8 @@ def _changed_detections(reference: Mapping[str, Any], candidate: Mapping[str, An
     ]
 
 
-def _changed_masks(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
-    from pth2om.accuracy.measuring import image_dice
-
-    before, after = (image_dice(unpack(part["counts"])) for part in (reference, candidate))
+def _changed_masks(reference: Mapping[str, Any], candidate: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
+    before, after = (image_dice(_counts(part, metric)) for part in (reference, candidate))
     names = unpack_names(reference["files"])
     order = np.argsort(-np.abs(before - after), kind="stable")[:_LISTED]
     return [

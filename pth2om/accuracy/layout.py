@@ -94,3 +94,20 @@ def check_masks(shape: Sequence[int], classes: int) -> None:
     if shape[-1] == classes:
         raise DataError("accuracy.looks-like-channels-last", shape=shown, classes=classes)
     raise DataError("accuracy.mask-channels", shape=shown, channels=shape[0], classes=classes)
+
+
+def check_voxels(shape: Sequence[int], classes: int, tile: Sequence[int]) -> None:
+    """Refuse what is not one score per class and voxel of a window.
+
+    Args:
+        shape: of one window's output.
+        classes: of the dataset.
+        tile: the window.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if tuple(shape) == (classes, *tile):
+        return
+    shown, wanted = "x".join(map(str, shape)), "x".join(map(str, (classes, *tile)))
+    raise DataError("accuracy.not-voxels", shape=shown, wanted=wanted, classes=classes)

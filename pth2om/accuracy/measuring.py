@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pth2om.accuracy.dice import segmentation_metrics
 from pth2om.accuracy.layout import check_classifier, check_detector, check_masks
 from pth2om.accuracy.packed import pack, pack_names
 from pth2om.data.labelled import Labelled
@@ -331,36 +332,6 @@ class _Masks(Reader):
             "unreadable": self._unreadable,
             "metrics": segmentation_metrics(counts),
         }
-
-
-def segmentation_metrics(counts: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Dice and mean IoU in percent.
-
-    Args:
-        counts: (images, classes, 3): pixels predicted, true, both.
-
-    Returns:
-        ``dice``: mean over images of the mean over foreground classes that occur in the mask or the prediction (an
-        image with neither counts 1); ``mIoU``: of the pixels of all images, mean over the classes that occur.
-    """
-    total = counts.sum(axis=0)
-    union = total[:, 0] + total[:, 1] - total[:, 2]
-    occurs = union > 0
-    return {
-        "dice": 100.0 * float(image_dice(counts).mean()),
-        "mIoU": 100.0 * float((total[occurs, 2] / union[occurs]).mean()) if occurs.any() else 0.0,
-    }
-
-
-def image_dice(counts: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Dice of each image, fractions, float64 (images,); see `segmentation_metrics`."""
-    foreground = counts[:, 1:].astype(np.float64)
-    both = foreground[:, :, 0] + foreground[:, :, 1]
-    occurs = both > 0
-    dice = np.divide(2 * foreground[:, :, 2], both, out=np.zeros_like(both), where=occurs)
-    number = occurs.sum(axis=1)
-    mean: npt.NDArray[np.float64] = np.where(number > 0, dice.sum(axis=1) / np.maximum(number, 1), 1.0)
-    return mean
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pth2om.accuracy.bounds import LEVEL, binomial_upper, drop_bounds, normal_quantile
+from pth2om.accuracy.dice import counts_of, image_dice
 from pth2om.accuracy.packed import unpack
 
 Over = Literal["constant", "other-images", "one-class", "same-objects", "areas"]
@@ -79,7 +80,7 @@ def lead(measured: Mapping[str, Any], metric: str) -> Lead:
     if measured["kind"] == "classification":
         return _over_constant(measured, metric)
     if measured["kind"] == "segmentation":
-        return _over_masks(measured)
+        return _over_masks(measured, metric)
     return _over_other_images(measured, metric)
 
 
@@ -123,10 +124,9 @@ def _over_other_images(measured: Mapping[str, Any], metric: str) -> Lead:
     return Lead("same-objects" if same else "other-images", chance, ahead, low)
 
 
-def _over_masks(measured: Mapping[str, Any]) -> Lead:
-    from pth2om.accuracy.measuring import image_dice
-
-    counts = unpack(measured["counts"])[distinct(measured)]
+def _over_masks(measured: Mapping[str, Any], metric: str) -> Lead:
+    found = counts_of(measured, metric)
+    counts = (unpack(measured["counts"]) if found is None else found)[distinct(measured)]
     own = image_dice(counts)
     true, total = counts[:, :, 1], counts[:, :, 1].sum(axis=1)
     best: tuple[float, Over, npt.NDArray[np.float64]] | None = None

@@ -18,6 +18,7 @@ from pth2om.store import Store
 
 if TYPE_CHECKING:
     from pth2om.data import Labelled, Samples
+    from pth2om.data.normalizing import Preparation
     from pth2om.quantize.calibration_data import CalibrationData, Feeds
 
 
@@ -35,6 +36,7 @@ class ModelData:
         self.settings = settings
         self.store = store
         self._datasets: dict[str, Labelled] = {}
+        self._preparation: Preparation | None = None
 
     def preprocess(self) -> Preprocess:
         """The spec's preprocessing.
@@ -45,6 +47,21 @@ class ModelData:
         if self.spec.preprocess is None:
             raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
         return self.spec.preprocess
+
+    def preparation(self) -> Preparation:
+        """How the spec's ``[volume]`` has volumes prepared.
+
+        Raises:
+            Absent: it has none.
+            DataError: nnU-Net's files are wrong, or contradict the spec.
+        """
+        if self.spec.volume is None:
+            raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
+        if self._preparation is None:
+            from pth2om.data.normalizing import preparation
+
+            self._preparation = preparation(self.spec)
+        return self._preparation
 
     def dataset(self, name: str, subset: int | None = None) -> Labelled:
         """The labelled dataset of that name, cut to ``subset`` and to the run's ``--om-subset``.
@@ -154,11 +171,14 @@ class ModelData:
         try:
             if name is None:
                 raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
-            preprocess = spec.preprocess or self.preprocess()
             fed = spec.fed_input
             others = ", ".join(entry.name for entry in inputs if entry.name != fed)
             if others:
                 raise Absent("pipeline.images-feed-one", where=self.spec.name, fed=fed, others=others)
+            if self.spec.volume is not None:
+                volumes, how = self.dataset(name), self.preparation()
+                return calibration_data.from_volumes(volumes, how, fed, inputs[0].shape, batch, images)
+            preprocess = spec.preprocess or self.preprocess()
             return calibration_data.from_images(self.dataset(name), preprocess, fed, batch, images)
         except Absent:
             if not table.random:

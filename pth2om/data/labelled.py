@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pth2om.data import sources
+from pth2om.data import sources, volumes
 from pth2om.data.image import Pixels
 from pth2om.data.manifest import Manifest, load_manifest
 from pth2om.errors import Absent, DataError, first_line
@@ -114,6 +114,33 @@ class Labelled:
         """The class of every pixel of an image, uint8 (H, W); 255 is ignored."""
         return self._source.mask(self._checked(index))
 
+    @property
+    def has_volumes(self) -> bool:
+        """Whether these are volumes, which have no `image` and no `mask`."""
+        return self._source.has_volumes
+
+    def volume(self, index: int) -> volumes.Volume:
+        """The channels of a case, of kind ``volumes``.
+
+        Raises:
+            DataError: it cannot be read, or these are pictures.
+        """
+        return self._volumes.volume(self._checked(index))
+
+    def truth(self, index: int) -> volumes.Labels:
+        """The class of every voxel of a case, int16; `pth2om.data.volumes.IGNORED` is not scored.
+
+        Raises:
+            DataError: it cannot be read or has labels of no class, or these are pictures.
+        """
+        return self._volumes.truth(self._checked(index))
+
+    @property
+    def _volumes(self) -> volumes.VolumeSource:
+        if not isinstance(self._source, volumes.VolumeSource):
+            raise DataError("data.images-no-volume", where=self.name)
+        return self._source
+
     @cached_property
     def digest(self) -> str:
         """sha256 of what a measurement depends on: the images' bytes and names, labels, class names.
@@ -168,7 +195,8 @@ def open_dataset(
     if subset is not None and subset < 1:
         raise DataError("data.empty-subset", where=str(manifest.place), subset=subset)
     folder = _locate(manifest, data_roots, overrides or {}, store)
-    return Labelled(manifest, folder, sources.read(manifest, folder), subset)
+    source = volumes.read(manifest, folder) if manifest.kind == "volumes" else sources.read(manifest, folder)
+    return Labelled(manifest, folder, source, subset)
 
 
 def _locate(manifest: Manifest, data_roots: Sequence[Path], overrides: Mapping[str, Path], store: Store | None) -> Path:
@@ -209,6 +237,8 @@ def _locate(manifest: Manifest, data_roots: Sequence[Path], overrides: Mapping[s
 def _wanted(manifest: Manifest) -> str:
     if manifest.kind == "npz":
         return manifest.array_file
+    if manifest.kind == "volumes":
+        return manifest.images or "imagesTs"
     return manifest.label_file or manifest.images or "*.jpg, *.png"
 
 
@@ -218,6 +248,8 @@ def _holds(manifest: Manifest, folder: Path) -> bool:
         return False
     if manifest.kind == "npz":
         return is_file(folder / manifest.array_file)
+    if manifest.kind == "volumes":
+        return is_there(folder / (manifest.images or "imagesTs"))
     if manifest.label_file:
         return is_there(folder / manifest.label_file)
     if manifest.images:

@@ -11,13 +11,14 @@ from pth2om.errors import DataError
 from pth2om.language import Language, language, say
 from pth2om.spec import Name, parse
 
-Kind = Literal["images", "folders", "coco", "masks", "npz"]
+Kind = Literal["images", "folders", "coco", "masks", "npz", "volumes"]
 _LABELS: dict[Kind, str] = {
     "images": "val_label.txt",
     "folders": "",
     "coco": "instances.json",
     "masks": "masks",
     "npz": "",
+    "volumes": "labelsTs",
 }
 
 

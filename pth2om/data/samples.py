@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from pth2om.data.labelled import Labelled
+from pth2om.data.normalizing import preparation, prepare, window_of
 from pth2om.data.preprocess import VERSION as PREPROCESS_VERSION
 from pth2om.data.preprocess import Preprocessor
 from pth2om.session import Array
@@ -82,6 +83,7 @@ class Samples:
         self._dataset = dataset
         self._rows = rows
         self._fed = spec.fed_input if spec.preprocess else None
+        self._preparation = preparation(spec) if spec.volume is not None and dataset is not None else None
         self.pixels = max(spec.preprocess.size) if spec.preprocess else None
 
     def __len__(self) -> int:
@@ -97,7 +99,7 @@ class Samples:
     def digest(self) -> str:
         """sha256 of the rows' sources; no image is decoded for it."""
         spec = self._spec
-        parts = {
+        parts: dict[str, object] = {
             "version": [VERSION, PREPROCESS_VERSION],
             "inputs": [entry.model_dump(mode="json") for entry in spec.inputs],
             "preprocess": spec.preprocess.model_dump(mode="json") if spec.preprocess else None,
@@ -107,6 +109,8 @@ class Samples:
             "seed": self.seed,
             "from_pixels": self._from_pixels,
         }
+        if self._preparation is not None:
+            parts["volume"] = self._preparation.to_json()
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Sample]:
@@ -134,6 +138,10 @@ class Samples:
             return Preprocessor(self._spec.preprocess).normalize(image).astype(entry.dtype)
         if row.kind == "zeros":
             return np.zeros(entry.shape, dtype=entry.dtype)
+        if row.kind == "real" and position == 0 and self._dataset is not None and self._preparation is not None:
+            volume = self._dataset.volume(row.image)
+            prepared = prepare(volume, self._preparation, where=self._dataset.file(row.image))
+            return window_of(prepared, entry.shape[1:]).astype(entry.dtype)
         if row.kind == "real" and entry.name == self._fed and self._dataset is not None and self._spec.preprocess:
             image = self._dataset.image(row.image)
             values, _ = Preprocessor(self._spec.preprocess)(image, where=self._dataset.file(row.image))
@@ -221,7 +229,7 @@ def samples(
         from_pixels: make random and zero rows of the image input from uint8 pixels, as an OM with AIPP takes them.
     """
     rows: list[_Row] = []
-    if dataset is not None and spec.preprocess is not None:
+    if dataset is not None and (spec.preprocess is not None or spec.volume is not None):
         count = min(real, len(dataset))
         rows += [_Row("real", number, number * len(dataset) // count) for number in range(count)]
     if not spec.preprocess or spec.inputs[0].dtype != "bool":

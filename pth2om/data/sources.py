@@ -61,6 +61,11 @@ class Source:
         """Whether there is a label, annotation or mask per image."""
         return self.labels is not None or self.boxes is not None or self.masks is not None or self.mask_array
 
+    @property
+    def has_volumes(self) -> bool:
+        """Whether it holds volumes, not pictures."""
+        return False
+
     def image(self, index: int) -> Pixels:
         """See `pth2om.data.Labelled.image`."""
         if self.arrays is None:
@@ -102,7 +107,7 @@ class Source:
         if self.boxes is not None:
             digest.update(json.dumps([list(boxes) for boxes in self.boxes[:count]], sort_keys=True).encode())
         paths = [*self.paths[:count], *(self.masks[:count] if self.masks is not None else ())]
-        digest.update(_files_digest(paths, store).encode())
+        digest.update(files_digest(paths, store).encode())
         return digest.hexdigest()
 
 
@@ -438,7 +443,7 @@ def _mask(path: Path, index: int, classes: int | None) -> npt.NDArray[np.uint8]:
     return mask
 
 
-def _files_digest(paths: Sequence[Path], store: Store) -> str:
+def files_digest(paths: Sequence[Path], store: Store) -> str:
     """Digest of the files' bytes, cached in one small file under the names, sizes and times of all of them."""
     marks = []
     for index, path in enumerate(paths):

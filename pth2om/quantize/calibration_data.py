@@ -16,6 +16,7 @@ from pth2om.evidence import Finding
 
 if TYPE_CHECKING:
     from pth2om.data import Labelled
+    from pth2om.data.normalizing import Preparation
     from pth2om.spec import Input, Preprocess
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
@@ -66,6 +67,36 @@ def from_images(dataset: Labelled, preprocess: Preprocess, fed: str, batch: int,
             yield {fed: piece.array}
 
     return CalibrationData(dataset.name, dataset.digest, -(-images // batch), images, feeds)
+
+
+def from_volumes(
+    dataset: Labelled, how: Preparation, fed: str, shape: tuple[int, ...], batch: int, limit: int
+) -> CalibrationData:
+    """Calibration data from the middle windows of the first volumes of a dataset.
+
+    Args:
+        dataset: its labels are not used.
+        how: order of axes, cropping, normalization.
+        fed: name of the input for the windows.
+        shape: of a window, channels first.
+        batch: windows per batch.
+        limit: at most so many windows.
+    """
+    from pth2om.data.normalizing import prepare, window_of
+
+    count = min(limit, len(dataset))
+
+    def feeds() -> Iterator[Feeds]:
+        for start in range(0, count, batch):
+            chosen = [min(number, count - 1) for number in range(start, start + batch)]
+            windows = [
+                window_of(prepare(dataset.volume(index), how, where=dataset.file(index)), shape[1:]) for index in chosen
+            ]
+            yield {fed: np.stack(windows)}
+
+    drawn = json.dumps([how.to_json(), shape])
+    digest = hashlib.sha256(f"{dataset.digest}-{drawn}".encode()).hexdigest()
+    return CalibrationData(dataset.name, digest, -(-count // batch), count, feeds)
 
 
 def from_bins(

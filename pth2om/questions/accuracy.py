@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
     from pth2om.data import Labelled
     from pth2om.session import Session
-    from pth2om.spec import Dataset, Preprocess, Variant
+    from pth2om.spec import Dataset, Preprocess, Variant, Volume
     from pth2om.store import Artifact
 
 _LISTED = 50
+_SEGMENTATION = 1
+"""Of `pth2om.segmentation`, which is not imported for a key: raised with its version."""
 
 
 @answers("accuracy")
@@ -61,6 +63,7 @@ def score(subject: Subject, session: Session, labelled: Labelled, dataset: Datas
         sides = [pictures.Side("PyTorch", session, measured, batch)]
         details = {**judgements[0].details, "pictures": _pictures(subject, sides, labelled, {})}
         judgements[0] = replace(judgements[0], details=details)
+        judgements = scoring.class_scores(measured, judgements, pipeline.settings.seed)
     return _gates(subject, judgements, session, labelled, artifact)
 
 
@@ -93,6 +96,7 @@ def accuracy(
     batch = subject.batch or first
     before, _ = _scored(subject, reference.session, labelled, first)
     judged: list[tuple[Judgement, Session, Artifact]] = []
+    by_class: dict[str, list[Judgement]] = {}
     measured: dict[str, Any] = {}
     scores: list[Judgement] = []
     figures: dict[str, Any] = {}
@@ -102,8 +106,13 @@ def accuracy(
         if dataset.metric == "agreement":
             judgement = scoring.agreement(before, after, gate)
         else:
-            lost = _difference(subject, (reference.session, session), (before, after), labelled, dataset)
-            judgement = scoring.judge(lost, gate)
+            both = (reference.session, session)
+            judgement, *classes = (
+                scoring.judge(_difference(subject, both, (before, after), labelled, metric), gate)
+                for metric in scoring.judged_metrics(before, dataset.metric)
+            )
+            for each in classes:
+                by_class.setdefault(each.check, []).append(replace(each, check=f"{candidate.role}/{each.check}"))
             figures[band] = judgement.measured
             if candidate.role == "om" and dataset.om_min_score is not None:
                 scores.append(_published(after, labelled, dataset))
@@ -121,11 +130,15 @@ def accuracy(
         sides = [original, om] if title == onnx.title else [original, onnx, om]
         details["pictures"] = _pictures(subject, sides, labelled, worst.details)
     judgement = replace(worst, check=f"{candidate.role}/{worst.check}", details=details)
-    if candidate.role == INT8_WEIGHTS and judgement.verdict != "not_measured":
-        judgement = replace(judgement, limit=None, verdict="shown", message=None)
+    classes = [max(each, key=_badness) for each in by_class.values()]
+    if candidate.role == INT8_WEIGHTS:
+        judgement, *classes = (
+            each if each.verdict == "not_measured" else replace(each, limit=None, verdict="shown", message=None)
+            for each in (judgement, *classes)
+        )
     broken = max((_broken(before, measured[each.digest], candidate.role) for _, each, _ in judged), key=_badness)
     lowest = [min(scores, key=lambda each: each.measured or 0.0)] if scores else []
-    return _gates(subject, [judgement, broken, *lowest], session, labelled, artifact)
+    return _gates(subject, [judgement, *classes, broken, *lowest], session, labelled, artifact)
 
 
 def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Message | None:
@@ -174,6 +187,8 @@ def _scored(subject: Subject, session: Session, labelled: Labelled, batch: int) 
     from pth2om.data import Preprocessor
     from pth2om.progress import counted
 
+    if labelled.has_volumes:
+        return _scored_volumes(subject, session, labelled, batch)
     spec, preprocess = subject.pipeline.spec, _preprocess(subject)
 
     def measure() -> Any:  # noqa: ANN401 - JSON
@@ -193,12 +208,39 @@ def _scored(subject: Subject, session: Session, labelled: Labelled, batch: int) 
     return subject.measured("score", scoring.VERSION, inputs, options, ("numpy", "pillow"), measure)
 
 
+def _scored_volumes(subject: Subject, session: Session, labelled: Labelled, batch: int) -> tuple[Any, Artifact]:
+    from pth2om.accuracy import volumes
+    from pth2om.progress import counted
+
+    spec = subject.pipeline.spec
+    table, how = _volume(subject), subject.pipeline.data.preparation()
+
+    def measure() -> Any:  # noqa: ANN401 - JSON
+        with counted(f"{spec.name} {session.provenance.name} {labelled.name}", len(labelled)) as seen:
+            return volumes.measure(session, labelled, how, table, batch=batch, feed=spec.fed_input, seen=seen)
+
+    inputs = {"session": session.digest, "dataset": labelled.digest}
+    options = {**_options(subject), "batch": batch}
+    return subject.measured("score-volumes", volumes.VERSION, inputs, options, ("numpy", "scipy"), measure)
+
+
+def _volume(subject: Subject) -> Volume:
+    """The spec's ``[volume]``.
+
+    Raises:
+        DataError: it has none, and the dataset holds volumes.
+    """
+    if subject.spec.volume is None:
+        raise DataError("data.volume-no-image", where=subject.spec.name)
+    return subject.spec.volume
+
+
 def _difference(
     subject: Subject,
     sessions: tuple[Session, Session],
     scores: tuple[Mapping[str, Any], Mapping[str, Any]],
     labelled: Labelled,
-    dataset: Dataset,
+    metric: str,
 ) -> Any:  # noqa: ANN401 - JSON
     """The drop of the second session compared with the first; ``scores`` are their measurements on the same images."""
     from pth2om import accuracy as scoring
@@ -206,7 +248,7 @@ def _difference(
     (reference, session), (before, after) = sessions, scores
     inputs = {"reference": reference.digest, "candidate": session.digest, "dataset": labelled.digest}
     seed = subject.pipeline.settings.seed
-    options = {"metric": dataset.metric, "seed": seed, **_options(subject), "batch": subject.batch}
+    options = {"metric": metric, "seed": seed, **_options(subject), "batch": subject.batch}
     options["score"] = scoring.VERSION
     value, _ = subject.measured(
         "drop",
@@ -214,12 +256,16 @@ def _difference(
         inputs,
         options,
         ("numpy",),
-        lambda: scoring.difference(before, after, metric=dataset.metric, seed=seed),
+        lambda: scoring.difference(before, after, metric=metric, seed=seed),
     )
     return value
 
 
 def _options(subject: Subject) -> dict[str, Any]:
+    if subject.spec.volume is not None:
+        how = subject.pipeline.data.preparation()
+        windows = subject.spec.volume.model_dump(mode="json", include={"step", "gaussian", "mirror"})
+        return {"volume": how.to_json(), "windows": windows, "segmentation": _SEGMENTATION}
     return {
         "preprocess": _preprocess(subject).model_dump(mode="json"),
         "postprocess": subject.pipeline.spec.postprocess.model_dump(mode="json"),

@@ -11,6 +11,7 @@ from pth2om.language import Message
 if TYPE_CHECKING:
     from pth2om.conversion.stage import Built
     from pth2om.questions.subject import Subject
+    from pth2om.spec import Spec
 
 _VERSION = 1
 
@@ -48,7 +49,7 @@ def columns(subject: Subject, built: Built) -> list[GateRecord]:
         verdict: Verdict = "passed"
         message: Message | None = None
         try:
-            _check(spec.postprocess.decoder, whole, classes)
+            _check(spec, whole, classes)
         except DataError as error:
             verdict, message = "failed", error.message
         details = {"shape": shape, "classes": classes, "dataset": entry.name}
@@ -71,11 +72,16 @@ def _classes(subject: Subject, name: str, subset: int | None) -> int | None:
     return known or pipeline.spec.source.num_classes
 
 
-def _check(decoder: str, shape: list[int], classes: int | None) -> None:
+def _check(spec: Spec, shape: list[int], classes: int | None) -> None:
     import math
 
     from pth2om.accuracy import layout
 
+    decoder = spec.postprocess.decoder
+    if spec.volume is not None:
+        if classes is not None:
+            layout.check_voxels(shape, classes, spec.inputs[0].shape[1:])
+        return
     if decoder == "softmax":
         layout.check_classifier(math.prod(shape), classes)
     elif decoder == "yolov6":

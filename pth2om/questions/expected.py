@@ -140,6 +140,8 @@ def _score(asked: Asked) -> Iterator[Expected]:
     assert dataset is not None
     if dataset.metric != "agreement":
         yield Expected("accuracy", (f"{dataset.metric}/score",), dataset.name)
+        if asked.spec.volume is not None:
+            yield Expected("accuracy", (f"{dataset.metric}:*",), dataset.name)
     if dataset.expected is not None and dataset.subset is None and asked.whole:
         yield Expected("accuracy", (f"{dataset.metric}/expected",), dataset.name)
 
@@ -151,6 +153,8 @@ def _accuracy(asked: Asked) -> Iterator[Expected]:
     if dataset.metric == "agreement":
         checks = (f"{role}/top1/agreement", f"{role}/boxes/agreement")
     yield Expected("accuracy", checks, dataset.name)
+    if asked.spec.volume is not None and dataset.metric != "agreement":
+        yield Expected("accuracy", (f"{role}/{dataset.metric}:*",), dataset.name)
     yield Expected("accuracy", (f"{role}/unreadable",), dataset.name)
     if role == "om" and dataset.om_min_score is not None and dataset.metric != "agreement":
         yield Expected("accuracy", (f"om/{dataset.metric}/score",), dataset.name)

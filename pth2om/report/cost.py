@@ -88,12 +88,12 @@ class Cost:
 
 
 def costs(gates: Iterable[GateRecord]) -> list[Cost]:
-    """One entry per INT8 variant and dataset, in the gates' order; one for a variant of which nothing was scored.
+    """One entry per INT8 variant, dataset and metric, in the gates' order; one for a variant that was not scored.
 
     Args:
         gates: of a run, or of one card.
     """
-    scored: dict[tuple[str, str, str | None, str], dict[str, GateRecord]] = {}
+    scored: dict[tuple[str, str, str | None, str, str], dict[str, GateRecord]] = {}
     missing: dict[tuple[str, str, str | None], GateRecord] = {}
     for gate in gates:
         if gate.question != "accuracy" or not gate.variant.startswith("int8-"):
@@ -104,11 +104,10 @@ def costs(gates: Iterable[GateRecord]) -> list[Cost]:
             missing.setdefault(variant, gate)
         elif subject in _LEVELS and rest.rpartition("/")[2] in ("drop", "agreement"):
             dataset = gate.details.get("dataset")
-            scored.setdefault((*variant, dataset if isinstance(dataset, str) else ""), {})[_LEVELS[subject]] = gate
+            key = (*variant, dataset if isinstance(dataset, str) else "", rest.rpartition("/")[0])
+            scored.setdefault(key, {})[_LEVELS[subject]] = gate
     found = []
-    for (model, name, _, dataset), levels in scored.items():
-        first = next(iter(levels.values()))
-        metric = first.check.split("/")[1]
+    for (model, name, _, dataset, metric), levels in scored.items():
         found.append(
             Cost(f"{model}-{name}", dataset, metric, levels.get("om"), levels.get("twin"), levels.get("weights"))
         )

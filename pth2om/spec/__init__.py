@@ -26,11 +26,13 @@ from pth2om.spec.tables import (
     Task,
 )
 from pth2om.spec.variants import Gears, Shape, Variant
+from pth2om.spec.volume import Channel, Volume
 
 __all__ = [
     "OPSET_LADDER",
     "PRECISION_MODES",
     "Aipp",
+    "Channel",
     "Closeness",
     "CustomOp",
     "Dataset",
@@ -49,6 +51,7 @@ __all__ = [
     "Spec",
     "Task",
     "Variant",
+    "Volume",
     "line_of",
     "load",
     "parse",

@@ -28,6 +28,7 @@ from pth2om.spec.tables import (
 )
 from pth2om.spec.torchscript import TorchScript
 from pth2om.spec.variants import Shape, Variant
+from pth2om.spec.volume import Volume
 
 
 class Spec(Table):
@@ -60,6 +61,7 @@ class Spec(Table):
     quantize: Quantize = Quantize()
     custom_ops: tuple[CustomOp, ...] = ()
     torchscript: TorchScript | None = None
+    volume: Volume | None = None
 
     @field_validator("variants", mode="before")
     @classmethod
@@ -115,14 +117,20 @@ class Spec(Table):
                 raise ValueError(f"custom operator {label} is listed twice")
         if self.custom_ops and self.export.exporter != "torchscript":
             raise ValueError('[[custom_ops]] needs [export] exporter = "torchscript"')
-        if self.datasets and self.preprocess is None:
-            raise ValueError("datasets need a [preprocess]")
+        if self.datasets and self.preprocess is None and self.volume is None:
+            raise ValueError("datasets need a [preprocess], or of volumes a [volume]")
+        if self.preprocess is not None and self.volume is not None:
+            raise ValueError("[preprocess] is for images and [volume] for volumes; give one of them")
         others = [name for name in known if name != self.fed_input]
         if self.datasets and others:
             raise ValueError(
                 f"datasets feed images to {self.fed_input}, and nothing to {', '.join(others)}: "
                 "remove [[datasets]], and score the model with a test of your own"
             )
+        if self.volume is not None:
+            self.volume.check(self.inputs[0].shape)
+            if self.postprocess.decoder != "argmax":
+                raise ValueError('a [volume] is segmented: write decoder = "argmax" in [postprocess]')
         if self.preprocess is not None:
             shape = next(entry.shape for entry in self.inputs if entry.name == self.fed_input)
             channels = (1 if self.preprocess.color == "GRAY" else 3) + (self.preprocess.extra != "none")

@@ -14,8 +14,8 @@ from PIL import Image
 
 from pth2om.accuracy import agreement, drop, judge, least, measure, reproduces
 from pth2om.accuracy.detection import decode, suppress
+from pth2om.accuracy.dice import image_dice, segmentation_metrics
 from pth2om.accuracy.judging import difference
-from pth2om.accuracy.measuring import image_dice, segmentation_metrics
 from pth2om.accuracy.packed import pack, pack_names, unpack, unpack_names
 from pth2om.data import Labelled, Preprocessor, open_dataset
 from pth2om.data.preprocess import Geometry

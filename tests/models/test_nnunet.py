@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 from pth2om import torchscript
+from pth2om.accuracy import volumes
 from pth2om.checkpoint import load_module, load_net
-from pth2om.checkpoint.seeding import seed_module
+from pth2om.data import open_dataset
+from pth2om.data.normalizing import preparation
 from pth2om.errors import CheckpointError
-from pth2om.export_probe import example
 from pth2om.segmentation import window
+from pth2om.sessions.torch import TorchSession
 from pth2om.sessions.torchscript import torchscript_session
 from pth2om.spec import Input, Source, Spec, load
 from pth2om.spec.torchscript import TorchScript
 
 ROOT = Path(__file__).parents[2]
 NET = ROOT / "models" / "nnunet3d" / "net.py"
+
+
+def module_at(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.parent.name.replace("-", "_") + path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 TAGS = ("v2-3d", "v2-2d", "v1")
 
 
@@ -65,11 +80,9 @@ def test_copies_of_the_encoder_that_differ_are_refused(front: str, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def bundled() -> tuple[Spec, torch.nn.Module]:
-    """The spec that comes with pth2om, and its net with seeded weights."""
+    """The spec that comes with pth2om, and its net with the trained weights."""
     spec = load(NET.parent)
-    module = load_net(NET).build(spec.source.num_classes, **spec.source.arguments)
-    seed_module(module, [torch.from_numpy(example(spec.inputs, 2, 0)["INPUT__0"])], seed=0)
-    return spec, module
+    return spec, load_module(spec, NET.parent / "weights" / str(spec.source.checkpoint), net=NET).module
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -110,3 +123,46 @@ def test_a_volume_through_the_bundled_program(bundled: tuple[Spec, torch.nn.Modu
     low, high = np.minimum(first[:, 6:], last[:, :-6]), np.maximum(first[:, 6:], last[:, :-6])
     between = found[:, 6 : tile[0]]
     assert ((between >= low - 1e-4) & (between <= high + 1e-4)).all()
+
+
+def test_the_bundled_weights_hold_the_encoder_twice_and_are_small(bundled: tuple[Spec, torch.nn.Module]) -> None:
+    path = NET.parent / "weights" / "nnunet3d.pth"
+    assert path.stat().st_size < 200_000
+    state = torch.load(path, weights_only=True)["network_weights"]
+    twice = [name for name in state if name.startswith("encoder.")]
+    assert twice
+    for name in twice:
+        assert torch.equal(state[name], state[f"decoder.{name}"])
+    own = bundled[1].state_dict()
+    assert all(torch.equal(own[name], state[name].float()) for name in own)
+
+
+def test_the_drawn_volumes_are_as_recorded() -> None:
+    """What the recipe wrote, read back as an acceptance run reads it."""
+    drawn = module_at(ROOT / "calib" / "drawn-volumes" / "make.py")
+    data = open_dataset("drawn-volumes", calib_root=ROOT / "calib")
+    assert data.names == drawn.CLASSES
+    assert len(data) == drawn.COUNTS["held-out"]
+    read = ((data.volume(index).values[0].astype(np.int16), data.truth(index).astype(np.uint8)) for index in range(100))
+    assert drawn.digest(read) == drawn.SHA256
+    assert len(open_dataset("drawn-calibration", calib_root=ROOT / "calib")) == 32
+    assert all((data.truth(index) == number).any() for index in range(0, 100, 10) for number in range(3))
+
+
+def test_twenty_steps_of_training() -> None:
+    training = module_at(NET.parent / "train.py")
+    torch.manual_seed(training.SEED)
+    module = training.net.build(3, features=(4, 8))
+    losses = training.train(module, training.cases(8), (16, 16, 16), 20)
+    assert np.mean(losses[-4:]) < 0.95 * np.mean(losses[:4])
+    assert not module.training
+    assert not module.decoder.deep_supervision
+
+
+def test_the_bundled_net_finds_balls_and_boxes(bundled: tuple[Spec, torch.nn.Module]) -> None:
+    spec, module = bundled
+    data = open_dataset("drawn-volumes", calib_root=ROOT / "calib", subset=10)
+    session = TorchSession(lambda: module, spec.inputs, ["OUTPUT__0"], digest="trained")
+    assert spec.volume is not None
+    found = volumes.measure(session, data, preparation(spec), spec.volume)
+    assert min(found["metrics"]["dice:ball"], found["metrics"]["dice:box"]) > 75
