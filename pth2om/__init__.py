@@ -10,6 +10,7 @@ The functions here are what the faces call too::
     conversion = pth2om.convert(Path("best.pt"), "Ascend310B1")
     accepted = pth2om.accept_models(match="yolov6", soc="Ascend310B1")
     page = pth2om.render_report(accepted.folder, Path("out"))
+    verified = pth2om.verify(Path("release.zip"), [Path("best.om")], Path("release.pub"))
 
 Nothing heavy is imported before a function is called.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pth2om.preflight import check as check_model
     from pth2om.quantize.api import quantize as quantize_model
     from pth2om.report import render as render_report
+    from pth2om.signoff.verification import verify
 
 __version__ = "0.1.0"
 
@@ -37,6 +39,7 @@ __all__ = [
     "convert",
     "quantize_model",
     "render_report",
+    "verify",
 ]
 
 _PLACES = {
@@ -46,6 +49,7 @@ _PLACES = {
     "convert": ("pth2om.onefile", "convert"),
     "quantize_model": ("pth2om.quantize.api", "quantize"),
     "render_report": ("pth2om.report", "render"),
+    "verify": ("pth2om.signoff.verification", "verify"),
 }
 """A function cannot have the name of a room (``pth2om.compare`` is a package), so each names what it works on."""
 

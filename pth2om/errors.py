@@ -16,6 +16,7 @@
     ├── OmFileError             reading an .om file
     ├── QuantizeError           calibration and quantization
     ├── ConvertError            options of a conversion, or files in its way
+    ├── SignoffError            a release cannot be signed, or a statement is not to be trusted
     └── Absent                  weights, data or a SoC that the user has to provide: not a failure, "not measured"
 
 Each carries a `Message` (so it reads in either language) and, when the catalogue has one, the next thing to do. The
@@ -152,6 +153,10 @@ class QuantizeError(Pth2omError):
 
 class ConvertError(Pth2omError):
     """The options of a conversion contradict each other, or its files cannot be written."""
+
+
+class SignoffError(Pth2omError):
+    """A release cannot be signed as asked, or a statement is not to be trusted."""
 
 
 class Absent(Pth2omError):  # noqa: N818 - absence is no mistake

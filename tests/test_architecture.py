@@ -34,7 +34,7 @@ FLOORS = (
     {"questions", "drafting"},
     {"release"},
     {"report"},
-    {"ci", "onefile"},
+    {"ci", "onefile", "signoff"},
     {"harness", "cli", "gui"},
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

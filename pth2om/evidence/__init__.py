@@ -21,7 +21,7 @@ Reports, baselines, trends and sign-off are pure functions of that file.
 
 from __future__ import annotations
 
-from pth2om.evidence.file import EvidenceFile, read, seals
+from pth2om.evidence.file import MOST_BYTES, EvidenceFile, read, seals
 from pth2om.evidence.merging import Joined, Merged, merge
 from pth2om.evidence.plan import Coverage, unmeasured_models
 from pth2om.evidence.reading import from_json
@@ -52,6 +52,7 @@ from pth2om.evidence.records import (
 
 __all__ = [
     "FORMAT",
+    "MOST_BYTES",
     "Coverage",
     "EndRecord",
     "EvidenceFile",

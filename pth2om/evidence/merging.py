@@ -22,8 +22,10 @@ from pth2om.evidence.plan import Coverage
 from pth2om.evidence.records import (
     GateRecord,
     MergedRecord,
+    PlanRecord,
     Record,
     RunRecord,
+    SpecText,
     StageRecord,
     WaiverRecord,
     to_json,
@@ -42,6 +44,7 @@ class Joined:
         gates: each once for every ground it stands on.
         stages: each once.
         waivers: each entry once, used where any run used it.
+        specs: each text of a model's spec once; a model has several where its spec changed between the runs.
         coverage: which planned tests came to their end.
     """
 
@@ -49,6 +52,7 @@ class Joined:
     gates: list[GateRecord] = field(default_factory=list)
     stages: list[StageRecord] = field(default_factory=list)
     waivers: list[WaiverRecord] = field(default_factory=list)
+    specs: list[SpecText] = field(default_factory=list)
     coverage: Coverage = field(default_factory=Coverage)
     _places: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     _known: set[tuple[str, ...]] = field(default_factory=set)
@@ -65,6 +69,8 @@ class Joined:
                 self._waiver(record)
             elif isinstance(record, RunRecord):
                 self.runs.append(record)
+            elif isinstance(record, PlanRecord):
+                self.specs += [spec for spec in record.specs if spec not in self.specs]
         return self
 
     def _gate(self, gate: GateRecord) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pth2om import evidence
 from pth2om.errors import DataError
-from pth2om.evidence import Coverage, GateRecord, Joined, RunRecord, StageRecord, WaiverRecord
+from pth2om.evidence import Coverage, GateRecord, Joined, RunRecord, SpecText, StageRecord, WaiverRecord
 
 REGRESSION = "regression"
 """The question whose gates compare a night with another; they are never compared themselves."""
@@ -26,6 +26,8 @@ class Night:
         compared: the gates of the question *regression*.
         coverage: which planned tests came to their end.
         waivers: what became of each waiver.
+        specs: the specs as they were when the runs began.
+        runs: the runs themselves.
     """
 
     run: RunRecord
@@ -34,6 +36,8 @@ class Night:
     compared: list[GateRecord] = field(default_factory=list)
     coverage: Coverage = field(default_factory=Coverage)
     waivers: list[WaiverRecord] = field(default_factory=list)
+    specs: list[SpecText] = field(default_factory=list)
+    runs: list[RunRecord] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -78,7 +82,9 @@ def read(source: Path) -> Night:
         raise DataError("release.unreadable", where=str(file), reason=error.strerror or str(error)) from None
     if not joined.runs or (len(joined.runs) > 1 and not joined.coverage.merged):
         raise DataError("release.not-one-run", where=str(file), count=len(joined.runs))
-    night = Night(_one(joined.runs), coverage=joined.coverage, waivers=joined.waivers)
+    night = Night(
+        _one(joined.runs), coverage=joined.coverage, waivers=joined.waivers, specs=joined.specs, runs=joined.runs
+    )
     for gate in joined.gates:
         if gate.question == REGRESSION:
             night.compared.append(gate)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pth2om.spec.custom_ops import CustomOp
 from pth2om.spec.gates import Closeness, Dataset, Gates
 from pth2om.spec.model import Spec
-from pth2om.spec.reading import line_of, load, parse
+from pth2om.spec.reading import line_of, load, of_text, parse, parse_text
 from pth2om.spec.tables import (
     OPSET_LADDER,
     PRECISION_MODES,
@@ -54,5 +54,7 @@ __all__ = [
     "Volume",
     "line_of",
     "load",
+    "of_text",
     "parse",
+    "parse_text",
 ]

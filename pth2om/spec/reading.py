@@ -26,9 +26,23 @@ def load(folder: Path) -> Spec:
         SpecError: the file is missing, not TOML, or wrong; with its line and the nearest valid word.
     """
     path = folder / "model.toml"
-    text = _text(path)
-    spec = _parsed(path, text.removeprefix("\ufeff"), Spec, {"name": folder.name, "folder": folder.absolute()})
+    spec, text = parse_text(path, Spec, {"name": folder.name, "folder": folder.absolute()})
     return spec.written_as(text)
+
+
+def of_text(text: str, name: str) -> Spec:
+    """The spec of a model whose file is not here, such as one that a run kept.
+
+    Args:
+        text: of the file.
+        name: of the model.
+
+    Raises:
+        SpecError: it is wrong.
+    """
+    path = Path(name) / "model.toml"
+    extra = {"name": name, "folder": path.parent.absolute()}
+    return _parsed(path, text.removeprefix("\ufeff"), Spec, extra).written_as(text)
 
 
 def parse(path: Path, table: type[T], extra: Mapping[str, Any]) -> T:
@@ -42,7 +56,17 @@ def parse(path: Path, table: type[T], extra: Mapping[str, Any]) -> T:
     Raises:
         SpecError: as `load`.
     """
-    return _parsed(path, _text(path).removeprefix("\ufeff"), table, extra)
+    return parse_text(path, table, extra)[0]
+
+
+def parse_text(path: Path, table: type[T], extra: Mapping[str, Any]) -> tuple[T, str]:
+    """As `parse`, with the text that was read: encoded again it is the bytes of the file.
+
+    Raises:
+        SpecError: as `load`.
+    """
+    text = _text(path)
+    return _parsed(path, text.removeprefix("\ufeff"), table, extra), text
 
 
 def _text(path: Path) -> str:

@@ -1,0 +1,81 @@
+"""What lies beside a statement in a bundle: the evidence, its report, specs, policy and commands; made from a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pth2om.errors import SignoffError
+from pth2om.escaping import shell_line
+from pth2om.evidence import MOST_BYTES
+from pth2om.language import Language
+from pth2om.release.night import Night, file_of
+from pth2om.signoff.canonical import sha256
+
+EVIDENCE = "evidence.jsonl"
+REPORT = "report.html"
+COMMANDS = "commands.txt"
+POLICY = "release.toml"
+
+
+def documents(run: Path, night: Night, policy: str, language: Language) -> dict[str, bytes]:
+    """Name -> bytes; the same for the same run, whoever makes them.
+
+    Args:
+        run: its folder, or its evidence file; pictures of the report are taken from beside it.
+        night: the same, read.
+        policy: text of the policy.
+        language: the one that the report shows first.
+
+    Raises:
+        SignoffError: the evidence cannot be read.
+        DataError: it is damaged.
+    """
+    from pth2om.report import load
+    from pth2om.report.html import Links, render_html
+
+    file = file_of(run)
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise SignoffError("signoff.too-large", where=str(file), most=MOST_BYTES)
+        evidence = file.read_bytes()
+    except OSError as error:
+        raise SignoffError("signoff.unreadable", where=str(file), reason=error.strerror or "") from None
+    page = render_html(load(file), language, Links(evidence=EVIDENCE))
+    found = {
+        EVIDENCE: evidence,
+        REPORT: page.encode("utf-8", "replace"),
+        COMMANDS: _commands(night).encode("utf-8", "replace"),
+        POLICY: policy.encode(),
+    }
+    for spec in night.specs:
+        found[f"specs/{spec.model}.toml"] = spec.text.encode()
+    return found
+
+
+def digests(found: Mapping[str, bytes]) -> dict[str, str]:
+    """Name -> sha256."""
+    return {name: sha256(data) for name, data in sorted(found.items())}
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, read piece by piece.
+
+    Raises:
+        SignoffError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None
+
+
+def _commands(night: Night) -> str:
+    """The commands of the run and of its stages, as they would be typed."""
+    lines = [shell_line(run.command) for run in night.runs]
+    for stage in sorted(night.stages.values(), key=lambda one: (one.model, one.variant, one.stage)):
+        if stage.command:
+            lines += [f"# {stage.model}-{stage.variant} {stage.stage} {stage.digest}", shell_line(stage.command)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,132 @@
+"""What of a run a release is about: its variants, their gates, and the artifacts they were measured of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from pth2om.evidence import GateRecord, SpecText, StageRecord
+from pth2om.release.night import Night
+from pth2om.signoff.policy import Policy
+
+
+@dataclass(frozen=True)
+class Om:
+    """A compiled variant that is released.
+
+    Attributes:
+        model: its spec's name.
+        variant: ``fp16-bs1``.
+        file: what its file is called in the statement.
+        stage: how it was made.
+        chain: all stages from the checkpoint on, in order.
+    """
+
+    model: str
+    variant: str
+    file: str
+    stage: StageRecord
+    chain: tuple[StageRecord, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """``yolov6n-fp16-bs1``."""
+        return f"{self.model}-{self.variant}"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """See the module.
+
+    Attributes:
+        oms: the released variants.
+        gates: their gates, with those of their models and shapes, and those of the question *regression*.
+        specs: of the released models, as they were when the run began: name -> texts.
+        unfitting: patterns of the policy that fit nothing in the run.
+        missing: (model, variant) that a spec lists, the policy asks for, and the run did not compile.
+    """
+
+    oms: tuple[Om, ...]
+    gates: tuple[GateRecord, ...]
+    specs: Mapping[str, Sequence[SpecText]] = field(default_factory=dict)
+    unfitting: tuple[str, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
+
+
+def of(night: Night, policy: Policy) -> Scope:
+    """What a policy releases of a run."""
+    asked = policy.release
+    gates = [*night.gates.values(), *night.compared, *night.coverage.unreached]
+    gates = list({(gate.id, gate.verdict): gate for gate in gates}.values())
+    specs: dict[str, list[SpecText]] = {}
+    for spec in night.specs:
+        specs.setdefault(spec.model, []).append(spec)
+    models = sorted({name for name in specs if _fits(name, asked.models)})
+    listed = {(model, variant) for model in models for text in specs[model] for variant in _variants(text)}
+    known = listed | {(gate.model, gate.variant) for gate in gates if gate.soc == asked.soc}
+    wanted = sorted(one for one in known if one[0] in models and _fits(one[1], asked.variants))
+    oms = []
+    for model, variant in wanted:
+        stage = night.stages.get((model, variant, "om"))
+        if stage is not None and stage.provenance.soc in (None, asked.soc):
+            oms.append(Om(model, variant, _file(stage), stage, _chain(night, model, variant)))
+    compiled = {(om.model, om.variant) for om in oms}
+    own = {*wanted, *((model, _shape(variant)) for model, variant in wanted), *((model, "") for model in models)}
+    # What is about no model of a spec stands for a test that failed outside them: nobody knows what it would have said.
+    inside = [
+        gate
+        for gate in gates
+        if gate.model not in specs or (gate.soc in (None, asked.soc) and (gate.model, gate.variant) in own)
+    ]
+    unfitting = [name for name in asked.models if not any(fnmatchcase(model, name) for model in specs)]
+    unfitting += [name for name in asked.variants if not any(fnmatchcase(variant, name) for _, variant in wanted)]
+    missing = tuple(one for one in wanted if one not in compiled)
+    return Scope(tuple(oms), tuple(inside), {name: specs[name] for name in models}, tuple(unfitting), missing)
+
+
+def about(gate: GateRecord, om: Om) -> bool:
+    """Whether a gate is one of a variant's own."""
+    return (gate.model, gate.variant) == (om.model, om.variant)
+
+
+def answers(gate: GateRecord, om: Om) -> bool:
+    """Whether a gate is of a variant, of its shape, or of its model."""
+    return gate.model == om.model and gate.variant in ("", om.variant, _shape(om.variant))
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _shape(variant: str) -> str:
+    """``fp16-gears1_2-bs2-aipp`` -> ``gears1_2-bs2``."""
+    return variant.partition("-")[2].removesuffix("-aipp")
+
+
+def _variants(spec: SpecText) -> list[str]:
+    """The variants that a spec lists; none where this version cannot read it."""
+    from pth2om.errors import SpecError
+    from pth2om.spec import of_text
+
+    try:
+        return [variant.name for variant in of_text(spec.text, spec.model).variants]
+    except SpecError:
+        return []
+
+
+def _file(stage: StageRecord) -> str:
+    """The name that atc gives the OM."""
+    named = next((word.partition("=")[2] for word in stage.command if word.startswith("--output=")), "")
+    return f"{named.rpartition('/')[2] or f'{stage.model}-{stage.variant}'}.om"
+
+
+def _chain(night: Night, model: str, variant: str) -> tuple[StageRecord, ...]:
+    """The stages that lead to an OM, found by what each was made of."""
+    stages = [stage for (of, _, _), stage in night.stages.items() if of == model]
+    found = [night.stages[model, variant, "om"]]
+    for name in ("quantized", "onnx"):
+        inputs = found[-1].inputs.get("onnx")
+        found += [stage for stage in stages if stage.stage == name and inputs and stage.digest == inputs][:1]
+    found += [stage for stage in stages if stage.stage == "checkpoint"][:1]
+    return tuple(reversed(found))

@@ -1,0 +1,177 @@
+"""``pth2om verify``: whether a statement or a bundle is whole, signed by a trusted key, and about an OM file.
+
+It needs no network, no run and no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pth2om.errors import SignoffError
+from pth2om.evidence import Limit
+from pth2om.language import say
+from pth2om.signoff import archive, envelope, keys
+from pth2om.signoff.bundling import DRAFT_STATEMENT, STATEMENT
+from pth2om.signoff.documents import digests, file_digest
+from pth2om.signoff.statement import DRAFT_PREDICATE, PASSED, PREDICATE, TYPE
+
+_RELATIONS = ("<=", ">=", "==", "<", ">")
+_SLACK = 1e-6
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a statement says that is to be trusted.
+
+    Attributes:
+        name: of the release.
+        soc: that it is for.
+        created: ISO 8601.
+        key: sha256 of the public key that signed it.
+        subjects: file -> sha256 of each OM and ONNX file.
+        gates: how many figures it holds.
+        waivers: gate -> who waived it.
+        compared: OM files that were given, and are among the subjects.
+        bundle: whether the documents of a bundle were compared too.
+    """
+
+    name: str
+    soc: str
+    created: str
+    key: str
+    subjects: Mapping[str, str]
+    gates: int
+    waivers: Mapping[str, str]
+    compared: tuple[Path, ...] = ()
+    bundle: bool = False
+
+    @property
+    def oms(self) -> dict[str, str]:
+        """The OM files among the subjects."""
+        return {name: digest for name, digest in self.subjects.items() if name.endswith(".om")}
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        owners = ", ".join(sorted(set(self.waivers.values())))
+        waived = say("signoff.verified-waived", count=len(self.waivers), owners=owners).render() if owners else ""
+        return say(
+            "signoff.verified",
+            name=self.name,
+            soc=self.soc,
+            gates=self.gates,
+            waived=waived,
+            created=self.created,
+            by=self.key[:16],
+            compared=len(self.compared),
+            oms=len(self.oms),
+        ).render()
+
+
+def verify(source: Path, om: Sequence[Path] = (), key: Path | None = None) -> Verified:
+    """Verify a statement or a bundle.
+
+    Args:
+        source: ``statement.json``, or the zip file that `pth2om.signoff.bundling.bundle` wrote.
+        om: OM files that must be among those that were signed.
+        key: the public key of whoever is trusted to sign.
+
+    Raises:
+        SignoffError: it is not to be trusted, with the reason; also where no key is given: anybody can sign.
+    """
+    try:
+        return _verified(source, om, key)
+    except SignoffError as error:
+        raise SignoffError(error.message.key, where=error.where or str(source), **error.message.values) from None
+
+
+def _verified(source: Path, om: Sequence[Path], key: Path | None) -> Verified:
+    trusted = None if key is None else keys.public(key)
+    found = verified_bytes(_bytes(source), trusted)
+    compared = []
+    for path in om:
+        digest = file_digest(path)
+        if digest not in found.oms.values():
+            raise SignoffError("signoff.om-not-signed", where=str(path), digest=digest[:12])
+        compared.append(path)
+    return Verified(**{**vars(found), "compared": tuple(compared)})
+
+
+def verified_bytes(data: bytes, trusted: keys.PublicKey | None) -> Verified:
+    """As `verify`, of a file's bytes and without OM files.
+
+    Raises:
+        SignoffError: as `verify`.
+    """
+    papers: dict[str, bytes] | None = None
+    if archive.is_archive(data):
+        papers = archive.read(data)
+        if DRAFT_STATEMENT in papers:
+            raise SignoffError("signoff.is-draft")
+        data = papers.pop(STATEMENT, b"")
+        if not data:
+            raise SignoffError("signoff.no-statement-inside")
+    opened = envelope.opened(data)
+    statement = opened.statement
+    if statement.get("predicateType") == DRAFT_PREDICATE:
+        raise SignoffError("signoff.is-draft")
+    told = statement.get("predicate")
+    if statement.get("_type") != TYPE or statement.get("predicateType") != PREDICATE or not isinstance(told, Mapping):
+        raise SignoffError("signoff.no-envelope")
+    if trusted is None:
+        # Whether it is whole can be told; who signed it cannot, since the key comes with it.
+        with_it = _own_key(told)
+        envelope.verify(opened, with_it)
+        raise SignoffError("signoff.no-key", by=with_it.short)
+    envelope.verify(opened, trusted)
+    try:
+        found = _read(statement, told, trusted)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise SignoffError("signoff.no-envelope") from None
+    if papers is not None and {name: {"sha256": digest} for name, digest in digests(papers).items()} != told.get(
+        "documents"
+    ):
+        raise SignoffError("signoff.documents-changed")
+    return Verified(**{**vars(found), "bundle": papers is not None})
+
+
+def _own_key(told: Mapping[str, Any]) -> keys.PublicKey:
+    signer = told.get("signer")
+    pem = signer.get("publicKey") if isinstance(signer, Mapping) else None
+    if not isinstance(pem, str):
+        raise SignoffError("signoff.no-envelope")
+    return keys.public_of(pem.encode())
+
+
+def _read(statement: Mapping[str, Any], told: Mapping[str, Any], trusted: keys.PublicKey) -> Verified:
+    """What a signed statement says, as far as it agrees with itself."""
+    waivers = {str(one["gate"]): str(one["owner"]) for one in told["waivers"]}
+    if told["verdict"] != PASSED:
+        raise SignoffError("signoff.not-passed", id="-")
+    for one in told["results"]:
+        verdict, measured, limit = one["verdict"], one.get("measured"), one.get("comparator")
+        good = verdict in ("passed", "shown")
+        if verdict == "passed" and isinstance(measured, int | float) and limit in _RELATIONS:
+            bound = Limit(limit, float(one["threshold"]))
+            slack = _SLACK * max(abs(bound.value), 1e-3)
+            good = any(bound.holds(value) for value in (measured, measured - slack, measured + slack))
+        if not good and one["id"] not in waivers:
+            raise SignoffError("signoff.not-passed", id=str(one["id"])[:200])
+    subjects = {str(one["name"]): str(one["digest"]["sha256"]) for one in statement["subject"]}
+    release = told["release"]
+    return Verified(
+        str(release["name"]), str(release["soc"]), str(told["timeCreated"]), trusted.id, subjects,
+        len(told["results"]), waivers,
+    )  # fmt: skip
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > archive.MOST_BYTES:
+            raise SignoffError("signoff.too-large", where=str(path), most=archive.MOST_BYTES)
+        return path.read_bytes()
+    except OSError as error:
+        raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None
