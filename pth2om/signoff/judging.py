@@ -67,7 +67,7 @@ def refusals(night: Night, policy: Policy, scope: Scope, models: Path, today: da
 def _whole(night: Night) -> Iterator[Refusal]:
     covered = night.coverage
     if covered.is_shard:
-        left = tuple(each.item for each in covered.elsewhere.values())
+        left = tuple(row[0] for row in covered.elsewhere.values())
         yield Refusal(say("signoff.shard", shards=", ".join(covered.shards)), left)
     elif not night.whole:
         yield Refusal(say("signoff.not-whole"), tuple(each.item for each in covered.planned))

@@ -86,7 +86,7 @@ class Run:
     stages: list[StageRecord] = field(default_factory=stages)
     specs: tuple[SpecText, ...] = (SpecText("net", sha(SPEC.encode()), SPEC),)
     shard: str = ""
-    elsewhere: tuple[Planned, ...] = ()
+    elsewhere: tuple[tuple[Any, ...], ...] = ()
     lines: Callable[[Sequence[Record]], Sequence[Record]] = list
     end: bool = True
 

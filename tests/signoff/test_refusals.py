@@ -213,7 +213,10 @@ def test_what_the_policy_does_not_ask_of_a_device_may_be_emulated(desk: Desk) ->
 
 
 def test_a_shard_alone_is_refused_and_names_what_the_others_hold(desk: Desk, tmp_path: Path) -> None:
-    desk.run.shard, desk.run.elsewhere = "1/2", (replace(planned("accuracy"), item="t.py::test_other[net-fp16-bs1]"),)
+    desk.run.shard, desk.run.elsewhere = (
+        "1/2",
+        (replace(planned("accuracy"), item="t.py::test_other[net-fp16-bs1]").row,),
+    )
     (refusal,) = (one for one in desk.sign().refusals if one.message.key == "signoff.shard")
     assert refusal.about == ("t.py::test_other[net-fp16-bs1]",)
     # Merged without the other shard it still misses that test.
