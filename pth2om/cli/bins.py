@@ -16,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, help=say("bins.cli-output").render())
     parser.add_argument("--batch", type=int, help=say("bins.cli-batch").render())
     parser.add_argument("--count", type=int, help=say("bins.cli-count").render())
+    parser.add_argument("--sheet", action="store_true", help=say("bins.cli-sheet").render())
     parser.add_argument("--input", default="input", help=say("bins.cli-input").render())
 
 
@@ -32,6 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in (("--batch", batch), ("--count", arguments.count)):
         if value is not None and value < 1:
             raise QuantizeError("bins.wrong-value", name=name, value=str(value))
+    if arguments.sheet:
+        from pth2om.quantize.sheet import COUNT, write_sheet
+
+        drawn = write_sheet(images, read.preprocess, arguments.output, arguments.count or COUNT)
+        print(say("bins.sheet", path=str(arguments.output), count=drawn))
+        return 0
     batches = bins.ImageBatches(images, read.preprocess, batch, arguments.input, arguments.count)
     for finding in (*read.findings, *batches.findings):
         print(finding.message, file=sys.stderr)

@@ -58,6 +58,7 @@ class Desk:
             destinations=set(),
             query=_query,
             line_of=line_of,
+            line_of_words=lambda words: shell_line(("pth2om", *words)),
             size=_size,
             duration=duration,
             last=forms.last,
@@ -86,6 +87,10 @@ class Desk:
     def know(self, paths: Sequence[str]) -> None:
         """The pages that the head of every page leads to: those that there are."""
         self.templates.globals["destinations"] = set(paths)
+
+    def name_of(self, kind: str, word: str) -> str:
+        """A verdict, ground or other word of the evidence as the report has it, in the reader's language."""
+        return _name_of(kind, word)
 
     def socs(self) -> list[str]:
         """The SoC names that are known."""

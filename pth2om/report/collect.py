@@ -15,7 +15,7 @@ from pth2om.evidence import Finding, GateRecord, Joined, Question, Record, RunRe
 from pth2om.language import Message
 from pth2om.questions import QUESTIONS
 from pth2om.release.waivers import is_waived, remarks
-from pth2om.report import conversion
+from pth2om.report import conversion, quantized
 from pth2om.session import Ground, Provenance
 
 VERDICTS: tuple[Verdict, ...] = ("failed", "not_reached", "inconclusive", "passed", "not_measured", "shown")
@@ -233,7 +233,8 @@ def load(path: Path) -> Report:
     """Read a run's evidence.
 
     Args:
-        path: ``evidence.jsonl``, or the run's folder that holds it; or the record of a conversion.
+        path: ``evidence.jsonl``, or the run's folder that holds it; or the record of a conversion or
+            of a quantization.
 
     Raises:
         DataError: there is none, it cannot be read, or it is no evidence.
@@ -242,6 +243,8 @@ def load(path: Path) -> Report:
     if file.name.endswith(conversion.SUFFIX):
         converted = conversion.read(file)
         return collect((*converted.stages, *converted.gates), file.parent)
+    if file.name.endswith(quantized.SUFFIX):
+        return collect((quantized.read(file),), file.parent)
     try:
         return collect(evidence.read(file), file.parent)
     except FileNotFoundError:

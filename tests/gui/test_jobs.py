@@ -46,7 +46,7 @@ def over(window, name):
 def test_a_job_prints_ends_and_is_found_again_by_another_server(project, tmp_path, log):
     with Window(project, tmp_path / "state") as window:
         window.sign_in()
-        name = window.app.state.queue.add(explain(log), "n")
+        name = window.desk.queue.add(explain(log), "n")
         job = over(window, name)
         assert (job.state, job.status, job.steps) == ("done", 0, ())
         page = window.get(f"/jobs/{name}").text
@@ -79,7 +79,7 @@ def test_the_same_form_twice_is_one_job(project, tmp_path, log):
 
 
 def test_a_verb_that_says_no_and_one_that_is_killed_are_told_apart(window, log):
-    queue = window.app.state.queue
+    queue = window.desk.queue
     refused = over(window, queue.add(Asked("pth2om", ("explain", "absent.log"), "explain", "x"), "r"))
     assert (refused.state, refused.status) == ("failed", 1)
     dead = journal.create(window.settings.jobs, explain(log), "dead")
@@ -95,7 +95,7 @@ def test_cancel_ends_every_process_within_two_seconds(project, tmp_path):
     (project / "test_slow.py").write_text(SLOW)
     with Window(project, tmp_path / "state", at_once=1) as window:
         window.sign_in()
-        queue = window.app.state.queue
+        queue = window.desk.queue
         words = ("-q", "-p", "no:cacheprovider", "--rootdir", ".", "test_slow.py")
         name = queue.add(Asked("pytest", words, "accept", "slow"), "n")
         waits = queue.add(Asked("pth2om", ("explain", "x"), "explain", "x"), "w")
@@ -122,7 +122,7 @@ def test_cancel_ends_every_process_within_two_seconds(project, tmp_path):
 
 
 def test_events_tell_log_and_end_from_any_place(window, log):
-    name = window.app.state.queue.add(explain(log), "events")
+    name = window.desk.queue.add(explain(log), "events")
     over(window, name)
     with window.client.stream("GET", f"/jobs/{name}/events") as answer:
         lines = [line for line in answer.iter_lines() if line]

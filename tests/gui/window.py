@@ -21,6 +21,7 @@ class Window:
         self.settings.prepare()
         self.printed = []
         self.app = build(self.settings, self.printed.append)
+        self.desk = self.app.state.desk
         self.client = TestClient(self.app, base_url=BASE)
 
     def __enter__(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -35,7 +36,7 @@ def found():
 class Chromium:
     """One browser with one page; collects what the page's console says."""
 
-    def __init__(self, width=1180, height=900):
+    def __init__(self, width=1180, height=900, flags=()):
         self._folder = tempfile.mkdtemp(prefix="pth2om-chromium-")
         reads, self._out = os.pipe()
         self._in, writes = os.pipe()
@@ -50,6 +51,7 @@ class Chromium:
             [
                 found(),
                 *_FLAGS,
+                *flags,
                 f"--user-data-dir={self._folder}",
                 f"--window-size={width},{height}",
                 "about:blank",
@@ -120,10 +122,44 @@ class Chromium:
         return message
 
     def open(self, path):
+        """Open a file, or an address; wait until it is loaded."""
         self._events.clear()
-        self._call("Page.navigate", url=path.resolve().as_uri())
+        self._call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
+        self.loaded()
+
+    def loaded(self):
+        """Wait for the end of the page's loading."""
         while "Page.loadEventFired" not in self._events:
             self._next(60)
+
+    def follow(self, script):
+        """Run what leads to another page, and wait for that."""
+        self._events.clear()
+        self._call("Runtime.evaluate", expression=script)
+        self.loaded()
+
+    def until(self, script, seconds=20):
+        """Wait until an expression is true; pages may come and go meanwhile."""
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(RuntimeError):
+                if self.run(script):
+                    return
+            if time.monotonic() > end:
+                raise TimeoutError(script)
+            time.sleep(0.05)
+
+    def press(self, key, text="", modifiers=0):
+        """One key, as from the keyboard: ``Tab``, ``Enter``, or a letter as ``text``."""
+        codes = {"Tab": 9, "Enter": 13, " ": 32, "Escape": 27}
+        shared = {"key": key, "windowsVirtualKeyCode": codes.get(key, 0), "modifiers": modifiers}
+        sent = text or {"Enter": "\r", " ": " "}.get(key, "")
+        self._call("Input.dispatchKeyEvent", type="keyDown" if sent else "rawKeyDown", text=sent, **shared)
+        self._call("Input.dispatchKeyEvent", type="keyUp", **shared)
+
+    def type(self, text):
+        """Text into the field that has the focus."""
+        self._call("Input.insertText", text=text)
 
     def run(self, script):
         """The value of a JavaScript expression; promises are waited for."""

@@ -106,6 +106,28 @@
     read();
   }
 
+  // Calibration images as the net sees them, when somebody looks.
+  const sheet = document.getElementById("sheet");
+  if (sheet) {
+    const show = async () => {
+      if (!sheet.open) return;
+      const folder = document.getElementById("f-calib").value.trim().split("\n")[0];
+      const recipe = document.getElementById(`f-${sheet.dataset.sheet}`).value.trim();
+      const picture = sheet.querySelector("img"), trouble = sheet.querySelector(".problem");
+      picture.hidden = trouble.hidden = true;
+      if (!folder || !recipe) return;
+      const address = `/picture/sheet?${new URLSearchParams({ folder, recipe })}`;
+      const answer = await fetch(address);
+      if (answer.ok) { picture.src = address; picture.hidden = false; } else {
+        const text = await answer.text();
+        trouble.textContent = answer.status === 422 ? text : new DOMParser().parseFromString(text, "text/html").querySelector("main")?.textContent.trim() || text;
+        trouble.hidden = false;
+      }
+    };
+    sheet.addEventListener("toggle", show);
+    document.addEventListener("change", show);
+  }
+
   // What takes a moment is filled in when it is there.
   for (const place of document.querySelectorAll("[data-fill]")) {
     fetch(place.dataset.fill).then((answer) => answer.text()).then((html) => { place.innerHTML = html; }).catch(() => {});

@@ -1,0 +1,194 @@
+"""Quantize: five ways to INT8, each the form of a verb; what comes out, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pth2om.errors import DataError
+from pth2om.escaping import shell_line
+from pth2om.files import is_file, is_folder
+from pth2om.gui import forms, journal, places
+from pth2om.gui.desk import Desk, Values
+from pth2om.gui.pages import convert, jobs, pictures
+from pth2om.language import language, say
+
+PAGE = "quantize"
+_OUT = ("output", "prefix")
+_CONVERTED = ("file", "template", "num_classes", "batch", "channels", "size", "soc")
+_IMAGES = ("color", "mean", "std", "scale", "resize", "recipe")
+WAYS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "checkpoint": (
+        "convert",
+        (*_CONVERTED, "calib", "images", "random_calibration", *_IMAGES, "calibration_config", "quantizer",
+         "validate_onnx", "validate_om", "output", "name", "force"),
+        ("--int8",),
+    ),
+    "onnx": (
+        "quantize",
+        ("model", "calib", "preprocess", "images", "batch", "random_calibration", "activations", "weights", "symmetric",
+         "skip", "only", "balance", "equalize", "no_bias_correction", "small_channels", "cfg", "max_drop", "labels",
+         "checkpoint", *_OUT),
+        ("--sensitivity",),
+    ),
+    "amct": ("quantize", ("model", "calib", "images", "evaluator", "cfg", *_OUT), ("--amct",)),
+    "command": ("quantize", ("model", "calib", "command", *_OUT), ("--command",)),
+    "have": (
+        "convert",
+        ("file", "quantized", "soc", "batch", "validate_om", "precheck", "output", "name", "force"),
+        (),
+    ),
+    "qat": ("quantize", ("model", *_OUT), ("--convert",)),
+}  # fmt: skip
+"""Way -> verb, its fields, and the words that stand for the way itself."""
+
+
+def routes(desk: Desk) -> list[Route]:
+    """The form of each way, previews, the job."""
+
+    def form(request: Request, values: Values) -> Response:
+        way = _way(values)
+        verb, names, _ = WAYS[way]
+        filled = desk.remembered(f"{PAGE}-{way}") | values
+        file = forms.last(values, "file")
+        if file and verb == "quantize":
+            filled["model"] = [file]
+        if "soc" in names and not forms.last(filled, "soc"):
+            filled["soc"] = ["Ascend310B1"]
+        known = {one.name: one for one in forms.fields(verb)}
+        shown = [known[name] for name in names]
+        return desk.page(request, "quantize.html", ways=WAYS, way=way, fields=shown, given=filled, socs=desk.socs())
+
+    def preview(_request: Request, values: Values) -> Response:
+        return JSONResponse({"line": shell_line(("pth2om", *line(desk, values))), "problem": ""})
+
+    def run(_request: Request, values: Values) -> Response:
+        way = _way(values)
+        asked = line(desk, values)
+        name = "model" if WAYS[way][0] == "quantize" else "file"
+        desk.remember(f"{PAGE}-{way}", values, (name, "output", "prefix", "name", "template", "quantized"))
+        if WAYS[way][0] == "convert":
+            results = {"record": str(convert.record_of(desk, asked[1:]))}
+        else:
+            results = {"report": str(_report(desk, asked))}
+        title = Path(forms.last(values, name)).name
+        return desk.start(journal.Asked("pth2om", asked, PAGE, title, language(), values, results=results), values)
+
+    def sheet(_request: Request, values: Values) -> Response:
+        folder = places.confined(forms.last(values, "folder"), desk.settings)
+        recipe = places.confined(forms.last(values, "recipe"), desk.settings)
+        if not is_folder(folder):
+            raise DataError("gui.no-such-path", where=str(folder))
+        spec = desk.settings.project / "models" / forms.last(values, "recipe")
+        named = forms.last(values, "recipe") if is_folder(spec) and not recipe.exists() else str(recipe)
+        words = ("bins", str(folder), "--preprocess", named, "--sheet")
+        return pictures.drawn(desk, folder, words, ".png", "image/png")
+
+    return [
+        desk.route("/quantize", form),
+        desk.route("/quantize", run, "POST"),
+        desk.route("/preview/quantize", preview, "POST"),
+        desk.route("/picture/sheet", sheet),
+    ]
+
+
+def line(desk: Desk, values: Values) -> tuple[str, ...]:
+    """The words behind ``pth2om``; what the verb would refuse is refused.
+
+    Raises:
+        Mistake, Pth2omError: says what is missing or contradicts itself.
+    """
+    way = _way(values)
+    verb, names, words = WAYS[way]
+    given = {name: values[name] for name in values if name in names or name.removesuffix("-alone") in names}
+    if way in ("checkpoint", "have"):
+        if not forms.last(given, "file") or (way == "have" and not forms.last(given, "quantized")):
+            raise forms.Mistake(say("gui.choose-file").render())
+        given |= {"int8": [forms.ON]} if way == "checkpoint" else {}
+        return (verb, *convert.line(desk, given))
+    if not forms.last(given, "model"):
+        raise forms.Mistake(say("gui.choose-file").render())
+    if way == "command" and not forms.last(given, "command"):
+        raise forms.Mistake(say("gui.needs-command").render())
+    asked = forms.words(verb, given, desk.settings)
+    asked += tuple(word for word in words if word != "--command")
+    from pth2om.quantize import request
+
+    arguments = vars(forms.parsed(verb, asked))
+    request.check(request.Request(**{name: value for name, value in arguments.items() if name != "verb"}))
+    return (verb, *asked)
+
+
+def shown(desk: Desk, job: journal.Job) -> Mapping[str, Any]:
+    """Layers, figures and files of the quantization; of a conversion also what its page shows."""
+    found: dict[str, Any] = {"way": job.asked.values.get("way", ("onnx",))[-1], "layers": None}
+    if "record" in job.asked.results:
+        found |= convert.shown(desk, job)
+        record = Path(job.asked.results["record"])
+        path = record.with_name(record.name.replace("_int8.convert.json", "_quantize.json"))
+    else:
+        found["record"] = None
+        path = Path(job.asked.results.get("report", ""))
+        if job.over:
+            prefix = path.name.removesuffix("_quantize.json")
+            known = sorted(path.parent.glob(f"{prefix}_*")) if is_folder(path.parent) else []
+            found["files"] = [(one, one.is_dir()) for one in known if one.stat().st_mtime >= (job.started or 0) - 1]
+    if job.over and is_file(path) and path.stat().st_mtime >= (job.started or 0.0) - 1:
+        try:
+            found |= _layers(path)
+        except DataError as error:
+            found["problem"] = forms.said(error)
+    return found
+
+
+jobs.RESULTS[PAGE] = shown
+
+
+def _layers(path: Path) -> dict[str, Any]:
+    from pth2om.report import int8, plots, quantized
+    from pth2om.report.collect import Card
+
+    stage = quantized.read(path)
+    section = int8.section(Card(stage.model, "int8", None, stages=[stage]))
+    assert section is not None
+    return {
+        "report": path,
+        "layers": section.layers,
+        "histograms": [
+            (one.layer, plots.histogram(list(one.edges), list(one.counts), 220, 76, one.span))
+            for one in section.pictures
+        ],
+        "noted": stage.findings,
+        "drop": _drop(stage.details.get("search")),
+        "counts": (section.count, len(section.layers)),
+    }
+
+
+def _drop(search: object) -> Mapping[str, float] | None:
+    """The drop of the metric with its bounds, of a search that measured one."""
+    drop = search.get("drop") if isinstance(search, Mapping) else None
+    names = ("drop", "low", "high", "images")
+    if not isinstance(drop, Mapping) or not all(isinstance(drop.get(name), int | float) for name in names):
+        return None
+    return {name: drop[name] for name in names}
+
+
+def _report(desk: Desk, asked: tuple[str, ...]) -> Path:
+    """Where the verb writes its report."""
+    from pth2om.quantize.request import Request
+
+    arguments = vars(forms.parsed(asked[0], asked[1:]))
+    request = Request(**{name: value for name, value in arguments.items() if name != "verb"})
+    return desk.settings.project / request.destination / f"{request.name}_quantize.json"
+
+
+def _way(values: Values) -> str:
+    way = forms.last(values, "way")
+    if way in WAYS:
+        return way
+    return "onnx" if forms.last(values, "file").endswith(".onnx") else "checkpoint"

@@ -1,0 +1,178 @@
+"""Quantize: six ways, each the line of a verb; layers and files of what comes out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from pth2om import cli
+from pth2om.errors import DataError, QuantizeError
+from pth2om.gui.pages.quantize import WAYS
+from pth2om.quantize.sheet import pixels, write_sheet
+from pth2om.report import quantized
+from pth2om.spec import Preprocess
+from tests.gui.window import Window, text
+
+
+@pytest.fixture(scope="module")
+def window(project, tmp_path_factory):
+    random = np.random.default_rng(0)
+    weight = numpy_helper.from_array(random.normal(0, 0.2, (16, 3, 3, 3)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["y"], ["z"]),
+    ]
+    shape = [1, 3, 16, 16]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 16, 16, 16])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, project / "net.onnx")
+    (project / "photos").mkdir()
+    for number in range(8):
+        pixel = random.integers(0, 255, (20, 30, 3), np.uint8)
+        Image.fromarray(pixel).save(project / "photos" / f"{number}.png")
+    size = {"des_channels": 3, "des_height": 16, "des_width": 16, "batch_size": 1, "fixed_scale": 1}
+    colour = {"is_BGR2RGB": 1, "means": [0, 0, 0], "stds": [255, 255, 255]}
+    recipe = {"det_pre_params": {"img_root": "photos", **size, **colour}}
+    (project / "recipe.json").write_text(json.dumps(recipe))
+    with Window(project, tmp_path_factory.mktemp("state")) as made:
+        yield made.sign_in()
+
+
+@pytest.fixture(scope="module")
+def job(window):
+    filled = {
+        "model": "net.onnx",
+        "calib": "photos",
+        "preprocess": "recipe.json",
+        "output": "q",
+        "small_channels": "on",
+    }
+    place = window.ask("/quantize", way="onnx", **filled)
+    assert window.wait(place) == "done", window.get(f"{place}/log").text
+    return place
+
+
+def test_the_files_are_those_of_the_line(window, job, project, monkeypatch, capsys):
+    line = shlex.split(window.line(job))
+    assert line[:2] == ["pth2om", "quantize"]
+    monkeypatch.chdir(project)
+    assert cli.main([word if word != "q" else "by-hand" for word in line[1:]]) == 0
+    for file in (project / "q").iterdir():
+        assert file.read_bytes() == (project / "by-hand" / file.name).read_bytes(), file.name
+
+
+def test_the_result_shows_layers_files_and_histograms(window, job):
+    page = window.get(job).text
+    shown = text(page)
+    for word in ("conv", "INT8", "net_deploy_model.onnx", "Output SQNR"):
+        assert word in shown
+    assert "<svg" in page
+    report = window.client.get(re.search(r'href="(/report[^"]*)"', page)[1].replace("&amp;", "&"))
+    assert report.status_code == 200
+
+
+def test_every_way_has_a_form_in_both_languages(window):
+    for language in ("zh", "en"):
+        window.post("/preferences", {"lang": language})
+        for way in WAYS:
+            page = window.get("/quantize", way=way)
+            assert page.status_code == 200
+            assert page.text.count('name="nonce"') == 1
+    assert 'value="net.onnx"' in window.get("/quantize", file="net.onnx").text
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"way": "checkpoint", "file": "net.onnx", "random_calibration": "on"},
+         "convert net.onnx --int8 --random-calibration"),
+        ({"way": "onnx", "model": "net.onnx", "calib": "photos"}, "quantize net.onnx --calib photos --sensitivity"),
+        ({"way": "amct", "model": "net.onnx", "calib": "photos", "activations": "mse"},
+         "quantize net.onnx --calib photos --amct"),
+        ({"way": "amct", "model": "net.onnx"}, "quantize net.onnx --amct"),
+        ({"way": "command", "model": "net.onnx", "command": "tool {onnx_in} {onnx_out}"},
+         "quantize net.onnx --command 'tool {onnx_in} {onnx_out}'"),
+        ({"way": "have", "file": "net.onnx", "quantized": "net.onnx", "soc": "Ascend310B1"},
+         "convert net.onnx --soc Ascend310B1 --quantized net.onnx"),
+        ({"way": "qat", "model": "net.onnx"}, "quantize net.onnx --convert"),
+    ],
+)  # fmt: skip
+def test_each_way_is_the_line_that_one_would_type(window, given, line):
+    assert window.post("/preview/quantize", given).json() == {"line": f"pth2om {line}", "problem": ""}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"way": "onnx"}, "Choose a file"),
+        ({"way": "have", "file": "net.onnx"}, "Choose a file"),
+        ({"way": "command", "model": "net.onnx"}, "command"),
+        ({"way": "checkpoint", "file": "net.onnx"}, "calib"),
+        ({"way": "onnx", "model": "net.onnx", "calib": "photos", "random_calibration": "on"}, "random"),
+        ({"way": "onnx", "model": "net.onnx", "labels": "recipe.json", "calib": "photos"}, "max-drop"),
+        ({"way": "onnx", "model": "../net.onnx"}, "outside"),
+        ({"way": "onnx", "model": "net.onnx", "images": "0", "calib": "photos"}, "images"),
+    ],
+)
+def test_what_the_verb_would_refuse_is_said_and_starts_nothing(window, given, words):
+    assert words in window.post("/preview/quantize", given).json()["problem"]
+    assert window.post("/quantize", {**given, "nonce": "1"}).status_code == 400
+
+
+def test_calibration_images_are_shown_as_the_net_sees_them(window, project):
+    answer = window.get("/picture/sheet", folder="photos", recipe="recipe.json")
+    assert answer.headers["content-type"] == "image/png"
+    absent = window.get("/picture/sheet", folder="photos", recipe="absent.json")
+    assert (absent.status_code, "absent.json" in absent.text) == (422, True)
+    assert window.get("/picture/sheet", folder="..", recipe="recipe.json").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("settings", "channel"),
+    [
+        ({"color": "RGB"}, 0),
+        ({"color": "BGR"}, 2),
+        ({"color": "RGB", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, 0),
+        ({"color": "RGB", "scale": 1.0, "mean": (123.0, 117.0, 104.0), "std": (58.0, 57.0, 57.0)}, 0),
+        ({"color": "BGR", "extra": "sobel"}, 2),
+    ],
+)
+def test_a_red_picture_is_red_in_the_channel_that_the_net_gets_it_in(tmp_path, settings, channel):
+    Image.new("RGB", (10, 10), (200, 10, 30)).save(tmp_path / "red.png")
+    from pth2om.data.image import decode
+    from pth2om.data.preprocess import Preprocessor
+
+    preprocess = Preprocess(size=(8, 8), resize="stretch", **settings)
+    array, _ = Preprocessor(preprocess)(decode(tmp_path / "red.png"), where="")
+    seen = pixels(array, preprocess)
+    assert seen[4, 4, channel] == 200
+    assert seen[4, 4, 2 - channel] == 30
+    assert write_sheet(tmp_path, preprocess, tmp_path / "sheet.png", 1) == 1
+    picture = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert tuple(picture[80, 80])[channel] == 200
+
+
+def test_a_sheet_needs_images(tmp_path):
+    with pytest.raises(QuantizeError):
+        write_sheet(tmp_path, Preprocess(size=(8, 8)), tmp_path / "sheet.png")
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"layers": 1, "findings": 2, "details": 3}', "[" * 100_000])
+def test_a_damaged_report_of_a_quantization_is_a_sentence(tmp_path, damage):
+    file = tmp_path / "x_quantize.json"
+    file.write_text(damage)
+    with pytest.raises(DataError):
+        quantized.read(file)
