@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -294,6 +295,7 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
     with (
         warnings.catch_warnings(record=True) as caught,
         silent(1),  # after a failed attempt PyTorch prints its whole graph there
+        _unlogged(),
         torch.no_grad(),
         _plain_attention(),
         symbolics(job.operators, opset),
@@ -312,6 +314,20 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
             custom_opsets={entry.domain: entry.version for entry in job.operators} or None,
         )
     return _tracer_findings(caught)
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """The exporter's logs switched off: what it says of an attempt that fails is an exception too."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

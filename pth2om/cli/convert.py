@@ -92,6 +92,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     int8.add_argument("--calibration-config", metavar="FILE", type=Path, help=_text("calibration-config"))
     int8.add_argument("--quantized", metavar="FILE", type=Path, help=_text("quantized"))
     int8.add_argument("--quantizer", choices=("pth2om", "amct_onnx"), help=_text("quantizer"))
+    score = parser.add_argument_group("accuracy")
+    score.add_argument("--dataset", metavar="FOLDER", type=Path, help=_text("dataset"))
     plain = parser.parse_known_args
 
     def parse(

@@ -166,6 +166,18 @@ def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem:
     return {role: target for role, (_, target) in found.items()}
 
 
+def int8_names(prefix: str) -> dict[str, str]:
+    """The usual names of the files of a quantized model, by role; those of weights beside it are not among them."""
+    return {
+        "deploy": f"{prefix}_deploy_model.onnx",
+        "fake_quant": f"{prefix}_fake_quant_model.onnx",
+        "qdq": f"{prefix}_qdq_model.onnx",
+        "quant_json": f"{prefix}_quant.json",
+        "record": f"{prefix}_record.txt",
+        "report": f"{prefix}_quantize.json",
+    }
+
+
 def int8_files(built: Built, prefix: str, stem: str) -> dict[str, tuple[Path, str]]:
     """The files of a quantized artifact and their usual names: role -> path, name.
 
@@ -176,14 +188,13 @@ def int8_files(built: Built, prefix: str, stem: str) -> dict[str, tuple[Path, st
     """
     name = built.record.model
     source = built.artifact.path
-    roles = {
-        "deploy": (source / "deploy.onnx", f"{prefix}_deploy_model.onnx"),
-        "fake_quant": (source / "fake_quant.onnx", f"{prefix}_fake_quant_model.onnx"),
-        "qdq": (source / f"{name}_qdq_model.onnx", f"{prefix}_qdq_model.onnx"),
-        "quant_json": (source / f"{name}_quant.json", f"{prefix}_quant.json"),
-        "record": (source / f"{name}_record.txt", f"{prefix}_record.txt"),
-        "report": (source / "quantize.json", f"{prefix}_quantize.json"),
+    inside = {
+        **int8_names(name),
+        "deploy": "deploy.onnx",
+        "fake_quant": "fake_quant.onnx",
+        "report": "quantize.json",
     }
+    roles = {role: (source / inside[role], target) for role, target in int8_names(prefix).items()}
     found = {path.name: (path, path.name) for path in sorted(source.glob("*.external"))}
     found |= {role: pair for role, pair in roles.items() if pair[0].is_file()}
     for path in sorted(source.glob("int8_as_fp32.*")):

@@ -213,8 +213,14 @@ class Sessions:
                 return session
             from pth2om.data.pixels import PixelFed
 
-            preprocess = self._data.preprocess()
-            return PixelFed(session, preprocess, self._spec.fed_input)
+            preprocess, table = self._data.preprocess(), self._spec.aipp
+            if table.config is None:
+                return PixelFed(session, preprocess, self._spec.fed_input, table.input_format)
+            from pth2om.aipp import read_config
+            from pth2om.aipp.csc import settings
+
+            given = settings(read_config(self._spec.folder / table.config).op(0), preprocess.size)
+            return PixelFed(session, preprocess, self._spec.fed_input, given.input_format, x_first=given.swap_ax)
 
         name = f"{variant.name}-alone" if alone else variant.om
         found = {band: self._session(f"om-{name}-{band}", functools.partial(make, band)) for band in compiled.bands}

@@ -6,12 +6,13 @@ from types import TracebackType
 
 import numpy as np
 
+from pth2om.errors import Absent
 from pth2om.session import Array, Feeds, Provenance, Session, TensorSpec
 from pth2om.spec import Preprocess
 
 
 class PixelFed:
-    """Feeds a session that takes uint8 NHWC RGB pixels from the normalized NCHW values of a spec's ``[preprocess]``.
+    """Feeds a session that takes uint8 NHWC pixels from the normalized NCHW values of a spec's ``[preprocess]``.
 
     ``pixel = round((value * std + mean) * scale)``, clipped to 0..255: exact for values that were made from pixels. A
     value between two pixels (a random sample) is rounded to the nearer one, so it moves by at most half a grey level.
@@ -20,9 +21,25 @@ class PixelFed:
         session: takes pixels.
         preprocess: how the values were made from pixels.
         name: the input that takes the image.
+        input_format: of AIPP: ``RGB888_U8``, ``XRGB8888_U8`` or ``YUV400_U8``.
+        x_first: whether an XRGB8888 pixel begins with X.
+
+    Raises:
+        Absent: the pixels of that format cannot be made of such values: YUV420SP has one colour for four pixels.
     """
 
-    def __init__(self, session: Session, preprocess: Preprocess, name: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        preprocess: Preprocess,
+        name: str,
+        input_format: str = "RGB888_U8",
+        *,
+        x_first: bool = False,
+    ) -> None:
+        if input_format == "YUV420SP_U8":
+            raise Absent("data.no-yuv-pixels")
+        self._format, self._x_first = input_format, x_first
         self._session = session
         self._name = name
         channels = 1 if preprocess.color == "GRAY" else 3
@@ -39,8 +56,8 @@ class PixelFed:
     def _before(self, spec: TensorSpec) -> TensorSpec:
         if spec.name != self._name:
             return spec
-        batch, height, width, channels = spec.shape
-        return TensorSpec(spec.name, (batch, channels, height, width), np.dtype(np.float32))
+        batch, height, width, _ = spec.shape
+        return TensorSpec(spec.name, (batch, len(self._mean), height, width), np.dtype(np.float32))
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -62,10 +79,16 @@ class PixelFed:
         return self._session.run({**feeds, self._name: self.pixels(feeds[self._name])})
 
     def pixels(self, values: Array) -> Array:
-        """Values (N, C, H, W) as pixels, uint8 (N, H, W, C), RGB."""
+        """Values (N, C, H, W) as pixels, uint8 (N, H, W, bytes of a pixel): RGB, with X where the format has it."""
         wide = (values.astype(np.float64) * self._std + self._mean) * self._scale
         pixels = np.rint(wide).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(pixels[..., ::-1] if self._swapped else pixels)
+        pixels = pixels[..., ::-1] if self._swapped else pixels
+        if self._format != "YUV400_U8" and pixels.shape[3] == 1:
+            pixels = np.repeat(pixels, 3, axis=3)
+        if self._format == "XRGB8888_U8":
+            unused = np.zeros((*pixels.shape[:3], 1), np.uint8)
+            pixels = np.concatenate([unused, pixels] if self._x_first else [pixels, unused], axis=3)
+        return np.ascontiguousarray(pixels)
 
     def close(self) -> None:
         """Close the session."""

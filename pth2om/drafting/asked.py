@@ -9,7 +9,7 @@ from typing import Any
 
 from pth2om.errors import CheckpointError
 from pth2om.escaping import toml_string
-from pth2om.spec import Aipp, Export, Preprocess, Quantize, Task, Variant
+from pth2om.spec import Aipp, Dataset, Export, Preprocess, Quantize, Task, Variant
 from pth2om.spec.tables import Table
 from pth2om.spec.torchscript import TorchScript
 
@@ -26,6 +26,7 @@ class Asked:
         variants: what is compiled; default one, ``fp16`` at the file's batch size.
         export, preprocess, aipp, quantize, torchscript: tables of the spec.
         axes: input -> names of its axes, for gears.
+        datasets: labelled data that the model is scored on.
     """
 
     task: Task | None = None
@@ -39,6 +40,7 @@ class Asked:
     quantize: Quantize | None = None
     torchscript: TorchScript | None = None
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    datasets: tuple[Dataset, ...] = ()
 
     def lines(self) -> list[str]:
         """The tables as TOML, only what was set in each.
@@ -52,8 +54,9 @@ class Asked:
         for name, table in tables.items():
             if table is not None and table.model_fields_set:
                 lines += ["", f"[{name}]", *_entries(table)]
-        for variant in self.variants:
-            lines += ["", "[[variants]]", *_entries(variant)]
+        for name, rows in {"variants": self.variants, "datasets": self.datasets}.items():
+            for row in rows:
+                lines += ["", f"[[{name}]]", *_entries(row)]
         return lines
 
 

@@ -104,6 +104,7 @@ def write_model(
     models: Path,
     data_roots: Sequence[Path] = (),
     beside: Mapping[str, bytes] = MappingProxyType({}),
+    manifests: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Path, ...]:
     """Write a model's folder, all files or none, and the acceptance tests where there are none.
 
@@ -116,6 +117,7 @@ def write_model(
         models: the folder of specs.
         data_roots: folders in which the file is found by its bare name.
         beside: further files of the model's folder: name -> content.
+        manifests: of datasets: name -> text of ``calib/<name>/dataset.toml``.
 
     Returns:
         The files, the spec first.
@@ -129,6 +131,7 @@ def write_model(
     reference = _reference(source, folder, root, name, data_roots)
     files = {target: spec_text(name, kind, found, asked, reference, file_digest(source), root, folder).encode()}
     files |= {folder / file: content for file, content in beside.items()}
+    files |= {root / "calib" / entry / "dataset.toml": text.encode() for entry, text in manifests.items()}
     if found.needs == "net" and asked.net is None and not (folder / "net.py").exists():
         files[folder / "net.py"] = stub(name, found).encode()
     cases = root / "test_cases"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import Pth2omError
 from pth2om.escaping import shell_line
 from pth2om.onefile.options import Options
+from pth2om.onefile.scoring import dataset_name
 
 if TYPE_CHECKING:
     from pth2om.onefile.conversion import Conversion
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 _NET: dict[str, Any] = {"template": "NET.py", "templates": None}
 _PIXELS: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _ELSEWHERE: dict[str, Any] = {"output": Path("OTHER_FOLDER")}
+_EXPORTERS: dict[str, Any] = {"torchscript": "dynamo", "dynamo": "torchscript"}
+_FINER: dict[str, Any] = {"fp16": "mixed", "mixed": "origin"}
+"""The precision to try where an OM is too far from its reference."""
 _WORDS: dict[str, dict[str, Any]] = {
     "checkpoint.needs-trust-or-net": _NET,
     "checkpoint.script-reaches-out": {"trust": True},
@@ -26,11 +30,20 @@ _WORDS: dict[str, dict[str, Any]] = {
     "convert.aipp-needs": _PIXELS,
     "convert.aipp-conversion": _PIXELS,
     "convert.images-need": _PIXELS,
+    "convert.scores-classes": {"task": "classification"},
     "convert.no-calibration": {"calib": (Path("FOLDER"),)},
     "convert.in-the-way": _ELSEWHERE,
     "convert.is-source": _ELSEWHERE,
     "convert.not-writable": _ELSEWHERE,
     "convert.bad-name": {"name": "NAME"},
+    "convert.no-templates": _NET,
+    "convert.dynamo-torchscript": {"exporter": "torchscript"},
+    "convert.needs-pytorch": {"torchscript": None},
+    "convert.open-size": {"dynamic_batch_size": (1, 2, 4)},
+    "convert.shape-twice": {"batch": None, "channels": None, "size": ()},
+    "convert.images-feed-one": {"calib": (Path("FOLDER_OF_BINS"), Path("FOLDER_OF_BINS"))},
+    "pipeline.no-cann": {"toolchain": "emulator"},
+    "pipeline.no-toolchain": {"toolchain": "emulator"},
     "starter.exists": {"name": "OTHER_NAME"},
 }
 """The options that the next command has, by the key of the error; they are examples to be filled in."""
@@ -71,6 +84,10 @@ def after_refusal(error: Pth2omError, file: Path, soc: str | None, options: Opti
         return _again(file, str(values["close"]).split(", ")[0], given)
     if key.startswith("ascend."):
         return _again(file, "Ascend310B1", given)
+    if key == "checkpoint.misfit-classes":
+        return _again(file, soc, replace(given, num_classes=int(str(values["file_classes"]))))
+    if key.startswith("checkpoint.") and given.template is not None and key not in _WORDS:
+        return _again(file, soc, replace(given, template="NET.py"))
     if key in _WORDS:
         return _again(file, soc, replace(given, **_WORDS[key]))
     if key.startswith("checkpoint.") and key.partition("-")[0] in ("checkpoint.is", "checkpoint.missing"):
@@ -85,7 +102,9 @@ def after(done: Conversion) -> tuple[str, ...]:
         trust = ("--om-trust", done.name) if any("trusted" in one.rule for one in done.findings) else ()
         root = done.model[0].parent.parent.parent
         folder = () if root == Path.cwd() else ("--rootdir", str(root), str(root))
-        return (shell_line(("pytest", *folder, "-k", done.name, *soc, *trust)),)
+        given = done.options.dataset
+        data = () if given is None else ("--om-dataset", f"{dataset_name(done.name)}={given.absolute()}")
+        return (shell_line(("pytest", *folder, "-k", done.name, *soc, *trust, *data)),)
     onnx = done.files.get("onnx")
     refused = any(gate.verdict == "failed" and gate.question in ("export", "preflight") for gate in done.failed)
     if refused and onnx is not None and done.soc is not None:
@@ -93,10 +112,16 @@ def after(done: Conversion) -> tuple[str, ...]:
     # What was not made stopped what is behind it; its own sentence says why.
     stopped = any(gate.verdict == "not_reached" for gate in done.gates)
     unmade = [gate for gate in done.gates if stopped and gate.measured is None and gate.verdict != "not_reached"]
-    if any(gate.question == "quantization" for gate in unmade) and done.options.quantizer != "pth2om":
-        return (_again(done.source, done.soc, replace(done.options, quantizer="pth2om")),)
+    options = done.options
+    if any(gate.question == "quantization" for gate in unmade) and options.quantizer != "pth2om":
+        return (_again(done.source, done.soc, replace(options, quantizer="pth2om")),)
+    if any(gate.check == "export/exporting" for gate in unmade) and options.torchscript is None:
+        return (_again(done.source, done.soc, replace(options, exporter=_EXPORTERS[options.exporter])),)
     if unmade:
         return ("pth2om convert --help",)
+    far = [gate.check.split("/")[0] for gate in done.failed if gate.question == "closeness"]
+    if far and all(pair.endswith("~om") for pair in far) and options.precision in _FINER and not options.quantizes:
+        return (_again(done.source, done.soc, replace(options, precision=_FINER[options.precision])),)
     if done.soc is None:
         return (_again(done.source, "Ascend310B1", done.options),)
     return (_again(done.source, done.soc, replace(done.options, save_spec=Path("models"))),)

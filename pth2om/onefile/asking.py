@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pth2om.errors import Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Question
 from pth2om.language import say
+from pth2om.onefile.own_words import in_own_words
 from pth2om.progress import Progress
+from pth2om.questions.accuracy import accuracy
 from pth2om.questions.candidate import TWIN, Candidate
 from pth2om.questions.closeness import closeness
 from pth2om.questions.int8_files import files, fp32_checkpoint
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pth2om.data import Samples
     from pth2om.onefile.options import Options
     from pth2om.session import Session
-    from pth2om.spec import Variant
+    from pth2om.spec import Dataset, Variant
 
 Ask = Callable[[], list[GateRecord]]
 
@@ -91,8 +93,10 @@ class _Questions:
             yield self._close("torchscript", "onnx", self.exported, wanted=self.options.validate_onnx)
         if self.pipeline.has_torch:
             yield self._close("torch", "onnx", self.exported, wanted=self.options.validate_onnx)
+        yield from self._scored("torch", "onnx", self.exported)
         if self.variant.quantized:
             yield from self._int8()
+            yield from self._scored("onnx", "fake-quant", self.compiled)
         if self.pipeline.settings.soc is not None:
             yield from self._compiled()
 
@@ -130,6 +134,7 @@ class _Questions:
             yield self._close("torch", "om", self.compiled, wanted=wanted)
         if self.variant.gears is not None:
             yield self._close(TWIN, "om", self.compiled, wanted=wanted)
+        yield from self._scored("torch" if self.pipeline.has_torch else "onnx", "om", self.compiled)
 
     def _made(self, name: str, subject: Subject, question: Question, verb: str, make: Callable[[], Built]) -> Step:
         """A step that makes what those behind it need."""
@@ -145,6 +150,18 @@ class _Questions:
 
         pair = f"{left}~{right}"
         return Step(pair, question, f"closeness/{pair}", subject, ask, wanted)
+
+    def _scored(self, left: str, right: str, subject: Subject) -> Iterator[Step]:
+        """How many points of the metric are lost, where there are labelled images."""
+        if left == "torch" and not self.pipeline.has_torch:
+            return
+        for dataset in self.pipeline.spec.datasets:
+
+            def ask(dataset: Dataset = dataset) -> list[GateRecord]:
+                labelled = self.pipeline.data.dataset(dataset.name, dataset.subset)
+                return accuracy(subject, self._side(left), self._side(right), labelled, dataset)
+
+            yield Step(f"{dataset.metric} {right}", "accuracy", f"accuracy/{right}", subject, ask)
 
     def _side(self, role: str) -> Candidate:
         pipeline, shape = self.pipeline, self.variant.shape
@@ -188,11 +205,15 @@ def asked(steps: list[Step], progress: Progress) -> Iterator[GateRecord]:
             gear = f"{shape.name} " if shape is not None and shape.gears is not None else ""
             with progress.counted(f"{step.subject.pipeline.spec.name}: {gear}{step.title}", 1) as seen:
                 try:
-                    yield from step.ask()
+                    yield from (_told(gate) for gate in step.ask())
                 except Pth2omError as error:
                     lost = step if step.makes else None
-                    yield step.subject.failed(step.question, step.check, error)
+                    yield _told(step.subject.failed(step.question, step.check, error))
                 seen(1)
+
+
+def _told(gate: GateRecord) -> GateRecord:
+    return gate if gate.message is None else replace(gate, message=in_own_words(gate.message))
 
 
 def _gate(step: Step, verdict: str, key: str, **values: str) -> GateRecord:

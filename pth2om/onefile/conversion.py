@@ -19,6 +19,8 @@ from pth2om.evidence import Finding, GateRecord, StageRecord, to_json
 from pth2om.language import Message
 from pth2om.onefile import asking, delivering, preparing
 from pth2om.onefile.options import Options
+from pth2om.onefile.own_words import in_own_words
+from pth2om.onefile.scoring import dataset_name
 from pth2om.progress import Progress, terminal
 from pth2om.store import Store
 
@@ -63,7 +65,8 @@ class Conversion:
         found: dict[str, Finding] = {}
         for stage in self.stages:
             for finding in stage.findings:
-                found.setdefault(f"{finding.rule} {finding.node} {finding.message.render()}", finding)
+                own = dataclasses.replace(finding, message=in_own_words(finding.message))
+                found.setdefault(f"{finding.rule} {finding.node} {finding.message.render()}", own)
         return tuple(found.values())
 
     @property
@@ -97,14 +100,20 @@ def convert(
         Pth2omError: the file or the options are not usable, or files cannot be written; then nothing was written.
         Cancelled: `Progress.cancel` was called; no file was written, and finished stages stay in the store.
     """
-    options = options or Options()
+    try:
+        return _convert(file, soc, options or Options(), progress or Progress())
+    except Pth2omError as error:
+        error.message = in_own_words(error.message)
+        raise
+
+
+def _convert(file: Path, soc: str | None, options: Options, shown: Progress) -> Conversion:
     options.check()
     names = delivering.Names(
         (options.output or Path(f"{preparing.name_for(file, options)}-converted")).absolute(),
         preparing.name_for(file, options),
         options.quantizes,
     )
-    shown = progress or Progress()
     with tempfile.TemporaryDirectory(prefix="pth2om-") as folder, shown.following(terminal):
         scratch = Path(folder)
         settings = RunSettings(
@@ -115,6 +124,7 @@ def convert(
             toolchain=options.toolchain,
             cann=options.cann,
             trust=frozenset({names.name}) if options.trust else frozenset(),
+            datasets={dataset_name(names.name): options.dataset} if options.dataset is not None else {},
         )
         assert settings.target  # an unknown SoC is reported now
         preparing.check_save(names.name, options)
@@ -149,7 +159,7 @@ def _delivered(
     model = names.onnx
     if "torchscript" in made and options.torchscript is not None:
         program = pipeline.torchscript(variant.batch).file
-        sources["torchscript"] = (program, names.folder / f"{names.name}.torchscript.pt")
+        sources["torchscript"] = (program, names.torchscript)
     if "quantized" in made:
         quantized = pipeline.quantized(variant.shape)
         found = int8_files(quantized, names.name, prepared.file.stem)
@@ -157,7 +167,7 @@ def _delivered(
         model = sources["deploy"][1]
     calibration = scratch / preparing.CALIBRATION
     if calibration.is_dir():
-        sources["calibration"] = (calibration, names.folder / f"{names.stem}.calibration")
+        sources["calibration"] = (calibration, names.calibration)
     command: tuple[str, ...] = ()
     # Without the file that it names, there is no line to copy: a float model is no INT8 one.
     if pipeline.settings.soc is not None and ("quantized" if variant.quantized else "onnx") in made:
@@ -193,7 +203,7 @@ def atc_command(
         return (), None  # an AIPP configuration that cannot be made is a failed gate already
     config = None
     if asked.insert_op_conf is not None:
-        config = (Path(asked.insert_op_conf), names.folder / f"{names.stem}.aipp.cfg")
+        config = (Path(asked.insert_op_conf), names.aipp)
         asked = dataclasses.replace(asked, insert_op_conf=_short(config[1]))
     om = names.om.with_suffix("")
     asked = dataclasses.replace(asked, model=_short(model), output=_short(om.with_name(names.stem)))

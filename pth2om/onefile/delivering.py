@@ -7,6 +7,7 @@ known by the record beside it, which holds the digest of each file.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pth2om.conversion.int8_delivery import int8_names
 from pth2om.errors import ConvertError
 from pth2om.files import is_there, replacing, write_text
 from pth2om.store import file_digest
@@ -61,6 +63,21 @@ class Names:
         return self.folder / f"{self.stem}.emulated"
 
     @property
+    def torchscript(self) -> Path:
+        """The TorchScript program."""
+        return self.folder / f"{self.name}.torchscript.pt"
+
+    @property
+    def aipp(self) -> Path:
+        """The AIPP configuration."""
+        return self.folder / f"{self.stem}.aipp.cfg"
+
+    @property
+    def calibration(self) -> Path:
+        """The batches that were made of images."""
+        return self.folder / f"{self.stem}.calibration"
+
+    @property
     def record(self) -> Path:
         """The record."""
         return self.folder / f"{self.stem}.convert.json"
@@ -78,7 +95,12 @@ def check(names: Names, file: Path, *, force: bool) -> None:
             pass
     except OSError as error:
         raise ConvertError("convert.not-writable", where=str(names.folder), reason=str(error.strerror)) from None
-    writable((names.onnx, names.om, names.emulated, names.record), names, file, force=force)
+    usual = (names.onnx, names.om, names.emulated, names.torchscript, names.aipp, names.calibration, names.record)
+    int8: list[Path] = []
+    if names.quantized:
+        int8 = [names.folder / name for name in int8_names(names.name).values()]
+        int8 += names.folder.glob(f"{glob.escape(file.stem)}_int8_as_fp32.*")
+    writable((*usual, *int8), names, file, force=force)
 
 
 def writable(targets: Iterable[Path], names: Names, file: Path, *, force: bool) -> None:
@@ -93,7 +115,7 @@ def writable(targets: Iterable[Path], names: Names, file: Path, *, force: bool) 
     Raises:
         ConvertError: names the file in the way.
     """
-    known = _written(names)
+    known = {name: digest for record in _records(names).values() for name, digest in record.items()}
     for target in targets:
         if not is_there(target):
             continue
@@ -101,20 +123,20 @@ def writable(targets: Iterable[Path], names: Names, file: Path, *, force: bool) 
             raise ConvertError("convert.is-source", where=str(target))
         if not force and target != names.record and _digest(target) != known.get(target.name):
             raise ConvertError("convert.in-the-way", where=str(target))
-        if target == names.record and not force and not known:
+        if target == names.record and not force and names.record not in _records(names):
             raise ConvertError("convert.in-the-way", where=str(target))
 
 
-def _written(names: Names) -> dict[str, str]:
-    """Digests of the files that conversions of this name wrote, by name: of this precision's record and the other's."""
-    found: dict[str, str] = {}
+def _records(names: Names) -> dict[Path, dict[str, str]]:
+    """The records of conversions of this name, of this precision and the other: the digest of each file they wrote."""
+    found: dict[Path, dict[str, str]] = {}
     for stem in (names.name, f"{names.name}_int8", names.stem):
         path = names.folder / f"{stem}.convert.json"
         with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             if path.stat().st_size <= _MOST_RECORD:
                 data = json.loads(path.read_text(encoding="utf-8"))
                 if data.get("kind") == "conversion":
-                    found |= {str(name): str(digest) for name, digest in data["files"].items()}
+                    found[path] = {str(name): str(digest) for name, digest in data["files"].items()}
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pth2om.errors import ConvertError
 from pth2om.spec import OPSET_LADDER, Precision, Task
 
+DYNAMO_OPSET = 18
 OWN = {
     "model": "FILE",
     "framework": "FILE",
@@ -59,7 +60,7 @@ class Options:
         dynamic_image_size: gears of the picture: (height, width) each.
         dynamic_dims: gears of any axes: one value for each ``-1`` of `input_shape`.
         dtypes: input name -> dtype where it is not float32.
-        opset: first opset tried; lower ones follow.
+        opset: first opset tried; lower ones follow. The dynamo exporter tries 18 before the default.
         fallback: whether lower opsets follow.
         exporter: of PyTorch.
         torchscript: go through TorchScript, by ``trace``, ``script``, or whichever is right (``auto``).
@@ -81,6 +82,7 @@ class Options:
         random_calibration: calibrate on random numbers: the files are right, the accuracy means nothing.
         calibration_config: an AMCT configuration.
         quantized: an ONNX file that is quantized already.
+        dataset: folder of labelled images that the model is scored on: one folder a class, or with ``val_label.txt``.
         quantizer: who quantizes.
         toolchain: who compiles and runs.
         cann: version whose rules hold.
@@ -131,6 +133,7 @@ class Options:
     calibration_config: Path | None = None
     quantized: Path | None = None
     quantizer: Literal["pth2om", "amct_onnx"] = "pth2om"
+    dataset: Path | None = None
     toolchain: str = "emulator"
     cann: str = "9.x"
     save_spec: Path | None = None
@@ -140,7 +143,9 @@ class Options:
     def opsets(self) -> tuple[int, ...]:
         """The opsets that are tried, highest first."""
         lower = tuple(opset for opset in OPSET_LADDER if opset < self.opset) if self.fallback else ()
-        return (self.opset, *lower)
+        # The dynamo exporter writes 18, and reaches lower ones by a conversion that often fails.
+        newest = (DYNAMO_OPSET,) if self.exporter == "dynamo" and self.opset == OPSET_LADDER[0] else ()
+        return (*newest, self.opset, *lower)
 
     @property
     def quantizes(self) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,6 +20,7 @@ from pth2om.files import is_file, is_folder
 from pth2om.language import Message, say
 from pth2om.onefile import templates
 from pth2om.onefile.options import Options
+from pth2om.onefile.scoring import dataset_for, dataset_name
 from pth2om.onefile.shapes import Shapes, shapes_of, sizes_of
 from pth2om.spec import Aipp, Export, Input, Preprocess, Quantize, Spec, Variant
 from pth2om.spec.torchscript import TorchScript
@@ -46,6 +47,7 @@ class Prepared:
         spec: of the model, in the scratch folder.
         said: what was found and assumed, in words.
         net: template, where the file needs one.
+        manifests: of the dataset that it is scored on, by name; none without `Options.dataset`.
     """
 
     file: Path
@@ -56,6 +58,7 @@ class Prepared:
     spec: Spec
     said: tuple[Message, ...]
     net: Path | None
+    manifests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -116,8 +119,14 @@ def prepare(file: Path, options: Options, scratch: Path) -> Prepared:
     asked = _asked(options, inputs, shapes, kind, net)
     asked, told = _calibrated_on_images(asked, options, inputs[0][0], batch, scratch)
     said += told
-    spec = _drafted(name, file, kind, found, asked, scratch)
-    return Prepared(file, name, kind, found, asked, spec, tuple(said), net)
+    manifests: dict[str, str] = {}
+    if options.dataset is not None:
+        if asked.preprocess is None:
+            raise ConvertError("convert.images-need", where=str(options.dataset))
+        table, text = dataset_for(dataset_name(name), options.dataset, options.task or found.task[0])
+        asked, manifests = dataclasses.replace(asked, datasets=(table,)), {table.name: text}
+    spec = _drafted(name, file, kind, found, asked, scratch, manifests)
+    return Prepared(file, name, kind, found, asked, spec, tuple(said), net, manifests)
 
 
 def save_spec(prepared: Prepared, options: Options, calibration: Path | None) -> tuple[Path, ...]:
@@ -161,6 +170,7 @@ def save_spec(prepared: Prepared, options: Options, calibration: Path | None) ->
         models=options.save_spec,
         data_roots=options.data_roots,
         beside=beside,
+        manifests=prepared.manifests,
     )
 
 
@@ -194,6 +204,8 @@ def _template(file: Path, kind: Kind, found: Found, options: Options, said: list
     count = len(found.layout)
     if options.templates is None and not is_folder(folder):
         raise CheckpointError("convert.state-dict", where=str(file), count=count, first="; ".join(found.layout[:3]))
+    if options.templates is None:
+        said.append(say("convert.default-templates", folder=str(folder)))
     tried = templates.tried(file, folder)
     names = ", ".join(one.name for one in tried.fitting)
     if len(tried.fitting) == 1:
@@ -203,6 +215,8 @@ def _template(file: Path, kind: Kind, found: Found, options: Options, said: list
         return only.path
     if tried.fitting:
         raise CheckpointError("convert.templates-fit", where=str(file), names=names, folder=str(folder))
+    if not tried.problems:
+        raise ConvertError("convert.no-templates", where=str(folder))
     reasons = "; ".join(f"{one.name}: {why.render()}" for one, why in tried.problems[:5]) or "-"
     raise CheckpointError("convert.no-template-fits", where=str(file), folder=str(folder), reasons=reasons)
 
@@ -310,6 +324,8 @@ def _asked(options: Options, inputs: Inputs, shapes: Shapes, kind: Kind, net: Pa
 
 def _torchscript(options: Options, kind: Kind, shapes: Shapes) -> TorchScript | None:
     """The stage of TorchScript, for a file that is TorchScript and where it is asked for; a program has one shape."""
+    if options.exporter == "dynamo" and (kind == "torchscript" or options.torchscript is not None):
+        raise ConvertError("convert.dynamo-torchscript")
     if options.torchscript is not None:
         if kind == "onnx":
             raise ConvertError("convert.needs-pytorch", option="--torchscript")
@@ -420,9 +436,11 @@ def _range(preprocess: Preprocess) -> tuple[float, float]:
     return math.floor(min(ends) * 1000) / 1000, math.ceil(max(ends) * 1000) / 1000
 
 
-def _drafted(name: str, file: Path, kind: Kind, found: Found, asked: Asked, scratch: Path) -> Spec:
+def _drafted(
+    name: str, file: Path, kind: Kind, found: Found, asked: Asked, scratch: Path, manifests: Mapping[str, str]
+) -> Spec:
     try:
-        write_model(name, file, kind, found, asked, models=scratch / "models")
+        write_model(name, file, kind, found, asked, models=scratch / "models", manifests=manifests)
         return specs.load(scratch / "models" / name)
     except SpecError as error:
         raise ConvertError("convert.contradiction", reason=error.message.render()) from None

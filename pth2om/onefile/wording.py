@@ -67,6 +67,8 @@ def _export(details: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
 
 def _verdicts(gates: list[GateRecord]) -> Iterator[str]:
     """What passed on one line, with the figure that is nearest to its limit; everything else on its own."""
+    if gates[0].question == "accuracy":  # figures that are asked for are printed, also where they are good
+        yield from (_score(gate) for gate in gates if gate.check.endswith("/drop"))
     passed = [gate for gate in gates if gate.verdict == "passed"]
     if passed:
         nearest = max(passed, key=lambda gate: figures.share_used(gate) or 0.0)
@@ -79,6 +81,21 @@ def _verdicts(gates: list[GateRecord]) -> Iterator[str]:
             yield f"{word}: {line_of(gate, subject=gate.variant)}"
         if several[_SHOWN:]:
             yield say("convert.more", count=len(several) - _SHOWN, verdict=word).render()
+
+
+def _score(gate: GateRecord) -> str:
+    """Both figures of a metric, and what is lost."""
+    found = gate.details
+    emulated = f" [{say('plugin.ground-emulated').render()}]" if gate.ground == "emulated" else ""
+    return say(
+        "convert.score",
+        variant=gate.variant,
+        metric=str(found["metric"]),
+        images=int(found["images"]),
+        before=f"{found['reference']:.2f}",
+        after=f"{found['candidate']:.2f}",
+        role=gate.check.split("/")[0] + emulated,
+    ).render()
 
 
 def _conclusion(done: Conversion) -> str:

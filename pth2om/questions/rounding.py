@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,6 @@ from pth2om.errors import Pth2omError
 from pth2om.session import Array, Feeds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
     from pth2om.compare import Own
@@ -68,7 +67,12 @@ class Double:
         from pth2om.sessions.torch import TorchSession
 
         spec = subject.pipeline.spec
-        load: Callable[[], torch.nn.Module] = lambda: copy.deepcopy(subject.pipeline.module()).double()  # noqa: E731
+
+        def load() -> torch.nn.Module:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch warns of the parameters of a copied TorchScript program
+                return copy.deepcopy(subject.pipeline.module()).double()
+
         around = subject.pipeline.source.watching
         self._session = TorchSession(load, spec.inputs, spec.export.outputs, digest="", around=around)
 

@@ -177,11 +177,64 @@ def test_torchscript_and_whole_modules_bring_their_architecture(tmp_path: Path) 
     example = torch.zeros(1, 3, 12, 12)
     torch.jit.trace(classifier(), example).save(tmp_path / "traced.bin")
     torch.save(classifier(), tmp_path / "whole.onnx")  # the suffix lies
-    for file in ("traced.bin", "whole.onnx"):
-        options = Options(size=(12,), output=tmp_path / f"{file}-out", template="ignored")
-        done = pth2om.convert(tmp_path / file, None, options)
+    written = {}
+    for file, through in (("traced.bin", None), ("whole.onnx", "trace")):
+        options = Options(size=(12,), output=tmp_path / f"{file}-out", template="ignored", torchscript=through)  # type: ignore[arg-type]
+        done = pth2om.convert(tmp_path / file, "Ascend310P3" if through is None else None, options)
         assert done.status == 0, done.failed
         assert any("ignored" in message.render() for message in done.said)
+        assert verdicts(done)["closeness/torchscript~onnx"] == "passed"
+        written[file] = done.files
+    # The program itself is delivered where it was made, not where it was given.
+    assert "torchscript" not in written["traced.bin"]
+    assert written["traced.bin"]["emulated"].is_dir()
+    program = torch.jit.load(written["whole.onnx"]["torchscript"])
+    torch.testing.assert_close(program(example + 1), classifier()(example + 1))
+    for options in (Options(exporter="dynamo"), Options(torchscript="script", exporter="dynamo")):
+        with pytest.raises(ConvertError, match="torchscript exporter only"):
+            pth2om.convert(tmp_path / "traced.bin", None, options)
+
+
+def test_gears_are_one_file_and_a_spec_of_all(tmp_path: Path, weights: Path, folder: Path) -> None:
+    options = Options(
+        name="geared", size=(12,), template="colour", templates=folder, output=tmp_path / "out",
+        dynamic_batch_size=(1, 3), save_spec=tmp_path / "models",
+    )  # fmt: skip
+    done = pth2om.convert(weights, "Ascend310P3", options)
+    assert done.status == 0, done.failed
+    assert {"--input_shape=input:-1,3,12,12", "--dynamic_batch_size=1,3"} <= set(done.command)
+    twins = {gate.variant for gate in done.gates if gate.check.startswith("static~om") and gate.verdict == "passed"}
+    assert twins == {"fp16-gears1_3-bs1", "fp16-gears1_3-bs3"}
+    assert [variant.name for variant in specs.load(tmp_path / "models" / "geared").variants] == sorted(twins)
+    assert onnx.load(done.files["onnx"]).graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert len(list(done.files["emulated"].glob("gear-*"))) == 2
+
+
+def test_scores_are_printed_where_labelled_images_are_given(tmp_path: Path, weights: Path, folder: Path) -> None:
+    from PIL import Image
+
+    from pth2om.onefile import wording
+
+    for number in range(6):
+        place = tmp_path / "labelled" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    options = Options(size=(12,), template="colour", templates=folder, output=tmp_path / "out")
+    torch.save(classifier(classes=2).state_dict(), weights)
+    scored = dataclasses.replace(options, dataset=tmp_path / "labelled", mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(ConvertError, match="--mean"):
+        pth2om.convert(weights, None, dataclasses.replace(options, dataset=tmp_path / "labelled"))
+    with pytest.raises(ConvertError, match="neither one folder"):
+        pth2om.convert(weights, None, dataclasses.replace(scored, dataset=tmp_path / "nets"))
+    with pytest.raises(ConvertError, match="here is tensor"):
+        pth2om.convert(weights, None, dataclasses.replace(scored, task="tensor"))
+    done = pth2om.convert(weights, None, scored)
+    lines = list(wording.lines(done))
+    assert [line for line in lines if line.startswith("bs1 top1 on 6 images: reference ")]
+    (drop,) = [gate for gate in done.gates if gate.check == "onnx/top1/drop"]
+    assert drop.details["reference"] == drop.details["candidate"]
+    assert all("--om-" not in line for line in lines)
 
 
 def test_onnx_is_its_own_reference(tmp_path: Path) -> None:
@@ -213,6 +266,8 @@ def test_what_fails_is_a_gate_and_what_is_behind_it_not_reached(tmp_path: Path) 
     assert {gate.verdict for gate in done.gates} == {"passed", "failed", "not_reached"}
     assert set(done.files) == {"conversion"}
     assert json.loads(done.files["conversion"].read_text())["status"] == 1
+    again = pth2om.convert(tmp_path / "wrong.pt", "Ascend310B1", options)  # its own record is not in the way
+    assert again.status == 1
 
 
 def test_without_its_int8_file_no_atc_line_is_printed(
