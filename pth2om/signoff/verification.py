@@ -34,6 +34,7 @@ class Verified:
         subjects: file -> sha256 of each OM and ONNX file.
         gates: how many figures it holds.
         waivers: gate -> who waived it.
+        unproven: ``emulated`` or ``double`` -> how many figures stand on it, where the policy asked for no device.
         compared: OM files that were given, and are among the subjects.
         bundle: whether the documents of a bundle were compared too.
     """
@@ -45,6 +46,7 @@ class Verified:
     subjects: Mapping[str, str]
     gates: int
     waivers: Mapping[str, str]
+    unproven: Mapping[str, int]
     compared: tuple[Path, ...] = ()
     bundle: bool = False
 
@@ -57,13 +59,16 @@ class Verified:
     def line(self) -> str:
         """All of it in one line."""
         owners = ", ".join(sorted(set(self.waivers.values())))
-        waived = say("signoff.verified-waived", count=len(self.waivers), owners=owners).render() if owners else ""
+        told = say("signoff.verified-waived", count=len(self.waivers), owners=owners).render() if owners else ""
+        for ground, count in self.unproven.items():
+            word = say(f"release.ground-{ground}").render()
+            told += say("signoff.verified-unproven", count=count, ground=word).render()
         return say(
             "signoff.verified",
             name=self.name,
             soc=self.soc,
             gates=self.gates,
-            waived=waived,
+            among=told,
             created=self.created,
             by=self.key[:16],
             compared=len(self.compared),
@@ -151,7 +156,10 @@ def _read(statement: Mapping[str, Any], told: Mapping[str, Any], trusted: keys.P
     waivers = {str(one["gate"]): str(one["owner"]) for one in told["waivers"]}
     if told["verdict"] != PASSED:
         raise SignoffError("signoff.not-passed", id="-")
+    unproven: dict[str, int] = {}
     for one in told["results"]:
+        if one["ground"] in ("emulated", "double"):
+            unproven[one["ground"]] = unproven.get(one["ground"], 0) + 1
         verdict, measured, limit = one["verdict"], one.get("measured"), one.get("comparator")
         good = verdict in ("passed", "shown")
         if verdict == "passed" and isinstance(measured, int | float) and limit in _RELATIONS:
@@ -164,7 +172,7 @@ def _read(statement: Mapping[str, Any], told: Mapping[str, Any], trusted: keys.P
     release = told["release"]
     return Verified(
         str(release["name"]), str(release["soc"]), str(told["timeCreated"]), trusted.id, subjects,
-        len(told["results"]), waivers,
+        len(told["results"]), waivers, dict(sorted(unproven.items())),
     )  # fmt: skip
 
 

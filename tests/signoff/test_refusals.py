@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import pth2om
 from pth2om import evidence
 from pth2om.errors import DataError, SignoffError, SpecError
 from pth2om.evidence import Limit, SpecText
+from pth2om.session import Provenance
 from pth2om.signoff import policy
 from pth2om.signoff.signing import signoff
 from tests.signoff.conftest import Desk
@@ -102,6 +104,11 @@ def not_compiled(desk: Desk) -> None:
     desk.run.stages.pop(2)
 
 
+def emulated_om(desk: Desk) -> None:
+    """Whatever a policy asks for: nothing that a device could run was compiled."""
+    desk.run.stages[2] = replace(desk.run.stages[2], provenance=Provenance("emulator", "1", "emulated", SOC))
+
+
 def no_chain(desk: Desk) -> None:
     desk.run.stages[2] = replace(desk.run.stages[2], inputs={})
 
@@ -134,6 +141,7 @@ def two_specs(desk: Desk) -> None:
         (outside_its_interval, "values", DROP, "run again"),
         (no_latency, "no-answer-on-device", "net-fp16-bs1", "[proof] device"),
         (not_compiled, "not-compiled", "net-fp16-bs1", "[release] variants"),
+        (emulated_om, "om-unproven", "net-fp16-bs1", "only a draft"),
         (no_chain, "no-chain", "net-fp16-bs1", "Run again"),
         (no_spec, "nothing-fits", None, "Correct the policy"),
         (two_specs, "specs-differ", "net", "same spec"),
@@ -206,10 +214,14 @@ def test_a_waiver_proves_nothing_about_a_device(desk: Desk) -> None:
     assert {one.message.key for one in signed.refusals} == {"signoff.not-on-device"}
 
 
-def test_what_the_policy_does_not_ask_of_a_device_may_be_emulated(desk: Desk) -> None:
+def test_what_the_policy_does_not_ask_of_a_device_may_be_emulated(desk: Desk, key_files: tuple[Path, Path]) -> None:
     emulated(desk)
     text = POLICY + '[proof]\ndevice = ["closeness", "latency"]\n'
-    assert desk.sign(after={"release.toml": text}).path is not None
+    path = desk.sign(after={"release.toml": text}).path
+    assert path is not None
+    found = pth2om.verify(path, (), key_files[1])
+    assert found.unproven == {"emulated": 1}
+    assert "1 of them emulated, UNPROVEN" in found.line
 
 
 def test_a_shard_alone_is_refused_and_names_what_the_others_hold(desk: Desk, tmp_path: Path) -> None:
