@@ -34,6 +34,7 @@ from pth2om.files import write_text
 _RECORD = "artifact.json"
 _NOT_STAGES = ("building", "digests", "locks", "resume")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_STAGE = re.compile(r"[a-z][a-z0-9_-]*")
 _CHUNK = 1 << 20
 
 
@@ -175,6 +176,17 @@ class Store:
             if found is not None:
                 return found
             return self._build(key, place, build)
+
+    def kept(self, name: str) -> Artifact | None:
+        """The artifact of ``stage/<digest of its key>``; None where there is none, or one of its files was changed.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        stage, _, digest = name.partition("/")
+        if not _STAGE.fullmatch(stage) or not _DIGEST.fullmatch(digest) or stage in _NOT_STAGES:
+            return None
+        return self._found(self.root / stage / digest)
 
     def forget(self, key: Key) -> None:
         """Remove the artifact of ``key`` if there is one, so that it is built anew."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 from pth2om.errors import Pth2omError
 from pth2om.store import Store
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]*/[0-9a-f]{64}")
 _MOST_BYTES = 1 << 30
 
 
@@ -75,13 +72,12 @@ class Results:
         return found.lost + found.gained, found.images
 
     def _load(self, name: str) -> Mapping[str, Any] | None:
-        if not _NAME.fullmatch(name):
-            return None
-        file = self._store.root / name / "result.json"
+        """Results as they were written: those that were changed since are none."""
         try:
-            if file.stat().st_size > _MOST_BYTES:
+            artifact = self._store.kept(name)
+            if artifact is None or artifact.file("result.json").stat().st_size > _MOST_BYTES:
                 return None
-            value = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            value = artifact.json()
+        except (OSError, ValueError, RecursionError, Pth2omError):
             return None
         return value if isinstance(value, dict) else None

@@ -161,7 +161,7 @@ class Report:
         counts: gates per verdict and ground.
         folder: where the run's pictures lie; None when the records came without a file.
         ended: whether every run came to its end; a killed one did not.
-        waived: how many gates somebody waived; they are among `counts` with their own verdicts.
+        waivings: how many gates of each verdict somebody waived; they are among `counts` too.
         remarks: what a reader must know of the waivers.
         shards: ``2/4`` where the run is one of several and the others are not here.
     """
@@ -171,13 +171,22 @@ class Report:
     counts: Mapping[tuple[Verdict, Ground], int]
     folder: Path | None = None
     ended: bool = True
-    waived: int = 0
+    waivings: Mapping[Verdict, int] = field(default_factory=dict)
     remarks: tuple[Message, ...] = ()
     shards: tuple[str, ...] = ()
 
     def count(self, verdict: Verdict | None = None, ground: Ground | None = None) -> int:
         """How many gates have this verdict and ground (None: any)."""
         return sum(many for (one, on), many in self.counts.items() if verdict in (None, one) and ground in (None, on))
+
+    @property
+    def waived(self) -> int:
+        """How many gates somebody waived."""
+        return sum(self.waivings.values())
+
+    def unwaived(self, verdict: Verdict) -> int:
+        """How many gates have this verdict, and nobody waived them."""
+        return self.count(verdict) - self.waivings.get(verdict, 0)
 
     @property
     def unproven(self) -> int:
@@ -295,7 +304,7 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
         counts,
         folder,
         joined.coverage.ended,
-        sum(is_waived(gate) for gate in gates),
+        Counter(gate.verdict for gate in gates if is_waived(gate)),
         tuple(remarks(joined.waivers)),
         tuple(joined.coverage.shards) if joined.coverage.is_shard else (),
     )

@@ -23,7 +23,9 @@ def headline(report: Report) -> tuple[Style, list[Message]]:
     if unmeasured and report.count("not_measured") + report.count("not_reached") < report.count():
         sentences.append(_say("headline-unmeasured", models=_listed(unmeasured)))
     total, missing = report.count(), report.count("not_measured")
-    lost = report.count("not_reached")
+    lost = report.unwaived("not_reached")
+    if report.waived and first.key != "report.headline-only-waived":
+        sentences.append(_say("headline-waived", count=report.waived))
     if lost and first.key != "report.headline-unreached":
         sentences.append(_say("headline-also-unreached", count=lost))
     if report.shards:
@@ -48,14 +50,17 @@ def headline(report: Report) -> tuple[Style, list[Message]]:
 
 def _verdict(report: Report) -> tuple[Style, Message]:
     total, findings = report.count(), len(report.error_findings)
-    if failed := report.count("failed"):
+    if failed := report.unwaived("failed"):
         return "f", _say("headline-failed", count=failed, total=total)
     if findings:
         return "f", _say("headline-findings", count=findings)
-    if lost := report.count("not_reached"):
+    if lost := report.unwaived("not_reached"):
         return "f", _say("headline-unreached", count=lost)
-    if unsure := report.count("inconclusive"):
+    if unsure := report.unwaived("inconclusive"):
         return "q", _say("headline-inconclusive", count=unsure, total=total)
+    if report.waived:
+        # What somebody answers for is no pass: not of the models, and not of the night.
+        return "q", _say("headline-only-waived", count=report.waived, total=total)
     if not report.ended and (report.unproven or report.count("passed")):
         return "f", _say("headline-no-failure")
     unmeasured = _unmeasured(report)

@@ -155,6 +155,11 @@ class _Page:
         self.unreached = self._listed("not_reached")
         self.inconclusive = self._listed("inconclusive")
 
+    @property
+    def grounds(self) -> int:
+        """How many grounds the table of verdicts has."""
+        return sum(1 for ground in GROUNDS if self.report.count(ground=ground))
+
     def id_of(self, card: Card) -> str:
         """Where links to the card lead."""
         return self._ids[id(card)]

@@ -44,6 +44,7 @@ def render_markdown(report: Report, language: Language) -> str:
     _verdicts(write, report)
     _failures(write, report)
     _unreached(write, report)
+    _waivers(write, report)
     write.line(write.say("md-full-report"))
     return "\n".join(write.lines) + "\n"
 
@@ -247,6 +248,20 @@ def _failures(write: _Writer, report: Report) -> None:
         write.lines.append(f"{words} → {_escaped(advice)}")
     if len(failures) > _MOST_FAILURES:
         write.lines.append(f"- {write.say('more-in-evidence', count=len(failures) - _MOST_FAILURES)}")
+    write.lines.append("")
+
+
+def _waivers(write: _Writer, report: Report) -> None:
+    """What a reader must know of the waivers."""
+    if not report.remarks:
+        return
+    write.line(f"## {write.say('waivers')}")
+    for remark in report.remarks[:_MOST_FAILURES]:
+        advice = wording.fix_in_language(remark, write.language)
+        words = _escaped(wording.in_language(remark, write.language), 600)
+        write.lines.append(f"- {words}" + (f" → {_escaped(advice)}" if advice else ""))
+    if len(report.remarks) > _MOST_FAILURES:
+        write.lines.append(f"- {write.say('more-in-evidence', count=len(report.remarks) - _MOST_FAILURES)}")
     write.lines.append("")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from pth2om.evidence import GateRecord
+from pth2om.evidence import GateRecord, read
 from pth2om.release.comparing import update
 from pth2om.release.waivers import owner
 from tests.harness.tiny import records
@@ -43,6 +44,7 @@ def test_a_waived_failure_keeps_its_verdict_and_not_the_exit_status(
     seen = result.stdout.str(), (repo.path / "j.xml").read_text(), (newest(repo) / "results.md").read_text()
     assert [("WAIVED" in text) for text in seen] == [not status] * 3
     assert ("lapsed on 2020-01-01" in seen[0]) == bool(status)
+    assert ('name="WAIVED" value="1: 1 by Li Wei"' in seen[1]) == (not status)
 
 
 def test_a_run_is_compared_with_its_baseline(repo: pytest.Pytester) -> None:
@@ -56,7 +58,13 @@ def test_a_run_is_compared_with_its_baseline(repo: pytest.Pytester) -> None:
     weights = repo.path / "models" / "tiny" / "weights" / "tiny.pth"
     state = torch.load(weights)
     torch.save({name: value * 1.5 for name, value in state.items()}, weights)
-    repo.runpytest_subprocess(*QUICK, "--baseline", "b.json")
+    repo.runpytest_subprocess(*QUICK, "--baseline", "b.json", "--junitxml", "j.xml")
+    suite = ElementTree.parse(repo.path / "j.xml").getroot()[0]
+    cases = {case.get("name"): case for case in suite.iter("testcase") if case.get("classname") == "regression"}
+    gates = {gate.id: gate for gate in read(newest(repo) / "evidence.jsonl") if isinstance(gate, GateRecord)}
+    compared = {name: gate for name, gate in gates.items() if gate.question == "regression"}
+    assert set(cases) == set(compared)
+    assert compared
     text = (newest(repo) / "evidence.jsonl").read_text(encoding="utf-8")
     assert "release.changed-checkpoint" in text
     assert repo.runpytest_subprocess(*QUICK, "--baseline", "waivers.toml").ret == pytest.ExitCode.USAGE_ERROR

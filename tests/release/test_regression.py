@@ -14,7 +14,7 @@ from pth2om.evidence import GateRecord
 from pth2om.release import baseline, night
 from pth2om.release.comparing import compare, update
 from pth2om.release.regression import Judge, confirmed
-from pth2om.store import Store
+from pth2om.store import Key, Store
 from tests.release.nights import HOST, gate, stages, write
 
 
@@ -122,8 +122,6 @@ def test_what_is_missing_new_or_of_another_kind_is_named_and_not_compared(tmp_pa
 
 def score(store: Store, name: str, right: np.ndarray) -> str:
     """Per-image results in a store: ``right`` says which images are."""
-    folder = store.root / "score" / (name * 64)
-    folder.mkdir(parents=True)
     images = len(right)
     top = np.zeros((images, 5), dtype=np.int32) + np.arange(1, 6)
     top[right, 0] = 0
@@ -133,8 +131,10 @@ def score(store: Store, name: str, right: np.ndarray) -> str:
         "labels": pack(np.zeros(images, dtype=np.int32)), "top": pack(top), "margin": pack(np.ones(images)),
         "files": pack_names([f"{number}.png" for number in range(images)]),
     }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(measured))
-    return f"score/{name * 64}"
+    artifact = store.artifact(
+        Key("score", 1, {"images": name}), lambda folder: (folder / "result.json").write_text(json.dumps(measured))
+    )
+    return f"score/{artifact.key}"
 
 
 def test_accuracy_is_judged_on_the_same_images(tmp_path: Path) -> None:
@@ -151,6 +151,13 @@ def test_accuracy_is_judged_on_the_same_images(tmp_path: Path) -> None:
     found = compared(tmp_path, [old], [new], store)["accuracy/top1/score"]
     assert found.verdict == "failed"
     assert found.measured == pytest.approx(-0.8)
+    file = store.root / results[1] / "result.json"
+    whole = file.read_bytes()
+    # One image more is right now: what was changed after it was written is no result, and the intervals decide.
+    file.write_bytes(whole.replace(b'"images": 5000', b'"images": 4999'))
+    assert by_check(compare(tmp_path / "b.json", tmp_path / "new", Store(store.root)))["regression/unchanged"]
+    file.write_bytes(whole)
+    assert by_check(compare(tmp_path / "b.json", tmp_path / "new", store))["accuracy/top1/score"].verdict == "failed"
     (store.root / results[0] / "result.json").unlink()
     assert by_check(compare(tmp_path / "b.json", tmp_path / "new", store))["regression/unchanged"].verdict == "passed"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from datetime import date
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pth2om.cli import main
 from pth2om.evidence import properties
 from pth2om.release.waivers import is_waived, listed, owner, read, remarks
-from pth2om.report import render
+from pth2om.report import load, render
 from tests.release.nights import gate, write
 
 TODAY = date(2026, 6, 1)
@@ -110,3 +111,33 @@ def test_reports_print_waived_and_the_owner(tmp_path: Path) -> None:
     assert "WAIVED (&lt;b&gt;Li)" in page
     assert "<b>Li" not in page
     assert "WAIVED (" in (tmp_path / "run" / "results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_summaries_count_waived_gates_apart(tmp_path: Path, also: bool) -> None:
+    waivers = read(file(tmp_path, expires="2026-06-10"), TODAY)
+    over = [waivers.over(FAILED), *([dataclasses.replace(FAILED, check="om/top5/drop")] if also else [])]
+    folder = write(tmp_path / "run", [*over, *waivers.records()])
+    page = render(folder, folder).read_text(encoding="utf-8")
+    results = (folder / "results.md").read_text(encoding="utf-8")
+    for text in (page, results):
+        assert ("1 of 1 gates did not pass, and all of them are WAIVED" in text) != also
+        assert ("1 gates are WAIVED" in text) == also
+        assert "lapses on 2026-06-10, in 9 days" in text
+    report = load(folder)
+    assert (report.count("failed"), report.unwaived("failed"), report.waived) == (1 + also, int(also), 1)
+    assert re.search(r"<b>.*WAIVED.*</b><td colspan.*<td class=r>1", page)
+
+
+def test_remarks_are_in_both_reports(tmp_path: Path) -> None:
+    path = file(tmp_path)
+    lapsed, wrong = ROW | {"expires": "2020-01-01", "owner": '"<i>Wang"'}, {"gate": ROW["gate"]}
+    rows = ["[[waiver]]\n" + "\n".join(f"{key} = {value}" for key, value in row.items()) for row in (lapsed, wrong)]
+    path.write_text("\n".join([path.read_text(encoding="utf-8"), *rows]), encoding="utf-8")
+    folder = write(tmp_path / "run", [gate(), *read(path, TODAY).records()])
+    page = render(folder, folder).read_text(encoding="utf-8")
+    for text in (page, (folder / "results.md").read_text(encoding="utf-8")):
+        assert "waived nothing in this run" in text
+        assert "lapsed on 2020-01-01" in text
+        assert "entry 3 waives nothing" in text
+        assert "<i>Wang" not in text
