@@ -23,14 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--draft", action="store_true", help=say("signoff.cli-draft").render())
     parser.add_argument("--new-key", metavar="FILE", type=Path, help=say("signoff.cli-new-key").render())
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=Path,
-        default=Path("statement.json"),
-        help=say("signoff.cli-output").render(),
-    )
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help=say("signoff.cli-output").render())
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -22,7 +22,8 @@ class Night:
     Attributes:
         run: its first record; of a merged night one that stands for all.
         gates: by id, without those of the question *regression*.
-        stages: by (model, variant, stage).
+        stages: by (model, variant, stage); of runs for several SoCs the last one's.
+        made: all of them.
         compared: the gates of the question *regression*.
         coverage: which planned tests came to their end.
         waivers: what became of each waiver.
@@ -38,6 +39,7 @@ class Night:
     waivers: list[WaiverRecord] = field(default_factory=list)
     specs: list[SpecText] = field(default_factory=list)
     runs: list[RunRecord] = field(default_factory=list)
+    made: list[StageRecord] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -83,8 +85,9 @@ def read(source: Path) -> Night:
     if not joined.runs or (len(joined.runs) > 1 and not joined.coverage.merged):
         raise DataError("release.not-one-run", where=str(file), count=len(joined.runs))
     night = Night(
-        _one(joined.runs), coverage=joined.coverage, waivers=joined.waivers, specs=joined.specs, runs=joined.runs
-    )
+        _one(joined.runs), coverage=joined.coverage, waivers=joined.waivers, specs=joined.specs, runs=joined.runs,
+        made=joined.stages,
+    )  # fmt: skip
     for gate in joined.gates:
         if gate.question == REGRESSION:
             night.compared.append(gate)

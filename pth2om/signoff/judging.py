@@ -10,6 +10,7 @@ from typing import Any
 
 from pth2om.evidence import GateRecord
 from pth2om.language import Message, say
+from pth2om.latency import same_chip
 from pth2om.release.night import Night
 from pth2om.signoff import scope as scoping
 from pth2om.signoff.canonical import sha256
@@ -20,6 +21,8 @@ _UNPROVEN = ("emulated", "double")
 _OPEN = ("failed", "inconclusive", "not_measured", "not_reached")
 _OF_AN_OM = ("closeness", "accuracy", "latency")
 MOST_SPEC_BYTES = 1 << 26
+SEEDED = "seeded-"
+"""What the digest of random stand-ins for absent weights begins with."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def _asked(policy: Policy, scope: Scope) -> Iterator[Refusal]:
             yield Refusal(say("signoff.om-unproven", ground=_ground(om.stage.provenance.ground)), (om.name,))
         if not any(stage.stage == "onnx" for stage in om.chain):
             yield Refusal(say("signoff.no-chain"), (om.name,))
+        if any(str(stage.inputs.get("checkpoint", "")).startswith(SEEDED) for stage in om.chain):
+            yield Refusal(say("signoff.seeded"), (om.name,))
 
 
 def _specs(scope: Scope, models: Path) -> Iterator[Refusal]:
@@ -112,6 +117,13 @@ def _specs(scope: Scope, models: Path) -> Iterator[Refusal]:
 
 def _grounds(policy: Policy, scope: Scope) -> Iterator[Refusal]:
     for gate in scope.gates:
+        if gate.ground == "device":
+            device = gate.details.get("device")
+            known: Mapping[str, Any] = device if isinstance(device, Mapping) else {}
+            if not known.get("driver"):
+                yield Refusal(say("signoff.no-device"), (gate.id,))
+            elif not same_chip(str(known.get("soc") or policy.release.soc), policy.release.soc):
+                yield Refusal(say("signoff.other-device", soc=str(known["soc"])[:60]), (gate.id,))
         if gate.question in policy.proof.device and gate.ground in _UNPROVEN:
             yield Refusal(say("signoff.not-on-device", ground=_ground(gate.ground), question=gate.question), (gate.id,))
 

@@ -66,11 +66,12 @@ def of(night: Night, policy: Policy) -> Scope:
     listed = {(model, variant) for model in models for text in specs[model] for variant in _variants(text)}
     known = listed | {(gate.model, gate.variant) for gate in gates if gate.soc == asked.soc}
     wanted = sorted(one for one in known if one[0] in models and _fits(one[1], asked.variants))
-    oms = []
-    for model, variant in wanted:
-        stage = night.stages.get((model, variant, "om"))
-        if stage is not None and stage.provenance.soc in (None, asked.soc):
-            oms.append(Om(model, variant, _file(stage), stage, _chain(night, model, variant)))
+    stages = [stage for stage in night.made if stage.provenance.soc in (None, asked.soc)]
+    oms = [
+        Om(stage.model, stage.variant, _file(stage), stage, _chain(stages, stage))
+        for stage in stages
+        if stage.stage == "om" and (stage.model, stage.variant) in wanted
+    ]
     compiled = {(om.model, om.variant) for om in oms}
     own = {*wanted, *((model, _shape(variant)) for model, variant in wanted), *((model, "") for model in models)}
     # What is about no model of a spec stands for a test that failed outside them: nobody knows what it would have said.
@@ -121,12 +122,13 @@ def _file(stage: StageRecord) -> str:
     return f"{named.rpartition('/')[2] or f'{stage.model}-{stage.variant}'}.om"
 
 
-def _chain(night: Night, model: str, variant: str) -> tuple[StageRecord, ...]:
+def _chain(stages: Sequence[StageRecord], om: StageRecord) -> tuple[StageRecord, ...]:
     """The stages that lead to an OM, found by what each was made of."""
-    stages = [stage for (of, _, _), stage in night.stages.items() if of == model]
-    found = [night.stages[model, variant, "om"]]
+    own = [stage for stage in stages if stage.model == om.model]
+    found = [om]
     for name in ("quantized", "onnx"):
-        inputs = found[-1].inputs.get("onnx")
-        found += [stage for stage in stages if stage.stage == name and inputs and stage.digest == inputs][:1]
-    found += [stage for stage in stages if stage.stage == "checkpoint"][:1]
+        source = found[-1].inputs.get("onnx")
+        found += [stage for stage in own if stage.stage == name and source and stage.digest == source][:1]
+    weights = found[-1].inputs.get("checkpoint")
+    found += [stage for stage in own if stage.stage == "checkpoint" and stage.digest == weights][:1]
     return tuple(reversed(found))

@@ -16,6 +16,7 @@ from pth2om.language import language as readers_language
 from pth2om.release import night as nights
 from pth2om.signoff import documents as papers
 from pth2om.signoff import envelope, judging, keys, policy, scope, statement
+from pth2om.signoff.bundling import STATEMENT
 from pth2om.signoff.judging import Refusal
 from pth2om.signoff.scope import Scope
 from pth2om.signoff.statement import DRAFT
@@ -44,7 +45,7 @@ class Signed:
 def signoff(
     run: Path,
     policy_file: Path,
-    output: Path,
+    output: Path | None = None,
     key_file: Path | None = None,
     *,
     om_files: Sequence[Path] = (),
@@ -59,7 +60,7 @@ def signoff(
     Args:
         run: its folder, or its evidence file; also a merged one.
         policy_file: see `pth2om.signoff.policy`.
-        output: the statement to write.
+        output: the statement to write; default ``statement.json``, of a draft ``draft.json``.
         key_file: the private key; a draft needs none and is never signed.
         om_files: the OM files that are released; those not given are looked for in the store.
         models: the folder of the specs as they are now.
@@ -75,7 +76,9 @@ def signoff(
     """
     asked = policy.read(policy_file)
     key = None if draft else _key(key_file)
+    output = output or Path("draft.json" if draft else STATEMENT)
     file = nights.file_of(run)
+    before = papers.file_digest(file)
     night = nights.read(run)
     found = scope.of(night, asked)
     given = [(path, papers.file_digest(path)) for path in om_files]
@@ -88,6 +91,8 @@ def signoff(
         return Signed(None, tuple(_refused(refused)), tuple(refused))
     shown = language or readers_language()
     texts = papers.documents(run, night, asked.text, shown)
+    if papers.digests(texts)[papers.EVIDENCE] != before:
+        raise SignoffError("signoff.still-written", where=str(file))
     source = statement.Source(night, seals, papers.digests(texts), shown)
     made = statement.make(source, asked, found, None if key is None else key.public, refused)
     try:

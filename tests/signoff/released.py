@@ -85,6 +85,7 @@ class Run:
     gates: list[GateRecord] = field(default_factory=gates)
     stages: list[StageRecord] = field(default_factory=stages)
     specs: tuple[SpecText, ...] = (SpecText("net", sha(SPEC.encode()), SPEC),)
+    soc: str = SOC
     shard: str = ""
     elsewhere: tuple[tuple[Any, ...], ...] = ()
     lines: Callable[[Sequence[Record]], Sequence[Record]] = list
@@ -100,8 +101,8 @@ class Run:
         (root / "release.toml").write_text(POLICY, encoding="utf-8")
         (root / "net.om").write_bytes(OM)
         folder = root / "reports" / "RUN"
-        items = tuple(planned(question) for question in ("closeness", "accuracy", "latency"))
-        plan = PlanRecord(items, soc=SOC, shard=self.shard, elsewhere=self.elsewhere, specs=self.specs)
+        items = tuple(planned(question, self.soc) for question in ("closeness", "accuracy", "latency"))
+        plan = PlanRecord(items, soc=self.soc, shard=self.shard, elsewhere=self.elsewhere, specs=self.specs)
         begin = RunRecord(folder.name, "2026-01-01T02:00:00+00:00", ("pytest", "--board", "b"), {"python": "3"})
         outcomes = [OutcomeRecord(item.item, "passed", 1.0) for item in items]
         records = self.lines([begin, plan, *self.stages, *self.gates, *outcomes])
@@ -113,9 +114,9 @@ class Run:
         return folder
 
 
-def planned(question: str) -> Planned:
+def planned(question: str, soc: str = SOC) -> Planned:
     asked = {"closeness": "torch~om/*", "accuracy": "om/*", "latency": "om/*"}
     return Planned(
-        f"t.py::test_{question}[net-fp16-bs1]", "net", "fp16-bs1", SOC, question, f"{question}/t",  # type: ignore[arg-type]
+        f"t.py::test_{question}[net-fp16-bs1]", "net", "fp16-bs1", soc, question, f"{question}/t",  # type: ignore[arg-type]
         (Expected(question, (asked[question],)),),  # type: ignore[arg-type]
     )  # fmt: skip

@@ -14,7 +14,8 @@ from pth2om import evidence
 from pth2om.errors import DataError, SignoffError, SpecError
 from pth2om.evidence import Limit, SpecText
 from pth2om.session import Provenance
-from pth2om.signoff import policy
+from pth2om.signoff import envelope, policy
+from pth2om.signoff.judging import SEEDED
 from pth2om.signoff.signing import signoff
 from tests.signoff.conftest import Desk
 from tests.signoff.released import OM, POLICY, SOC, SPEC, gate, planned, sha
@@ -24,6 +25,7 @@ DROP = "net/fp16-bs1/Ascend310B1/accuracy/om/top1/drop@dots"
 MEDIAN = "net/fp16-bs1/Ascend310B1/latency/om/median_ms@dots"
 WAIVED = {"owner": "Li Wei", "reason": "known", "link": "https://example.com/1", "expires": "2026-12-31"}
 ACCEPTING = POLICY + "\n[waivers]\naccept = true\n"
+DEVICE = {"dataset": "dots", "device": {"driver": "24.1"}}
 DAY = date(2026, 11, 27)
 
 
@@ -63,12 +65,12 @@ def missing(desk: Desk) -> None:
 
 def expired(desk: Desk) -> None:
     failed(desk)
-    desk.run.change(0, details={"dataset": "dots", "waived": {**WAIVED, "expires": "2026-11-26"}})
+    desk.run.change(0, details={**DEVICE, "waived": {**WAIVED, "expires": "2026-11-26"}})
 
 
 def lapsed_already(desk: Desk) -> None:
     failed(desk)
-    desk.run.change(0, details={"dataset": "dots", "waiver_lapsed": {"owner": "Li Wei", "expires": "2026-11-01"}})
+    desk.run.change(0, details={**DEVICE, "waiver_lapsed": {"owner": "Li Wei", "expires": "2026-11-01"}})
 
 
 def other_om(desk: Desk) -> None:
@@ -109,6 +111,18 @@ def emulated_om(desk: Desk) -> None:
     desk.run.stages[2] = replace(desk.run.stages[2], provenance=Provenance("emulator", "1", "emulated", SOC))
 
 
+def seeded(desk: Desk) -> None:
+    desk.run.stages[1] = replace(desk.run.stages[1], inputs={"checkpoint": f"{SEEDED}1-0"})
+
+
+def no_driver(desk: Desk) -> None:
+    desk.run.change(2, details={"dataset": "dots", "device": {"soc": SOC}})
+
+
+def other_chip(desk: Desk) -> None:
+    desk.run.change(2, details={"dataset": "dots", "device": {"driver": "24.1", "soc": "Ascend910B2"}})
+
+
 def no_chain(desk: Desk) -> None:
     desk.run.stages[2] = replace(desk.run.stages[2], inputs={})
 
@@ -142,6 +156,9 @@ def two_specs(desk: Desk) -> None:
         (no_latency, "no-answer-on-device", "net-fp16-bs1", "[proof] device"),
         (not_compiled, "not-compiled", "net-fp16-bs1", "[release] variants"),
         (emulated_om, "om-unproven", "net-fp16-bs1", "only a draft"),
+        (seeded, "seeded", "net-fp16-bs1", "weights"),
+        (no_driver, "no-device", MEDIAN, "driver"),
+        (other_chip, "other-device", MEDIAN, "the policy"),
         (no_chain, "no-chain", "net-fp16-bs1", "Run again"),
         (no_spec, "nothing-fits", None, "Correct the policy"),
         (two_specs, "specs-differ", "net", "same spec"),
@@ -198,7 +215,7 @@ def test_an_om_is_given_or_in_the_store(desk: Desk) -> None:
 
 def test_a_waiver_counts_where_the_policy_accepts_it(desk: Desk) -> None:
     failed(desk)
-    desk.run.change(0, details={"dataset": "dots", "waived": WAIVED})
+    desk.run.change(0, details={**DEVICE, "waived": WAIVED})
     refused = desk.sign(today=DAY)
     assert {one.message.key for one in refused.refusals} == {"signoff.waiver-refused"}
     signed = desk.sign(today=DAY, after={"release.toml": ACCEPTING})
@@ -209,7 +226,7 @@ def test_a_waiver_counts_where_the_policy_accepts_it(desk: Desk) -> None:
 
 def test_a_waiver_proves_nothing_about_a_device(desk: Desk) -> None:
     emulated(desk)
-    desk.run.change(1, verdict="failed", measured=3.0, interval=None, details={"dataset": "dots", "waived": WAIVED})
+    desk.run.change(1, verdict="failed", measured=3.0, interval=None, details={**DEVICE, "waived": WAIVED})
     signed = desk.sign(today=DAY, after={"release.toml": ACCEPTING})
     assert {one.message.key for one in signed.refusals} == {"signoff.not-on-device"}
 
@@ -222,6 +239,30 @@ def test_what_the_policy_does_not_ask_of_a_device_may_be_emulated(desk: Desk, ke
     found = pth2om.verify(path, (), key_files[1])
     assert found.unproven == {"emulated": 1}
     assert "1 of them emulated, UNPROVEN" in found.line
+
+
+def test_one_soc_of_a_merged_night_is_signed(desk: Desk, tmp_path: Path) -> None:
+    """A night for two chips: each has an OM of its own under one variant's name."""
+    first = desk.run.write(desk.root / "a")
+    for number, each in enumerate(desk.run.gates):
+        desk.run.change(number, soc="Ascend310P3", digests={**each.digests, "om": "9" * 64})
+    om = desk.run.stages[2]
+    desk.run.stages[2] = replace(om, digest="9" * 64, provenance=replace(om.provenance, soc="Ascend310P3"))
+    desk.run.soc = "Ascend310P3"
+    second = desk.run.write(desk.root / "b")
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    merged = evidence.merge([run / "evidence.jsonl" for run in (second, first)])
+    (folder / "evidence.jsonl").write_bytes(merged.text)
+    root = desk.root / "a"
+    signed = signoff(
+        folder, root / "release.toml", root / "s.json", desk.key, om_files=[root / "net.om"], models=root / "models"
+    )
+    assert signed.path is not None, signed.lines
+    statement = envelope.opened(signed.path.read_bytes()).statement
+    assert [one["digest"]["sha256"] for one in statement["subject"] if one["name"].endswith(".om")] == [sha(OM)]
+    assert len(statement["predicate"]["results"]) == 3
+    assert len(statement["predicate"]["run"]["runningDigests"]) == 2
 
 
 def test_a_shard_alone_is_refused_and_names_what_the_others_hold(desk: Desk, tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ def test_the_whole_way_as_typed(
 
 
 def test_the_public_function_returns_what_was_signed(desk: Desk, key_files: tuple[Path, Path]) -> None:
-    desk.run.change(0, verdict="failed", measured=0.9, details={"dataset": "dots", "waived": WAIVED})
+    desk.run.change(
+        0, verdict="failed", measured=0.9, details={"dataset": "dots", "device": {"driver": "1"}, "waived": WAIVED}
+    )
     text = (desk.sign(draft=True) and (desk.root / "release.toml").read_text()) + "[waivers]\naccept = true\n"
     path = desk.sign(after={"release.toml": text}).path
     assert path is not None
