@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import json
 import logging
 import shutil
 import subprocess
@@ -144,6 +146,22 @@ def test_keys_of_openssl_as_documented(tmp_path: Path) -> None:
 
     shown = hashlib.sha256(subprocess.run(der, cwd=tmp_path, check=True, capture_output=True).stdout).hexdigest()
     assert keys.private(tmp_path / "release.key").public.id == shown == keys.public(tmp_path / "release.pub").id
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.parametrize("kind", ["ed25519", "P-256", "P-384"])
+def test_openssl_verifies_what_was_signed_as_dsse_defines_it(tmp_path: Path, kind: str) -> None:
+    key = made(tmp_path, kind)
+    written = json.loads(envelope.sealed(STATEMENT, keys.private(key)))
+    payload, name = base64.b64decode(written["payload"]), written["payloadType"].encode()
+    (tmp_path / "signed").write_bytes(b"DSSEv1 %d %s %d %s" % (len(name), name, len(payload), payload))
+    (tmp_path / "sig").write_bytes(base64.b64decode(written["signatures"][0]["sig"]))
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "key.pub", "-rawin", "-in", "signed"]
+    if kind != "ed25519":
+        command += ["-digest", {"P-256": "sha256", "P-384": "sha384"}[kind]]
+    done = subprocess.run([*command, "-sigfile", "sig"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "Verified Successfully" in done.stdout) == (0, True), done.stderr
+    assert json.loads(payload) == STATEMENT
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
