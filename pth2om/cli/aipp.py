@@ -1,4 +1,4 @@
-"""``pth2om aipp check FILE`` and ``pth2om aipp derive MODEL``."""
+"""``pth2om aipp check FILE``, ``pth2om aipp derive MODEL`` and ``pth2om aipp preview FILE IMAGE``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--size", metavar="H,W", help=say("aipp.cli-size").render())
     check.add_argument("--soc", metavar="SOC", help=say("aipp.cli-soc").render())
     check.add_argument("--onnx", metavar="ONNX", type=Path, help=say("aipp.cli-onnx").render())
+    preview = actions.add_parser("preview", help=say("aipp.cli-preview").render())
+    preview.add_argument("file", metavar="FILE", type=Path, help=say("aipp.cli-file").render())
+    preview.add_argument("image", metavar="IMAGE", type=Path, help=say("aipp.cli-image").render())
+    preview.add_argument("--size", metavar="H,W", help=say("aipp.cli-size").render())
+    preview.add_argument("--soc", metavar="SOC", help=say("aipp.cli-soc").render())
+    preview.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help=say("aipp.cli-preview-output").render()
+    )
     derive = actions.add_parser("derive", help=say("aipp.cli-derive").render())
     derive.add_argument("model", metavar="MODEL", help=say("aipp.cli-model").render())
     derive.add_argument(
@@ -35,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check or derive; 1 when the configuration would be refused."""
-    return _check(arguments) if arguments.action == "check" else _derive(arguments)
+    return {"check": _check, "derive": _derive, "preview": _preview}[arguments.action](arguments)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -61,6 +69,20 @@ def _check(arguments: argparse.Namespace) -> int:
     if not refused and not found:
         print(say("aipp.fine", count=len(config.ops)))
     return int(bool(refused) or any(finding.severity == "error" for finding in found))
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    from pth2om import aipp
+    from pth2om.aipp.preview import write_preview
+
+    config = aipp.read_config(arguments.file)
+    size = _size(arguments.size) if arguments.size else None
+    seen = write_preview(config, arguments.image, arguments.output, size, soc=arguments.soc)
+    shape = " x ".join(map(str, seen.shape))
+    print(say("aipp.previewed", path=str(arguments.output), shape=shape, low=f"{seen.low:g}", high=f"{seen.high:g}"))
+    if seen.standard:
+        print(say("aipp.preview-standard", standard=seen.standard))
+    return 0
 
 
 def _derive(arguments: argparse.Namespace) -> int:

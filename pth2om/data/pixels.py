@@ -5,17 +5,36 @@ from __future__ import annotations
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from pth2om.errors import Absent
 from pth2om.session import Array, Feeds, Provenance, Session, TensorSpec
 from pth2om.spec import Preprocess
 
 
+def unnormalized(values: Array, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+    """The pixels that a preprocessing made values of, in the channel order of the values.
+
+    Args:
+        values: (N, C, H, W), as the net is fed, without an appended channel.
+        preprocess: how they were made.
+
+    Returns:
+        uint8 of the same shape: ``round((value * std + mean) * scale)``, clipped to 0..255.
+    """
+    channels = 1 if preprocess.color == "GRAY" else 3
+    mean = np.array(preprocess.mean or (0.0,) * channels).reshape(-1, 1, 1)
+    std = np.array(preprocess.std or (1.0,) * channels).reshape(-1, 1, 1)
+    wide = (values.astype(np.float64) * std + mean) * preprocess.scale
+    pixels: npt.NDArray[np.uint8] = np.rint(wide).clip(0, 255).astype(np.uint8)
+    return pixels
+
+
 class PixelFed:
     """Feeds a session that takes uint8 NHWC pixels from the normalized NCHW values of a spec's ``[preprocess]``.
 
-    ``pixel = round((value * std + mean) * scale)``, clipped to 0..255: exact for values that were made from pixels. A
-    value between two pixels (a random sample) is rounded to the nearer one, so it moves by at most half a grey level.
+    See `unnormalized`: exact for values that were made from pixels. A value between two pixels (a random sample) is
+    rounded to the nearer one, so it moves by at most half a grey level.
 
     Args:
         session: takes pixels.
@@ -42,10 +61,8 @@ class PixelFed:
         self._format, self._x_first = input_format, x_first
         self._session = session
         self._name = name
-        channels = 1 if preprocess.color == "GRAY" else 3
-        self._mean = np.array(preprocess.mean or (0.0,) * channels).reshape(-1, 1, 1)
-        self._std = np.array(preprocess.std or (1.0,) * channels).reshape(-1, 1, 1)
-        self._scale = preprocess.scale
+        self._preprocess = preprocess
+        self._channels = 1 if preprocess.color == "GRAY" else 3
         self._swapped = preprocess.color == "BGR"
 
     @property
@@ -57,7 +74,7 @@ class PixelFed:
         if spec.name != self._name:
             return spec
         batch, height, width, _ = spec.shape
-        return TensorSpec(spec.name, (batch, len(self._mean), height, width), np.dtype(np.float32))
+        return TensorSpec(spec.name, (batch, self._channels, height, width), np.dtype(np.float32))
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -80,8 +97,7 @@ class PixelFed:
 
     def pixels(self, values: Array) -> Array:
         """Values (N, C, H, W) as pixels, uint8 (N, H, W, bytes of a pixel): RGB, with X where the format has it."""
-        wide = (values.astype(np.float64) * self._std + self._mean) * self._scale
-        pixels = np.rint(wide).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        pixels = unnormalized(values, self._preprocess).transpose(0, 2, 3, 1)
         pixels = pixels[..., ::-1] if self._swapped else pixels
         if self._format != "YUV400_U8" and pixels.shape[3] == 1:
             pixels = np.repeat(pixels, 3, axis=3)

@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from pth2om.gui.desk import Desk, preferences
 from pth2om.gui.guard import Guard
-from pth2om.gui.pages import accept, convert, graph, jobs, pictures, quantize, reports, start
+from pth2om.gui.pages import accept, aipp, board, convert, explain, graph, jobs, pictures, quantize, reports, start
 from pth2om.gui.queue import Queue
 from pth2om.gui.settings import Settings
 
@@ -24,6 +24,8 @@ _FILES = {
     "gui.js": _STATIC / "gui.js",
     "report.css": Path(__file__).parents[1] / "report" / "templates" / "report.css",
 }
+
+_PAGES = (start, convert, quantize, accept, explain, aipp, reports, board, graph, pictures, jobs)
 
 
 def build(settings: Settings, told: Callable[[str], None] = lambda _: None) -> Starlette:
@@ -44,11 +46,7 @@ def build(settings: Settings, told: Callable[[str], None] = lambda _: None) -> S
         finally:
             queue.stop()
 
-    pages: list[BaseRoute] = [
-        route
-        for page in (start, convert, quantize, accept, reports, graph, pictures, jobs)
-        for route in page.routes(desk)
-    ]
+    pages: list[BaseRoute] = [route for page in _PAGES for route in page.routes(desk)]
     desk.know([route.path for route in pages if isinstance(route, Route)])
     routes = [*pages, desk.route("/preferences", preferences, "POST"), Route("/static/{name}", _static)]
     guard = Middleware(Guard, settings=settings, told=told)

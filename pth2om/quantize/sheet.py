@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pth2om.data.pixels import unnormalized
 from pth2om.errors import QuantizeError
 from pth2om.files import write_bytes
 from pth2om.quantize.bins import ImageBatches
@@ -74,11 +75,9 @@ def pixels(array: npt.NDArray[np.float32], preprocess: Preprocess) -> npt.NDArra
         (height, width, channels), 0..255; an appended channel, which lies between 0 and 1, likewise.
     """
     own = 1 if preprocess.color == "GRAY" else 3
-    mean = np.array(preprocess.mean or (0.0,) * own, np.float64).reshape(-1, 1, 1)
-    std = np.array(preprocess.std or (1.0,) * own, np.float64).reshape(-1, 1, 1)
-    seen = np.concatenate([(array[:own] * std + mean) * preprocess.scale, array[own:] * 255.0])
-    whole: npt.NDArray[np.uint8] = np.clip(np.rint(seen), 0, 255).astype(np.uint8).transpose(1, 2, 0)
-    return whole
+    further = np.clip(np.rint(array[own:] * 255.0), 0, 255).astype(np.uint8)
+    whole: npt.NDArray[np.uint8] = np.concatenate([unnormalized(array[None, :own], preprocess)[0], further])
+    return whole.transpose(1, 2, 0)
 
 
 def _tile(array: npt.NDArray[np.float32], preprocess: Preprocess) -> Image.Image:
