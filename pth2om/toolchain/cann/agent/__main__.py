@@ -1,0 +1,46 @@
+"""``python3 board_agent.pyz VERB``: ``serve``, ``worker``, ``doctor``, ``version``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from typing import List, Tuple
+
+from .frames import PROTOCOL
+
+
+def main(arguments: List[str]) -> int:
+    """Do what the first argument names."""
+    verb = arguments[0] if arguments else ""
+    program, digest = _own()
+    if verb == "serve":
+        from . import supervisor
+
+        return supervisor.main(digest, program)
+    if verb == "worker":
+        from . import worker
+
+        return worker.main()
+    if verb == "doctor":
+        from . import doctor  # type: ignore[attr-defined,unused-ignore]
+
+        return int(doctor.main(arguments[1:]))
+    if verb == "version":
+        print("pth2om board agent, protocol %d, %s" % (PROTOCOL, digest))
+        return 0
+    print("usage: board_agent.pyz serve | worker | doctor | version", file=sys.stderr)
+    return 2
+
+
+def _own() -> Tuple[List[str], str]:
+    """The arguments that start this agent, for a Python to be put before them, and the sha256 of its file."""
+    file = os.path.abspath(sys.argv[0])
+    if not os.path.isfile(file) or file.endswith("__main__.py"):
+        return ["-m", str(__package__)], ""
+    with open(file, "rb") as opened:
+        return [file], hashlib.sha256(opened.read()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

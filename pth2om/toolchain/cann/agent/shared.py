@@ -1,0 +1,65 @@
+"""Mapped files through which the supervisor and its worker hand tensors to each other.
+
+Python 3.7 has no ``multiprocessing.shared_memory``. The files lie in ``/dev/shm``, or where that is missing or full, in
+the folder for temporary files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import tempfile
+from typing import Optional
+
+_GRAIN = 1 << 20
+_PLACES = ("/dev/shm",)  # noqa: S108 - the name of memory
+
+
+class Mapped:
+    """A file that both sides map, and that grows.
+
+    Args:
+        path: of the file; it is made when it is first needed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._map: Optional[mmap.mmap] = None
+
+    def view(self, size: int) -> memoryview:
+        """At least ``size`` bytes of the file, for reading and writing.
+
+        Raises:
+            OSError: there is no room.
+        """
+        if self._map is None or len(self._map) < size:
+            self.close()
+            whole = max(_GRAIN, -(-size // _GRAIN) * _GRAIN)
+            number = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                if os.fstat(number).st_size < whole:
+                    os.posix_fallocate(number, 0, whole)  # a full file system says so now, not by SIGBUS
+                self._map = mmap.mmap(number, os.fstat(number).st_size)
+            finally:
+                os.close(number)
+        return memoryview(self._map)[:size]
+
+    def close(self) -> None:
+        """Unmap it; views must be gone."""
+        if self._map is not None:
+            with contextlib.suppress(BufferError):  # a view is still held: the mapping goes with it
+                self._map.close()
+            self._map = None
+
+
+def folder(size: int) -> str:
+    """A new folder for mapped files, where ``size`` bytes have room."""
+    for place in _PLACES:
+        try:
+            free = os.statvfs(place)
+            if free.f_bavail * free.f_frsize > 2 * size and os.access(place, os.W_OK):
+                return tempfile.mkdtemp(prefix="pth2om-", dir=place)
+        except OSError:
+            continue
+    return tempfile.mkdtemp(prefix="pth2om-")
