@@ -11,7 +11,8 @@
     ├── StoreError              the artifact store (disk full, permissions)
     ├── ToolchainError          compiling or running an OM
     │   ├── AtcError            what atc would print, with its code
-    │   └── LostError           a crash, a lost link, a time-out: trying again may help
+    │   ├── LostError           a lost link, or an answer that never came: tried again at once
+    │   └── CrashError          a crash, a hang or an error of the device while an OM ran: the test that met it fails
     ├── AippError               an AIPP configuration
     ├── OmFileError             reading an .om file
     ├── QuantizeError           calibration and quantization
@@ -130,7 +131,16 @@ class ToolchainError(Pth2omError):
 
 
 class LostError(ToolchainError):
-    """The computing side is lost: a child process crashed, a link broke, or a time limit passed."""
+    """The computing side is lost: a link broke, or an answer never came."""
+
+    transient = True
+
+
+class CrashError(ToolchainError):
+    """What ran or compiled an OM ended by a signal, by a time limit, or with an error of the device.
+
+    The test that met it fails; the next one gets a new process. It is not remembered as the model's failure.
+    """
 
     transient = True
 

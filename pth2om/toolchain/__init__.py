@@ -71,6 +71,21 @@ class CompiledModel:
             raise ToolchainError("emulator.not-compiled", where=str(folder)) from None
 
 
+@dataclass(frozen=True)
+class Access:
+    """Where a toolchain that needs real machines finds them.
+
+    Attributes:
+        boards: ``ssh://user@host:port`` of each; empty: this machine.
+        compile_at: ``here``, ``board``, or empty: here if this machine has an atc for the SoC, else on a board.
+        run_by: how an OM is run, see `pth2om.toolchain.cann.WAYS`.
+    """
+
+    boards: tuple[str, ...] = ()
+    compile_at: str = ""
+    run_by: str = "acl"
+
+
 class Toolchain(Protocol):
     """Compiles ONNX files and opens what came of them."""
 

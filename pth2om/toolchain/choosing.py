@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Protocol
 
 from pth2om.errors import ToolchainError
-from pth2om.toolchain import Toolchain
+from pth2om.toolchain import Access, Toolchain
 
 if TYPE_CHECKING:
     from pth2om.ascend.target import Target
@@ -21,26 +21,33 @@ if TYPE_CHECKING:
 class Maker(Protocol):
     """Makes a toolchain."""
 
-    def __call__(self, target: Target, *, threads: int | None, join: Join | None) -> Toolchain:
+    def __call__(self, target: Target, *, threads: int | None, join: Join | None, access: Access) -> Toolchain:
         """The toolchain for one target.
 
         Args:
             target: the SoC, and the CANN version whose rules are followed.
             threads: intra-op threads, where it computes on this machine.
             join: makes the INT8 layers of a deploy model single operators, where it computes on this machine.
+            access: the machines, where it needs real ones.
 
         Raises:
             ToolchainError: it is not installed.
         """
 
 
-def _emulator(target: Target, *, threads: int | None, join: Join | None) -> Toolchain:
+def _emulator(target: Target, *, threads: int | None, join: Join | None, access: Access) -> Toolchain:  # noqa: ARG001
     from pth2om.toolchain.emulator import EmulatorToolchain
 
     return EmulatorToolchain(target, threads=threads, join=join)
 
 
-_MAKERS: dict[str, Maker] = {"emulator": _emulator}
+def _cann(target: Target, *, threads: int | None, join: Join | None, access: Access) -> Toolchain:  # noqa: ARG001
+    from pth2om.toolchain.cann import CannToolchain
+
+    return CannToolchain(target, access)
+
+
+_MAKERS: dict[str, Maker] = {"emulator": _emulator, "cann": _cann}
 
 
 def register(name: str, maker: Maker) -> Callable[[], None]:
@@ -67,7 +74,14 @@ def names() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*_MAKERS, *(entry.name for entry in installed)]))
 
 
-def choose(name: str, target: Target, *, threads: int | None = None, join: Join | None = None) -> Toolchain:
+def choose(
+    name: str,
+    target: Target,
+    *,
+    threads: int | None = None,
+    join: Join | None = None,
+    access: Access | None = None,
+) -> Toolchain:
     """The toolchain of that name.
 
     Args:
@@ -75,6 +89,7 @@ def choose(name: str, target: Target, *, threads: int | None = None, join: Join 
         target: see `Maker`.
         threads: see `Maker`.
         join: see `Maker`.
+        access: see `Maker`; None: this machine.
 
     Raises:
         ToolchainError: there is none of that name, or it is not installed.
@@ -84,7 +99,5 @@ def choose(name: str, target: Target, *, threads: int | None = None, join: Join 
         for entry in metadata.entry_points(group="pth2om.toolchains", name=name):
             maker = entry.load()
     if maker is None:
-        if name == "cann":
-            raise ToolchainError("pipeline.no-cann")
         raise ToolchainError("pipeline.no-toolchain", name=name, names=", ".join(names()))
-    return maker(target, threads=threads, join=join)
+    return maker(target, threads=threads, join=join, access=access or Access())

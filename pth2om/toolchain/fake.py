@@ -90,7 +90,7 @@ class FakeToolchain:
     def maker(cls, answer: Answer = plain) -> Maker:
         """What `pth2om.toolchain.choosing.register` takes."""
 
-        def make(target: Target, *, threads: int | None, join: object) -> FakeToolchain:  # noqa: ARG001 - a Maker's
+        def make(target: Target, *, threads: int | None, join: object, access: object) -> FakeToolchain:  # noqa: ARG001
             return cls(target, answer)
 
         return make

@@ -1,1 +1,201 @@
-"""The real CANN: atc and an NPU on this machine, or on boards over SSH."""
+"""The real CANN: atc and an NPU on this machine, or on boards over SSH.
+
+One path for both: an agent (`pth2om.toolchain.cann.agent`) runs beside CANN, here as a child, on a board behind one ssh
+process. ``device`` is the ground of a machine that proves its NPU; whatever else runs an OM is a ``double``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pth2om.errors import ToolchainError
+from pth2om.session import Provenance
+from pth2om.toolchain import DEVICE, Access, CompiledModel
+from pth2om.toolchain.cann.board import Board, Facts, Limits
+from pth2om.toolchain.cann.boards import Boards, busy
+from pth2om.toolchain.cann.place import Place
+
+if TYPE_CHECKING:
+    from pth2om.ascend.atc_options import AtcOptions
+    from pth2om.ascend.target import Target
+    from pth2om.evidence import Finding
+    from pth2om.toolchain.cann.session import CannSession
+
+HERE, BOARD = "here", "board"
+"""The places to compile that a user may name."""
+
+_OPEN: dict[str, Board] = {}
+"""The machines that this process knows; a toolchain is made anew for each question, its connections are not."""
+
+
+def machine(url: str = "", limits: Limits | None = None) -> Board:
+    """The board behind ``url``, or this machine; one connection for the whole process.
+
+    Raises:
+        ToolchainError: that is no ``ssh://user@host:port``.
+    """
+    if url not in _OPEN:
+        _OPEN[url] = Board(Place.of(url) if url else Place(), limits)
+    return _OPEN[url]
+
+
+@atexit.register
+def close_all() -> None:
+    """End every connection."""
+    while _OPEN:
+        _, board = _OPEN.popitem()
+        with contextlib.suppress(OSError, ToolchainError):
+            board.close()
+
+
+def survey(access: Access) -> Facts:
+    """What the machines of a run are; read once, before anything runs.
+
+    Raises:
+        LostError: one cannot be reached.
+        ToolchainError: they differ, or an agent cannot run there.
+    """
+    toolchain_boards = Boards([machine(url) for url in access.boards or ("",)], Limits().wait)
+    toolchain_boards.check()
+    return toolchain_boards.all[0].facts
+
+
+class CannToolchain:
+    """Compiles with atc, and runs OMs through ``acl``.
+
+    Args:
+        target: SoC and CANN.
+        access: the machines.
+        limits: how long things may take.
+    """
+
+    def __init__(self, target: Target, access: Access | None = None, limits: Limits | None = None) -> None:
+        self.target = target
+        self.limits = limits or Limits()
+        self._access = access or Access()
+        self._boards = Boards([machine(url, limits) for url in self._access.boards or ("",)], self.limits.wait)
+
+    @property
+    def facts(self) -> Facts:
+        """Of the machines that run.
+
+        Raises:
+            LostError: one cannot be reached.
+            ToolchainError: they differ, or have another SoC than was asked for.
+        """
+        self._boards.check()
+        found = self._boards.all[0].facts
+        if self.target.soc and found.soc and found.soc != self.target.soc:
+            name = self._boards.all[0].name
+            raise ToolchainError("cann.other-soc", where=name, found=found.soc, asked=self.target.soc)
+        return found
+
+    @property
+    def provenance(self) -> Provenance:
+        """CANN of the machine that runs; its ground is ``device`` only if it proves its NPU."""
+        found = self.facts
+        return Provenance("cann", found.cann or self.target.cann, found.ground, self.target.soc)
+
+    @property
+    def compiler(self) -> Mapping[str, str]:
+        """CANN and processor of the machine that compiles, its kernels, and operator packages."""
+        found = self._compiler().facts
+        return {"name": "cann", **self.target.compiler, "cann": found.cann, "arch": found.arch}
+
+    @property
+    def device(self) -> Mapping[str, str]:
+        """SoC, driver and CANN of the machines that run, and how an OM is run."""
+        found = self.facts
+        known = {"soc": found.soc, "driver": found.driver, "cann": found.cann, "ground": found.ground}
+        return {**known, "by": self._access.run_by}
+
+    def _compiler(self) -> Board:
+        """The machine that compiles.
+
+        Raises:
+            ToolchainError: none can.
+        """
+        asked, soc = self._access.compile_at, self.target.soc or ""
+        local, first = machine(), self._boards.all[0]
+        if asked == BOARD:
+            return first
+        if asked == HERE or not self._access.boards:
+            if not local.facts.has_atc:
+                raise ToolchainError("cann.no-program", where=local.name, program="atc")
+            return local
+        return local if local.facts.compiles_for(soc) else first
+
+    @contextlib.contextmanager
+    def _job(self, board: Board) -> Iterator[None]:
+        """Within this the board is ours; it is given back unless it was ours before."""
+        before = board.is_leased
+        holder = board.lease(self.limits.wait)
+        if holder is not None:
+            raise busy(board.name, self.limits.wait, holder)
+        try:
+            yield
+        finally:
+            if not before:
+                board.rest()
+
+    def refuses(self, model: Path, options: AtcOptions) -> Sequence[Finding]:
+        """What ``atc --mode=3`` refuses: operators without a parser, names that are not unique, a damaged file.
+
+        Raises:
+            CrashError: it was ended before it answered.
+            ToolchainError: it cannot be asked.
+        """
+        from pth2om.toolchain.cann.compiling import Asked, prechecked
+
+        board = self._compiler()
+        with tempfile.TemporaryDirectory() as folder, self._job(board):
+            asked = Asked(model, replace(options, mode=3), self.limits.compile, self._packages)
+            return prechecked(board, asked, Path(folder))
+
+    def compile(self, model: Path, options: AtcOptions, destination: Path) -> CompiledModel:
+        """See `Toolchain.compile`: the OM is read back and checked against what was asked for.
+
+        Raises:
+            AtcError: atc refuses, or the OM is not what was asked for.
+            CrashError: atc was ended: by a signal, the time limit, or for want of memory.
+            ToolchainError: there is no atc, or the machine cannot be used.
+        """
+        from pth2om.toolchain.cann.compiling import Asked, compiled
+
+        board, provenance = self._compiler(), self.provenance
+        with self._job(board):
+            asked = Asked(model, options, self.limits.compile, self._packages)
+            return compiled(board, asked, destination, provenance)
+
+    @property
+    def _packages(self) -> Sequence[Path]:
+        return ()
+
+    def compiled(self, folder: Path) -> CompiledModel:
+        """See `Toolchain.compiled`."""
+        return CompiledModel.read(folder)
+
+    def open(self, compiled: CompiledModel, band: str) -> CannSession:
+        """See `Toolchain.open`; no machine is taken before the first run.
+
+        Raises:
+            ToolchainError: there is no such band.
+        """
+        from pth2om.toolchain.cann.session import CannSession
+
+        if band != DEVICE:
+            raise ToolchainError("emulator.unknown-band", where=str(compiled.path), band=band, bands=DEVICE)
+        return CannSession(self._boards, compiled, self.provenance)
+
+    def close(self) -> None:
+        """End the connections; they are made anew when they are needed."""
+        self._boards.close()
+
+
+__all__ = ["BOARD", "HERE", "CannToolchain", "machine", "survey"]

@@ -47,6 +47,13 @@ def cann_version(environment: Dict[str, str]) -> str:
     return ""
 
 
+def platforms(environment: Dict[str, str]) -> List[str]:
+    """The SoC names that the toolkit has a platform file of; empty where it has no folder of them."""
+    home = environment.get("ASCEND_HOME_PATH") or environment.get("ASCEND_TOOLKIT_HOME") or "/nonexistent"
+    found = glob.glob(os.path.join(home, "*-linux/data/platform_config/*.ini"))
+    return sorted({os.path.basename(path)[:-4] for path in found})
+
+
 def facts(environment: Dict[str, str], soc: str, root: str = "/") -> Dict[str, Any]:
     """What the other side asks first.
 
@@ -56,13 +63,14 @@ def facts(environment: Dict[str, str], soc: str, root: str = "/") -> Dict[str, A
         root: of the file system; only tests name another.
 
     Returns:
-        ``nodes``, ``driver``, ``cann``, ``soc``, ``arch``, ``boot``, ``cores``, ``memory_bytes``, and ``device``:
-        whether nodes, driver and SoC name together prove an NPU.
+        ``nodes``, ``driver``, ``platforms``, ``cann``, ``soc``, ``arch``, ``boot``, ``cores``, ``memory_bytes``, and
+        ``device``: whether nodes, driver and SoC name together prove an NPU.
     """
     nodes, driver = device_nodes(root), driver_version(root)
     return {
         "nodes": nodes,
         "driver": driver,
+        "platforms": platforms(environment),
         "cann": cann_version(environment),
         "soc": soc,
         "arch": os.uname().machine,

@@ -74,7 +74,7 @@ class Supervisor:
         self._gone = threading.Event()
         self._home = tempfile.mkdtemp(prefix="pth2om-board-")
         self._places: List[str] = []
-        self._child: Optional[Child] = None
+        self._children: Dict[str, Child] = {}  # by the name that the other side gave its model
         self._python = ""
         self._no_python = ""
         self._environment: Dict[str, str] = {}
@@ -121,8 +121,7 @@ class Supervisor:
                 self._pipe.send({"kind": "error", "error": "shared", "values": {"reason": str(error)}})
         finally:
             self._gone.set()
-            child = self._child
-            if child is not None:
+            for child in list(self._children.values()):
                 child.kill()  # a worker that hangs would keep the other thread waiting
             self._queue.put(None)
 
@@ -130,7 +129,7 @@ class Supervisor:
         tensors = checked(header.get("tensors"), length)
         slot = self._slot(length)
         self._pipe.fill(slot.input.view(length))
-        child = self._child
+        child = self._children.get(str(header.get("model")))
         if child is not None:
             command = {
                 "kind": "run",
@@ -195,14 +194,14 @@ class Supervisor:
     def _answer_run(self, header: Header, child: Optional[Child], slot: Slot) -> None:
         number = header.get("id")
         try:
-            if child is None or child is not self._child:
+            if child is None or child is not self._children.get(str(header.get("model"))):
                 answer: Header = {"kind": "error", "error": "not-loaded", "values": {}}
             else:
                 answer = child.receive(float(header.get("limit", 60.0)))
                 if answer.get("error") == "acl":
-                    self._drop_child()  # after a failed execution a process is not to be trusted
+                    self._drop_child(header)  # after a failed execution a process is not to be trusted
         except ChildError as error:
-            self._drop_child()
+            self._drop_child(header)
             answer = {"kind": "error", "error": error.how, "values": error.values}
         parts = [slot.output.view(answer["size"])] if answer["kind"] == "ran" and answer["size"] else []
         self._pipe.send({**answer, "id": number}, parts)
@@ -252,9 +251,9 @@ class Supervisor:
         job, place = self._job(header["files"])
         os.makedirs(os.path.join(place, compiling.OUT))
         environment = {**self._environment, **{str(k): str(v) for k, v in header.get("environment", {}).items()}}
-        for name, below in header.get("folders", {}).items():  # variables that name folders of the job
-            values = [os.path.join(place, below), *filter(None, [environment.get(name)])]
-            environment[str(name)] = os.pathsep.join(values)
+        for name, folders in header.get("folders", {}).items():  # variables that name folders of the job
+            values = [os.path.join(place, below) for below in folders] + [environment.get(name, "")]
+            environment[str(name)] = os.pathsep.join(filter(None, values))
         command = [program, *(str(word) for word in header["arguments"])]
         number = header.get("id")
 
@@ -285,27 +284,30 @@ class Supervisor:
         self._capture()
         if not self._python:
             raise RefusedError("import", reason=self._no_python)
-        self._drop_child()
+        self._drop_child(header)
         job, place = self._job(header["files"])
         child = self._start(place)
-        self._child = child
+        self._children[str(header["model"])] = child
         path = os.path.join(place, str(header["main"]))
         try:
             answer = child.ask({"kind": "load", "path": path, "device": 0}, float(header["limit"]))
         except ChildError:
-            self._drop_child()
+            self._drop_child(header)
             raise
         if answer["kind"] == "error":
-            self._drop_child()
+            self._drop_child(header)
         return {**answer, "job": job}, []
 
     def _rest(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
-        """End the worker and give the lease back; a worker that does not leave in peace is told."""
-        child, self._child = self._child, None
+        """End the workers and give the lease back; the first that does not leave in peace is told."""
+        children, self._children = list(self._children.values()), {}
         ended: Optional[Dict[str, Any]] = None
         try:
-            if child is not None:
-                ended = _left(child)
+            for child in children:
+                if ended is None:
+                    ended = _left(child)
+                else:
+                    child.kill()
         finally:
             self._lease.give_back()
         return {"kind": "rested", "ended": ended}, []
@@ -358,13 +360,14 @@ class Supervisor:
         finally:
             child.kill()
 
-    def _drop_child(self) -> None:
-        child, self._child = self._child, None
+    def _drop_child(self, header: Header) -> None:
+        child = self._children.pop(str(header.get("model")), None)
         if child is not None:
             child.kill()
 
     def _end_all(self) -> None:
-        self._drop_child()
+        for child in self._children.values():
+            child.kill()
         self._lease.give_back()
         for place in (self._home, *self._places):
             shutil.rmtree(place, ignore_errors=True)

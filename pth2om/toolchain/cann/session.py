@@ -1,0 +1,163 @@
+"""An OM that runs on a board, as a session."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pth2om.errors import LostError, ToolchainError
+from pth2om.session import Array, Feeds, Provenance, TensorSpec
+from pth2om.toolchain import CompiledModel
+
+if TYPE_CHECKING:
+    from pth2om.toolchain.cann.board import Board
+    from pth2om.toolchain.cann.boards import Boards
+
+_NUMBERS = itertools.count()
+AHEAD = 2
+"""Inferences that are under way at a time in `CannSession.stream`: one computes while the next one's inputs travel."""
+
+
+class CannSession:
+    """Runs a compiled model on whichever board is free, within a lease.
+
+    The first run takes a board, sends the OM there if its content is not there yet, and loads it in a new worker;
+    `close` ends that worker and gives the board back, and the next run begins anew.
+
+    Args:
+        boards: to choose from.
+        compiled: what runs.
+        provenance: what evidence calls it.
+    """
+
+    def __init__(self, boards: Boards, compiled: CompiledModel, provenance: Provenance) -> None:
+        self._boards = boards
+        self._compiled = compiled
+        self._provenance = provenance
+        self._board: Board | None = None
+        self._name = f"{os.getpid()}-{next(_NUMBERS)}"
+        self._inputs = tuple(_spec(entry) for entry in compiled.details["inputs"])
+        self._outputs = tuple(_spec(entry) for entry in compiled.details["outputs"])
+        self.times: list[Mapping[str, int]] = []
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the OM records, under the ONNX file's names; sizes in which gears differ are None."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Likewise."""
+        return self._outputs
+
+    @property
+    def digest(self) -> str:
+        """Of the compiled model."""
+        return self._compiled.digest
+
+    @property
+    def provenance(self) -> Provenance:
+        """The board's."""
+        return self._provenance
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """One inference.
+
+        Raises:
+            LostError: the connection was lost, or no board became free in time.
+            CrashError: the worker crashed or hung, or the device reported an error; the next run gets a new worker.
+            ToolchainError: the feeds do not fit the OM.
+        """
+        board = self._ready()
+        outputs, times = board.receive_run(self._name, board.send_run(self._name, feeds))
+        self.times.append(times)
+        return self._named(outputs)
+
+    def stream(self, each: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+        """Many inferences, in order; the inputs of the next travel while one is computed.
+
+        Raises:
+            ToolchainError: see `run`; where a connection was lost, those that had no answer yet are sent once more.
+        """
+        waiting: list[tuple[int, Feeds]] = []
+        source = iter(each)
+        exhausted = False
+        while True:
+            board = self._ready()
+            try:
+                while not exhausted and len(waiting) < AHEAD:
+                    feeds = next(source, None)
+                    if feeds is None:
+                        exhausted = True
+                    else:
+                        waiting.append((-1, feeds))
+                        waiting[-1] = (board.send_run(self._name, feeds), feeds)
+                if not waiting:
+                    return
+                outputs, times = board.receive_run(self._name, waiting[0][0])
+            except LostError:
+                board = self._ready()
+                waiting = [(board.send_run(self._name, feeds), feeds) for _, feeds in waiting]
+                outputs, times = board.receive_run(self._name, waiting[0][0])
+            waiting.pop(0)
+            self.times.append(times)
+            yield self._named(outputs)
+
+    def close(self) -> None:
+        """End the device job.
+
+        Raises:
+            CrashError: the worker crashed or hung while it left.
+        """
+        board, self._board = self._board, None
+        if board is not None and board.has(self._name):
+            board.rest()
+
+    def __enter__(self) -> CannSession:
+        """The session itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _ready(self) -> Board:
+        """A leased board on which the model is loaded."""
+        if self._board is None or not self._board.has(self._name):
+            self._board = board = self._boards.free()
+            path = self._compiled.path
+            files = {"model.om": path}
+            beside = path.parent / "weight"
+            files.update({f"weight/{entry.name}": entry for entry in sorted(beside.glob("*")) if entry.is_file()})
+            try:
+                board.load(self._name, files, "model.om")
+            except BaseException:
+                self._board = None
+                raise
+        return self._board
+
+    def _named(self, outputs: list[tuple[str, Array]]) -> dict[str, Array]:
+        if len(outputs) != len(self._outputs):
+            where, found = str(self._compiled.path), len(outputs)
+            raise ToolchainError("cann.output-count", where=where, found=found, wanted=len(self._outputs))
+        return {spec.name: array for spec, (_, array) in zip(self._outputs, outputs, strict=True)}
+
+
+def _spec(entry: Mapping[str, object]) -> TensorSpec:
+    shape = entry["shape"]
+    assert isinstance(shape, list)
+    sizes = tuple(None if size is None else int(size) for size in shape)
+    return TensorSpec(str(entry["name"]), sizes, np.dtype(str(entry["dtype"])))
+
+
+def model_file(folder: Path) -> Path:
+    """Where a compiled OM lies in its folder."""
+    return folder / "model.om"
