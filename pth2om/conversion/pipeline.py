@@ -171,7 +171,8 @@ class Pipeline:
         from pth2om.toolchain.choosing import choose
 
         settings = self.settings
-        return choose(settings.toolchain, self.source.target, threads=settings.threads, join=join_int8)
+        access = settings.access
+        return choose(settings.toolchain, self.source.target, threads=settings.threads, join=join_int8, access=access)
 
     def device(self) -> Mapping[str, str]:
         """The parts of the toolchain that a variant's measurements depend on; empty where no OM runs on a device."""
@@ -258,6 +259,14 @@ class Pipeline:
     def remembering(self, session: Session) -> Session:
         """See `Sessions.remembering`."""
         return self.sessions.remembering(session)
+
+    def rest(self) -> None:
+        """End the device job: its worker leaves, and the board is given back; the next run begins another.
+
+        Raises:
+            CrashError: the worker crashed or hung while it left.
+        """
+        self.sessions.rest()
 
     def close(self) -> None:
         """Close the sessions and drop the module."""

@@ -13,7 +13,7 @@ from pth2om.conversion.data import ModelData
 from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built
-from pth2om.errors import Absent
+from pth2om.errors import Absent, CrashError
 from pth2om.session import Provenance, Remembering, Session
 from pth2om.spec import Shape, Spec, Variant
 from pth2om.store import version_of
@@ -39,6 +39,7 @@ class Sessions:
         self._data = data
         self._open: dict[str, Session] = {}
         self._references: dict[str, Remembering] = {}
+        self._on_devices: list[Session] = []
 
     @property
     def _settings(self) -> RunSettings:
@@ -209,6 +210,7 @@ class Sessions:
                 from pth2om.sessions.reopening import Reopening
 
                 session = Reopening(functools.partial(toolchain.open, compiled, band))
+                self._on_devices.append(session)
             if not variant.aipp:
                 return session
             from pth2om.data.pixels import PixelFed
@@ -236,12 +238,28 @@ class Sessions:
             self._references[session.digest] = Remembering(session)
         return self._references[session.digest]
 
+    def rest(self) -> None:
+        """Close those that run on a device, all of them even if one fails; each opens again when it runs.
+
+        Raises:
+            CrashError: a worker crashed or hung while it left.
+        """
+        failed: CrashError | None = None
+        for session in self._on_devices:
+            try:
+                session.close()
+            except CrashError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
     def close(self) -> None:
         """Close all of them."""
         for session in self._open.values():
             session.close()
         self._open.clear()
         self._references.clear()
+        self._on_devices.clear()
 
     def _session(self, name: str, make: Callable[[], Session]) -> Session:
         if name not in self._open:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pth2om.toolchain import Access
+
 if TYPE_CHECKING:
     from pth2om.ascend.target import Target
 
@@ -23,7 +25,8 @@ class RunSettings:
         data_roots: further places where weights and datasets may lie.
         soc: ``Ascend310B1``...; None: nothing is compiled.
         toolchain: name of a registered toolchain, see `pth2om.toolchain.choosing`.
-        cann: whose rules the emulator follows: ``7.0``, ``8.0``, ``9.x``.
+        cann: whose rules hold: ``7.0``, ``8.0``, ``9.x``, or what the board has.
+        access: the machines of a toolchain that needs real ones.
         weights: model name -> file, given by the user.
         datasets: dataset name -> folder, given by the user.
         trust: models whose pickled architecture may run.
@@ -40,6 +43,7 @@ class RunSettings:
     soc: str | None = None
     toolchain: str = "emulator"
     cann: str = "9.x"
+    access: Access = field(default_factory=Access)
     weights: Mapping[str, Path] = field(default_factory=dict)
     datasets: Mapping[str, Path] = field(default_factory=dict)
     trust: frozenset[str] = frozenset()

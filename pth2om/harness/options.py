@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pth2om.harness import machines
 from pth2om.host import data_roots
 from pth2om.language import say
 from pth2om.release import status
@@ -24,7 +25,7 @@ _MOST_WORDS = 12  # known names that a sentence lists
 def add(parser: pytest.Parser) -> None:
     """Tell pytest the options.
 
-    Three are short, because people type them every day; the others start with ``--om-``, so that they never take a name
+    Four are short, because people type them every day; the others start with ``--om-``, so that they never take a name
     that another project's conftest or plugin wants.
     """
     group = parser.getgroup("pth2om", "pth2om: PyTorch -> ONNX -> OM acceptance")
@@ -39,8 +40,19 @@ def add(parser: pytest.Parser) -> None:
     )
     add("--baseline", metavar="FILE", default=None, help="compare with this baseline: the question regression")
     add("--om-waivers", metavar="FILE", default=None, help="waivers (default: waivers.toml)")
-    add("--om-toolchain", metavar="NAME", default="emulator", help="who compiles and runs the OM (default: emulator)")
-    add("--om-cann", metavar="VERSION", default="9.x", help="whose rules the emulator follows: 7.0, 8.0 or 9.x")
+    add(
+        "--om-toolchain",
+        metavar="NAME",
+        default=None,
+        help="who compiles and runs the OM (default: cann with --board, else emulator)",
+    )
+    add(
+        "--om-cann",
+        metavar="VERSION",
+        default=None,
+        help="whose rules hold: 7.0, 8.0 or 9.x (default: the board's, else 9.x)",
+    )
+    machines.add(group)
     add("--om-precision", metavar="LIST", default=None, help="only these precisions, e.g. fp16,int8")
     add("--om-batch", metavar="LIST", default=None, help="only these batch sizes, e.g. 1,4")
     add("--om-shard", metavar="K/N", default=None, help="only the K-th of N shares of the models, for a CI's matrix")
@@ -123,8 +135,9 @@ def settings(config: pytest.Config, models: Path) -> RunSettings:
         calib=models.parent / "calib",
         data_roots=tuple(roots),
         soc=config.getoption("--soc"),
-        toolchain=config.getoption("--om-toolchain"),
-        cann=config.getoption("--om-cann"),
+        toolchain=machines.toolchain(config),
+        cann=config.getoption("--om-cann") or "9.x",
+        access=machines.access(config),
         weights=_named_paths(config, "--om-weights"),
         datasets=_named_paths(config, "--om-dataset"),
         trust=frozenset(config.getoption("--om-trust")),

@@ -26,6 +26,9 @@ from pth2om.report.lines import line_of
 AnyReport = pytest.CollectReport | pytest.TestReport
 
 _EXPLANATIONS = 2
+AT_EXIT = "om/exit"
+"""The check of a worker that crashes when its test is over; the test's own figures stand beside it."""
+
 _MOST_CAPTURED = 20_000  # characters of a test's captured output that its log keeps
 _TOLD = pytest.StashKey[dict[str, str]]()
 
@@ -44,21 +47,39 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """As `pytest_runtest_setup`."""
+    """As `pytest_runtest_setup`; then the test's device job ends, and a worker that crashes there fails the test."""
     met = None
     try:
         yield
     except Pth2omError as error:
         met = error
+    except BaseException:
+        _rested(item)  # what failed the test comes first
+        raise
+    ended = _rested(item)
     if met is not None:
         _tell(item, met)
+    if ended is not None:
+        _tell(item, ended, at_exit=True)
 
 
-def _tell(item: pytest.Item, error: Pth2omError) -> None:
+def _rested(item: pytest.Item) -> Pth2omError | None:
+    """End the device job of a test; the error if its worker did not leave in peace."""
+    try:
+        if RUN in item.config.stash:
+            item.config.stash[RUN].rest()
+    except Pth2omError as error:
+        return error
+    return None
+
+
+def _tell(item: pytest.Item, error: Pth2omError, *, at_exit: bool = False) -> None:
     case = case_of(item)
     if case is not None and case.spec is not None and RUN in item.config.stash:
         subject = subject_of(item.config.stash[RUN], case)
-        record = item.config.stash[RUN].waivers.over(subject.failed(question_of(item), check_of(item), error))
+        record = item.config.stash[RUN].waivers.over(
+            subject.failed(question_of(item), AT_EXIT if at_exit else check_of(item), error)
+        )
         keep(item, [record])
         keep(item, list(subject.pipeline.records.values()))
         if is_waived(record):

@@ -17,7 +17,7 @@ import pytest
 
 from pth2om.errors import Pth2omError
 from pth2om.evidence import Planned, PlanRecord
-from pth2om.harness import exit_status, htmllog, junit, planning, sharding, summary, watching
+from pth2om.harness import exit_status, htmllog, junit, machines, planning, sharding, summary, watching
 from pth2om.harness import options as run_options
 from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
 from pth2om.harness.records import RunRecords, reason_of
@@ -40,6 +40,7 @@ class Run:
         self.config = config
         self.models = models
         self.is_worker = hasattr(config, "workerinput")
+        machines.settle(config)
         self.settings = run_options.settings(config, models)
         self._pipeline: Pipeline | None = None
         self._selection = Selection(
@@ -90,6 +91,15 @@ class Run:
                 self._pipeline.close()
             self._pipeline = Pipeline(spec, self.settings, Store())
         return self._pipeline
+
+    def rest(self) -> None:
+        """End what the current test had on a device.
+
+        Raises:
+            CrashError: its worker crashed or hung while it left.
+        """
+        if self._pipeline is not None:
+            self._pipeline.rest()
 
     def _is_acceptance(self) -> bool:
         """Whether the run's arguments point at acceptance tests and not, say, at the tests of pth2om itself."""

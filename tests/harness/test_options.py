@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SHORT = {"--soc", "--fail-on", "--baseline"}
+SHORT = {"--soc", "--board", "--fail-on", "--baseline"}
 
 
 def test_only_a_few_options_are_short() -> None:

@@ -214,7 +214,7 @@ def _classifier():
                disagreements=disagreements, needed_images=420)  # fmt: skip
     yield drop(model, "origin-bs1", "cifar10_249", "top1", 249, 90.36, 90.36, (-0.4, 0.6), "passed", DEVICE)
     yield latency(
-        model, "fp16-bs1", "om", 1.0, EMULATOR, verdict="not_measured", message=Message("pipeline.no-cann"),
+        model, "fp16-bs1", "om", 1.0, EMULATOR, verdict="not_measured", message=Message("latency.no-device"),
         roofline_ms=0.061,
     )  # fmt: skip
     yield latency(model, "origin-bs1", "om", 0.412, DEVICE, limit=Limit("<=", 0.5), roofline_ms=0.061)
@@ -243,7 +243,7 @@ def _detector(pictures):
         1.0,
         EMULATOR,
         verdict="not_measured",
-        message=Message("pipeline.no-cann"),
+        message=Message("latency.no-device"),
         roofline_ms=0.83,
     )
     yield stage(model, "int8-bs4", "quantized", HOST, findings=(nodes,))
@@ -277,7 +277,7 @@ def large_run(gates=5000, per_variant=30):
             latency(model, variant, "torch", 8.4, TORCH),
             latency(model, variant, "onnx", 3.1, HOST),
             latency(
-                model, variant, "om", 1.0, EMULATOR, verdict="not_measured", message=Message("pipeline.no-cann"),
+                model, variant, "om", 1.0, EMULATOR, verdict="not_measured", message=Message("latency.no-device"),
                 roofline_ms=0.7,
             ),
         ]  # fmt: skip

@@ -159,14 +159,6 @@ def recent(acl: Any) -> str:
         return ""
 
 
-def soc_name(acl: Any) -> str:
-    """The SoC's name; ``""`` where no driver answers."""
-    try:
-        return str(acl.get_soc_name() or "")
-    except Exception:  # noqa: BLE001 - an old binding without it, or one that needs a driver
-        return ""
-
-
 def every(device: Device, steps: Sequence[Tuple[str, Any]]) -> None:
     """Make every step; the first failure is raised at the end."""
     failed: Optional[AclError] = None

@@ -84,29 +84,40 @@ def pythons(environment: Dict[str, str]) -> List[str]:
     return list(dict.fromkeys(real))
 
 
-def python_with(modules: Tuple[str, ...], environment: Dict[str, str]) -> Tuple[Optional[str], str]:
-    """The first interpreter that imports ``modules``.
+def probed(environment: Dict[str, str]) -> Tuple[str, str, str]:
+    """The first interpreter that imports ``acl`` and NumPy, and what ``acl.get_soc_name()`` returns there.
 
     Returns:
-        Its path, and ``""``; or None, and the reason: the last line that the likeliest one printed.
+        The interpreter, the SoC's name, and ``""``; where there is no interpreter or no name, the reason for it: the
+        last line that the likeliest one printed, or the signal that ended it.
     """
     reason = ""
-    code = "import " + ", ".join(modules)
     for path in pythons(environment):
         try:
             done = subprocess.run(
-                [path, "-c", code],
+                [path, "-c", _PROBE],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 timeout=_LIMIT,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             reason = reason or "%s: %s" % (path, error)
             continue
-        if done.returncode == 0:
-            return path, ""
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["%d" % done.returncode]
+        _, _, name = done.stdout.decode("utf-8", "replace").partition(_IMPORTED)
+        name = name.strip().splitlines()[0] if name.strip() else ""
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["status %d" % done.returncode]
+        if _IMPORTED.encode() in done.stdout:
+            return path, name, "" if name else lines[-1][:300]
         reason = reason or "%s: %s" % (path, lines[-1][:300])
-    return None, reason
+    return "", "", reason
+
+
+_IMPORTED = "PTH2OM-SOC "
+_PROBE = (
+    "import sys, numpy, acl\n"
+    "sys.stdout.write('PTH2OM-SOC '); sys.stdout.flush()\n"
+    "name = acl.get_soc_name() if hasattr(acl, 'get_soc_name') else ''\n"
+    "sys.stdout.write(str(name or '') + chr(10)); sys.stdout.flush()\n"
+)

@@ -30,7 +30,6 @@ from .worker import FLUSH
 SLOTS = 3
 MOST_PART = 8 << 20
 _END_LIMIT = 10.0
-_SOC_LIMIT = 30.0
 _SHOWN = 64 << 10
 
 
@@ -76,10 +75,10 @@ class Supervisor:
         self._places: List[str] = []
         self._children: Dict[str, Child] = {}  # by the name that the other side gave its model
         self._python = ""
-        self._no_python = ""
+        self._reason = ""
         self._environment: Dict[str, str] = {}
         self._script = ""
-        self._soc: Optional[str] = None
+        self._soc = ""
         self._lease = Lease()
         self._blobs: Optional[Blobs] = None
         self._jobs: Dict[str, str] = {}
@@ -211,13 +210,10 @@ class Supervisor:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def _machine(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
-        reason = ""
-        if self._soc is None:
-            self._capture()
-            self._soc, reason = self._soc_name()
+        self._capture()
         found = machine.facts(self._environment, self._soc)
         programs = {name: environments.program(name, self._environment) for name in ("atc", "msame", "amct_onnx")}
-        more = {"python": self._python, "set_env": self._script, "programs": programs, "no_soc": reason}
+        more = {"python": self._python, "set_env": self._script, "programs": programs, "no_soc": self._reason}
         return {"kind": "machine", **found, **more}, []
 
     def _have(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
@@ -283,7 +279,7 @@ class Supervisor:
     def _load(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
         self._capture()
         if not self._python:
-            raise RefusedError("import", reason=self._no_python)
+            raise RefusedError("import", reason=self._reason)
         self._drop_child(header)
         job, place = self._job(header["files"])
         child = self._start(place)
@@ -330,9 +326,9 @@ class Supervisor:
 
     def _capture(self) -> None:
         if not self._environment:
-            self._environment, self._script = environments.captured()
-            python, self._no_python = environments.python_with(("acl", "numpy"), self._environment)
-            self._python = python or ""
+            environment, self._script = environments.captured()
+            self._python, self._soc, self._reason = environments.probed(environment)
+            self._environment = environment
 
     def _job(self, files: Dict[str, str]) -> Tuple[str, str]:
         place = tempfile.mkdtemp(dir=self._home)
@@ -347,18 +343,6 @@ class Supervisor:
         environment = dict(self._environment)
         environment.setdefault(FLUSH, "0")  # else every child may wait 2 s at its end for logs that nobody collects
         return Child([self._python, *self._program, "worker"], environment, place)
-
-    def _soc_name(self) -> Tuple[str, str]:
-        if not self._python:
-            return "", self._no_python
-        child = self._start(self._home)
-        try:
-            answer = child.ask({"kind": "soc"}, _SOC_LIMIT)
-            return str(answer.get("soc", "")), str(answer.get("values", {}).get("reason", ""))
-        except ChildError as error:
-            return "", "%s %s" % (error.values.get("signal") or error.how, error.values.get("text", ""))
-        finally:
-            child.kill()
 
     def _drop_child(self, header: Header) -> None:
         child = self._children.pop(str(header.get("model")), None)

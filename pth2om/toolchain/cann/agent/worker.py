@@ -41,7 +41,6 @@ class Worker:
             Exception: what the command raises; `main` makes an answer of it.
         """
         commands: Dict[str, Callable[[Header], Header]] = {
-            "soc": self._soc,
             "load": self._load,
             "run": self._run,
             "end": self._end,
@@ -54,11 +53,6 @@ class Worker:
 
             self.acl = acl
         return self.acl
-
-    def _soc(self, header: Header) -> Header:  # noqa: ARG002 - a command's
-        from .acl_device import soc_name
-
-        return {"kind": "soc", "soc": soc_name(self._module())}
 
     def _load(self, header: Header) -> Header:
         from .acl_binding import Model

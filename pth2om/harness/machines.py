@@ -1,0 +1,107 @@
+"""The machines of a run: the options that name boards, and what the controller reads of them before anything runs."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pth2om.language import say
+
+if TYPE_CHECKING:
+    from pth2om.toolchain import Access
+
+_UNSAFE = ("loadgroup", "loadfile")
+_PLACES = ("here", "board")
+
+
+def add(group: pytest.OptionGroup) -> None:
+    """Tell pytest the options."""
+    group.addoption(
+        "--board",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="run the OMs on this board, ssh://user@host:port (repeatable: workers take whichever is free)",
+    )
+    group.addoption(
+        "--om-compile",
+        metavar="WHERE",
+        default=None,
+        help="compile here or on the board (default: here if this machine has an atc for the SoC)",
+    )
+
+
+def toolchain(config: pytest.Config) -> str:
+    """Who compiles and runs: as asked; with a board CANN, else the emulator.
+
+    Raises:
+        UsageError: boards for a toolchain that uses none.
+    """
+    asked = config.getoption("--om-toolchain")
+    boards = config.getoption("--board")
+    if boards and asked not in (None, "cann"):
+        raise pytest.UsageError(say("plugin.board-toolchain", toolchain=asked).render())
+    return str(asked or ("cann" if boards else "emulator"))
+
+
+def access(config: pytest.Config) -> Access:
+    """Where the toolchain finds its machines.
+
+    Raises:
+        UsageError: a place to compile that there is not.
+    """
+    from pth2om.toolchain import Access
+
+    place = config.getoption("--om-compile")
+    if place is not None and place not in _PLACES:
+        words = ", ".join(_PLACES)
+        raise pytest.UsageError(
+            say("plugin.unknown-word", option="--om-compile", word=place, nearest="", words=words).render()
+        )
+    return Access(tuple(dict.fromkeys(config.getoption("--board"))), place or "")
+
+
+def settle(config: pytest.Config) -> None:
+    """Read the machines once, and put their SoC and CANN where none was asked for; workers get them with the options.
+
+    Collection and dry runs connect to nothing.
+
+    Raises:
+        UsageError: a way of distributing tests that loses some; a machine that cannot be reached; machines that differ
+            from each other or from what was asked for.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    dist = config.getoption("dist", "no")
+    if dist in _UNSAFE:
+        raise pytest.UsageError(say("plugin.dist", dist=dist).render())
+    if toolchain(config) != "cann" or config.option.collectonly or config.getoption("--om-dry-run"):
+        return
+    from pth2om.ascend import versions
+    from pth2om.errors import ToolchainError
+    from pth2om.toolchain.cann import survey
+
+    try:
+        found = survey(access(config))
+        if not found.python and not found.has_atc:
+            raise ToolchainError("cann.nothing", where=", ".join(config.getoption("--board")) or None)
+        cann = versions.version(found.cann) if found.cann else None
+    except ToolchainError as error:
+        raise pytest.UsageError(str(error)) from None
+    asked, soc = config.getoption("--om-cann"), config.getoption("--soc")
+    if asked is not None and cann is not None and not agrees(asked, cann):
+        raise pytest.UsageError(say("plugin.other-cann", asked=asked, found=cann).render())
+    if soc is not None and found.soc and soc != found.soc:
+        raise pytest.UsageError(say("plugin.other-soc", asked=soc, found=found.soc).render())
+    config.option.om_cann = cann or asked
+    config.option.soc = soc or found.soc or None
+
+
+def agrees(asked: str, found: str) -> bool:
+    """Whether a CANN is of the release that was asked for: ``8.0`` and ``8.x`` both take ``8.0.RC2``."""
+    parts = re.split(r"[.-]", asked.strip().lower().removeprefix("v"))
+    return all(
+        one in ("x", other) for one, other in zip(parts, re.split(r"[.-]", found.lower()), strict=False)
+    ) and len(parts) <= len(re.split(r"[.-]", found))
