@@ -23,17 +23,10 @@ endif
 accept: $(INSTALLED)
 	$(BIN)/python -m pth2om.harness -k "$(MODEL)" --soc $(SOC) $(PYTEST_ARGS)
 
-# A night: accept against the baseline of the SoC, then into the history; the first good night makes the baseline.
-BASELINE := reports/baselines/$(SOC).json
+# A night: accept against the baseline of the SoC, then into the history; the first good night makes the baseline. A
+# night that was killed goes on where it was when it is started again.
 nightly: $(INSTALLED)
-	@mkdir -p reports && touch reports/.night
-	@status=0; \
-	$(BIN)/python -m pytest -k "$(MODEL)" --soc $(SOC) $(addprefix --baseline ,$(wildcard $(BASELINE))) $(PYTEST_ARGS) || status=$$?; \
-	run=$$(find reports -mindepth 1 -maxdepth 1 -name '*-$(SOC)*' -newer reports/.night | sort | tail -1); \
-	test -n "$$run" || exit $$status; \
-	$(BIN)/pth2om history "$$run" || status=1; \
-	test -e $(BASELINE) || $(BIN)/pth2om baseline update "$$run" -o $(BASELINE) || status=1; \
-	exit $$status
+	$(BIN)/python -m pth2om.harness.night -k "$(MODEL)" --soc $(SOC) $(PYTEST_ARGS)
 
 test: lint types unit small-accept
 

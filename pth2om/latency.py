@@ -143,14 +143,20 @@ def judge(
     Args:
         measured: what `measure` returned; None if there is nothing to measure.
         subject: ``torch``, ``onnx`` or ``om``.
-        ground: of the session; an ``om`` is judged only on ``device``.
+        ground: of the session; an ``om`` is judged only on ``device``. What a double takes is shown, for those who try
+            out baselines where there is no NPU.
         gates: of the spec.
         variant: name of the variant, for the gates.
         soc: what it ran on.
         estimate: what `pth2om.roofline.estimate` returned, shown beside an OM that was not measured.
     """
     if subject == "om" and ground != "device":
-        return [_not_measured(f"{subject}/fps", gates, variant, estimate, ground)]
+        judged = [_not_measured(f"{subject}/fps", gates, variant, estimate, ground)]
+        if ground == "double" and measured is not None:
+            details = {name: value for name, value in measured.items() if name != "version"}
+            millis, interval = measured["median_ms"], measured["interval_ms"]
+            judged.append(_figure(f"{subject}/median_ms", "ms", millis, interval, details, measured))
+        return judged
     if measured is None:
         return [Judgement(f"{subject}/fps", None, "fps", None, "not_measured", message=say("latency.nothing"))]
     details = {name: value for name, value in measured.items() if name != "version"}

@@ -101,11 +101,15 @@ class TestJudge:
     def test_an_om_without_a_device_is_not_measured_and_shows_the_estimate(self) -> None:
         estimate = {"milliseconds": 0.5, "fps": 2000.0, "soc": "Ascend310B1", "estimate": True}
         for ground in ("emulated", "double", "host"):
-            (judged,) = judge(
+            judged, *shown = judge(
                 self.STEADY, subject="om", ground=ground, gates=self.GATES, variant="fp16-bs1", estimate=estimate
             )
             assert judged.verdict == "not_measured"
             assert judged.measured is None
+            # A double's time is a figure that nothing is judged by.
+            assert [(one.check, one.verdict, one.limit) for one in shown] == (
+                [("om/median_ms", "shown", None)] if ground == "double" else []
+            )
             assert judged.limit.value == 44.445
             assert judged.details["estimate"]["fps"] == 2000.0
             assert "stimate" in judged.message.render("en")

@@ -20,14 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Add it; name every page that was drawn."""
     from pth2om.release import history, night
-    from pth2om.report import write_text
-    from pth2om.report.trend import page
+    from pth2om.report.trend import draw
 
     history.append(night.read(arguments.run), arguments.output)
-    for file in history.files(arguments.output):
-        points, skipped = history.read(file)
-        for one in skipped:
-            print(one)
-        write_text(file.with_suffix(".html"), page(file.stem, points, skipped))
-        print(file.with_suffix(".html"))
+    for line in draw(arguments.output):
+        print(line)
     return 0

@@ -22,6 +22,8 @@ _SECONDS = 3.0
 def latency(subject: Subject, candidate: Candidate, *, remeasure: bool = False) -> list[GateRecord]:
     """How long one inference takes; an emulated OM is not timed, a roofline estimate is shown instead.
 
+    A double's OM is timed, and its figure shown and not judged: it says nothing of an NPU.
+
     Args:
         subject: of the variant or batch size.
         candidate: PyTorch, ONNX, or an OM.
@@ -35,7 +37,7 @@ def latency(subject: Subject, candidate: Candidate, *, remeasure: bool = False) 
     measured, artifact, estimate = None, None, None
     if candidate.role == "om" and ground != "device":
         estimate = None if subject.variant is None else _estimate(subject, subject.variant)
-    else:
+    if candidate.role != "om" or ground in ("device", "double"):
         batch = subject.batch or spec.batches[0]
         feeds = example(subject.spec.inputs, batch, settings.seed)
         stage = subject.measurement(

@@ -44,8 +44,14 @@ def append(night: Night, folder: Path) -> list[Path]:
     """Add a night to the files of its models; a night that is there already is left as it is.
 
     Raises:
-        DataError: a file cannot be written, or a model's name is no file name.
+        DataError: the run did not come to its end, or is a shard of a night; a file cannot be written, or a model's
+            name is no file name.
     """
+    if night.coverage.is_shard:
+        raise DataError("release.is-shard", where=night.run.run, shard=", ".join(night.coverage.shards))
+    if not night.coverage.ended or night.coverage.interrupted:
+        # What it measured comes again from the store when it is started again: one night would be two.
+        raise DataError("release.not-ended", where=night.run.run)
     written = []
     for model in sorted({gate.model for gate in night.gates.values()}):
         point = _point(night, model)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 from markupsafe import Markup, escape
 
 from pth2om.language import Message, say
+from pth2om.release import history
 from pth2om.release.history import Point
 from pth2om.report.figures import text
 
@@ -76,6 +78,29 @@ def page(model: str, nights: Sequence[Point], skipped: Sequence[Message] = ()) -
         f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
         f"<ul>{''.join(remarks)}{''.join(changes)}</ul>{''.join(rows)}\n"
     )
+
+
+def draw(folder: Path, models: Collection[str] | None = None) -> Iterator[Path | Message]:
+    """Draw the pages of a history.
+
+    Args:
+        folder: with its files.
+        models: only these.
+
+    Yields:
+        What could not be read, and each page that was written.
+
+    Raises:
+        DataError: a file cannot be read or a page not be written.
+    """
+    from pth2om.report import write_text
+
+    for file in history.files(folder):
+        if models is None or file.stem in models:
+            points, skipped = history.read(file)
+            yield from skipped
+            write_text(file.with_suffix(".html"), page(file.stem, points, skipped))
+            yield file.with_suffix(".html")
 
 
 _STYLE = (
