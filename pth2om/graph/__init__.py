@@ -17,7 +17,7 @@ from pth2om.evidence import Finding
 if TYPE_CHECKING:
     from pth2om.graph.runner import Outcome
 
-VERSION = 1
+VERSION = 2
 """Of what `clean` does; part of what a kept export depends on."""
 
 

@@ -205,7 +205,7 @@ def _against_spec(
     # A published figure belongs to exactly so many images.
     comparable = labelled.exact and entry.images in (None, len(labelled))
     if entry.expected is not None:
-        values = {"expected": entry.expected, "images": entry.images or len(labelled), "have": len(labelled)}
+        values = {"expected": entry.expected, "have": len(labelled)}
         remarks.append(say("offline.expected" if comparable else "offline.expected-others", **values))
     least = [entry.min_score] if entry.min_score is not None else []
     if pipeline.settings.soc is not None and entry.om_min_score is not None and comparable:

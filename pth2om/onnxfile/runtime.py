@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pth2om.errors import first_line
+from pth2om.onnxfile.functions import apart
 
 Array = npt.NDArray[np.generic]
 
@@ -72,9 +73,23 @@ def open_runtime(
             values = [_value(array, kind) for array, kind in initializers.values()]
             options.add_external_initializers(list(initializers), values)
         source = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(source, options, providers=chosen)
+        try:
+            return onnxruntime.InferenceSession(source, options, providers=chosen)
+        except Exception as error:
+            other = _apart(model) if "No Op registered for" in str(error) else None
+            if other is None:
+                raise
+            return onnxruntime.InferenceSession(other, options, providers=chosen)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise RefusedError(first_line(error)) from error
+
+
+def _apart(model: Path | bytes) -> bytes | None:
+    """The model without functions in its standard domain; None where it has none there."""
+    import onnx
+
+    proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+    return proto.SerializeToString() if apart(proto) else None
 
 
 def run_runtime(

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx.inliner
 import onnx.numpy_helper
 
 from pth2om.errors import GraphError, QuantizeError, first_line
 from pth2om.files import is_file
 from pth2om.host import return_memory
 from pth2om.language import Message, say
-from pth2om.onnxfile import writing
+from pth2om.onnxfile import functions, writing
 from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.runtime import RefusedError, open_runtime, run_runtime
 from pth2om.onnxfile.walking import captured, order, subgraphs
@@ -100,7 +99,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     if not model.functions:
         return model
     try:
-        return onnx.inliner.inline_local_functions(model)
+        return functions.inlined(model)
     except Exception:  # noqa: BLE001 - the inliner raises bare RuntimeError; a function that stays is a custom operator
         return model
 

@@ -18,6 +18,8 @@ from pth2om.graph.fixing import fix
 from pth2om.onnxfile.runtime import open_runtime, run_runtime
 from pth2om.preflight import check
 from pth2om.toolchain.emulator.front_end import run_atc
+from pth2om.toolchain.emulator.numerics.compiling import compile_numerics
+from pth2om.toolchain.emulator.session import EmulatedOmSession
 
 MSDA = find("npu", "MultiScaleDeformableAttn")
 assert MSDA is not None
@@ -190,3 +192,56 @@ def test_what_a_package_lacks_is_a_finding(tmp_path: Path) -> None:
     assert told.id == "P08"
     (told,) = explain("EZ3002: Optype [MultiScaleDeformableAttn] of Ops kernel [AIcoreEngine] is unsupported.")
     assert told.id == "C02"
+
+
+def test_what_was_merged_for_cann_7_still_runs_and_is_proved(tmp_path: Path) -> None:
+    """Its function goes with it: in ONNX Runtime and in the emulator it gives the same bits as in its own domain."""
+    model = published(13, half=FLOAT)
+    body = MSDA.model_copy(update={"body": "body.py:multi_scale_deformable_attn"})
+    with Operators((MSDA,)).known():
+        attach(model, [body], load_bodies([body], BODY))
+        before = write(model, tmp_path / "before.onnx")
+        settings = PassSettings(cann="7.0")
+        after = tmp_path / "after.onnx"
+        fixed = fix(before, after, settings=settings, soc="Ascend910B2", names=["custom-domains"])
+        assert [entry["proven"] for entry in fixed.cleaned.details] == [True], fixed.cleaned.findings
+        assert {node.domain for node in onnx.load(after).graph.node} == {""}
+        assert [item.domain for item in onnx.load(after).opset_import] == [""]
+        compiled = compile_numerics(after, tmp_path / "om", precision_mode="must_keep_origin_dtype", soc="Ascend910B2")
+        # Later releases get it back, and it runs there too.
+        fix(after, tmp_path / "back.onnx", settings=PassSettings(), names=["custom-domains"])
+    random = np.random.default_rng(2)
+    feeds = {
+        "value": random.uniform(-1, 1, (2, 16, 8, 32)).astype(np.float32),
+        "shapes": np.array([[4, 4]]),
+        "level_start_index": np.array([0]),
+        "sampling_locations": random.uniform(-0.1, 1.1, (2, 5, 8, 1, 4, 2)).astype(np.float32),
+        "attention_weights": random.uniform(0, 1, (2, 5, 8, 1, 4)).astype(np.float32),
+    }
+    runs = [run_runtime(open_runtime(path, threads=1), feeds)["output"] for path in (before, after)]
+    runs.append(run_runtime(open_runtime(after.read_bytes(), threads=1), feeds)["output"])
+    assert np.array_equal(runs[0], runs[1])
+    assert np.array_equal(runs[0], runs[2])
+    with EmulatedOmSession(compiled, "unfused", threads=1) as session:
+        emulated = session.run(feeds)["output"]
+    assert emulated == pytest.approx(runs[0], abs=1e-5)
+
+
+def test_an_import_that_only_a_function_needs_goes(tmp_path: Path) -> None:
+    """A graph of custom operators alone: for CANN 7 it has one domain as it is, and still runs."""
+    model = published(17, half=FLOAT)
+    del model.graph.node[:2]
+    model.graph.node[0].input[1:3] = ["shapes", "level_start_index"]
+    for value in model.graph.input[1:3]:
+        value.type.tensor_type.elem_type = INT32
+    body = MSDA.model_copy(update={"body": "body.py:multi_scale_deformable_attn"})
+    with Operators((MSDA,)).known():
+        attach(model, [body], load_bodies([body], BODY))
+        path = write(model, tmp_path / "m.onnx")
+        assert "several-domains" in rules(path, "7.0")
+        line = ["--framework=5", "--output=m", "--soc_version=Ascend910B2"]
+        fix(path, tmp_path / "f.onnx", settings=PassSettings(cann="7.0"), names=["opset-imports"])
+        assert "several-domains" not in rules(tmp_path / "f.onnx", "7.0")
+        assert run_atc([*line, "--model=f.onnx"], cann="7.0", cwd=tmp_path).status == 0
+    assert [item.domain for item in onnx.load(tmp_path / "f.onnx").opset_import] == ["npu"]
+    open_runtime(tmp_path / "f.onnx", threads=1)

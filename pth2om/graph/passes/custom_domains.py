@@ -23,8 +23,9 @@ def apply(document: Document, settings: PassSettings) -> Applied:
     """One domain for CANN 7 and older, each operator's own domain for later releases.
 
     CANN 7 takes a single opset import as soon as a node names no domain (E16005), so the operator is merged into the
-    standard domain, if its plug-in registers it there at the model's opset. The model's function of it is dropped then:
-    the standard domain has none. Later releases find it in its own domain, whatever the model's opset.
+    standard domain, if its plug-in registers it there at the model's opset. The model's function of it goes with it:
+    ATC ignores it, and `pth2om.onnxfile.runtime` runs it. Later releases find the operator in its own domain, whatever
+    the model's opset.
     """
     model = document.model
     merges = generation(settings.cann) == 7
@@ -32,6 +33,7 @@ def apply(document: Document, settings: PassSettings) -> Applied:
     changed: list[str] = []
     left: list[Message] = []
     gone: set[tuple[str, str]] = set()
+    back: set[str] = set()
     standard = any(node.domain in STANDARD for graph in all_graphs(model) for node in graph.node)
     for graph in all_graphs(model):
         for node in graph.node:
@@ -53,10 +55,15 @@ def apply(document: Document, settings: PassSettings) -> Applied:
                 changed.append(node_label(node))
             elif not merges and node.domain in STANDARD and not first <= version <= last:
                 node.domain = operator.domain
+                back.add(node.op_type)
                 _import(model, operator.domain, operator.version)
                 changed.append(node_label(node))
+    for function in model.functions:
+        operator = find(function.domain, function.name) if function.name in back else None
+        if operator is not None and function.domain in STANDARD:
+            function.domain = operator.domain
     if gone:
-        _forget(model, gone)
+        _merge(model, gone)
     notes = [say("graph.custom-domains-merged")] if gone else []
     return Applied(len(changed), changed, left=left, notes=notes)
 
@@ -69,6 +76,10 @@ def separate(model: ModelProto) -> None:
             if operator is not None:
                 node.domain = operator.domain
                 _import(model, operator.domain, operator.version)
+    for function in model.functions:
+        operator = find(function.domain, function.name) if function.domain in STANDARD else None
+        if operator is not None:
+            function.domain = operator.domain
 
 
 def _import(model: ModelProto, domain: str, version: int) -> None:
@@ -77,13 +88,12 @@ def _import(model: ModelProto, domain: str, version: int) -> None:
         entry.domain, entry.version = domain, version
 
 
-def _forget(model: ModelProto, gone: set[tuple[str, str]]) -> None:
-    """Drop the functions of merged operators, and the imports of their domains where nothing else needs them."""
-    kept = [item for item in model.functions if (item.domain, item.name) not in gone]
-    copies = [type(item).FromString(item.SerializeToString()) for item in kept]
-    del model.functions[:]
-    model.functions.extend(copies)
-    used = {node.domain for graph in all_graphs(model) for node in graph.node} | {item.domain for item in kept}
+def _merge(model: ModelProto, gone: set[tuple[str, str]]) -> None:
+    """Functions of merged operators follow them; imports of domains go where nothing else needs them."""
+    for item in model.functions:
+        if (item.domain, item.name) in gone:
+            item.domain = ""
+    used = {node.domain for graph in all_graphs(model) for node in graph.node} | {one.domain for one in model.functions}
     for place in reversed(range(len(model.opset_import))):
         domain = model.opset_import[place].domain
         if domain not in used and domain not in STANDARD:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pth2om.graph.contract import EQUAL, Applied, PassSettings
 from pth2om.graph.document import Document
+from pth2om.onnxfile.functions import inlined
 from pth2om.onnxfile.walking import all_graphs, node_label
 
 NAME = "inline-functions"
@@ -13,8 +14,6 @@ STRUCTURAL = True
 
 def apply(document: Document, _settings: PassSettings) -> Applied:
     """Replace every call by the function's body."""
-    import onnx.inliner
-
     model = document.model
     if not model.functions:
         return Applied()
@@ -22,7 +21,5 @@ def apply(document: Document, _settings: PassSettings) -> Applied:
     calls = [
         node_label(node) for graph in all_graphs(model) for node in graph.node if (node.domain, node.op_type) in local
     ]
-    inlined = onnx.inliner.inline_local_functions(model)
-    model.CopyFrom(inlined)
-    del model.functions[:]
+    model.CopyFrom(inlined(model))
     return Applied(max(len(calls), 1), calls)

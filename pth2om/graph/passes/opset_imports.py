@@ -12,12 +12,14 @@ STRUCTURAL = True
 
 
 def apply(document: Document, _settings: PassSettings) -> Applied:
-    """Drop the imports of domains without nodes, and repeated ones (the last counts for ATC)."""
+    """Drop the imports of domains without nodes, and repeated ones (the last counts for ATC).
+
+    Local functions bring imports of their own, and ATC ignores them; a call of one inside another keeps its domain.
+    """
     model = document.model
     used = {_short(node.domain) for graph in all_graphs(model) for node in graph.node}
     for function in model.functions:
         used.add(_short(function.domain))
-        used.update(_short(node.domain) for node in function.node)
     kept: dict[str, int] = {}
     dropped = []
     for item in model.opset_import:

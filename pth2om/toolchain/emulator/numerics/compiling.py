@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import TensorProto
 
 from pth2om import __version__
@@ -21,6 +20,7 @@ from pth2om.errors import GraphError, ToolchainError, first_line
 from pth2om.evidence import Finding
 from pth2om.files import write_bytes
 from pth2om.language import say
+from pth2om.onnxfile.functions import inlined
 from pth2om.onnxfile.reading import read
 from pth2om.onnxfile.walking import all_graphs, sort_nodes
 from pth2om.session import TensorSpec
@@ -130,7 +130,7 @@ def _load(model: Path) -> onnx.ModelProto:
         if not source.graph.node and not source.graph.output:
             raise ToolchainError("emulator.unreadable", where=str(model), reason="no graph")
         if source.functions:
-            source = onnx.inliner.inline_local_functions(source)
+            source = inlined(source)
     except ToolchainError:
         raise
     except GraphError as error:
