@@ -38,6 +38,7 @@ VERBS = (
     "parse",
     "aipp",
     "inspect",
+    "doctor",
     "explain",
     "fetch",
     "report",

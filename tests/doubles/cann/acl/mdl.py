@@ -257,6 +257,8 @@ def create_dataset() -> int:
 
 def destroy_dataset(dataset: int) -> int:
     """Its buffers are destroyed by themselves."""
+    for handle in (DEVICE.get("dataset", dataset) or {}).get("handles", {}).values():
+        DEVICE.handles.pop(handle, None)
     return DEVICE.drop("dataset", dataset)
 
 
@@ -293,11 +295,8 @@ def get_dataset_tensor_desc(dataset: int, index: int) -> int:
     found = DEVICE.get("dataset", dataset)
     if found is None or index not in found["descs"]:
         return 0
-    handle = found.setdefault("handles", {}).get(index)
-    if handle is not None and handle in DEVICE.handles:
-        DEVICE.handles[handle] = ("own desc", DEVICE.handles[handle][1])
-        del DEVICE.handles[handle]
     # It belongs to the data set: whoever asks does not destroy it.
+    DEVICE.handles.pop(found.setdefault("handles", {}).get(index), None)
     handle = DEVICE.new("tensor desc", (found["types"][index], found["descs"][index]))
     found["handles"][index] = handle
     return handle

@@ -108,6 +108,9 @@ def install(home: Path, *, layout: str = "toolkit", programs: Sequence[str] = PR
         f"opp_running_version=[7.6.0.1.220:{cann}]\ntoolkit_running_version=[7.6.0.1.220:{cann}]\n"
     )
     (toolkit / "opp/scene.info").write_text(f"os=linux\narch={os.uname().machine}\n")
+    platforms = [str(machine.get("soc", "Ascend310B4")), "Ascend310B1", "Ascend310P3"]
+    for name in machine.get("platforms", platforms):
+        (toolkit / f"{os.uname().machine}-linux/data/platform_config/{name}.ini").write_text("[version]\n")
     for family in machine.get("kernels", ["ascend310b"]):
         (toolkit / f"opp/built-in/op_impl/ai_core/tbe/config/{family}").mkdir(parents=True)
         (toolkit / f"opp/built-in/op_impl/ai_core/tbe/kernel/{family}").mkdir(parents=True)

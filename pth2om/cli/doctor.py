@@ -1,0 +1,37 @@
+"""``pth2om doctor [--board ssh://...]``: what a machine is, and what stands in the way of running models on it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pth2om.errors import StoreError
+from pth2om.escaping import json_text, visible_lines
+from pth2om.language import say
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("--board", action="append", default=[], metavar="URL", help=say("doctor.cli-board").render())
+    parser.add_argument("--json", action="store_true", help=say("doctor.cli-json").render())
+    parser.add_argument("--bundle", metavar="FILE", help=say("doctor.cli-bundle").render())
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Examine; 1 where something is wrong, and where no device was found."""
+    from pth2om.toolchain.cann import diagnosis
+
+    found = diagnosis.examine(arguments.board)
+    if arguments.bundle:
+        path = Path(arguments.bundle)
+        try:
+            diagnosis.bundle(path, found)
+        except OSError as error:
+            raise StoreError("doctor.unwritable", where=str(path), reason=error.strerror or str(error)) from None
+    if arguments.json:
+        print(json_text([entry.to_json() for entry in found], indent=1))
+    else:
+        print(visible_lines("\n\n".join("\n".join(entry.lines()) for entry in found)))
+        if arguments.bundle:
+            print(say("doctor.bundle", path=arguments.bundle))
+    return max(entry.status for entry in found)
