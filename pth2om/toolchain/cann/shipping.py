@@ -9,9 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import json
 import zipfile
 from dataclasses import dataclass
 from importlib import resources
+
+from pth2om.language import catalogue
 
 PACKAGE = "board_agent"
 _MAIN = f"import sys\nfrom {PACKAGE}.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
@@ -35,6 +38,8 @@ def agent() -> Shipment:
     """The agent of this release."""
     folder = resources.files(f"{__package__}.agent")
     sources = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name.endswith(".py")}
+    # The doctor prints sentences also where pth2om is not.
+    sources["texts.json"] = json.dumps(catalogue("doctor"), ensure_ascii=False, sort_keys=True).encode()
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
         files = {f"{PACKAGE}/{name}": data.replace(b"\r\n", b"\n") for name, data in sources.items()}

@@ -1,4 +1,4 @@
-"""``python3 board_agent.pyz VERB``: ``serve``, ``worker``, ``doctor``, ``version``."""
+"""``python3 board_agent.pyz VERB``: ``serve``, ``worker``, ``doctor``, ``selftest``, ``version``."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ def main(arguments: List[str]) -> int:
 
         return worker.main()
     if verb == "doctor":
-        from . import doctor  # type: ignore[attr-defined,unused-ignore]
+        from . import doctor
 
-        return int(doctor.main(arguments[1:]))
+        return doctor.main(arguments[1:])
+    if verb == "selftest":
+        from . import selftest
+
+        return selftest.main(arguments[1:], program)
     if verb == "version":
         print("pth2om board agent, protocol %d, %s" % (PROTOCOL, digest))
         return 0
-    print("usage: board_agent.pyz serve | worker | doctor | version", file=sys.stderr)
+    print("usage: board_agent.pyz serve | worker | doctor | selftest FOLDER | version", file=sys.stderr)
     return 2
 
 

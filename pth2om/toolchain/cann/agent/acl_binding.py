@@ -79,12 +79,16 @@ class Model:
         dtype = _dtype(mdl.get_input_data_type(self._desc, index))
         size = int(mdl.get_input_size_by_index(self._desc, index))
         dims = _dims(self._device.made("acl.mdl.get_input_dims", mdl.get_input_dims(self._desc, index)))
+        other = dims
         second = getattr(mdl, "get_input_dims_v2", None)
-        if second is not None and size and _bytes(dims, dtype) != size and -1 not in dims:
+        if second is not None and size and -1 not in dims:
             answer, code = second(self._desc, index)
             if code == 0 and _bytes(_dims(answer), dtype) == size:
-                dims = _dims(answer)
-        return {"name": str(name), "dtype": dtype, "dims": dims, "size": size}
+                other = _dims(answer)
+        if _bytes(dims, dtype) != size:
+            dims = other
+        # With AIPP one of the two is the picture's and one the model's, and both may have the same product.
+        return {"name": str(name), "dtype": dtype, "dims": dims, "other": other, "size": size}
 
     def _output(self, index: int) -> Dict[str, Any]:
         mdl = self._acl.mdl
@@ -157,8 +161,9 @@ class Model:
             array = feeds[entry["name"]]
             if array.dtype.name != entry["dtype"]:
                 raise ShapeError("dtype", name=entry["name"], wanted=entry["dtype"], given=array.dtype.name)
-            fits = len(array.shape) == len(entry["dims"]) and all(
-                size in (-1, given) for size, given in zip(entry["dims"], array.shape)
+            fits = any(
+                len(array.shape) == len(dims) and all(size in (-1, given) for size, given in zip(dims, array.shape))
+                for dims in (entry["dims"], entry["other"])
             )
             if not fits and self.kind != "range":
                 raise ShapeError("size", name=entry["name"], wanted=_x(entry["dims"]), given=_x(array.shape))

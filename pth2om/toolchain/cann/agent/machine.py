@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 from typing import Any, Dict, List
 
 _MOST = 64 << 10
@@ -14,6 +15,14 @@ def device_nodes(root: str = "/") -> List[str]:
     """``/dev/davinci0``...: the nodes that the driver makes for chips."""
     found = glob.glob(os.path.join(root, "dev/davinci[0-9]*"))
     return sorted(path for path in found if re.fullmatch(r"davinci[0-9]+", os.path.basename(path)))
+
+
+def is_node(path: str) -> bool:
+    """Whether a driver stands behind it: a plain file of that name proves nothing."""
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def driver_version(root: str = "/") -> str:
@@ -78,7 +87,7 @@ def facts(environment: Dict[str, str], soc: str, root: str = "/") -> Dict[str, A
         "boot": _read("/proc/sys/kernel/random/boot_id").strip(),
         "cores": os.cpu_count() or 1,
         "memory_bytes": memory()["MemTotal"],
-        "device": bool(nodes and driver and soc),
+        "device": bool(any(map(is_node, nodes)) and driver and soc),
     }
 
 

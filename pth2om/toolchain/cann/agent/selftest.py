@@ -1,8 +1,8 @@
 """``board_agent.pyz selftest FOLDER``: tries on this machine what pth2om assumes of ``acl``.
 
 The folder holds small OMs: ``static.om`` (one float32 input ``x``, one output), ``batch.om`` (gears 1, 2, 4),
-``hw.om``, ``range.om``; those that are absent are not tried. Every step is a process of its own, because some may end by a signal.
-Prints one JSON object: id of the assumption -> ``holds`` (true, false, or null where it could not be tried), ``seen``.
+``hw.om``, ``range.om``; those that are absent are not tried. Every step is a process of its own, because some may end
+by a signal. Prints one JSON object: id of the assumption -> whether it ``holds``, and what was ``seen``.
 """
 
 from __future__ import annotations
@@ -19,15 +19,7 @@ from typing import Any, Dict, List, Tuple
 Rows = Dict[str, Dict[str, Any]]
 
 _GEAR = "ascend_mbatch_shape_data"
-_STEPS = (
-    ("basics", 60.0),
-    ("threads", 60.0),
-    ("damaged", 60.0),
-    ("batch", 60.0),
-    ("hw", 60.0),
-    ("range", 60.0),
-    ("flush", 60.0),
-)
+_STEPS = (("basics", 60.0), ("threads", 60.0), ("damaged", 60.0), ("batch", 60.0), ("hw", 60.0), ("range", 60.0))
 _NUMBERS = {"float32": 0, "float16": 1, "uint8": 4, "int64": 9}
 
 
@@ -137,6 +129,10 @@ def basics(folder: str) -> Rows:
     codes = [model.put(feed), acl.rt.memcpy(back.ctypes.data, back.nbytes, model.blocks[0], back.nbytes, 2)]
     mode, _ = acl.rt.get_run_mode()
     rows["R5"] = _row(codes == [0, 0] and bool((back == feed).all()), "codes %s, run mode %s" % (codes, mode))
+    _, total, code = acl.rt.get_mem_info(0)
+    linux = _linux_memory()
+    seen = "acl %d MB, Linux %d MB" % (total >> 20, linux >> 20)
+    rows["T4"] = {"holds": None if code or not str(soc).startswith("Ascend310B") else total <= linux, "seen": seen}
     took, results = [], []
     for _ in range(20):
         begun = time.perf_counter()
@@ -156,6 +152,11 @@ def basics(folder: str) -> Rows:
     seen = "init %s, %s; finalize %s, %s" % (first, second, ended, last)
     rows["R1"] = _row((first, second, ended, last) == (0, 100002, 0, 100037), seen)
     return rows
+
+
+def _linux_memory() -> int:
+    with open("/proc/meminfo") as file:
+        return int(next(line.split()[1] for line in file if line.startswith("MemTotal"))) << 10
 
 
 def threads(folder: str) -> Rows:
@@ -286,7 +287,7 @@ _TRIED = {
 }
 _WANTS = {"batch": "batch.om", "hw": "hw.om", "range": "range.om"}
 _OF = {
-    "basics": ("R1", "R2", "R3", "R5", "R6", "R7", "R8", "R9", "N3", "T1"),
+    "basics": ("R1", "R2", "R3", "R5", "R6", "R7", "R8", "R9", "N3", "T1", "T4"),
     "threads": ("R4",),
     "damaged": ("R16",),
     "batch": ("G1", "G2", "G3"),
@@ -296,43 +297,57 @@ _OF = {
 
 
 def main(arguments: List[str], program: List[str]) -> int:
-    """Try everything, or one step.
+    """Try everything, or one step, and print it.
 
     Args:
         arguments: the folder; then a step.
         program: what starts this agent, behind a Python.
     """
-    folder = arguments[0]
     if len(arguments) > 1:
-        print(json.dumps(_TRIED[arguments[1]](folder)))
-        return 0
-    rows: Rows = {}
-    for name, limit in _STEPS:
-        if os.path.exists(os.path.join(folder, _WANTS.get(name, "static.om"))):
-            if name == "flush":
-                rows.update(_flush(folder, program, limit))
-            else:
-                found, how = _step(folder, program, name, limit, {"ASCEND_LOG_DEVICE_FLUSH_TIMEOUT": "0"})
-                rows.update(found or {key: _row(False, how) for key in _OF[name]})
-    rows.update(_killed(folder, program))
-    print(json.dumps(rows))
+        print(json.dumps(_TRIED[arguments[1]](arguments[0])))
+    else:
+        print(json.dumps(everything(arguments[0], [sys.executable, *program], dict(os.environ))))
     return 0
 
 
-def _flush(folder: str, program: List[str], limit: float) -> Rows:
+def everything(folder: str, command: List[str], environment: Dict[str, str]) -> Rows:
+    """Every step for which there is an OM.
+
+    Args:
+        folder: with the OMs.
+        command: what starts this agent in a Python that has ``acl``.
+        environment: of CANN.
+    """
+    quick = dict(environment, ASCEND_LOG_DEVICE_FLUSH_TIMEOUT="0")
+    rows: Rows = {}
+    for name, limit in _STEPS:
+        if not os.path.exists(os.path.join(folder, _WANTS.get(name, "static.om"))):
+            continue
+        found, how = _step(folder, command, name, limit, quick)
+        rows.update(found or {key: _row(False, how) for key in _OF[name]})
+    if os.path.exists(os.path.join(folder, "static.om")):
+        rows.update(_flush(folder, command, environment, quick))
+    rows.update(_killed(folder, command, quick))
+    return rows
+
+
+def _flush(folder: str, command: List[str], environment: Dict[str, str], quick: Dict[str, str]) -> Rows:
     times = []
-    for environment in ({}, {"ASCEND_LOG_DEVICE_FLUSH_TIMEOUT": "0"}):
-        found, how = _step(folder, program, "flush", limit, environment)
+    waiting = {name: value for name, value in environment.items() if name != "ASCEND_LOG_DEVICE_FLUSH_TIMEOUT"}
+    for given in (waiting, quick):
+        found, how = _step(folder, command, "flush", 60.0, given)
         if not found:
             return {"R11": _row(False, how)}
         times.append(float(found["R11"]["seen"]))
     return {"R11": _row(times[1] < 0.5, "%.2f s; without the wait for logs %.2f s" % tuple(times))}
 
 
-def _killed(folder: str, program: List[str]) -> Rows:
+def _killed(folder: str, command: List[str], environment: Dict[str, str]) -> Rows:
     """A process that is killed with the device open, and the next one."""
     code = "import acl,time;acl.init();acl.rt.set_device(0);print(1,flush=True);time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [command[0], "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert process.stdout is not None
     process.stdout.readline()
     begun = time.perf_counter()
@@ -340,17 +355,18 @@ def _killed(folder: str, program: List[str]) -> Rows:
     process.wait()
     took = time.perf_counter() - begun
     process.stdout.close()
-    found, how = _step(folder, program, "threads", 60.0, {})
-    row = _row(bool(found), how or "ended after %.2f s; the next process runs" % took)
-    return {"R13": row, "R14": _row(took < 1.0, "%.2f s, in a sleep, not in the driver" % took)}
+    rows = {"R14": _row(took < 1.0, "%.2f s, in a sleep, not in the driver" % took)}
+    if os.path.exists(os.path.join(folder, "static.om")):
+        found, how = _step(folder, command, "threads", 60.0, environment)
+        rows["R13"] = _row(bool(found), how or "the next process runs")
+    return rows
 
 
-def _step(folder: str, program: List[str], name: str, limit: float, more: Dict[str, str]) -> Tuple[Rows, str]:
+def _step(folder: str, command: List[str], name: str, limit: float, environment: Dict[str, str]) -> Tuple[Rows, str]:
     """What a step returned; or how its process ended."""
-    environment = dict(os.environ, **more)
     try:
         done = subprocess.run(
-            [sys.executable, *program, "selftest", folder, name],
+            [*command, "selftest", folder, name],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -364,7 +380,7 @@ def _step(folder: str, program: List[str], name: str, limit: float, more: Dict[s
     except (ValueError, IndexError):
         rows = {}
     if done.returncode == 0 and rows:
-        return rows, ""
+        return dict(rows), ""
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     ended = "status %d" % done.returncode
     if done.returncode < 0:

@@ -169,6 +169,8 @@ class Supervisor:
             "load": self._load,
             "rest": self._rest,
             "readings": self._readings,
+            "doctor": self._doctor,
+            "selftest": self._selftest,
         }
         if slot is not None:
             self._answer_run(header, payload, slot)
@@ -309,11 +311,29 @@ class Supervisor:
         return {"kind": "rested", "ended": ended}, []
 
     def _readings(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
-        try:
-            from . import dcmi  # type: ignore[attr-defined,unused-ignore]
-        except ImportError:
-            return {"kind": "readings", "readings": {}}, []
-        return {"kind": "readings", "readings": dcmi.readings()}, []
+        from . import dcmi
+
+        self._capture()
+        return {"kind": "readings", "readings": dcmi.readings(self._environment)}, []
+
+    def _doctor(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
+        from . import doctor
+
+        return {"kind": "doctor", "facts": doctor.collect()}, []
+
+    def _selftest(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
+        """Try what is assumed of ``acl``, with the OMs that were sent; the caller holds the lease."""
+        from . import selftest
+
+        self._capture()
+        if not self._python:
+            raise RefusedError("import", reason="no Python has acl and numpy")
+        job, place = self._job(header["files"])
+        command = [self._python, *self._program]
+        rows = selftest.everything(place, command, self._environment)
+        names = [name for name in ("fed.npy", "seen.npy") if os.path.isfile(os.path.join(place, name))]
+        files = {name: os.path.getsize(os.path.join(place, name)) for name in names}
+        return {"kind": "selftest", "rows": rows, "job": job, "files": files}, []
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 
