@@ -22,6 +22,7 @@ import pth2om
 from pth2om.language import catalogue
 from pth2om.toolchain.cann import diagnosis
 from pth2om.toolchain.cann.agent import dcmi, doctor, installed, smi
+from pth2om.toolchain.cann.shipping import agent
 
 
 @pytest.fixture
@@ -321,3 +322,13 @@ def test_the_verb_is_quick_and_imports_no_torch(tmp_path: Path) -> None:
     assert "doctor.no-device" in {finding["rule"] for finding in entry["findings"]}
     assert done.stderr.splitlines()[-1] in ("[]", "['numpy']")
     assert (tmp_path / "b.zip").is_file()
+
+
+def test_the_packed_agent_prints_sentences_without_pth2om(tmp_path: Path) -> None:
+    path = tmp_path / "board_agent.pyz"
+    path.write_bytes(agent().data)
+    line = [sys.executable, "-I", str(path), "doctor", "--zh"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "✗ 此机器上未找到 NPU" in done.stdout
+    assert "  → " in done.stdout

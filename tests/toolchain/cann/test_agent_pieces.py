@@ -61,7 +61,7 @@ def test_the_agent_is_one_file_with_the_same_bytes() -> None:
     assert hashlib.sha256(one.data).hexdigest() == one.digest
     names = zipfile.ZipFile(io.BytesIO(one.data)).namelist()
     assert names == sorted(names)
-    assert {Path(name).name for name in names} == {path.name for path in SOURCES}
+    assert {Path(name).name for name in names} == {"texts.json", *(path.name for path in SOURCES)}
 
 
 def test_the_file_starts(tmp_path) -> None:
@@ -316,6 +316,9 @@ def test_only_nodes_driver_and_name_prove_a_device(tmp_path) -> None:
     driver = tmp_path / "usr/local/Ascend/driver"
     driver.mkdir(parents=True)
     (driver / "version.info").write_text("Version=24.1.rc3\n")
+    assert not facts()  # a plain file of that name is no node
+    (tmp_path / "dev/davinci0").unlink()
+    (tmp_path / "dev/davinci0").symlink_to("/dev/null")
     assert facts()
     assert not facts("")
     (tmp_path / "dev/davinci0").rename(tmp_path / "dev/davinci_manager")
