@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import DataError, Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Limit, Verdict
-from pth2om.language import Message
+from pth2om.language import Message, say
 
 if TYPE_CHECKING:
     from pth2om.conversion.stage import Built
     from pth2om.questions.subject import Subject
-    from pth2om.spec import Spec
+    from pth2om.spec import Dataset, Spec
 
 _VERSION = 1
 
@@ -19,14 +19,14 @@ _VERSION = 1
 def columns(subject: Subject, built: Built) -> list[GateRecord]:
     """One gate per dataset with labels: the graph's first output against its classes.
 
-    None where the graph leaves the shape of that output open: scoring then sees it first.
+    Where the graph leaves the shape of that output open it is not measured: scoring then sees it first.
 
     Args:
         subject: of the batch size.
         built: the exported ONNX file.
     """
     spec = subject.pipeline.spec
-    datasets = [entry for entry in spec.datasets if entry.metric != "agreement"]
+    datasets = labelled(spec)
     if not datasets:
         return []
 
@@ -40,24 +40,34 @@ def columns(subject: Subject, built: Built) -> list[GateRecord]:
     inputs = {"onnx": built.record.digest}
     shape, artifact = subject.measured("columns", _VERSION, inputs, {}, ("onnx",), measure)
     whole = [size for size in shape[1:] if size is not None]
-    if len(shape) < 2 or len(whole) != len(shape) - 1:
-        return []
+    is_open = len(shape) < 2 or len(whole) != len(shape) - 1
     provenance = built.record.provenance
     gates = []
     for entry in datasets:
         classes = _classes(subject, entry.name, entry.subset)
         verdict: Verdict = "passed"
         message: Message | None = None
-        try:
-            _check(spec, whole, classes)
-        except DataError as error:
-            verdict, message = "failed", error.message
+        if is_open:
+            verdict, message = (
+                "not_measured",
+                say("accuracy.columns-open", shape=" x ".join("?" if size is None else str(size) for size in shape)),
+            )
+        else:
+            try:
+                _check(spec, whole, classes)
+            except DataError as error:
+                verdict, message = "failed", error.message
         details = {"shape": shape, "classes": classes, "dataset": entry.name}
-        errors = float(verdict == "failed")
+        errors = None if is_open else float(verdict == "failed")
         check = f"onnx/columns/{entry.name}"
         judged = Judgement(check, errors, "errors", Limit("==", 0), verdict, message=message, details=details)
         gates.append(subject.gate("export", judged, provenance, inputs, provenance.ground, artifact))
     return gates
+
+
+def labelled(spec: Spec) -> list[Dataset]:
+    """The datasets whose classes a graph's columns are held against."""
+    return [entry for entry in spec.datasets if entry.metric != "agreement"]
 
 
 def _classes(subject: Subject, name: str, subset: int | None) -> int | None:

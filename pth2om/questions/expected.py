@@ -58,8 +58,12 @@ def expected(name: str, asked: Asked) -> Iterator[Expected]:
 
 
 def _stage(asked: Asked) -> Iterator[Expected]:
-    """Not derivable: the columns of an exported graph are judged only where the dataset with its classes is here."""
+    from pth2om.questions.columns import labelled
+
     yield Expected(asked.question, (f"{asked.roles[0]}/findings",))
+    if asked.roles[0] == "onnx":
+        for dataset in labelled(asked.spec):
+            yield Expected("export", (f"onnx/columns/{dataset.name}",))
 
 
 def _preflight(asked: Asked) -> Iterator[Expected]:  # noqa: ARG001 - the same of every model

@@ -1,0 +1,140 @@
+"""What an acceptance run costs beside the inferences that it needs, and what a second worker saves.
+
+Each inference of PyTorch and ONNX Runtime is timed inside the run, by where in pth2om it was wanted; what a run takes
+above their sum is the project's own. A fresh store for each run; complete processes on this machine.
+
+    python benchmarks/night.py [--models yolov6] [--soc Ascend310B1] [--workers 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+_TALLY = "PTH2OM_BENCHMARK_TALLY"
+_PLACES = ("compare/", "accuracy/", "quantize/", "graph/", "export", "toolchain/", "checkpoint/", "questions/")
+
+
+def _place() -> str:
+    """The room and module that wanted an inference."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if "/pth2om/" in file:
+            inside = file.rsplit("/pth2om/", 1)[1]
+            if inside.startswith(_PLACES):
+                return f"{inside.removesuffix('.py')}:{frame.f_code.co_name}"
+        frame = frame.f_back
+    return "elsewhere"
+
+
+def pytest_configure() -> None:
+    """As a pytest plugin: time every inference."""
+    from pth2om.onnxfile import runtime
+    from pth2om.sessions import onnx as onnx_sessions
+    from pth2om.sessions.torch import TorchSession
+    from pth2om.toolchain.emulator import session as emulated
+
+    tally: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0.0])
+
+    def timed(kind: str, function: Any) -> Any:
+        @functools.wraps(function)
+        def run(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                entry = tally[f"{kind} {_place()}"]
+                entry[0] += 1
+                entry[1] += time.perf_counter() - started
+
+        return run
+
+    counted = timed("onnxruntime", runtime.run_runtime)
+    for module in (runtime, onnx_sessions, emulated):
+        module.run_runtime = counted
+    TorchSession.run = timed("torch", TorchSession.run)  # type: ignore[method-assign]
+
+    def write() -> None:
+        folder = Path(os.environ[_TALLY])
+        (folder / f"{os.getpid()}.json").write_text(json.dumps(tally))
+
+    import atexit
+
+    atexit.register(write)
+
+
+def once(models: str, soc: str, workers: int) -> tuple[float, float, dict[str, tuple[int, float]]]:
+    """Wall seconds, CPU seconds, and inferences by place of one run with a fresh store."""
+    with tempfile.TemporaryDirectory() as temporary:
+        environment = {**os.environ, "PTH2OM_STORE": f"{temporary}/store", "PTH2OM_LANG": "en", _TALLY: temporary}
+        environment["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "benchmarks.night",
+            "-k",
+            models,
+        ]
+        command += [
+            "--soc",
+            soc,
+            "--om-reports-dir",
+            f"{temporary}/reports",
+            *(["-n", str(workers)] if workers else []),
+        ]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started = time.perf_counter()
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        wall = time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode:
+            sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
+        print(done.stdout.strip().splitlines()[-1])
+        total: dict[str, tuple[int, float]] = {}
+        for file in Path(temporary).glob("*.json"):
+            for place, (count, seconds) in json.loads(file.read_text()).items():
+                known = total.get(place, (0, 0.0))
+                total[place] = (known[0] + count, known[1] + seconds)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return wall, cpu, total
+
+
+def main() -> None:
+    """Print one process against its inferences, and the workers against one process."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", default="yolov6")
+    parser.add_argument("--soc", default="Ascend310B1")
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    wall, cpu, total = once(asked.models, asked.soc, 0)
+    bare = sum(seconds for _, seconds in total.values())
+    for place, (count, seconds) in sorted(total.items(), key=lambda each: -each[1][1])[:25]:
+        print(f"{seconds:8.2f} s {count:6} x  {place}")
+    print(f"one process: {wall:.1f} s, {cpu:.1f} CPU seconds; inferences {bare:.1f} s; ratio {wall / bare:.2f}")
+    if asked.workers:
+        wall_n, cpu_n, _ = once(asked.models, asked.soc, asked.workers)
+        print(
+            f"{asked.workers} workers: {wall_n:.1f} s ({wall_n / wall:.2f} of one process), "
+            f"{cpu_n:.1f} CPU seconds ({cpu_n / cpu:.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
