@@ -12,6 +12,20 @@ from typing import Any
 
 from pth2om.store import version_of
 
+THREADS = "OMP_NUM_THREADS"
+"""The variable that limits the threads of one process; PyTorch reads it itself."""
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int | None:
+    """The threads that one computation may use, by ``OMP_NUM_THREADS``; None where it sets none."""
+    first = os.environ.get(THREADS, "").partition(",")[0].strip()
+    return int(first) if first.isascii() and first.isdigit() and len(first) < 6 and int(first) > 0 else None
+
 
 def data_roots() -> list[Path]:
     """The folders in ``PTH2OM_DATA``, searched for weights and datasets; several are separated as in ``PATH``."""

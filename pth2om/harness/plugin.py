@@ -43,15 +43,17 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(say(key, folder=str(models), parent=str(models.parent)).render())
     if not asked and not any(models.glob("*/model.toml")):
         return
-    from pth2om.harness import fixtures, outcomes
+    from pth2om.harness import fixtures, outcomes, workers
     from pth2om.harness.run import RUN, Run
 
     prepare_streams()
+    workers.share_cores(config)
     run = Run(config, models)
     config.stash[RUN] = run
     config.pluginmanager.register(run, "pth2om-run")
     config.pluginmanager.register(fixtures, "pth2om-fixtures")
     config.pluginmanager.register(outcomes, "pth2om-outcomes")
+    config.pluginmanager.register(workers, "pth2om-workers")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pth2om import host
 from pth2om.errors import first_line
 from pth2om.onnxfile.functions import apart
 
@@ -38,7 +39,7 @@ def open_runtime(
 
     Args:
         model: a file, or a serialized model without external data.
-        threads: intra-op threads; None leaves ONNX Runtime's own choice.
+        threads: intra-op threads; None: what ``OMP_NUM_THREADS`` says, else ONNX Runtime's own choice.
         optimize: whether the graph is optimized; without it, nodes run as they are written.
         providers: in order of preference. Without the CPU among them no node may fall back to it.
         lean: memory grows by what is asked for, not by doubling.
@@ -56,6 +57,7 @@ def open_runtime(
     # adds up the first two, and a pattern of a run holds the peak twice. Results and times are the same.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.enable_mem_pattern = False
+    threads = threads or host.threads()
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

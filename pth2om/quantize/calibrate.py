@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import onnx
 
 from pth2om.errors import QuantizeError
 from pth2om.files import write_bytes
-from pth2om.host import return_memory
+from pth2om.host import cores, return_memory, threads
 from pth2om.quantize.histogram import Histogram
 from pth2om.quantize.network import Array, open_session, run_session, shapes_of
 
@@ -213,7 +212,7 @@ def _observe(
             histograms[name].add(codes, float(found[1]), float(found[2]), total, images)
 
         # NumPy releases the interpreter lock while it counts, so threads can share the work.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(4, threads() or cores())) as pool:
             for _ in pool.map(count, group):
                 pass
 
