@@ -75,8 +75,8 @@ def measure(
         return scores.astype(np.float32)
 
     for case in range(len(dataset)):
-        prepared = prepare(dataset.volume(case), how, where=dataset.file(case))
-        truth = dataset.truth(case).transpose(how.transpose)
+        prepared = prepare(dataset.volume(case, reorient=how.reorient), how, where=dataset.file(case))
+        truth = dataset.truth(case, reorient=how.reorient).transpose(how.transpose)
         if truth.shape != prepared.size:
             sizes = {"labels": "x".join(map(str, truth.shape)), "size": "x".join(map(str, prepared.size))}
             raise DataError("data.volume-truth-size", where=dataset.file(case), **sizes)

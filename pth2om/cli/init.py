@@ -24,6 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", choices=get_args(Task), help=say("starter.help-task").render())
     parser.add_argument("--input-shape", type=_shape, metavar="C,H,W", help=say("starter.help-shape").render())
+    parser.add_argument("--plans", type=Path, metavar="FILE", help=say("starter.help-plans").render())
+    parser.add_argument("--configuration", metavar="NAME", help=say("starter.help-configuration").render())
     parser.add_argument("--data-dir", type=Path, action="append", metavar="DIR", help=say("starter.help-data").render())
 
 
@@ -37,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         net=arguments.net,
         task=arguments.task,
         shape=arguments.input_shape,
+        plans=arguments.plans,
+        configuration=arguments.configuration,
         data_roots=roots,
     )
     for path in started.written:

@@ -119,21 +119,29 @@ class Labelled:
         """Whether these are volumes, which have no `image` and no `mask`."""
         return self._source.has_volumes
 
-    def volume(self, index: int) -> volumes.Volume:
+    def volume(self, index: int, *, reorient: bool = False) -> volumes.Volume:
         """The channels of a case, of kind ``volumes``.
+
+        Args:
+            index: which case.
+            reorient: turn NIfTI to right, anterior, superior first.
 
         Raises:
             DataError: it cannot be read, or these are pictures.
         """
-        return self._volumes.volume(self._checked(index))
+        return self._volumes.volume(self._checked(index), reorient=reorient)
 
-    def truth(self, index: int) -> volumes.Labels:
+    def truth(self, index: int, *, reorient: bool = False) -> volumes.Labels:
         """The class of every voxel of a case, int16; `pth2om.data.volumes.IGNORED` is not scored.
+
+        Args:
+            index: which case.
+            reorient: as of `volume`.
 
         Raises:
             DataError: it cannot be read or has labels of no class, or these are pictures.
         """
-        return self._volumes.truth(self._checked(index))
+        return self._volumes.truth(self._checked(index), reorient=reorient)
 
     @property
     def _volumes(self) -> volumes.VolumeSource:

@@ -34,12 +34,14 @@ class Preparation:
         channels: one entry per channel.
         transpose: the order in which the axes of a volume are taken.
         spacing: millimetres, in that order; empty: any.
+        reorient: whether NIfTI volumes are turned to right, anterior, superior first.
         crop: whether what is zero in all channels is cut away first.
     """
 
     channels: tuple[Channel, ...]
     transpose: tuple[int, ...] = (0, 1, 2)
     spacing: tuple[float, ...] = ()
+    reorient: bool = False
     crop: bool = True
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +97,8 @@ def preparation(spec: Spec) -> Preparation:
         if spec.source.num_classes is not None:
             _same(spec, "source.num_classes", spec.source.num_classes, len(about.names), name)
     channels = channels * shape[0] if len(channels) == 1 else channels
-    return Preparation(channels, transpose, spacing, table.crop)
+    reorient = plans is not None and plans.reorient if table.reorient is None else table.reorient
+    return Preparation(channels, transpose, spacing, reorient, table.crop)
 
 
 def check_volume(spec: Spec) -> None:

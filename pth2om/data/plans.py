@@ -51,6 +51,7 @@ class Plans:
         spacing: millimetres between voxels, in the order of `transpose`.
         channels: how each is normalized.
         transpose: the order in which the axes of a volume are taken.
+        reorient: whether volumes are turned to right, anterior, superior.
         classes: heads of the net, background included; None where ``dataset.json`` says it (v2).
     """
 
@@ -60,6 +61,7 @@ class Plans:
     spacing: tuple[float, ...]
     channels: tuple[Channel, ...]
     transpose: tuple[int, ...]
+    reorient: bool
     classes: int | None
 
 
@@ -102,6 +104,7 @@ class _Configuration(_Read):
 class _V2(_Read):
     configurations: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     transpose_forward: tuple[int, ...] = (0, 1, 2)
+    image_reader_writer: str = ""
     foreground_intensity_properties_per_channel: dict[str, dict[str, Any]] | None = None
     foreground_intensity_properties_by_modality: dict[str, dict[str, Any]] | None = None
 
@@ -202,7 +205,8 @@ def _second(path: Path, data: Mapping[str, Any], name: str | None, patch: tuple[
     )
     transpose = _order(path, read.transpose_forward)
     spacing = _spacing(path, values.patch_size, values.spacing)
-    return Plans(2, chosen, values.patch_size, spacing, channels, transpose, None)
+    reorient = read.image_reader_writer == "NibabelIOWithReorient"
+    return Plans(2, chosen, values.patch_size, spacing, channels, transpose, reorient, None)
 
 
 def _inherited(path: Path, configurations: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
@@ -236,7 +240,9 @@ def _first(path: Path, data: Mapping[str, Any], name: str | None, patch: tuple[i
     spacing = _spacing(path, values.patch_size, values.current_spacing)
     transpose = _order(path, read.transpose_forward)
     # v1 does not count the background.
-    return Plans(1, chosen, values.patch_size, spacing, channels, transpose, read.num_classes + 1)
+    return Plans(
+        1, chosen, values.patch_size, spacing, channels, transpose, reorient=False, classes=read.num_classes + 1
+    )
 
 
 def _chosen(

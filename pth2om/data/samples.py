@@ -139,7 +139,7 @@ class Samples:
         if row.kind == "zeros":
             return np.zeros(entry.shape, dtype=entry.dtype)
         if row.kind == "real" and position == 0 and self._dataset is not None and self._preparation is not None:
-            volume = self._dataset.volume(row.image)
+            volume = self._dataset.volume(row.image, reorient=self._preparation.reorient)
             prepared = prepare(volume, self._preparation, where=self._dataset.file(row.image))
             return window_of(prepared, entry.shape[1:]).astype(entry.dtype)
         if row.kind == "real" and entry.name == self._fed and self._dataset is not None and self._spec.preprocess:

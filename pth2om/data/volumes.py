@@ -8,6 +8,7 @@ no spacing.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 import re
@@ -91,12 +92,12 @@ class VolumeSource(Source):
         """
         raise DataError("data.volume-no-image", where=self.files[index])
 
-    def volume(self, index: int) -> Volume:
+    def volume(self, index: int, *, reorient: bool = False) -> Volume:
         """See `pth2om.data.Labelled.volume`."""
         found: list[npt.NDArray[Any]] = []
         spacing: tuple[float, ...] = ()
         for path in self.channels[index]:
-            values, spacing = read_file(path)
+            values, spacing = read_file(path, reorient=reorient)
             if not np.isfinite(values).all():
                 raise DataError("data.volume-not-finite", where=str(path))
             if found and found[0].shape != values.shape:
@@ -105,12 +106,12 @@ class VolumeSource(Source):
             found.append(values)
         return Volume(np.stack(found).astype(np.float32), spacing)
 
-    def truth(self, index: int) -> Labels:
+    def truth(self, index: int, *, reorient: bool = False) -> Labels:
         """See `pth2om.data.Labelled.truth`."""
         if self.truths is None:
             raise DataError("data.no-masks", where=self.files[index])
         path = self.truths[index]
-        values, _ = read_file(path)
+        values, _ = read_file(path, reorient=reorient)
         rounded = np.rint(values)
         with np.errstate(invalid="ignore"):
             whole = np.abs(values - rounded) <= 1e-3  # NIfTI may keep labels as scaled numbers
@@ -203,14 +204,18 @@ def ending_of(path: Path) -> str:
     return next((ending for ending in ENDINGS if path.name.endswith(ending)), "")
 
 
-def read_file(path: Path) -> tuple[npt.NDArray[Any], tuple[float, ...]]:
+def read_file(path: Path, *, reorient: bool = False) -> tuple[npt.NDArray[Any], tuple[float, ...]]:
     """One file: its numbers and the spacing of its axes in millimetres, empty where the file does not say.
+
+    Args:
+        path: NIfTI or ``.npy``.
+        reorient: turn NIfTI to right, anterior, superior first; ``.npy`` has no directions.
 
     Raises:
         NiftiAbsent: NIfTI, and nibabel is not installed.
         DataError: it cannot be read, is too large, or is not of three dimensions.
     """
-    return _numpy(path) if ending_of(path) == ".npy" else _nifti(path)
+    return _numpy(path) if ending_of(path) == ".npy" else _nifti(path, reorient=reorient)
 
 
 def _numpy(path: Path) -> tuple[npt.NDArray[Any], tuple[float, ...]]:
@@ -224,16 +229,20 @@ def _numpy(path: Path) -> tuple[npt.NDArray[Any], tuple[float, ...]]:
     return np.array(values), ()
 
 
-def _nifti(path: Path) -> tuple[npt.NDArray[Any], tuple[float, ...]]:
+def _nifti(path: Path, *, reorient: bool) -> tuple[npt.NDArray[Any], tuple[float, ...]]:
     try:
-        import nibabel
+        nibabel: Any = importlib.import_module("nibabel")
         from nibabel.filebasedimages import ImageFileError
         from nibabel.spatialimages import HeaderDataError
     except ImportError:
         raise NiftiAbsent("data.nifti-absent", where=str(path)) from None
     try:
-        image: Any = nibabel.load(path)
+        image = nibabel.load(path)
+        _bounded(path, [side for side in image.shape if side != 1] if image.ndim > 3 else image.shape)
         shape = tuple(int(side) for side in image.shape)
+        if reorient:
+            image = nibabel.as_closest_canonical(image)
+            shape = tuple(int(side) for side in image.shape)
         while len(shape) > 3 and shape[-1] == 1:  # a fourth axis of one point in time
             shape = shape[:-1]
         _bounded(path, shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pth2om.errors import CheckpointError
 from pth2om.escaping import toml_string
-from pth2om.spec import Aipp, Dataset, Export, Preprocess, Quantize, Task, Variant
+from pth2om.spec import Aipp, Dataset, Export, Preprocess, Quantize, Task, Variant, Volume
 from pth2om.spec.tables import Table
 from pth2om.spec.torchscript import TorchScript
 
@@ -24,7 +24,7 @@ class Asked:
         num_classes: handed to the net's ``build``.
         ranges: input -> what random samples are drawn from.
         variants: what is compiled; default one, ``fp16`` at the file's batch size.
-        export, preprocess, aipp, quantize, torchscript: tables of the spec.
+        export, preprocess, volume, aipp, quantize, torchscript: tables of the spec.
         axes: input -> names of its axes, for gears.
         datasets: labelled data that the model is scored on.
     """
@@ -36,6 +36,7 @@ class Asked:
     variants: tuple[Variant, ...] = ()
     export: Export | None = None
     preprocess: Preprocess | None = None
+    volume: Volume | None = None
     aipp: Aipp | None = None
     quantize: Quantize | None = None
     torchscript: TorchScript | None = None
@@ -49,7 +50,7 @@ class Asked:
             CheckpointError: a file name holds what TOML cannot.
         """
         lines: list[str] = []
-        names = ("export", "torchscript", "preprocess", "aipp", "quantize")
+        names = ("export", "torchscript", "preprocess", "volume", "aipp", "quantize")
         tables: dict[str, Table | None] = {name: getattr(self, name) for name in names}
         for name, table in tables.items():
             if table is not None and table.model_fields_set:

@@ -18,6 +18,7 @@ from pth2om.checkpoint.formats import Kind, kind_of
 from pth2om.checkpoint.search import candidates
 from pth2om.drafting.asked import Asked
 from pth2om.drafting.found import Found, from_checkpoint, from_onnx, with_net
+from pth2om.drafting.nnunet import with_plans
 from pth2om.drafting.writing import spec_text, stub
 from pth2om.errors import CheckpointError
 from pth2om.language import Message, say
@@ -50,6 +51,8 @@ def start(
     net: Path | None = None,
     task: Task | None = None,
     shape: Sequence[int] | None = None,
+    plans: Path | None = None,
+    configuration: str | None = None,
     data_roots: Sequence[Path] = (),
 ) -> Started:
     """Write ``models/<name>/model.toml`` for a checkpoint or an ONNX file.
@@ -61,9 +64,12 @@ def start(
         net: a Python file with the architecture.
         task: overrides the guess.
         shape: of the first input, without the batch axis.
+        plans: nnU-Net's plans; default those beside the checkpoint, where there are any.
+        configuration: which of the plans.
         data_roots: folders in which the file is found by its bare name.
 
     Raises:
+        DataError: the plans are wrong or belong to another checkpoint.
         CheckpointError: the name is not valid, the spec exists already, or the file is neither a checkpoint nor ONNX.
     """
     target = new_spec(name, models)
@@ -75,9 +81,17 @@ def start(
     found = from_onnx(source, shape) if kind == "onnx" else from_checkpoint(source, kind, shape)
     if net is not None and kind != "onnx":
         found = with_net(found, source, net)
+    planned = None
+    if kind != "onnx" and (shape is None or plans is not None):
+        planned = with_plans(found, source, plans, configuration)
     asked = Asked(task=task, net=net)
-    written = write_model(name, source, kind, found, asked, models=models, data_roots=data_roots)
-    return Started(target.parent, written, _next_steps(name, found, net))
+    beside: Mapping[str, bytes] = {}
+    if planned is not None:
+        found, beside = planned.found, planned.beside
+        asked = Asked(task=task, net=net, volume=planned.volume)
+    written = write_model(name, source, kind, found, asked, models=models, data_roots=data_roots, beside=beside)
+    said = planned.said if planned is not None else ()
+    return Started(target.parent, written, (*said, *_next_steps(name, found, net)))
 
 
 def new_spec(name: str, models: Path) -> Path:

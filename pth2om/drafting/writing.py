@@ -88,7 +88,10 @@ def _judged(task: Task, found: Found, asked: Asked) -> list[str]:
     if not asked.variants:
         lines += ["", "[variants]", 'precision = ["fp16"]', f"batch = [{found.batch}]"]
     shape = found.inputs[0][1]
-    if len(shape) == 3 and shape[0] in (1, 3) and asked.preprocess is None:
+    if asked.volume is not None:
+        block = ["[[datasets]]", 'name = "my_dataset"', 'metric = "dice"']
+        lines += ["", *_comment(say("starter.volumes")), *(f"# {line}" for line in block)]
+    elif len(shape) == 3 and shape[0] in (1, 3) and asked.preprocess is None:
         color = 'color = "GRAY"' if shape[0] == 1 else 'color = "RGB"'
         mean = "[0.5]" if shape[0] == 1 else "[0.485, 0.456, 0.406]"
         std = "[0.5]" if shape[0] == 1 else "[0.229, 0.224, 0.225]"

@@ -14,6 +14,7 @@ from pth2om import spec as specs
 from pth2om.checkpoint.formats import Kind, kind_of
 from pth2om.drafting.asked import Asked
 from pth2om.drafting.found import Found, from_checkpoint, from_onnx, with_net
+from pth2om.drafting.nnunet import with_plans
 from pth2om.drafting.start import new_spec, write_model
 from pth2om.errors import CheckpointError, ConvertError, SpecError
 from pth2om.files import is_file, is_folder
@@ -48,6 +49,7 @@ class Prepared:
         said: what was found and assumed, in words.
         net: template, where the file needs one.
         manifests: of the dataset that it is scored on, by name; none without `Options.dataset`.
+        beside: further files that a saved spec names: name -> content.
     """
 
     file: Path
@@ -59,6 +61,7 @@ class Prepared:
     said: tuple[Message, ...]
     net: Path | None
     manifests: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -105,6 +108,10 @@ def prepare(file: Path, options: Options, scratch: Path) -> Prepared:
         found = dataclasses.replace(found, classes=given or found.classes, guessed=found.guessed and given is None)
     elif options.num_classes is not None:
         raise ConvertError("convert.needs", option="--num-classes", other="--template")
+    planned = with_plans(found, file) if kind != "onnx" else None
+    if planned is not None:
+        found = planned.found
+        said += planned.said
     inputs, shapes = _inputs(file, kind, found, options)
     batch = shapes.batch
     found = dataclasses.replace(found, inputs=inputs, batch=batch)
@@ -117,6 +124,9 @@ def prepare(file: Path, options: Options, scratch: Path) -> Prepared:
     if shapes.gears is not None:
         said.append(say(f"convert.{'range' if shapes.gears.ranged else 'gears'}", count=len(shapes.gears.points)))
     asked = _asked(options, inputs, shapes, kind, net)
+    beside: dict[str, bytes] = {}
+    if planned is not None and asked.preprocess is None and inputs[0][1] == planned.found.inputs[0][1]:
+        asked, beside = dataclasses.replace(asked, volume=planned.volume), planned.beside
     asked, told = _calibrated_on_images(asked, options, inputs[0][0], batch, scratch)
     said += told
     manifests: dict[str, str] = {}
@@ -126,7 +136,7 @@ def prepare(file: Path, options: Options, scratch: Path) -> Prepared:
         table, text = dataset_for(dataset_name(name), options.dataset, options.task or found.task[0])
         asked, manifests = dataclasses.replace(asked, datasets=(table,)), {table.name: text}
     spec = _drafted(name, file, kind, found, asked, scratch, manifests)
-    return Prepared(file, name, kind, found, asked, spec, tuple(said), net, manifests)
+    return Prepared(file, name, kind, found, asked, spec, tuple(said), net, manifests, beside)
 
 
 def save_spec(prepared: Prepared, options: Options, calibration: Path | None) -> tuple[Path, ...]:
@@ -148,7 +158,7 @@ def save_spec(prepared: Prepared, options: Options, calibration: Path | None) ->
     assert options.save_spec is not None
     folder = (options.save_spec / prepared.name).absolute()
     asked = prepared.asked
-    beside: dict[str, bytes] = {}
+    beside = dict(prepared.beside)
     if prepared.net is not None:
         files = net_files(prepared.net)
         together = all(file.parent == prepared.net.absolute().parent for file in files)

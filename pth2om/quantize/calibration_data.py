@@ -90,7 +90,10 @@ def from_volumes(
         for start in range(0, count, batch):
             chosen = [min(number, count - 1) for number in range(start, start + batch)]
             windows = [
-                window_of(prepare(dataset.volume(index), how, where=dataset.file(index)), shape[1:]) for index in chosen
+                window_of(
+                    prepare(dataset.volume(index, reorient=how.reorient), how, where=dataset.file(index)), shape[1:]
+                )
+                for index in chosen
             ]
             yield {fed: np.stack(windows)}
 

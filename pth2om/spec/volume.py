@@ -52,6 +52,8 @@ class Volume(Table):
         dataset_json: nnU-Net's ``dataset.json``, in the model's folder: it gives the classes and channels.
         channels: how each channel is normalized; one entry serves all. Default ``zscore``.
         spacing: millimetres between voxels along each axis of the array; a volume with another is refused. Default any.
+        reorient: turn NIfTI volumes so that their axes run right, anterior, superior, as nnU-Net's
+            ``NibabelIOWithReorient`` does; default as the plans say, else not.
         crop: cut away what is zero in all channels first, as nnU-Net does.
         step: largest distance of neighbouring windows, as a share of the window.
         gaussian: whether the middle of a window weighs more than its edges.
@@ -63,6 +65,7 @@ class Volume(Table):
     dataset_json: str | None = None
     channels: tuple[Channel, ...] = ()
     spacing: tuple[Positive, ...] = ()
+    reorient: bool | None = None
     crop: bool = True
     step: Annotated[float, Field(gt=0, le=1)] = 0.5
     gaussian: bool = True

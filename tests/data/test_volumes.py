@@ -139,3 +139,15 @@ def test_without_nibabel_the_row_is_not_measured(tmp_path: Path, monkeypatch: py
     with pytest.raises(Absent) as caught:
         read_file(path)
     assert "pth2om[nifti]" in str(caught.value)
+
+
+def test_volumes_are_turned_to_right_anterior_superior(tmp_path: Path) -> None:
+    """Against indexing by hand: the file runs left, inferior, anterior."""
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    affine = np.array([[-1.0, 0, 0, 0], [0, 0, 2, 0], [0, -3, 0, 0], [0, 0, 0, 1]])
+    (tmp_path / "a").mkdir()
+    nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "a" / "t.nii.gz")
+    found, spacing = read_file(tmp_path / "a" / "t.nii.gz", reorient=True)
+    right_anterior_superior = values[::-1, ::-1].transpose(0, 2, 1)
+    assert np.array_equal(found, right_anterior_superior.transpose(2, 1, 0))
+    assert spacing == (3.0, 2.0, 1.0)
