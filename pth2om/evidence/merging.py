@@ -135,7 +135,6 @@ def merge(files: Sequence[Path]) -> Merged:
 def _merge(files: Sequence[Path]) -> Merged:
     runs: dict[str, list[bytes]] = {}
     inner: set[str] = set()
-    digests: dict[str, dict[str, tuple[str, str]]] = {}
     records: dict[str, list[Record]] = {}
     for file in files:
         lines: list[bytes] = []
@@ -155,16 +154,13 @@ def _merge(files: Sequence[Path]) -> Merged:
             last = seal
             lines.append(line if line.endswith(b"\n") else line + b"\n")
             kept.append(record)
-            if isinstance(record, GateRecord):
-                _agree(digests, record.id, record.digests, name)
-            elif isinstance(record, StageRecord):
-                _agree(digests, " ".join(_name(record)), {record.stage: record.digest}, name)
         if last:
             runs[last], records[last] = lines, kept
     # A run that was read while it was being written is the beginning of the same run, read later.
     chosen = tuple(sorted(runs.keys() - inner))
     if not chosen:
         raise DataError("evidence.nothing-to-merge")
+    _agree({seal: records[seal] for seal in chosen})
     head = MergedRecord(chosen)
     text = b"".join([json.dumps(to_json(head)).encode() + b"\n", *(line for seal in chosen for line in runs[seal])])
     if len(text) > MOST_BYTES:
@@ -179,18 +175,35 @@ def _name(stage: StageRecord) -> tuple[str, str, str, str]:
     return stage.model, stage.variant, stage.stage, stage.provenance.soc or ""
 
 
-def _agree(known: dict[str, dict[str, tuple[str, str]]], name: str, digests: Mapping[str, str], run: str) -> None:
-    """Note the digests of an id.
+def _agree(runs: Mapping[str, Sequence[Record]]) -> None:
+    """Compare the digests of each id between runs.
+
+    Runs are told apart by their running digests: two machines may give theirs the same name.
+
+    Args:
+        runs: running digest -> records.
 
     Raises:
-        DataError: another run has another digest for it.
+        DataError: two runs have different digests for one id.
     """
-    of = known.setdefault(name, {})
-    for role, digest in digests.items():
-        before, other = of.setdefault(role, (digest, run))
-        if before != digest and other != run:
-            first, second = sorted(((other, before[:12]), (run, digest[:12])))
-            raise DataError(
-                "evidence.mixed", id=name[:200], role=role[:40],
-                first=first[0], first_digest=first[1], second=second[0], second_digest=second[1],
-            )  # fmt: skip
+    known: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for seal, records in runs.items():
+        run = ""
+        for record in records:
+            if isinstance(record, RunRecord):
+                run = record.run
+                continue
+            if isinstance(record, GateRecord):
+                name, digests = record.id, record.digests
+            elif isinstance(record, StageRecord):
+                name, digests = " ".join(_name(record)), {record.stage: record.digest}
+            else:
+                continue
+            for role, digest in digests.items():
+                before, other, of = known.setdefault((name, role), (digest, seal, run))
+                if before != digest and other != seal:
+                    first, second = sorted(((of, before[:12]), (run, digest[:12])))
+                    raise DataError(
+                        "evidence.mixed", id=name[:200], role=role[:40],
+                        first=first[0], first_digest=first[1], second=second[0], second_digest=second[1],
+                    )  # fmt: skip

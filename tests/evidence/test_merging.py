@@ -131,6 +131,14 @@ def test_mixed_digests_of_one_id_are_refused_in_any_order(tmp_path: Path, ground
     assert len(told) == 1
 
 
+def test_two_runs_of_one_name_are_two_runs(tmp_path: Path) -> None:
+    """Shards that begin in the same second on two machines have the same name."""
+    other = gate("a", digests={"om": "f" * 64})
+    files = [shard(tmp_path / "1" / "x", 0, gate("a")), shard(tmp_path / "2" / "x", 0, other)]
+    with pytest.raises(DataError, match=r"aaaaaaaaaaaa in x, ffffffffffff in x"):
+        merge(files)
+
+
 def test_each_ground_is_kept(tmp_path: Path) -> None:
     device = gate("a", 2.0, ground="device", provenance=DEVICE)
     joined = merge([shard(tmp_path / "x", 0, gate("a")), shard(tmp_path / "y", 0, device)]).joined
