@@ -138,6 +138,6 @@ class _Values(dict[str, Value]):
         return "{" + key + "}"
 
 
-def say(key: str, **values: Value) -> Message:
+def say(key: str, /, **values: Value) -> Message:
     """Short for ``Message(key, values)``."""
     return Message(key, values)

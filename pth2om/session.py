@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
@@ -90,6 +90,21 @@ class Session(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close."""
+
+
+def stream(session: Session, each: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+    """Many inferences, in order; a session behind a slow link sends the next inputs while it computes.
+
+    Args:
+        session: with or without a ``stream`` of its own.
+        each: the feeds, taken when they are needed; a few may be taken ahead.
+    """
+    own = getattr(session, "stream", None)
+    if own is not None:
+        yield from own(each)
+        return
+    for feeds in each:
+        yield session.run(feeds)
 
 
 class Remembering:

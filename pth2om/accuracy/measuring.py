@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from pth2om.accuracy.packed import pack, pack_names
 from pth2om.data.labelled import Labelled
 from pth2om.data.preprocess import Batch, Preprocessor, batches
 from pth2om.errors import DataError
-from pth2om.session import Array, Session, TensorSpec
+from pth2om.session import Array, Feeds, Session, TensorSpec, stream
 from pth2om.spec import Postprocess
 
 VERSION = 5
@@ -75,8 +76,15 @@ def measure(
         reader.check(whole)
     seen_before: dict[int, int] = {}
     first_equal: list[int] = []
-    for piece in source() if source is not None else batches(dataset, preprocessor, batch, raw=raw):
-        results = session.run({fed.name: _as_input(piece.array, fed)})
+    under_way: deque[Batch] = deque()
+
+    def feeding() -> Iterator[Feeds]:
+        for piece in source() if source is not None else batches(dataset, preprocessor, batch, raw=raw):
+            under_way.append(piece)
+            yield {fed.name: _as_input(piece.array, fed)}
+
+    for results in stream(session, feeding()):
+        piece = under_way.popleft()
         if taken not in results:
             raise DataError("accuracy.no-output", name=taken, known=", ".join(results))
         rows = results[taken]

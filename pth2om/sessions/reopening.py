@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
 from pth2om.errors import LostError
-from pth2om.session import Array, Feeds, Provenance, Session, TensorSpec
+from pth2om.session import Array, Feeds, Provenance, Session, TensorSpec, stream
 
 
 class Reopening:
@@ -59,6 +59,19 @@ class Reopening:
         except LostError:
             self.close()
             raise
+
+    def stream(self, each: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+        """Many inferences; see `pth2om.session.stream`. A session with a stream of its own takes it up after a loss.
+
+        Raises:
+            LostError: the session was lost twice in a row.
+        """
+        session = self._opened()
+        if hasattr(session, "stream"):
+            yield from stream(session, each)
+        else:
+            for feeds in each:
+                yield self.run(feeds)
 
     def close(self) -> None:
         """Close the session; the next run opens it again."""

@@ -113,6 +113,9 @@ def describe(
         inputs.append(Tensor(spec.name, dims, second, DTYPES[spec.dtype.name], layout, size))
     for place, spec in enumerate(records[0].outputs):
         shapes = [_sizes(item.outputs[place].shape) for item in records]
+        if len(records) == 1 and not spec.shape and kind == "static":
+            # The emulator's joined INT8 operators lose their shapes; atc infers them anew.
+            shapes = [_declared(model).get(spec.name, shapes[0])]
         largest = max(shapes, key=lambda sizes: _bytes(sizes, spec.dtype))
         name = f"{producers.get(spec.name, spec.name + ':0')}:{spec.name}"
         size = 0 if -1 in largest else _bytes(largest, spec.dtype)
@@ -140,9 +143,23 @@ def describe(
         outputs=outputs,
         gears=gears,
         shapes=by_gear,
-        outputs_by_gear=[[_sizes(spec.shape) for spec in item.outputs] for item in records],
+        outputs_by_gear=[[tensor.dims for tensor in outputs]]
+        if kind == "static"
+        else [[_sizes(spec.shape) for spec in item.outputs] for item in records],
         ranges=ranges,
     )
+
+
+def _declared(model: Path) -> dict[str, list[int]]:
+    """The fixed shapes that the ONNX file declares for its outputs."""
+    import onnx
+
+    found = {}
+    for value in onnx.load(model, load_external_data=False).graph.output:
+        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if all(size > 0 for size in sizes):
+            found[value.name] = sizes
+    return found
 
 
 _GEARS = {"batch": "dynamic_batch_size", "hw": "dynamic_image_size", "dims": "dynamic_dims"}

@@ -1,0 +1,246 @@
+"""Boards over a real sshd on loopback, with its own configuration and keys; skipped where there is no sshd."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pth2om.ascend.target import Target
+from pth2om.errors import CrashError, LostError, ToolchainError
+from pth2om.toolchain import Access
+from pth2om.toolchain.cann import CannToolchain, survey
+from pth2om.toolchain.cann import machine as board_at
+from pth2om.toolchain.cann.board import Limits
+from pth2om.toolchain.cann.place import SSH_CONFIG, Place
+from tests.toolchain.cann.conftest import OPTIONS, SOC, feeds, install, write_model
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+pytestmark = pytest.mark.skipif(
+    not (Path(SSHD).is_file() and shutil.which("ssh") and shutil.which("ssh-keygen")),
+    reason="OpenSSH's client and server are not installed (Debian: openssh-server)",
+)
+
+
+@dataclass
+class Sshd:
+    """One server; each `environment` it is started with is another board."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"
+
+    def start(self, environment: dict[str, str], command: str = "") -> None:
+        variables = " ".join(f'"{name}={value}"' for name, value in environment.items())
+        config = self.folder / f"sshd-{self.port}"
+        config.write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder / 'host'}\nPidFile none\n"
+            f"AuthorizedKeysFile {self.folder / 'user.pub'}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+            f"PermitRootLogin prohibit-password\nPrintMotd no\nSetEnv {variables}\n"
+            + (f"ForceCommand {command}\n" if command else "")
+        )
+        Path("/run/sshd").mkdir(exist_ok=True) if os.getuid() == 0 else None
+        self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stderr=subprocess.DEVNULL)
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:
+                link.recv(16)
+                return
+            time.sleep(0.05)
+        pytest.fail("sshd does not start")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ssh")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(machine, keys) -> Iterator[Sshd]:
+    """A board: the pretended machine behind sshd, and a client that knows its key."""
+    server = Sshd(keys, free_port())
+    names = ("ASCEND_HOME_PATH", "PTH2OM_BOARD_PYTHON", "PTH2OM_LEASE_DIR", "TMPDIR")
+    environment = {name: os.environ[name] for name in names}
+    server.start({**environment, "PTH2OM_BOARD_CACHE": str(keys / "cache")})
+    host = (keys / "host.pub").read_text().rsplit(" ", 1)[0]
+    (keys / "known").write_text(f"[127.0.0.1]:{server.port} {host}\n")
+    (keys / "config").write_text(
+        f"Host *\n  IdentityFile {keys / 'user'}\n  IdentitiesOnly yes\n  UserKnownHostsFile {keys / 'known'}\n"
+        f"  ControlPath {keys / 'shared'}\n  ControlMaster auto\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SSH_CONFIG, str(keys / "config"))
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def remote(board) -> CannToolchain:
+    access = Access((board.url,), "board")
+    return CannToolchain(Target.of(SOC, "8.0.0"), access, Limits(compile=120, run=3, wait=5))
+
+
+@pytest.fixture(scope="module")
+def over_there(remote, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("remote")
+    return remote.compile(write_model(folder / "m.onnx"), OPTIONS, folder)
+
+
+def test_an_om_is_compiled_and_runs_on_the_board(remote, over_there, toolchain, machine, board) -> None:
+    assert over_there.details["machine"] == board_at(board.url).name
+    with remote.open(over_there, "device") as session, toolchain.open(over_there, "device") as local:
+        given = [feeds(seed=seed) for seed in range(4)]
+        found = [output["y"] for output in session.stream(given)]
+        session.close()  # one NPU: the lease goes from one to the other
+        assert all(np.array_equal(local.run(each)["y"], one) for each, one in zip(given, found, strict=True))
+    assert machine.broken == []
+    assert remote.provenance.ground == "double"
+
+
+def test_a_crash_keeps_its_signals_name_over_ssh(remote, over_there, machine) -> None:
+    with remote.open(over_there, "device") as session:
+        machine.rules({"where": "execute", "do": "segfault"})
+        with pytest.raises(CrashError, match="SIGSEGV"):
+            session.run(feeds())
+        machine.rules()
+        session.run(feeds())
+
+
+def test_a_lost_connection_is_taken_up_where_it_stopped(remote, over_there, board) -> None:
+    """The ssh process dies in the middle of a stream: what had no answer yet is sent once more, nothing twice."""
+    machine = board_at(board.url)
+    with remote.open(over_there, "device") as session:
+        found = []
+        for number, outputs in enumerate(session.stream(feeds(seed=seed) for seed in range(6))):
+            found.append(outputs["y"])
+            if number == 2:
+                machine.link._process.kill()
+        again = [session.run(feeds(seed=seed))["y"] for seed in range(6)]
+    assert len(found) == 6
+    assert all(np.array_equal(one, two) for one, two in zip(found, again, strict=True))
+
+
+def test_an_upload_is_sent_once(remote, over_there, board, monkeypatch) -> None:
+    machine = board_at(board.url)
+    sent = []
+    real = machine.ask
+    monkeypatch.setattr(machine, "ask", lambda header, *a, **k: (sent.append(header["kind"]), real(header, *a, **k))[1])
+    with remote.open(over_there, "device") as session:
+        session.run(feeds())
+    assert "put" not in sent
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ("known", LostError, "host's key"),
+        ("user", LostError, "ssh-copy-id"),
+        ("port", LostError, "Nothing listens"),
+    ],
+)
+def test_a_board_that_cannot_be_reached_says_why(board, keys, tmp_path, monkeypatch, change, error, text) -> None:
+    config = (keys / "config").read_text()
+    if change == "known":
+        (tmp_path / "none").touch()
+        config = config.replace(str(keys / "known"), str(tmp_path / "none"))
+    if change == "user":
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
+        config = config.replace(str(keys / "user"), str(tmp_path / "other"))
+    (tmp_path / "config").write_text(config)
+    monkeypatch.setenv(SSH_CONFIG, str(tmp_path / "config"))
+    url = board.url if change != "port" else f"ssh://127.0.0.1:{free_port()}"
+    from pth2om.toolchain.cann.link import Link
+
+    with pytest.raises(error, match=text):
+        Link(Place.of(url))
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("echo Welcome to the lab", "Welcome to the lab"),
+        ("/bin/true", "lost"),
+        (f"{sys.executable} -c \"print('PTH2OM old 3.6.9')\"", "3.6.9"),
+    ],
+    ids=["garbage", "nothing", "old"],
+)
+def test_a_login_that_starts_no_agent_is_named(board, keys, monkeypatch, command, text) -> None:
+    server = Sshd(keys, free_port())
+    host = (keys / "host.pub").read_text().rsplit(" ", 1)[0]
+    with (keys / "known").open("a") as file:
+        file.write(f"[127.0.0.1]:{server.port} {host}\n")
+    server.start({"A": "b"}, command)
+    try:
+        from pth2om.toolchain.cann.link import Link
+
+        with pytest.raises(ToolchainError, match=text):
+            Link(Place.of(server.url))
+    finally:
+        server.stop()
+
+
+def test_boards_that_differ_are_refused(board, keys, tmp_path, machine) -> None:
+    other = install(tmp_path / "other", cann="7.0.0")
+    server = Sshd(keys, free_port())
+    host = (keys / "host.pub").read_text().rsplit(" ", 1)[0]
+    with (keys / "known").open("a") as file:
+        file.write(f"[127.0.0.1]:{server.port} {host}\n")
+    server.start(
+        {
+            "ASCEND_HOME_PATH": str(other.toolkit),
+            "PTH2OM_BOARD_PYTHON": sys.executable,
+            "PTH2OM_BOARD_CACHE": str(keys / "cache"),
+        }
+    )
+    try:
+        with pytest.raises(ToolchainError, match=r"CANN 8\.0\.0.*7\.0\.0"):
+            survey(Access((board.url, server.url)))
+    finally:
+        board_at(server.url).close()
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "192.0.2.7", "ssh://", "ssh://-oProxyCommand=x", "ssh://a b", "ssh://h:99999", "ssh://h/x"]
+)
+def test_what_is_no_address_is_refused(url) -> None:
+    with pytest.raises(ToolchainError, match="ssh://"):
+        Place.of(url)
+
+
+def test_the_command_shares_no_connection_and_asks_nothing() -> None:
+    words = Place.of("ssh://root@192.0.2.7:2222").command()
+    text = " ".join(words)
+    for option in ("ControlMaster=no", "ControlPath=none", "StrictHostKeyChecking=yes", "BatchMode=yes"):
+        assert f"-o {option}" in text
+    assert words[words.index("-p") + 1] == "2222"
+    assert words[-3:-1] == ["--", "192.0.2.7"]
