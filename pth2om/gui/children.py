@@ -21,6 +21,8 @@ from pth2om.gui.settings import Settings
 from pth2om.language import language
 
 SECONDS = 120.0
+ISOLATED = ("-P",)
+"""Options of a child's Python: a ``json.py`` in the project is not what ``import json`` finds, as with ``pth2om``."""
 _MOST_BYTES = 16 << 20
 _KEPT = 64
 
@@ -61,7 +63,7 @@ class Asker:
         """
         environment = {**os.environ, "PTH2OM_LANG": language(), "PYTHONIOENCODING": "utf-8"}
         with subprocess.Popen(
-            [sys.executable, "-m", "pth2om", *words],
+            [sys.executable, *ISOLATED, "-m", "pth2om", *words],
             cwd=self._settings.project,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

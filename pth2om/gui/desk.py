@@ -20,7 +20,7 @@ from pth2om import __version__
 from pth2om.errors import Pth2omError
 from pth2om.escaping import shell_line, visible
 from pth2om.files import write_text
-from pth2om.gui import forms, journal
+from pth2om.gui import forms, guard, journal
 from pth2om.gui.children import Asker
 from pth2om.gui.queue import Queue
 from pth2om.gui.settings import Settings
@@ -163,9 +163,11 @@ class Desk:
 
 def preferences(request: Request, values: Values) -> Response:
     """Keep language and theme in the browser, and go back."""
-    back = urlsplit(request.headers.get("referer", "/"))
-    path = "/" + back.path.lstrip("/\\")  # "//name" would be another site
-    answer = RedirectResponse(path + (f"?{back.query}" if back.query else ""), 303)
+    try:
+        back = urlsplit(request.headers.get("referer", "/"))
+    except ValueError:  # a host in half a pair of brackets
+        back = urlsplit("/")
+    answer = RedirectResponse(guard.here(back.path, back.query), 303)
     for name, allowed in (("lang", ("en", "zh")), ("theme", ("auto", "light", "dark"))):
         value = forms.last(values, name)
         if value in allowed:
@@ -183,7 +185,7 @@ def paged(rows: Sequence[Any], values: Values) -> tuple[Sequence[Any], int, int]
     """One page of a long list: its rows, its number, and the number of pages."""
     text = forms.last(values, "page")
     pages = max(1, -(-len(rows) // PER_PAGE))
-    number = min(max(1, int(text)) if text.isdigit() and len(text) < 7 else 1, pages)
+    number = min(max(1, int(text)) if text.isdecimal() and len(text) < 7 else 1, pages)
     return rows[(number - 1) * PER_PAGE : number * PER_PAGE], number, pages
 
 

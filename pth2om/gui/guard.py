@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -72,7 +72,7 @@ class Guard:
         limit = self._settings.upload_bytes if uploads else _FORM_BYTES
         sent = Headers(scope=scope).get("content-length", "0")
         too_large = PlainTextResponse(say("gui.too-large", megabytes=limit >> 20).with_fix(), 413)
-        if not sent.isdigit() or int(sent) > limit:
+        if not sent.isdecimal() or int(sent) > limit:
             await too_large(scope, receive, guarded)
             return
         started = False
@@ -100,15 +100,16 @@ class Guard:
             return PlainTextResponse(say("gui.wrong-origin", origin=origin or "-").with_fix(), 403)
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not safe:
             return PlainTextResponse(say("gui.wrong-origin", origin=origin or "-").with_fix(), 403)
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=200))
-        token = query.pop("token", None)
+        query = parse_qsl(scope["query_string"].decode("latin-1"))
+        token = dict(query).get("token")
         known = secrets.compare_digest(
             cookie_parser(headers.get("cookie", "")).get(self._settings.cookie, "").encode(), self._session.encode()
         )
         if token is not None and safe:
             if not known and not self._settings.tokens.use(token):
                 return PlainTextResponse(say("gui.used-token").with_fix(), 403)
-            answer = RedirectResponse(scope["path"] + (f"?{urlencode(query)}" if query else ""), 303)
+            rest = urlencode([(name, text) for name, text in query if name != "token"])
+            answer = RedirectResponse(here(quote(scope["path"]), rest), 303)
             if not known:
                 self._told(self._settings.tokens.current)
                 answer.set_cookie(self._settings.cookie, self._session, httponly=True, samesite="strict", path="/")
@@ -116,6 +117,11 @@ class Guard:
         if not known and not scope["path"].startswith("/static/"):
             return PlainTextResponse(say("gui.no-token").with_fix(), 403)
         return None
+
+
+def here(path: str, query: str = "") -> str:
+    """An address on this server: a path that begins with two slashes would be one on another."""
+    return "/" + path.lstrip("/\\") + (f"?{query}" if query else "")
 
 
 def _name(host: str) -> str:

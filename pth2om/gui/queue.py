@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pth2om.errors import Pth2omError
 from pth2om.gui import journal
+from pth2om.gui.children import ISOLATED
 from pth2om.gui.settings import Settings
 
 _LOOK_SECONDS = 0.5
@@ -102,7 +103,7 @@ class Queue:
         environment["PYTHONIOENCODING"] = "utf-8"
         with (job.folder / "log.txt").open("wb") as log:
             self._children[job.id] = subprocess.Popen(
-                [sys.executable, "-m", "pth2om.gui.runner", str(job.folder.absolute())],
+                [sys.executable, *ISOLATED, "-m", "pth2om.gui.runner", str(job.folder.absolute())],
                 cwd=self._settings.project,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -53,6 +53,8 @@ def main(folder: Path) -> int:
     progress.terminal.subscribe(Steps(folder / "progress.json"))
     program = asked["program"]
     sys.argv = [program, *asked["words"]]
+    if program == "pytest":
+        sys.path.insert(0, "")  # as ``python -m`` of the line that the page shows; ``pth2om`` has it not
     status = 1
     try:
         runpy.run_module(_MODULES[program], run_name="__main__", alter_sys=True)

@@ -123,7 +123,8 @@ def line(desk: Desk, values: Values) -> tuple[str, ...]:
     words = ["-k", keyword(chosen, known)] if len(chosen) < len(known) else []
     for name, option in _OPTIONS.items():
         value = forms.last(values, name)
-        if value.startswith("-") or (name == "subset" and value and not value.isdigit()):
+        # pytest takes a word that begins with @ for a file of further words.
+        if value.startswith(("-", "@")) or (name == "subset" and value and not value.isdecimal()):
             raise forms.Mistake(say("gui.dash", name=option, text=value).render())
         words += [option, value] if value else []
     precisions = [one for one in values.get("precision", ()) if one in get_args(Precision)]

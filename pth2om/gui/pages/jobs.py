@@ -68,7 +68,7 @@ def routes(desk: Desk) -> list[Route]:
 
     async def events(request: Request) -> Response:
         start = request.query_params.get("from", "0")
-        place = int(start) if start.isdigit() and len(start) < 16 else 0
+        place = int(start) if start.isdecimal() and len(start) < 16 else 0
         return EventSourceResponse(_events(desk, request, place), ping=15)
 
     return [
