@@ -1,6 +1,7 @@
 """The latency of one inference, with its interval.
 
-Measured is the duration of ``session.run`` in the caller. The median's 95 % interval is that of order statistics: for
+Measured is the duration of ``session.run`` in the caller, or where the session knows it the time that the device
+computed. The median's 95 % interval is that of order statistics: for
 every distribution, the number of times below the true median is binomial (n, 1/2) (David and Nagaraja 2003, Order
 Statistics, section 7.1). Latency of an NPU is measured on an NPU only; elsewhere it is *not measured*, and the roofline
 estimate of `pth2om.roofline` is shown beside it.
@@ -12,13 +13,14 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pth2om.evidence import Judgement, Limit, Verdict
-from pth2om.language import say
-from pth2om.session import Feeds, Ground, Session
+from pth2om.language import Message, say
+from pth2om.session import Feeds, Ground, Session, innermost
 from pth2om.spec import Gates
 
 VERSION = 1
@@ -26,6 +28,7 @@ VERSION = 1
 NARROW = 0.02
 """Measuring stops when the median's interval is this narrow, relative to the median."""
 
+_THROTTLED = 0.95  # share of the highest clock
 _LEVEL = 0.95
 _LEAST_RUNS = 20
 _MOST_RUNS = 5000
@@ -57,6 +60,9 @@ def measure(
     """
     for _ in range(warm_up):
         session.run(feeds)
+    device = innermost(session)
+    chips_before = _readings(device)
+    _device_times(device)
     times: list[int] = []
     started = clock()
     collecting = gc.isenabled()
@@ -74,7 +80,42 @@ def measure(
     finally:
         if collecting:
             gc.enable()
-    return {**summarize([value / 1e6 for value in times], batch), "version": VERSION, "warm_up": warm_up}
+    found = {"version": VERSION, "warm_up": warm_up}
+    on_device = _device_times(device)
+    if len(on_device) != len(times):
+        return {**summarize([value / 1e6 for value in times], batch), **found}
+    # The device's own time is what a reference names; the host's has the copies and the link in it.
+    host = summarize([value / 1e6 for value in times], batch)
+    kept = {"host_median_ms": host["median_ms"], "host_interval_ms": host["interval_ms"]}
+    readings = {"before": chips_before, "after": _readings(device)}
+    return {**summarize([value / 1e6 for value in on_device], batch), **found, **kept, "readings": readings}
+
+
+def _device_times(session: Session) -> list[int]:
+    """Nanoseconds that the device computed in each run since this was asked last; empty where nobody measures it."""
+    ask = getattr(session, "device_times", None)
+    return list(ask()) if ask is not None else []
+
+
+def _readings(session: Session) -> list[Mapping[str, Any]]:
+    ask = getattr(session, "readings", None)
+    return list(ask()) if ask is not None else []
+
+
+def disturbed(measured: Mapping[str, Any]) -> Message | None:
+    """Why a measured time is not the chip's own: a clock below its maximum, or somebody else's process; else None.
+
+    Args:
+        measured: of `measure`; without readings of the chip nothing is known.
+    """
+    for chips in measured.get("readings", {}).values():
+        for chip in chips:
+            now, most = chip.get("aicore_mhz"), chip.get("aicore_max_mhz")
+            if now and most and now < _THROTTLED * most:
+                return say("latency.throttled", now=now, most=most)
+            if len(chip.get("processes") or ()) > 1:
+                return say("latency.shared", count=len(chip["processes"]))
+    return None
 
 
 def summarize(times_ms: Sequence[float], batch: int) -> dict[str, Any]:
@@ -166,6 +207,9 @@ def judge(
     ]
     if subject != "om" or gates is None:
         return judgements
+    message = disturbed(measured)
+    if message is not None:
+        return [replace(judgement, message=message) for judgement in judgements]
     if variant in gates.reference_fps:
         judgements[1] = _fps_gate(measured, gates, gates.reference_fps[variant], soc)
     if variant in gates.latency_ms:

@@ -107,6 +107,13 @@ def stream(session: Session, each: Iterable[Feeds]) -> Iterator[dict[str, Array]
         yield session.run(feeds)
 
 
+def innermost(session: Session) -> Session:
+    """The session that computes, behind those that only feed it: each of them names the next as ``inner``."""
+    while (inner := getattr(session, "inner", None)) is not None:
+        session = inner
+    return session
+
+
 class Remembering:
     """A session that returns stored outputs for feeds it has run before.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pth2om.latency import judge, measure, median_ranks, same_chip, summarize
+from pth2om.latency import disturbed, judge, measure, median_ranks, same_chip, summarize
 from pth2om.session import Provenance, TensorSpec
 from pth2om.spec import Gates
 
@@ -166,3 +167,61 @@ class TestJudge:
         judged = judge(summarize([1.0, 3.0] * 10, 1), subject="onnx", ground="host")
         assert "busy" in str(judged[0].message)
         assert math.isfinite(judged[0].measured)
+
+
+class OnDevice:
+    """Knows what its device took; the link costs twice that again."""
+
+    def __init__(self, chips=()) -> None:
+        self.ran: list[int] = []
+        self.total = 0
+        self.chips = list(chips)
+
+    def run(self, feeds):
+        self.ran.append(2_000_000 + self.total)
+        self.total += 1
+        return {}
+
+    def device_times(self):
+        ran, self.ran = self.ran, []
+        return ran
+
+    def readings(self):
+        return self.chips
+
+
+class Behind:
+    def __init__(self, inner) -> None:
+        self.inner = inner
+
+    def run(self, feeds):
+        return self.inner.run(feeds)
+
+
+def test_the_devices_own_time_counts_and_the_hosts_stands_beside_it() -> None:
+    clock = itertools.count(0, 3_000_000)
+    measured = measure(Behind(OnDevice()), {}, batch=4, clock=lambda: next(clock), warm_up=5)
+    assert measured["median_ms"] == pytest.approx(2.0, rel=1e-3)
+    assert measured["host_median_ms"] == pytest.approx(3.0)
+    assert measured["min_ms"] > 2.0000049  # the warm-up is not among them
+    assert measured["fps"] == pytest.approx(2000, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("chip", "key"),
+    [
+        ({"aicore_mhz": 1000, "aicore_max_mhz": 1000, "processes": [{"pid": 1}]}, None),
+        ({"aicore_mhz": 600, "aicore_max_mhz": 1000}, "latency.throttled"),
+        ({"processes": [{"pid": 1}, {"pid": 2}]}, "latency.shared"),
+        ({}, None),
+    ],
+)
+def test_a_disturbed_chip_is_shown_and_not_judged(chip, key) -> None:
+    measured = measure(OnDevice([chip]), {}, clock=itertools.count(0, 3_000_000).__next__)
+    found = judge(
+        measured, subject="om", ground="device", gates=Gates(latency_ms={"fp16-bs1": 1.0}), variant="fp16-bs1"
+    )
+    verdicts = {each.check: each.verdict for each in found}
+    assert verdicts["om/median_ms"] == ("failed" if key is None else "shown")
+    message = disturbed(measured)
+    assert (message.key if message else None) == key

@@ -66,6 +66,11 @@ class PixelFed:
         self._swapped = preprocess.color == "BGR"
 
     @property
+    def inner(self) -> Session:
+        """The session that is fed."""
+        return self._session
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs of the model without AIPP: float32 NCHW."""
         return tuple(self._before(spec) for spec in self._session.inputs)

@@ -28,6 +28,11 @@ class AtGear:
         self._sizes = {entry.name: shape.of(entry) for entry in inputs}
 
     @property
+    def inner(self) -> Session:
+        """The session that is fed."""
+        return self._session
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The session's, with the sizes of the gear."""
         return tuple(

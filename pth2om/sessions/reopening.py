@@ -25,6 +25,11 @@ class Reopening:
         self._session: Session | None = None
 
     @property
+    def inner(self) -> Session | None:
+        """The session that is open; None while none is."""
+        return self._session
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The session's."""
         return self._opened().inputs

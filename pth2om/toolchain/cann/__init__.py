@@ -155,7 +155,7 @@ class CannToolchain:
 
         board = self._compiler()
         with tempfile.TemporaryDirectory() as folder, self._job(board):
-            asked = Asked(model, replace(options, mode=3), self.limits.compile, self._packages)
+            asked = Asked(model, replace(options, mode=3), self.limits.compile, self._packages(folder))
             return prechecked(board, asked, Path(folder))
 
     def compile(self, model: Path, options: AtcOptions, destination: Path) -> CompiledModel:
@@ -169,13 +169,15 @@ class CannToolchain:
         from pth2om.toolchain.cann.compiling import Asked, compiled
 
         board, provenance = self._compiler(), self.provenance
-        with self._job(board):
-            asked = Asked(model, options, self.limits.compile, self._packages)
+        with tempfile.TemporaryDirectory() as scratch, self._job(board):
+            asked = Asked(model, options, self.limits.compile, self._packages(scratch))
             return compiled(board, asked, destination, provenance)
 
-    @property
-    def _packages(self) -> Sequence[Path]:
-        return ()
+    def _packages(self, scratch: str) -> Sequence[Path]:
+        """The folders of the model's operator packages; their content is part of `compiler`."""
+        from pth2om.toolchain.cann.packages import vendor_folders
+
+        return vendor_folders((found.path for found in self.target.operators.packages.values()), Path(scratch))
 
     def compiled(self, folder: Path) -> CompiledModel:
         """See `Toolchain.compiled`."""

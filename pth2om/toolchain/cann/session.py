@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pth2om.toolchain.cann.boards import Boards
 
 _NUMBERS = itertools.count()
+_MOST_TIMES = 10_000
 AHEAD = 2
 """Inferences that are under way at a time in `CannSession.stream`: one computes while the next one's inputs travel."""
 
@@ -44,7 +46,7 @@ class CannSession:
         self._name = f"{os.getpid()}-{next(_NUMBERS)}"
         self._inputs = tuple(_spec(entry) for entry in compiled.details["inputs"])
         self._outputs = tuple(_spec(entry) for entry in compiled.details["outputs"])
-        self.times: list[Mapping[str, int]] = []
+        self.times: deque[Mapping[str, int]] = deque(maxlen=_MOST_TIMES)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -108,6 +110,19 @@ class CannSession:
             waiting.pop(0)
             self.times.append(times)
             yield self._named(outputs)
+
+    def device_times(self) -> list[int]:
+        """Nanoseconds of ``acl.mdl.execute`` in each run since this was asked last, without the copies."""
+        found = [int(times["execute"]) for times in self.times]
+        self.times.clear()
+        return found
+
+    def readings(self) -> list[Mapping[str, Any]]:
+        """Clocks, power, memory and processes of each chip now, as the driver reports them; empty where it does not."""
+        board = self._ready()
+        answer, _ = board.ask({"kind": "readings"})
+        chips = answer["readings"].get("chips")
+        return [chip for chip in chips if isinstance(chip, dict)] if isinstance(chips, list) else []
 
     def close(self) -> None:
         """End the device job.
