@@ -8,6 +8,8 @@ what its successor makes of the same net.
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -90,8 +92,12 @@ def make(module: torch.nn.Module, inputs: Sequence[Input], table: TorchScript, b
         method, program, error = _chosen(module, table, arguments, expected, findings)
     if not error <= table.mean_error:
         frozen = method == "trace" and _mean_error(program, arguments[:1], expected[:1]) <= table.mean_error
-        key = "frozen" if frozen else "far"
-        findings.append(_finding(key, "error", error=f"{error:.2g}", limit=f"{table.mean_error:g}", method=method))
+        values: dict[str, Value] = {"error": f"{error:.2g}", "limit": f"{table.mean_error:g}", "method": method}
+        if frozen and any(each.rule == "torchscript.no-script" for each in findings):
+            told = say("torchscript.frozen-unscriptable", **values)
+            findings.append(Finding("torchscript.frozen", "error", told))
+        else:
+            findings.append(_finding("frozen" if frozen else "far", "error", **values))
     with _quiet():
         torch.jit.save(program, str(file))
     findings.append(_finding("deprecated", "info"))
@@ -188,6 +194,21 @@ def _quiet() -> Iterator[list[warnings.WarningMessage]]:
         yield caught
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep PyTorch's loggers and prints off the terminal: ``torch.export`` prints the graph where it gives up."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]
+    enabled = [logger for logger in loggers if not logger.disabled]
+    for logger in enabled:
+        logger.disabled = True
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for logger in enabled:
+            logger.disabled = False
+
+
 def _mean_error(program: Runs, arguments: Sequence[tuple[torch.Tensor, ...]], expected: Sequence[list[Array]]) -> float:
     """Largest mean absolute difference; infinite where the program fails, or shapes or places of NaN differ."""
     worst = 0.0
@@ -238,7 +259,7 @@ def _twin(
         findings.append(_finding("no-twin", "info", reason="TorchScript"))
         return None
     try:
-        with _quiet():
+        with _quiet(), _silent():
             program = torch.export.export(module, arguments[0], strict=False)
             torch.export.save(program, file)
     except Exception as failure:  # noqa: BLE001 - it raises what the net's code raises

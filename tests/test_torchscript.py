@@ -101,10 +101,19 @@ def test_a_frozen_trace_is_an_error(tmp_path: Path) -> None:
     assert rules(found)["frozen"] == "error"
 
 
+def test_nothing_of_pytorch_reaches_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where ``torch.export`` gives up at a data-dependent if, it prints the graph by its loggers."""
+    found = made(Branching(), tmp_path)
+    assert rules(found)["no-twin"] == "info"
+    assert capfd.readouterr() == ("", "")
+
+
 def test_third_party_calls_are_explained(tmp_path: Path) -> None:
     found = made(ThirdParty(), tmp_path)
     assert rules(found)["no-script"] == "warning"
-    assert rules(found)["frozen"] == "error"
+    frozen = next(each for each in found.findings if each.rule == "torchscript.frozen")
+    assert frozen.severity == "error"
+    assert "method" not in str(frozen.message.fix())  # a script is no way out here
     with pytest.raises(ExportError) as caught:
         made(ThirdParty(), tmp_path, method="script")
     assert caught.value.message.key == "torchscript.impossible"

@@ -14,6 +14,7 @@ import numpy as np
 from pth2om.errors import SpecError, StoreError
 from pth2om.evidence import Finding
 from pth2om.files import is_folder
+from pth2om.language import say
 from pth2om.session import Feeds
 from pth2om.spec import Export, Input, Source, Spec, Variant, load
 from pth2om.spec.torchscript import TorchScript
@@ -21,6 +22,9 @@ from pth2om.store import Store
 
 if TYPE_CHECKING:
     from pth2om.conversion.pipeline import Pipeline
+
+_INT64 = 7
+"""``TensorProto.INT64``."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def _deliver(pipeline: Pipeline, destination: Path, *, int32: bool) -> Delivered
     if int32:
         narrow = destination / f"{stem}.int32.onnx"
         fixed = fix(onnx, narrow, settings=PassSettings(int32_inputs=True), names=["int32"])
-        findings += fixed.cleaned.findings
+        findings += [*fixed.cleaned.findings, *_int64_left(narrow)]
         written[narrow] = narrow
     picture = destination / f"{stem}.svg"
     draw(onnx, picture)
@@ -169,6 +173,25 @@ def _deliver(pipeline: Pipeline, destination: Path, *, int32: bool) -> Delivered
         len(samples),
         tuple(findings),
     )
+
+
+def _int64_left(file: Path) -> list[Finding]:
+    """The nodes that still give INT64: ONNX defines no other type there, or the numbers may not fit."""
+    from pth2om.onnxfile.reading import read
+    from pth2om.onnxfile.types import tensor_types
+    from pth2om.onnxfile.walking import node_label
+
+    model = read(file)
+    known = tensor_types(model, {})
+    wide = [
+        node_label(node)
+        for node in model.graph.node
+        if any(known.get(name, (0, None))[0] == _INT64 for name in node.output)
+    ]
+    if not wide:
+        return []
+    told = say("torchscript.int64-left", count=len(wide), nodes=", ".join(wide[:10]))
+    return [Finding("torchscript.int64-left", "info", told)]
 
 
 def _distance(pipeline: Pipeline, batch: int, feeds: Feeds) -> float:

@@ -60,6 +60,9 @@ def test_a_file_is_exported_under_the_names_asked_for(program: Path, tmp_path: P
     assert np.array_equal(wide[0], small[0])
     assert np.array_equal(wide[1], small[1])
     assert (wide[1].dtype, small[1].dtype) == (np.int64, np.int32)
+    (left,) = [each for each in found.findings if each.rule == "torchscript.int64-left"]
+    assert left.message.values["count"] == 1  # ArgMax gives INT64 by definition
+    assert "ArgMax" in str(left.message.values["nodes"])
 
 
 def test_the_verb(program: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

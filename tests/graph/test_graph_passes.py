@@ -465,6 +465,21 @@ def test_int32_where_ranges_are_known(bench):
     assert kinds[gather.input[1]] == TensorProto.INT32, "indices are read as they are, without a Cast back"
 
 
+def test_int32_narrows_what_only_moves_when_asked(bench):
+    text = """agraph (float[3,4] x) => (float[3,1] y) <int64[2] s = {3, 1}, int64[4] t = {5, 6, 7, 8}> {
+        i = ArgMax<axis = 1, keepdims = 0>(x)
+        g = Gather(t, i)
+        r = Reshape(g, s)
+        y = Cast<to = 1>(r)
+    }"""
+    model = bench.parse(text)
+    assert bench.apply(model, "int32").applied == ()  # the NPU moves INT64 as fast
+    after = bench.same(model, "int32", asked=frozenset({"int32"}))
+    kinds = {v.name: v.type.tensor_type.elem_type for v in onnx.shape_inference.infer_shapes(after).graph.value_info}
+    moved = [node for node in after.graph.node if node.op_type in ("Gather", "Reshape")]
+    assert {kinds[node.output[0]] for node in moved} == {TensorProto.INT32}
+
+
 def test_int32_leaves_what_may_not_fit(bench):
     text = "agraph (int64[3] x) => (int64[3] y) <int64 three = {3}> { y = Add(x, three) }"
     outcome = bench.apply(bench.parse(text), "int32")

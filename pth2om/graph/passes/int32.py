@@ -38,8 +38,9 @@ def apply(document: Document, settings: PassSettings) -> Applied:
     """Compute connected INT64 nodes in INT32 if every value is known to fit, with Casts at the borders.
 
     Known are constants, shapes, indices computed by operators (ArgMax, TopK, NonZero), and the results of arithmetic on
-    these. Graph inputs count as known, and become INT32 themselves, only with ``settings.int32_inputs``. INT64 outputs
-    become INT32 only if the pass is named explicitly, because their readers must be adapted.
+    these. Graph inputs count as known, and become INT32 themselves, only with ``settings.int32_inputs``. Only if the
+    pass is named explicitly, numbers that are merely moved are narrowed too, and INT64 outputs become INT32, because
+    their readers must be adapted.
     """
     known = types(document)
     if not any(kind == _INT64 for kind, _ in known.values()):
@@ -53,7 +54,7 @@ def apply(document: Document, settings: PassSettings) -> Applied:
     ranges = Ranges(document, known, trust_inputs=settings.int32_inputs)
     left = 0
     for scope in scopes(document):
-        region, unfit = _region(scope, known, ranges)
+        region, unfit = _region(scope, known, ranges, moving=NAME in settings.asked)
         left += unfit
         if region:
             changed.extend(node_label(scope.graph.node[place]) for place in region)
@@ -75,8 +76,11 @@ def _data_inputs(node: NodeProto) -> list[int]:
     return list(range(start, len(node.input)))
 
 
-def _region(scope: Scope, known: Types, ranges: Ranges) -> tuple[list[int], int]:
-    """Positions of the nodes to compute in INT32, and the number of arithmetic nodes kept because of their range."""
+def _region(scope: Scope, known: Types, ranges: Ranges, *, moving: bool) -> tuple[list[int], int]:
+    """Positions of the nodes to compute in INT32, and the number of arithmetic nodes kept because of their range.
+
+    With ``moving`` also nodes that only move numbers, which the NPU does in INT64 as well, but not every runtime.
+    """
     members: list[int] = []
     inside: set[str] = set()
     unfit = 0
@@ -92,10 +96,11 @@ def _region(scope: Scope, known: Types, ranges: Ranges) -> tuple[list[int], int]
         fits = all(ranges.fits(name) for name in data) and ranges.fits(node.output[0])
         if kind in ARITHMETIC and not fits:
             unfit += 1
-        if fits and (kind in ARITHMETIC or any(name in inside for name in data)):
+        if fits and (moving or kind in ARITHMETIC or any(name in inside for name in data)):
             members.append(place)
             inside.add(node.output[0])
-    return (members if any(scope.graph.node[place].op_type in ARITHMETIC for place in members) else []), unfit
+    worth = moving or any(scope.graph.node[place].op_type in ARITHMETIC for place in members)
+    return (members if worth else []), unfit
 
 
 def _narrow(document: Document, scope: Scope, region: list[int], names: Names) -> None:
