@@ -20,6 +20,10 @@ def main() -> None:
     print(f"{'':18} {'false alarms / 1,000 nights':>28} {'latency steps':>14} {'accuracy losses':>16}")
     for one in simulate(nights):
         print(f"{one.judge:18} {one.alarms:>28.2f} {one.steps:>13.1%} {one.losses:>15.1%}")
+    print("\npth2om, by the runs of its baseline (pth2om/release/needs.py prints these figures):")
+    for runs in (3, 5, 10):
+        (one,) = simulate(nights, runs=runs, only="pth2om")
+        print(f"{runs:>15} runs {one.alarms:>27.2f} {one.steps:>13.1%} {one.losses:>15.1%}")
     print(f"{time.perf_counter() - started:.0f} s")
 
 

@@ -15,7 +15,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         nargs="?",
-        default=Path("waivers.toml"),
         help=say("release.cli-file").render(),
     )
 
@@ -23,11 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print them; 1 where one has lapsed or cannot be read."""
     from pth2om.errors import DataError
-    from pth2om.release.waivers import listed, read
+    from pth2om.release.waivers import NAME, listed, read
 
-    if not arguments.file.is_file():
-        raise DataError("release.no-waivers", where=str(arguments.file))
-    lines, bad = listed(read(arguments.file))
+    file = arguments.file or Path(NAME)
+    if arguments.file is not None and not file.is_file():
+        raise DataError("release.no-waivers", where=str(file))
+    lines, bad = listed(read(file))
     for line in lines:
         print(line.with_fix())
     return int(bad)

@@ -18,6 +18,8 @@ import pytest
 from pth2om.language import say
 
 _PREFIX = "--om-"
+_SHORT = ("--baseline",)
+"""Options without the prefix that take a path."""
 
 
 def correct(config: Any, args: list[str]) -> None:  # noqa: ANN401 - private members of pytest.Config
@@ -30,7 +32,7 @@ def correct(config: Any, args: list[str]) -> None:  # noqa: ANN401 - private mem
     Raises:
         UsageError: this pytest cannot be asked again; the sentence names the spelling that works everywhere.
     """
-    apart = [word for word in args if word.startswith(_PREFIX) and "=" not in word]
+    apart = [word for word in args if word in _SHORT or (word.startswith(_PREFIX) and "=" not in word)]
     if not apart:
         return
     try:

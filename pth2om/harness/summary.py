@@ -16,7 +16,9 @@ from pth2om.harness import options
 from pth2om.harness.cases import Case, Selection
 from pth2om.harness.records import RunRecords
 from pth2om.language import Message, say
+from pth2om.release.night import REGRESSION
 from pth2om.release.waivers import is_waived, owner, remarks
+from pth2om.release.wording import lines
 from pth2om.report import github
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ def summarise(
         reporter.line(say("release.count-waived", count=len(waived), owners=owners).render())
     for remark in remarks(records.waivers.records()):
         _print(reporter, remark)
-    _unreached(reporter, gates)
+    _compared(reporter, [gate for gate in gates if gate.question == REGRESSION])
+    _unreached(reporter, [gate for gate in gates if gate.question != REGRESSION])
     unmeasured = unmeasured_models(gates)
     if unmeasured:
         _print(reporter, say("plugin.unmeasured", models=", ".join(map(visible, unmeasured[:_MOST_LISTED]))))
@@ -85,6 +88,20 @@ def summarise(
     if records.has_folder and (records.folder / "index.html").exists():
         reporter.line(say("plugin.report", path=str(records.folder / "index.html")).render())
         github.tell(records.folder, gates, models, reporter.line)
+
+
+def _compared(reporter: pytest.TerminalReporter, gates: Sequence[GateRecord]) -> None:
+    """What the comparison with the baseline found: how much is as it was, and each figure that is not."""
+    if not gates:
+        return
+    same = [gate for gate in gates if gate.verdict == "passed"]
+    count = sum(int(gate.message.values.get("count", 0) or 0) for gate in same if gate.message is not None)
+    reporter.line(say("release.compared", same=count, others=len(gates) - len(same)).render())
+    told = list(lines([gate for gate in gates if gate.verdict != "passed"]))
+    for line in told[:_MOST_LISTED]:
+        reporter.line(f"  {line}")
+    if len(told) > _MOST_LISTED:
+        reporter.line(f"  ... (+{len(told) - _MOST_LISTED})")
 
 
 def _unreached(reporter: pytest.TerminalReporter, gates: Sequence[GateRecord]) -> None:

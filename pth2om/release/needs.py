@@ -9,9 +9,14 @@ from pth2om.language import Message, say
 from pth2om.release import noise
 from pth2om.release.baseline import Baseline, Entry
 
+SIMULATED = ((3, 7.75, 75.8, 98.5), (5, 0.35, 90.9, 98.9), (10, 0.05, 97.9, 99.1))
+"""Runs of the baseline; false alarms in 1,000 nights of 200 figures; percent of latency steps of 5 %, and of losses of
+1 point at n = 5,000, that are found within two nights: ``python -m benchmarks.regression``, 20,000 nights each.
+"""
+
 
 def needs(baseline: Baseline) -> Iterator[Message]:
-    """One sentence per kind of figure, and per dataset of accuracy."""
+    """One sentence per kind of figure and per dataset of accuracy, and what baselines of so many runs are good for."""
     level = noise.per_gate(len(baseline.entries))
     yield say("release.needs-level", level=f"{level:.1g}", gates=max(len(baseline.entries), noise.GATES))
     yield from _scaled("closeness", [one for one in baseline.entries.values() if one.kind == "closeness"])
@@ -38,6 +43,10 @@ def needs(baseline: Baseline) -> Iterator[Message]:
             least=least,
             rate=f"{100 * rate:.2g}" if rate is not None else "-",
         )
+    yield say("release.needs-simulated")
+    for runs, alarms, steps, losses in SIMULATED:
+        key = "release.needs-row" if runs >= noise.LEAST_NIGHTS else "release.needs-row-unused"
+        yield say(key, runs=runs, alarms=alarms, steps=steps, losses=losses)
 
 
 def least_alarm(images: int, rate: float | None, level: float) -> int:

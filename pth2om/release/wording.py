@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pth2om.escaping import visible
 from pth2om.evidence import GateRecord
 from pth2om.language import say
+from pth2om.release.waivers import owner
 
 _ORDER = ("failed", "not_reached", "inconclusive", "not_measured", "shown", "passed")
 
@@ -19,4 +20,6 @@ def lines(gates: Sequence[GateRecord]) -> Iterable[str]:
         where = f"{subject} {gate.check}" + (f"@{dataset}" if dataset else "")
         ground = "" if gate.ground == "host" else f" [{say(f'release.ground-{gate.ground}')}]"
         text = gate.message.with_fix() if gate.message is not None else ""
+        by = owner(gate)
+        ground += f" WAIVED ({visible(by)})" if by is not None else ""
         yield f"{say('release.verdict-' + gate.verdict.replace('_', '-'))}: {visible(where)}{ground}: {text}"

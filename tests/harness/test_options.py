@@ -61,6 +61,14 @@ def test_a_path_of_an_option_is_no_place_of_tests(
     assert len(list(reports.glob("*/index.html"))) == 1
 
 
+def test_a_baseline_elsewhere_is_no_place_of_tests(repo: pytest.Pytester, tmp_path_factory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "b.json").write_text('{"format": 1, "runs": ["x"], "entries": {}}')
+    result = repo.runpytest_subprocess("--collect-only", "-q", "-k", "exports", "--baseline", str(outside / "b.json"))
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*[[]tiny-bs1[]]*"])
+
+
 def test_a_reports_folder_that_is_not_there_yet(repo: pytest.Pytester, tmp_path_factory) -> None:
     fresh = tmp_path_factory.mktemp("outside") / "not" / "yet"
     result = repo.runpytest_subprocess("-n", "2", "-k", "checkpoint_fits", "--om-reports-dir", str(fresh))

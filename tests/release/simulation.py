@@ -46,11 +46,11 @@ class Nights:
     times: np.ndarray
 
     @classmethod
-    def begin(cls, stream: np.random.Generator) -> Nights:
-        wrong, right = (stream.poisson(FLIPPED / 2, (RUNS, GATES)) for _ in range(2))
+    def begin(cls, stream: np.random.Generator, runs: int = RUNS) -> Nights:
+        wrong, right = (stream.poisson(FLIPPED / 2, (runs, GATES)) for _ in range(2))
         changed = wrong + right
-        flips = [[(int(changed[i, g] + changed[i + 1, g]), IMAGES) for i in range(RUNS - 1)] for g in range(GATES)]
-        return cls(stream, (wrong - right)[-1], flips, np.stack([latencies(stream) for _ in range(RUNS)]))
+        flips = [[(int(changed[i, g] + changed[i + 1, g]), IMAGES) for i in range(runs - 1)] for g in range(GATES)]
+        return cls(stream, (wrong - right)[-1], flips, np.stack([latencies(stream) for _ in range(runs)]))
 
     def score(self, loss: float = 0.0) -> np.ndarray:
         """Net images lost against the reference by a night's artifacts, (gates,)."""
@@ -130,15 +130,19 @@ class Outcome:
     losses: float
 
 
-def simulate(nights: int, *, seed: int = 0, per_baseline: int = 100) -> Iterator[Outcome]:
-    """Every judge on the same kind of nights."""
+def simulate(
+    nights: int, *, seed: int = 0, per_baseline: int = 100, runs: int = RUNS, only: str | None = None
+) -> Iterator[Outcome]:
+    """Every judge, or one, on the same kind of nights; ``runs`` of the baseline."""
     for name, make in JUDGES.items():
+        if only not in (None, name):
+            continue
         stream, judge = np.random.default_rng(seed), make()
         alarms = 0
         found = np.zeros(2)
         baselines = max(1, nights // per_baseline)
         for _ in range(baselines):
-            past = Nights.begin(stream)
+            past = Nights.begin(stream, runs)
             for _ in range(per_baseline):
                 lost, slow = judge(past, past.score(), functools.partial(latencies, stream))
                 alarms += int(lost.sum() + slow.sum())

@@ -103,6 +103,8 @@ def test_what_lapses_soon_is_listed_and_what_lapsed_is_an_error(
     assert "lapsed on 2020-01-01" in capsys.readouterr().out
     assert main(["waivers", str(file(tmp_path, expires="2999-01-01"))]) == 0
     assert main(["waivers", str(tmp_path / "none.toml")]) == 1
+    monkeypatch.chdir(tmp_path / "..")
+    assert main(["waivers"]) == 0  # a repository without waivers waives nothing
 
 
 def test_reports_print_waived_and_the_owner(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""Regressions of each kind, planted in a bundled model: each is found, and the first that changed is named.
+
+The runs are whole acceptance runs; the latency is a double's, since there is no NPU here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pth2om.evidence import GateRecord, read
+from pth2om.release.comparing import update
+from tests.campaigns.kills import environment, scratch
+
+pytestmark = pytest.mark.nightly
+MODEL = "convmixer-digits"
+SOC = "Ascend310B1"
+
+
+def edit(root: Path, *pairs: tuple[str, str]) -> None:
+    spec = root / "models" / MODEL / "model.toml"
+    text = spec.read_text(encoding="utf-8")
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new, 1)
+    spec.write_text(text, encoding="utf-8")
+
+
+def weights(root: Path) -> None:
+    """Other weights, worse by some points."""
+    import torch
+
+    (file,) = (root / "models" / MODEL).rglob("convmixer_digits.pth")
+    state = torch.load(file, weights_only=True)
+    stream = torch.Generator().manual_seed(1)
+    for name, value in state.items():
+        if value.is_floating_point() and name.endswith("weight"):
+            state[name] = value + 0.35 * value.std() * torch.randn(value.shape, generator=stream)
+    torch.save(state, file)
+    spec = root / "models" / MODEL / "model.toml"
+    lines = spec.read_text(encoding="utf-8").splitlines(keepends=True)
+    spec.write_text("".join(line for line in lines if not line.startswith("sha256")), encoding="utf-8")
+
+
+def preprocessing(root: Path) -> None:
+    """Half of the range, as if somebody had divided once more."""
+    edit(root, ('resize = "stretch"\n', 'resize = "stretch"\nscale = 510.0\n'))
+
+
+def opset(root: Path) -> None:
+    """Another opset: the same figures, of another file."""
+    edit(root, ('outputs = ["logits"]\n', 'outputs = ["logits"]\nopset = 13\n'))
+
+
+def calibration(root: Path) -> None:
+    """Two images instead of 64."""
+    edit(root, ("images = 64", "images = 2"))
+
+
+def accept(root: Path, store: Path, reports: Path, *words: str, **more: str) -> tuple[int, str, Path]:
+    """An acceptance run; its exit status, what it printed, and its folder."""
+    command = [sys.executable, "-m", "pytest", "--soc", SOC, "-q", "-p", "no:cacheprovider", *words]
+    result = subprocess.run(
+        [*command, f"--om-reports-dir={reports}"],
+        cwd=root, env=environment(store) | more, capture_output=True, text=True, timeout=1800, check=False,
+    )  # fmt: skip
+    assert reports.is_dir(), result.stdout + result.stderr
+    folder = max(reports.iterdir(), key=lambda one: one.stat().st_mtime_ns)
+    return result.returncode, result.stdout, folder
+
+
+def compared(folder: Path) -> dict[str, GateRecord]:
+    """The gates of the question *regression*, by variant and check."""
+    return {
+        f"{one.variant or '-'} {one.check}": one
+        for one in read(folder / "evidence.jsonl")
+        if isinstance(one, GateRecord) and one.question == "regression"
+    }
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the digits, a store, and the baseline of a good night."""
+    folder = tmp_path_factory.mktemp("planted")
+    root = scratch(folder / "repository")
+    edit(root, ('variants = ["fp16-bs1", "fp16-bs4", "int8-bs1"]', 'variants = ["fp16-bs1", "int8-bs1"]'))
+    status, printed, run = accept(root, folder / "store", folder / "reports", "-k", "not latency")
+    assert status == 0, printed
+    from pth2om.store import Store
+
+    update([run], folder / "baseline.json", Store(folder / "store"))
+    return folder
+
+
+PLANTED: dict[str, tuple[Callable[[Path], None], bool]] = {
+    # what is planted, and whether accuracy is lost by it
+    "checkpoint": (weights, True),
+    "preprocessing": (preprocessing, True),
+    "onnx": (opset, False),
+    "calibration": (calibration, False),
+}
+
+
+@pytest.mark.parametrize("part", PLANTED)
+def test_a_planted_regression_is_found_and_named(night: Path, tmp_path: Path, part: str) -> None:
+    plant, loses = PLANTED[part]
+    root = tmp_path / "repository"
+    shutil.copytree(night / "repository", root)
+    plant(root)
+    words = ("-k", "not latency", "--baseline", str(night / "baseline.json"))
+    status, printed, run = accept(root, night / "store", tmp_path / "reports", *words)
+    found = compared(run)
+    named = {name: one.message.key for name, one in found.items() if name.endswith("regression/first-changed")}
+    assert named.get("int8-bs1 regression/first-changed") == f"release.changed-{part}", printed
+    if part == "calibration":
+        assert "fp16-bs1 regression/first-changed" not in named  # it has no part in a calibration
+    if part == "onnx":
+        told = found["fp16-bs1 regression/first-changed"].message.render("en")
+        assert "opset" in told
+        assert "→ 13" in told
+    alarms = {name: one for name, one in found.items() if one.verdict == "failed"}
+    assert bool([name for name in alarms if " accuracy/" in name]) == loses, printed
+    if loses:
+        assert status == 1
+        assert all("First that changed" in one.message.render("en") for one in alarms.values())
+    page = (run / "index.html").read_text(encoding="utf-8")
+    assert "First that changed" in page
+    if part != "onnx":
+        assert [name for name, one in found.items() if one.verdict in ("failed", "inconclusive")]
+
+
+DOUBLE = """
+import os
+import time
+
+import numpy as np
+
+from pth2om.toolchain import choosing
+from pth2om.toolchain.fake import FakeToolchain
+
+
+def answer(call):
+    time.sleep(float(os.environ["DOUBLE_SECONDS"]))
+    (feed,) = call.feeds.values()
+    return {"logits": np.zeros((len(feed), 10), np.float32)}
+
+
+choosing.register("fake", FakeToolchain.maker(answer))
+"""
+
+
+def test_a_slower_double_is_found(tmp_path: Path) -> None:
+    """Five nights of eight variants tell the noise; then every inference takes half as long again."""
+    root = scratch(tmp_path / "repository")
+    (root / "conftest.py").write_text(DOUBLE)
+    many = ", ".join(f'"fp16-bs{batch}"' for batch in range(1, 9))
+    edit(root, ('variants = ["fp16-bs1", "fp16-bs4", "int8-bs1"]', f"variants = [{many}]"))
+    words = ("-k", "latency and om", "--om-toolchain", "fake", "--om-remeasure", "--fail-on", "failed")
+    store, reports = tmp_path / "store", tmp_path / "reports"
+    runs = []
+    for _ in range(5):
+        status, printed, run = accept(root, store, reports, *words, DOUBLE_SECONDS="0.010")
+        assert status == 0, printed
+        runs.append(run)
+    made = update(runs, tmp_path / "baseline.json")
+    timed = [one for one in made.entries.values() if one.kind == "latency"]
+    assert len(timed) == 8
+    assert {one.ground for one in timed} == {"double"}
+    more = (*words, "--baseline", str(tmp_path / "baseline.json"))
+    status, printed, run = accept(root, store, reports, *more, DOUBLE_SECONDS="0.010")
+    assert status == 0, printed
+    assert "failed" not in {one.verdict for one in compared(run).values()}
+    status, printed, run = accept(root, store, reports, *more, DOUBLE_SECONDS="0.015")
+    assert status == 1
+    alarms = [one for one in compared(run).values() if one.verdict == "failed"]
+    assert {one.check for one in alarms} == {"latency/om/median_ms"}
+    assert len(alarms) == 8
+    assert {one.ground for one in alarms} == {"double"}
