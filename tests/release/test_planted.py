@@ -54,7 +54,7 @@ def preprocessing(root: Path) -> None:
 
 def opset(root: Path) -> None:
     """Another opset: the same figures, of another file."""
-    edit(root, ('outputs = ["logits"]\n', 'outputs = ["logits"]\nopset = 13\n'))
+    edit(root, ('outputs = ["logits"]\n', 'outputs = ["logits"]\nopsets = [13]\n'))
 
 
 def calibration(root: Path) -> None:
