@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 
@@ -23,6 +26,28 @@ def is_folder(path: Path) -> bool:
 def is_there(path: Path) -> bool:
     """Whether there is a file or folder; as `is_file` for names that no file system takes."""
     return os.path.exists(path)  # noqa: PTH110
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A file opened for reading, links followed; what has no end or no size is refused, and nothing is waited for.
+
+    The size of a pipe or a device is reported as 0, so that no bound on it holds.
+
+    Raises:
+        OSError: there is none, or it is a folder, a pipe or a device.
+    """
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, number)
+        mode = os.fstat(number).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        stack.pop_all()
+    with os.fdopen(number, "rb") as file:
+        yield file
 
 
 @contextlib.contextmanager

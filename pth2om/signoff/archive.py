@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 
@@ -19,6 +20,9 @@ MANIFEST = "manifest.json"
 MOST_BYTES = 1 << 30
 MOST_ENTRIES = 10_000
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,150}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,150}){0,3}")
+_END = struct.Struct("<4sHHHHIIH")
+_ZIP64_LOCATOR = b"PK\x06\x07"
+_MOST_LISTING = 1 << 23  # bytes of the list of entries: 46 for each, and its name
 _DATE = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 _MODE = 0o100644 << 16
@@ -36,6 +40,8 @@ def write(documents: Mapping[str, bytes]) -> bytes:
         SignoffError: a name is none that every system takes, or they are too large.
     """
     wrong = next((name for name in documents if not _NAME.fullmatch(name) or name == MANIFEST), None)
+    if wrong is None and len({name.casefold() for name in documents}) < len(documents):
+        wrong = ", ".join(sorted(documents))  # two names that some systems take for one
     if wrong is not None or sum(map(len, documents.values())) > MOST_BYTES:
         raise SignoffError("signoff.not-bundled", name=str(wrong)[:100])
     listed = {name: {"bytes": len(data), "sha256": canonical.sha256(data)} for name, data in documents.items()}
@@ -58,6 +64,11 @@ def read(data: bytes) -> dict[str, bytes]:
     if len(data) > MOST_BYTES:
         raise SignoffError("signoff.too-large", most=MOST_BYTES)
     documents: dict[str, bytes] = {}
+    # The list of entries is bounded before anything reads it: `zipfile` makes an object of each.
+    end = data[-_END.size :]
+    listing = _END.unpack(end)[5] if len(end) == _END.size else 0
+    if not end.startswith(b"PK\x05\x06") or listing > _MOST_LISTING or data[-42:-38] == _ZIP64_LOCATOR:
+        raise SignoffError("signoff.not-our-zip")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             entries = file.infolist()

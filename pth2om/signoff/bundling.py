@@ -46,7 +46,8 @@ def bundle(run: Path, output: Path, statement: Path | None = None) -> Bundle:
     """
     night = nights.read(run)
     path = _statement(run, statement)
-    sealed = _bytes(path)
+    documents.apart(output, (path, nights.file_of(run)))
+    sealed = documents.file_bytes(path, envelope.MOST_BYTES)
     opened = envelope.opened(sealed)
     told = opened.statement.get("predicate")
     promised = told.get("documents") if isinstance(told, Mapping) else None
@@ -78,12 +79,3 @@ def _statement(run: Path, given: Path | None) -> Path:
     if found is None:
         raise SignoffError("signoff.no-statement", where=str(asked[0]))
     return found
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > envelope.MOST_BYTES:
-            raise SignoffError("signoff.too-large", where=str(path), most=envelope.MOST_BYTES)
-        return path.read_bytes()
-    except OSError as error:
-        raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None

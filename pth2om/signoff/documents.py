@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pth2om.errors import SignoffError
 from pth2om.escaping import shell_line
 from pth2om.evidence import MOST_BYTES
+from pth2om.files import opened
 from pth2om.language import Language
 from pth2om.release.night import Night, file_of
 from pth2om.signoff.canonical import sha256
@@ -36,12 +37,7 @@ def documents(run: Path, night: Night, policy: str, language: Language) -> dict[
     from pth2om.report.html import Links, render_html
 
     file = file_of(run)
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            raise SignoffError("signoff.too-large", where=str(file), most=MOST_BYTES)
-        evidence = file.read_bytes()
-    except OSError as error:
-        raise SignoffError("signoff.unreadable", where=str(file), reason=error.strerror or "") from None
+    evidence = file_bytes(file, MOST_BYTES)
     page = render_html(load(file), language, Links(evidence=EVIDENCE))
     found = {
         EVIDENCE: evidence,
@@ -59,6 +55,33 @@ def digests(found: Mapping[str, bytes]) -> dict[str, str]:
     return {name: sha256(data) for name, data in sorted(found.items())}
 
 
+def file_bytes(path: Path, most: int) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        SignoffError: it cannot be read, is no regular file, or is larger than ``most`` bytes.
+    """
+    try:
+        with opened(path) as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None
+    if len(data) > most:
+        raise SignoffError("signoff.too-large", where=str(path), most=most)
+    return data
+
+
+def apart(output: Path, read: Iterable[Path | None]) -> None:
+    """Refuse to write over a file that is read.
+
+    Raises:
+        SignoffError: the output is one of them.
+    """
+    for path in read:
+        if path is not None and output.exists() and path.exists() and output.samefile(path):
+            raise SignoffError("signoff.output-is-input", where=str(output))
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file, read piece by piece.
 
@@ -66,7 +89,7 @@ def file_digest(path: Path) -> str:
         SignoffError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from pth2om.evidence import GateRecord
+from pth2om.files import opened
 from pth2om.language import Message, say
 from pth2om.latency import same_chip
 from pth2om.release.night import Night
@@ -46,9 +48,10 @@ def refusals(night: Night, policy: Policy, scope: Scope, models: Path, today: da
         policy: what has to be proven.
         scope: what of the run is released.
         models: the folder of the specs as they are now.
-        today: a waiver that ends before does not count; default the current day.
+        today: a waiver that ends before does not count; default the current day, here or in UTC, in which the
+            statement has its time, whichever is later.
     """
-    day = today or date.today()
+    day = today or max(date.today(), datetime.now(UTC).date())
     found = [
         *_whole(night),
         *_asked(policy, scope),
@@ -79,10 +82,14 @@ def _whole(night: Night) -> Iterator[Refusal]:
 def _asked(policy: Policy, scope: Scope) -> Iterator[Refusal]:
     for pattern in scope.unfitting:
         yield Refusal(say("signoff.nothing-fits", pattern=pattern, soc=policy.release.soc))
+    for model in scope.without:
+        yield Refusal(say("signoff.no-variant", soc=policy.release.soc), (model,))
+    for model in scope.unread:
+        yield Refusal(say("signoff.spec-unread"), (model,))
     for model, variant in scope.missing:
         yield Refusal(say("signoff.not-compiled", soc=policy.release.soc), (f"{model}-{variant}",))
     for om in scope.oms:
-        if om.stage.provenance.ground in _UNPROVEN:
+        if om.stage.provenance.ground != "device":
             yield Refusal(say("signoff.om-unproven", ground=_ground(om.stage.provenance.ground)), (om.name,))
         if not any(stage.stage == "onnx" for stage in om.chain):
             yield Refusal(say("signoff.no-chain"), (om.name,))
@@ -99,8 +106,8 @@ def _specs(scope: Scope, models: Path) -> Iterator[Refusal]:
             continue
         file = models / model / "model.toml"
         try:
-            with file.open("rb") as opened:
-                now = sha256(opened.read(MOST_SPEC_BYTES))
+            with opened(file) as read:
+                now = sha256(read.read(MOST_SPEC_BYTES))
         except OSError:
             yield Refusal(say("signoff.spec-absent", path=str(file)), (model,))
             continue
@@ -120,9 +127,9 @@ def _grounds(policy: Policy, scope: Scope) -> Iterator[Refusal]:
         if gate.ground == "device":
             device = gate.details.get("device")
             known: Mapping[str, Any] = device if isinstance(device, Mapping) else {}
-            if not known.get("driver"):
+            if not (known.get("driver") and known.get("soc") and known.get("ground", "device") == "device"):
                 yield Refusal(say("signoff.no-device"), (gate.id,))
-            elif not same_chip(str(known.get("soc") or policy.release.soc), policy.release.soc):
+            elif not same_chip(str(known["soc"]), policy.release.soc):
                 yield Refusal(say("signoff.other-device", soc=str(known["soc"])[:60]), (gate.id,))
         if gate.question in policy.proof.device and gate.ground in _UNPROVEN:
             yield Refusal(say("signoff.not-on-device", ground=_ground(gate.ground), question=gate.question), (gate.id,))
@@ -135,11 +142,12 @@ def _verdicts(policy: Policy, scope: Scope, day: date) -> Iterator[Refusal]:
         waiver = waiver_of(gate)
         lapsed = gate.details.get("waiver_lapsed")
         if waiver is None and not isinstance(lapsed, Mapping):
-            # What an emulator cannot measure is reported by its ground already.
-            if gate.verdict != "not_measured" or gate.ground not in _UNPROVEN:
+            # What an emulator cannot measure is reported by its ground already, where a device was asked for.
+            reported = gate.ground in _UNPROVEN and gate.question in policy.proof.device
+            if gate.verdict != "not_measured" or not reported:
                 yield Refusal(say(f"signoff.{gate.verdict.replace('_', '-')}"), (gate.id,))
             continue
-        owner, expires = _until(waiver if waiver is not None else lapsed or {})
+        owner, expires = _until(waiver) if waiver is not None else _until(lapsed or {}, ("expires",))
         if waiver is None or expires is None or day > expires:
             shown = "-" if expires is None else expires.isoformat()
             yield Refusal(say("signoff.waiver-lapsed", owner=owner, expires=shown), (gate.id,))
@@ -148,9 +156,16 @@ def _verdicts(policy: Policy, scope: Scope, day: date) -> Iterator[Refusal]:
 
 
 def _values(scope: Scope) -> Iterator[Refusal]:
-    """What the reader of evidence leaves open: a pass that passes nothing, a value outside its own interval."""
+    """What the reader of evidence leaves open.
+
+    A pass that passes nothing, a limit that was not judged, a value or limit that is no number, a value outside its own
+    interval.
+    """
     for gate in scope.gates:
         unfit = gate.verdict == "passed" and (gate.limit is None or gate.measured is None)
+        unfit |= gate.verdict == "shown" and gate.limit is not None
+        unfit |= gate.measured is not None and not math.isfinite(gate.measured)
+        unfit |= gate.limit is not None and not math.isfinite(gate.limit.value)
         if gate.measured is not None and gate.interval is not None:
             low, high = gate.interval
             slack = 1e-6 * max(abs(low), abs(high), 1e-3)
@@ -220,8 +235,12 @@ def waiver_of(gate: GateRecord) -> Mapping[str, Any] | None:
     return waived if isinstance(waived, Mapping) else None
 
 
-def _until(waiver: Mapping[str, Any]) -> tuple[str, date | None]:
-    """Owner and last day of a waiver; None where it has none that can be read."""
+def _until(
+    waiver: Mapping[str, Any], needed: Sequence[str] = ("owner", "reason", "link", "expires")
+) -> tuple[str, date | None]:
+    """Owner and last day of a waiver; None where it has none that can be read, or not all that a waiver needs."""
+    if not all(str(waiver.get(name) or "").strip() for name in needed):
+        return str(waiver.get("owner", "-")), None
     try:
         return str(waiver.get("owner", "-")), date.fromisoformat(str(waiver.get("expires", "")))
     except ValueError:
@@ -229,4 +248,4 @@ def _until(waiver: Mapping[str, Any]) -> tuple[str, date | None]:
 
 
 def _ground(ground: str) -> str:
-    return say(f"release.ground-{ground}").render()
+    return say(f"report.ground-{ground}").render()

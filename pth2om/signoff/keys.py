@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import SignoffError
+from pth2om.files import opened
 from pth2om.signoff.canonical import sha256
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def public(path: Path) -> PublicKey:
         SignoffError: the file is absent, or no public key of a supported kind.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None
@@ -159,8 +159,8 @@ def new(path: Path) -> tuple[Path, Path]:
     shown = key.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
     try:
         for file, data, mode in ((path, secret, 0o600), (beside, shown, 0o644)):
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
-                opened.write(data)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as made:
+                made.write(data)
     except OSError as error:
         raise SignoffError("signoff.unwritable", where=str(path), reason=error.strerror or "") from None
     return path, beside
@@ -169,12 +169,10 @@ def new(path: Path) -> tuple[Path, Path]:
 def _read_own(path: Path) -> bytes:
     """A private key's file, which nobody but its owner may read or write."""
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise SignoffError("signoff.key-unreadable", where=str(path))
-            if os.name == "posix" and status.st_mode & 0o077:
-                raise SignoffError("signoff.key-loose", where=str(path), mode=f"{status.st_mode & 0o777:o}")
+        with opened(path) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if os.name == "posix" and mode & 0o077:
+                raise SignoffError("signoff.key-loose", where=str(path), mode=f"{mode & 0o777:o}")
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None

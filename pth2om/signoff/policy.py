@@ -9,7 +9,8 @@
     variants = ["fp16-*", "int8-*"]  # patterns; default: every variant in the specs
 
     [proof]
-    device = ["closeness", "accuracy", "latency"]   # answered for every variant, on a device only; this is the default
+    device = ["closeness", "accuracy", "latency"]   # answered for every variant, on a device only; this is the default;
+                                                    # at least one
     questions = ["checkpoint", "export"]            # answered for every variant, on whatever ground; default: none
 
     [waivers]
@@ -43,7 +44,7 @@ class Release(Table):
 class Proof(Table):
     """``[proof]``: which questions must have an answer, and which of these on a device."""
 
-    device: tuple[Question, ...] = ("closeness", "accuracy", "latency")
+    device: tuple[Question, ...] = Field(default=("closeness", "accuracy", "latency"), min_length=1)
     questions: tuple[Question, ...] = ()
 
 
@@ -83,6 +84,8 @@ def read(path: Path) -> Policy:
         SpecError: there is none, or it is wrong; with its line and the nearest valid word.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise SpecError("spec.unreadable", where=str(path), reason="not a regular file")
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise SpecError("signoff.too-large", where=str(path), most=MOST_BYTES)
     except OSError as error:

@@ -44,6 +44,8 @@ class Scope:
         gates: their gates, with those of their models and shapes, and those of the question *regression*.
         specs: of the released models, as they were when the run began: name -> texts.
         unfitting: patterns of the policy that fit nothing in the run.
+        without: models that the policy names, and of which its variants fit none.
+        unread: models whose spec this version cannot read, so that nobody knows which variants there have to be.
         missing: (model, variant) that a spec lists, the policy asks for, and the run did not compile.
     """
 
@@ -51,6 +53,8 @@ class Scope:
     gates: tuple[GateRecord, ...]
     specs: Mapping[str, Sequence[SpecText]] = field(default_factory=dict)
     unfitting: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()
 
 
@@ -63,7 +67,8 @@ def of(night: Night, policy: Policy) -> Scope:
     for spec in night.specs:
         specs.setdefault(spec.model, []).append(spec)
     models = sorted({name for name in specs if _fits(name, asked.models)})
-    listed = {(model, variant) for model in models for text in specs[model] for variant in _variants(text)}
+    read = [(model, _variants(text)) for model in models for text in specs[model]]
+    listed = {(model, variant) for model, variants in read for variant in variants or ()}
     known = listed | {(gate.model, gate.variant) for gate in gates if gate.soc == asked.soc}
     wanted = sorted(one for one in known if one[0] in models and _fits(one[1], asked.variants))
     stages = [stage for stage in night.made if stage.provenance.soc in (None, asked.soc)]
@@ -83,7 +88,10 @@ def of(night: Night, policy: Policy) -> Scope:
     unfitting = [name for name in asked.models if not any(fnmatchcase(model, name) for model in specs)]
     unfitting += [name for name in asked.variants if not any(fnmatchcase(variant, name) for _, variant in wanted)]
     missing = tuple(one for one in wanted if one not in compiled)
-    return Scope(tuple(oms), tuple(inside), {name: specs[name] for name in models}, tuple(unfitting), missing)
+    without = tuple(model for model in models if model not in {name for name, _ in wanted})
+    unread = tuple(model for model, variants in read if variants is None)
+    named = {name: specs[name] for name in models}
+    return Scope(tuple(oms), tuple(inside), named, tuple(unfitting), without, unread, missing)
 
 
 def about(gate: GateRecord, om: Om) -> bool:
@@ -105,15 +113,15 @@ def _shape(variant: str) -> str:
     return variant.partition("-")[2].removesuffix("-aipp")
 
 
-def _variants(spec: SpecText) -> list[str]:
-    """The variants that a spec lists; none where this version cannot read it."""
+def _variants(spec: SpecText) -> list[str] | None:
+    """The variants that a spec lists; None where this version cannot read it."""
     from pth2om.errors import SpecError
     from pth2om.spec import of_text
 
     try:
         return [variant.name for variant in of_text(spec.text, spec.model).variants]
     except SpecError:
-        return []
+        return None
 
 
 def _file(stage: StageRecord) -> str:

@@ -78,6 +78,7 @@ def signoff(
     key = None if draft else _key(key_file)
     output = output or Path("draft.json" if draft else STATEMENT)
     file = nights.file_of(run)
+    papers.apart(output, (policy_file, key_file, file, *om_files))
     before = papers.file_digest(file)
     night = nights.read(run)
     found = scope.of(night, asked)

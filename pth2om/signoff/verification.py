@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pth2om.evidence import Limit
 from pth2om.language import say
 from pth2om.signoff import archive, envelope, keys
 from pth2om.signoff.bundling import DRAFT_STATEMENT, STATEMENT
-from pth2om.signoff.documents import digests, file_digest
+from pth2om.signoff.documents import digests, file_bytes, file_digest
 from pth2om.signoff.statement import DRAFT_PREDICATE, PASSED, PREDICATE, TYPE
 
 _RELATIONS = ("<=", ">=", "==", "<", ">")
@@ -95,7 +96,7 @@ def verify(source: Path, om: Sequence[Path] = (), key: Path | None = None) -> Ve
 
 def _verified(source: Path, om: Sequence[Path], key: Path | None) -> Verified:
     trusted = None if key is None else keys.public(key)
-    found = verified_bytes(_bytes(source), trusted)
+    found = verified_bytes(file_bytes(source, archive.MOST_BYTES), trusted)
     compared = []
     for path in om:
         digest = file_digest(path)
@@ -153,8 +154,12 @@ def _own_key(told: Mapping[str, Any]) -> keys.PublicKey:
 
 def _read(statement: Mapping[str, Any], told: Mapping[str, Any], trusted: keys.PublicKey) -> Verified:
     """What a signed statement says, as far as it agrees with itself."""
+    signed = datetime.fromisoformat(str(told["timeCreated"])).astimezone(UTC).date()
     waivers = {str(one["gate"]): str(one["owner"]) for one in told["waivers"]}
-    if told["verdict"] != PASSED:
+    for one in told["waivers"]:
+        if not one["owner"] or date.fromisoformat(str(one["expires"])) < signed:
+            raise SignoffError("signoff.waiver-over", id=str(one["gate"])[:200])
+    if told["verdict"] != PASSED or told["refusals"]:
         raise SignoffError("signoff.not-passed", id="-")
     unproven: dict[str, int] = {}
     for one in told["results"]:
@@ -166,20 +171,17 @@ def _read(statement: Mapping[str, Any], told: Mapping[str, Any], trusted: keys.P
             bound = Limit(limit, float(one["threshold"]))
             slack = _SLACK * max(abs(bound.value), 1e-3)
             good = any(bound.holds(value) for value in (measured, measured - slack, measured + slack))
+        elif verdict == "passed":
+            good = False  # of what?
         if not good and one["id"] not in waivers:
             raise SignoffError("signoff.not-passed", id=str(one["id"])[:200])
     subjects = {str(one["name"]): str(one["digest"]["sha256"]) for one in statement["subject"]}
     release = told["release"]
-    return Verified(
+    found = Verified(
         str(release["name"]), str(release["soc"]), str(told["timeCreated"]), trusted.id, subjects,
         len(told["results"]), waivers, dict(sorted(unproven.items())),
     )  # fmt: skip
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > archive.MOST_BYTES:
-            raise SignoffError("signoff.too-large", where=str(path), most=archive.MOST_BYTES)
-        return path.read_bytes()
-    except OSError as error:
-        raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None
+    # A statement about nothing, or with two files under one name, is none.
+    if not found.gates or not found.oms or len(subjects) < len(statement["subject"]):
+        raise SignoffError("signoff.about-nothing")
+    return found

@@ -52,7 +52,7 @@ def gate(question: str, check: str, value: float | None, limit: Limit | None = N
     given: dict[str, Any] = {
         "unit": "", "verdict": "passed" if limit is not None else "shown", "ground": "device", "provenance": NPU,
         "digests": {"spec": sha(SPEC.encode()), "onnx": "b" * 64, "om": sha(OM)},
-        "details": {"images": 500, "dataset": "dots", "device": {"driver": "24.1"}}, "host": "m1",
+        "details": {"images": 500, "dataset": "dots", "device": {"driver": "24.1", "soc": SOC}}, "host": "m1",
     }  # fmt: skip
     given |= more
     if given["ground"] != "device":

@@ -25,7 +25,7 @@ DROP = "net/fp16-bs1/Ascend310B1/accuracy/om/top1/drop@dots"
 MEDIAN = "net/fp16-bs1/Ascend310B1/latency/om/median_ms@dots"
 WAIVED = {"owner": "Li Wei", "reason": "known", "link": "https://example.com/1", "expires": "2026-12-31"}
 ACCEPTING = POLICY + "\n[waivers]\naccept = true\n"
-DEVICE = {"dataset": "dots", "device": {"driver": "24.1"}}
+DEVICE = {"dataset": "dots", "device": {"driver": "24.1", "soc": SOC}}
 DAY = date(2026, 11, 27)
 
 

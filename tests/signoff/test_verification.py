@@ -74,7 +74,10 @@ def test_the_whole_way_as_typed(
 
 def test_the_public_function_returns_what_was_signed(desk: Desk, key_files: tuple[Path, Path]) -> None:
     desk.run.change(
-        0, verdict="failed", measured=0.9, details={"dataset": "dots", "device": {"driver": "1"}, "waived": WAIVED}
+        0,
+        verdict="failed",
+        measured=0.9,
+        details={"dataset": "dots", "device": {"driver": "1", "soc": "Ascend310B1"}, "waived": WAIVED},
     )
     text = (desk.sign(draft=True) and (desk.root / "release.toml").read_text()) + "[waivers]\naccept = true\n"
     path = desk.sign(after={"release.toml": text}).path
@@ -98,7 +101,7 @@ def test_the_statement_says_what_and_how(desk: Desk) -> None:
     assert (drop["comparator"], drop["threshold"], drop["measured"], drop["interval"]) == ("<=", 1.0, 0.2, [-0.1, 0.5])
     assert (drop["sampleSize"], drop["passed"], drop["verdict"], drop["ground"]) == (500, True, "passed", "device")
     assert drop["digests"]["om"] == sha(OM)
-    assert drop["device"] == {"driver": "24.1"}
+    assert drop["device"] == {"driver": "24.1", "soc": "Ascend310B1"}
     latency = next(one for one in told["results"] if one["question"] == "latency")
     assert "passed" not in latency
     assert "threshold" not in latency
