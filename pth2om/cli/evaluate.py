@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         pipeline.close()
     print(done.table)
     for remark in done.remarks:
-        print(remark)
+        print(remark.with_fix())
     return done.status
 
 

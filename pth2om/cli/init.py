@@ -1,4 +1,4 @@
-"""``pth2om init``: write a first spec for a checkpoint or an ONNX file."""
+"""``pth2om init NAME``: write a first spec for a checkpoint or an ONNX file; alone: the acceptance tests only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from pth2om.drafting.start import start
+from pth2om.drafting.start import start, write_tests
+from pth2om.errors import CheckpointError
 from pth2om.host import data_roots
 from pth2om.language import say
 from pth2om.spec import Task
@@ -14,8 +15,8 @@ from pth2om.spec import Task
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("name", metavar="NAME", help=say("starter.help-name").render())
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("name", metavar="NAME", nargs="?", help=say("starter.help-name").render())
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help=say("starter.help-checkpoint").render())
     source.add_argument("--onnx", type=Path, metavar="FILE", help=say("starter.help-onnx").render())
     parser.add_argument("--net", type=Path, metavar="FILE", help=say("starter.help-net").render())
@@ -31,10 +32,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it."""
+    source = arguments.onnx or arguments.checkpoint
+    if arguments.name is None and source is None:
+        written = write_tests(arguments.models.absolute().parent)
+        for path in written:
+            print(say("starter.wrote", path=_short(path)))
+        if not written:
+            print(say("starter.tests-there", folder=str(arguments.models.parent / "test_cases")))
+        return 0
+    if arguments.name is None or source is None:
+        raise CheckpointError("starter.name-and-file")
     roots = [*(arguments.data_dir or ()), *data_roots()]
     started = start(
         arguments.name,
-        arguments.onnx or arguments.checkpoint,
+        source,
         models=arguments.models,
         net=arguments.net,
         task=arguments.task,

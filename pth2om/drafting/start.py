@@ -168,6 +168,23 @@ def acceptance_tests() -> Mapping[str, str]:
     return {}
 
 
+def write_tests(root: Path) -> tuple[Path, ...]:
+    """Write ``test_cases/`` into a folder for specs that are written by hand; nothing where there are tests already.
+
+    Returns:
+        The files.
+
+    Raises:
+        CheckpointError: nothing can be written.
+    """
+    cases = root.absolute() / "test_cases"
+    if any(cases.glob("test_*.py")):
+        return ()
+    files = {cases / case: body.encode() for case, body in acceptance_tests().items()}
+    _write(files, cases, cases.name)
+    return tuple(files)
+
+
 def _reference(source: Path, folder: Path, root: Path, model: str, data_roots: Sequence[Path]) -> str:
     """How the spec names the file: shortest first, and found from any working directory.
 
@@ -188,8 +205,8 @@ def _reference(source: Path, folder: Path, root: Path, model: str, data_roots: S
     return file.as_posix()
 
 
-def _write(files: Mapping[Path, bytes], spec: Path, name: str) -> None:
-    """Write all files or none; the spec must load."""
+def _write(files: Mapping[Path, bytes], place: Path, name: str) -> None:
+    """Write all files or none; ``place`` must load where it is a spec among them."""
     made: list[Path] = []
     folders: list[Path] = []
     temporary: dict[Path, Path] = {}
@@ -199,14 +216,15 @@ def _write(files: Mapping[Path, bytes], spec: Path, name: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary[path] = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
             temporary[path].write_bytes(content)
-        parse(temporary[spec], Spec, {"name": name, "folder": spec.parent})
+        if place in temporary:
+            parse(temporary[place], Spec, {"name": name, "folder": place.parent})
         for path, written in temporary.items():
             written.replace(path)
             made.append(path)
     except OSError as error:
         _undo(made, temporary, folders)
         raise CheckpointError(
-            "starter.not-writable", where=str(spec.parent), reason=error.strerror or str(error)
+            "starter.not-writable", where=str(place.parent), reason=error.strerror or str(error)
         ) from None
     except BaseException:
         _undo(made, temporary, folders)

@@ -98,6 +98,8 @@ def evaluate(
     labelled = pipeline.data.dataset(entry.name, entry.subset)
     folder.mkdir(parents=True, exist_ok=True)
     truth = read_labels(write_labels(folder, labelled))
+    if pipeline.seeded:
+        told(say("offline.seeded", model=pipeline.spec.name))  # before the time is spent
     told(say("offline.data", images=len(labelled), dataset=labelled.name, labels=str(folder / LABELS)))
     results = []
     for batch in sorted(set(batches)):

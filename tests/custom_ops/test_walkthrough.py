@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import onnx
 import pytest
 
 import pth2om.harness.accepting as accepting
+from pth2om.cli import main
 
 
 def test_the_page_runs_as_it_is_written(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,9 +21,9 @@ def test_the_page_runs_as_it_is_written(repository: Path, tmp_path: Path, monkey
     for name, text in (("net.py", python), ("body.py", body), ("model.toml", toml)):
         assert f"models/gate/{name}" in page
         (folder / name).write_text(text, encoding="utf-8")
-    shutil.copytree(repository / "test_cases", tmp_path / "test_cases", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = test_cases\naddopts = -p no:cacheprovider\n")
-    asked = re.search(r"pytest -k (\w+) --soc (\w+)", page.partition("## 3.")[2])
+    asked = re.search(r"pth2om init\npytest -k (\w+) --soc (\w+)", page.partition("## 3.")[2])
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
     assert asked is not None
     done = accepting.accept_models(tmp_path, match=asked[1], soc=asked[2], quiet=True)
     verdicts = {gate.check: gate.verdict for gate in done.gates}

@@ -244,3 +244,16 @@ def test_a_net_that_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
     started = start("mine", weights, models=tmp_path / "models", net=tmp_path / "net.py")
     assert any(step.key == "starter.next-misfit" for step in started.next_steps)
     assert specs.load(started.folder).inputs[0].name == "image"
+
+
+def test_without_a_name_only_the_tests_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test_cases"]
+    assert "test_cases/test_closeness.py" in capsys.readouterr().out.replace("\\", "/")
+    assert main(["init"]) == 0
+    assert "already" in capsys.readouterr().out
+    assert main(["init", "alone"]) == 1
+    assert "NAME --checkpoint FILE" in capsys.readouterr().err
