@@ -4,7 +4,8 @@
 
     jobs/<id>/job.json        what was asked; written first, whole
               alive           locked by the job's process as long as it lives
-              process.json    its number
+              spawned         it was started; its number
+              process.json    its number, written by itself
               progress.json   the steps that are going on
               log.txt         what it prints
               end.json        its exit status; written last
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -223,7 +225,7 @@ def _state(folder: Path, status: int | None, started: float | None) -> State:
         spawned = _modified(folder / "spawned")
         if spawned is None:
             return "cancelled" if cancelled else "queued"
-        if time.time() - spawned < _STARTING_SECONDS and not cancelled:
+        if not cancelled and (time.time() - spawned < _STARTING_SECONDS or _exists(folder / "spawned")):
             return "running"
     # The end may have been written between the first look and the lock's.
     late = _json(folder / "end.json").get("status")
@@ -253,6 +255,15 @@ def _steps(data: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+def _exists(file: Path) -> bool:
+    """Whether a process of the number in this file exists: on a busy machine a start may take long."""
+    try:
+        os.kill(int(file.read_text(encoding="ascii")), 0)
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _modified(file: Path) -> float | None:

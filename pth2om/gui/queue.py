@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from pth2om.errors import Pth2omError
+from pth2om.files import write_text
 from pth2om.gui import journal
 from pth2om.gui.children import ISOLATED
 from pth2om.gui.settings import Settings
@@ -111,6 +112,7 @@ class Queue:
                 env=environment,
                 start_new_session=True,
             )
+        write_text(job.folder / "spawned", str(self._children[job.id].pid))
 
     def _reap(self) -> None:
         for name, child in list(self._children.items()):

@@ -42,6 +42,7 @@ def histogram(
     width: int = 220,
     height: int = 66,
     span: tuple[float, float] | None = None,
+    title: str = "",
 ) -> Markup:
     """Bars of a histogram; the bars' heights are logarithmic, so that a single bad element stays visible.
 
@@ -52,6 +53,7 @@ def histogram(
         width: of the drawing in pixels.
         height: of the drawing in pixels.
         span: a range to mark; what lies outside is shaded, and the axis is linear.
+        title: for readers who hear the page; where there is none, what stands beside the drawing says it.
 
     Returns:
         The ``<svg>``, or nothing where the data is no histogram.
@@ -65,6 +67,8 @@ def histogram(
         return Markup("")
     base, most = height - 16, math.log1p(max(tops))
     parts = [f'<svg class=h viewBox="0 0 {width} {height}" width={width} height={height} role=img>']
+    if title:
+        parts.append(f"<title>{escape(title)}</title>")
     if span is not None:
         start, end, scale = scale[-2], scale[-1], scale[:-2]
         parts.append(f'<path class=x d="M0 0H{start:.1f}V{base}H0zM{end:.1f} 0H{width}V{base}H{end:.1f}z"/>')

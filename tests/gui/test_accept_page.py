@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import time
 from datetime import UTC, datetime
@@ -125,6 +126,10 @@ def test_the_report_opens_inside_when_the_run_is_over(run):
     page = window.get(f"/jobs/{name}").text
     assert 'sandbox="allow-scripts allow-popups"' in page
     assert "night%2Findex.html" in page
+    inside = re.search(r'src="(/report[^"]*)"', page)[1].replace("&amp;", "&")
+    window.post("/preferences", {"lang": "zh"})
+    assert '<html lang="zh"' in window.client.get(inside).text  # in the reader's language, whatever the run's was
+    window.post("/preferences", {"lang": "en"})
 
 
 def test_runs_are_listed_and_lead_to_their_reports(run):

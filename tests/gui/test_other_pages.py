@@ -141,8 +141,8 @@ def test_the_board_page_shows_what_doctor_says(window, monkeypatch):
     assert asked == [("doctor", "--json", "--board=ssh://root@192.0.2.7:22")]
     for word in ("No jobs yet", "no.such", "&lt;2&gt;"):
         assert word in page
-    monkeypatch.setattr("pth2om.gui.children.Asker.ask", lambda *_, **__: Answer(2, "", "invalid choice <doctor>"))
-    assert "invalid choice &lt;doctor&gt;" in window.get("/board/seen").text
+    monkeypatch.setattr("pth2om.gui.children.Asker.ask", lambda *_, **__: Answer(1, "", "broken <pipe>"))
+    assert "broken &lt;pipe&gt;" in window.get("/board/seen").text
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class Chromium:
         os.close(far_writes)
         os.close(reads)
         os.close(writes)
-        self._buffer, self._number, self._events = b"", 0, []
+        self._buffer, self._number = b"", 0
         self.complaints = []
         targets = self._call("Target.getTargets")["targetInfos"]
         target = next(one["targetId"] for one in targets if one["type"] == "page")
@@ -116,34 +116,34 @@ class Chromium:
         elif method == "Runtime.consoleAPICalled" and message["params"]["type"] in ("error", "warning"):
             self.complaints.append(str(message["params"]["args"]))
         elif method == "Log.entryAdded":
-            self.complaints.append(message["params"]["entry"]["text"])
-        if method:
-            self._events.append(method)
+            entry = message["params"]["entry"]
+            self.complaints.append(f"{entry['text']} {entry.get('url', '')}".strip())
         return message
 
     def open(self, path):
         """Open a file, or an address; wait until it is loaded."""
-        self._events.clear()
-        self._call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
-        self.loaded()
-
-    def loaded(self):
-        """Wait for the end of the page's loading."""
-        while "Page.loadEventFired" not in self._events:
-            self._next(60)
+        address = path if isinstance(path, str) else path.resolve().as_uri()
+        self.leave(lambda: self._call("Page.navigate", url=address))
 
     def follow(self, script):
         """Run what leads to another page, and wait for that."""
-        self._events.clear()
-        self._call("Runtime.evaluate", expression=script)
-        self.loaded()
+        self.leave(lambda: self._call("Runtime.evaluate", expression=script))
+
+    def leave(self, act):
+        """Do what leads to another page, and wait until that is loaded: a mark on this one is gone then.
+
+        Events are not enough: a page may be about to load itself again.
+        """
+        self.run("window.left = true")
+        act()
+        self.until("!window.left && document.readyState === 'complete'", 60)
 
     def until(self, script, seconds=20):
         """Wait until an expression is true; pages may come and go meanwhile."""
         end = time.monotonic() + seconds
         while True:
             with contextlib.suppress(RuntimeError):
-                if self.run(script):
+                if self.run(f"!!({script})"):
                     return
             if time.monotonic() > end:
                 raise TimeoutError(script)

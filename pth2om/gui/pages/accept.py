@@ -244,7 +244,8 @@ def shown(desk: Desk, job: journal.Job) -> Mapping[str, Any]:
     folder = run_of(desk, job) if job.over else None
     page = folder / "index.html" if folder is not None else None
     runs = sorted((file.parent for file in (desk.settings.project / "reports").glob("*/evidence.jsonl")), reverse=True)
-    return {"folder": folder, "page": page if page is not None and is_file(page) else None, "runs": runs[:50]}
+    there = page is not None and is_file(page)
+    return {"folder": folder, "page": page if there else None, "evidence": "evidence.jsonl", "runs": runs[:50]}
 
 
 jobs.RESULTS[PAGE] = shown

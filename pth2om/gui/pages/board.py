@@ -18,6 +18,7 @@ from pth2om.report.figures import flat
 PAGE = "board"
 _ADDRESS = re.compile(r"ssh://(\w[\w.\-]*@)?(\w[\w.\-]*|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
 _MOST_FACTS = 300
+_USAGE = 2
 
 
 def routes(desk: Desk) -> list[Route]:
@@ -34,6 +35,8 @@ def routes(desk: Desk) -> list[Route]:
         answer = desk.asker.ask(words)
         machines = _machines(answer.out)
         problem = "" if machines else (answer.err or answer.out).strip()[-4000:]
+        if problem and answer.status == _USAGE:
+            problem = say("gui.no-doctor").render()
         return desk.page(request, "machine.html", machines=machines, problem=problem, words=words)
 
     def change(_request: Request, values: Values) -> Response:

@@ -20,7 +20,7 @@ from pth2om.language import language, say
 
 VERB = "convert"
 _OF_ONE_FILE = ("file", "name", "output", "template", "num_classes", "channels", "quantized", "input_shape", "dtype",
-                "trusted", "size")  # fmt: skip
+                "trusted", "size", "random_calibration")  # fmt: skip
 
 
 def routes(desk: Desk) -> list[Route]:

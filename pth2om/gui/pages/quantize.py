@@ -19,6 +19,7 @@ from pth2om.gui.pages import convert, jobs, pictures
 from pth2om.language import language, say
 
 PAGE = "quantize"
+_NEVER = ("output", "prefix", "name", "template", "quantized", "random_calibration")
 _OUT = ("output", "prefix")
 _CONVERTED = ("file", "template", "num_classes", "batch", "channels", "size", "soc")
 _IMAGES = ("color", "mean", "std", "scale", "resize", "recipe")
@@ -71,7 +72,7 @@ def routes(desk: Desk) -> list[Route]:
         way = _way(values)
         asked = line(desk, values)
         name = "model" if WAYS[way][0] == "quantize" else "file"
-        desk.remember(f"{PAGE}-{way}", values, (name, "output", "prefix", "name", "template", "quantized"))
+        desk.remember(f"{PAGE}-{way}", values, (name, *_NEVER))
         if WAYS[way][0] == "convert":
             results = {"record": str(convert.record_of(desk, asked[1:]))}
         else:
@@ -160,7 +161,7 @@ def _layers(path: Path) -> dict[str, Any]:
         "report": path,
         "layers": section.layers,
         "histograms": [
-            (one.layer, plots.histogram(list(one.edges), list(one.counts), 220, 76, one.span))
+            (one.layer, plots.histogram(list(one.edges), list(one.counts), 220, 76, one.span, one.layer))
             for one in section.pictures
         ],
         "noted": stage.findings,

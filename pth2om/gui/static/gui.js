@@ -57,8 +57,10 @@
         if (answer.ok && mine === asked) show(await answer.json());
       } catch (error) { /* the server is gone; the form stays */ }
     };
-    const quick = () => { asked += 1; ask(form.dataset.preview, asked); if (form.dataset.later) later(); };
-    const later = pause(() => ask(form.dataset.later, asked), 700);
+    // By getAttribute: a field named "dataset" or "action" hides the form's own property of that name.
+    const [now, afterwards] = ["data-preview", "data-later"].map((name) => form.getAttribute(name));
+    const later = pause(() => ask(afterwards, asked), 700);
+    const quick = () => { asked += 1; ask(now, asked); if (afterwards) later(); };
     form.addEventListener("input", pause(quick, 150));
     form.addEventListener("change", pause(quick, 150));
     quick();
@@ -197,7 +199,7 @@
   const drop = document.querySelector(".drop");
   if (drop) {
     const input = drop.querySelector("input[type=file]");
-    const send = () => { if (input.files.length) drop.requestSubmit ? drop.requestSubmit() : drop.submit(); };
+    const send = () => { if (input.files.length) drop.requestSubmit(); };
     input.addEventListener("change", send);
     drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
     drop.addEventListener("dragleave", () => drop.classList.remove("over"));
@@ -208,11 +210,12 @@
   }
 
   // One press is one job: the server knows that too, this spares the second request.
+  const sent = new WeakSet();
   for (const each of document.querySelectorAll("form")) {
     each.addEventListener("submit", (event) => {
-      if (each.dataset.sent) event.preventDefault();
-      each.dataset.sent = "1";
-      setTimeout(() => { delete each.dataset.sent; }, 3000);
+      if (sent.has(each)) event.preventDefault();
+      sent.add(each);
+      setTimeout(() => sent.delete(each), 3000);
     });
   }
 })();
