@@ -42,7 +42,7 @@ def toolchain(config: pytest.Config) -> str:
     asked = config.getoption("--om-toolchain")
     boards = config.getoption("--board")
     if boards and asked not in (None, "cann"):
-        raise pytest.UsageError(say("plugin.board-toolchain", toolchain=asked).render())
+        raise pytest.UsageError(say("plugin.board-toolchain", toolchain=asked).with_fix())
     return str(asked or ("cann" if boards else "emulator"))
 
 
@@ -76,7 +76,7 @@ def settle(config: pytest.Config) -> None:
         return
     dist = config.getoption("dist", "no")
     if dist in _UNSAFE:
-        raise pytest.UsageError(say("plugin.dist", dist=dist).render())
+        raise pytest.UsageError(say("plugin.dist", dist=dist).with_fix())
     if toolchain(config) != "cann" or config.option.collectonly or config.getoption("--om-dry-run"):
         return
     from pth2om.ascend import versions
@@ -92,9 +92,9 @@ def settle(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     asked, soc = config.getoption("--om-cann"), config.getoption("--soc")
     if asked is not None and cann is not None and not agrees(asked, cann):
-        raise pytest.UsageError(say("plugin.other-cann", asked=asked, found=cann).render())
+        raise pytest.UsageError(say("plugin.other-cann", asked=asked, found=cann).with_fix())
     if soc is not None and found.soc and soc != found.soc:
-        raise pytest.UsageError(say("plugin.other-soc", asked=soc, found=found.soc).render())
+        raise pytest.UsageError(say("plugin.other-soc", asked=soc, found=found.soc).with_fix())
     config.option.om_cann = cann or asked
     config.option.soc = soc or found.soc or None
 

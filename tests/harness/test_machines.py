@@ -1,0 +1,75 @@
+"""Runs on machines with CANN, through the doubles: their options, and a test whose worker crashes when it leaves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pth2om.evidence import GateRecord
+from pth2om.harness.machines import agrees
+from tests.harness.tiny import records
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "doubles" / "cann"))
+from cann_double.install import install
+
+
+@pytest.fixture
+def machine(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("machine")
+    installed = install(folder / "home")
+    for name in [name for name in os.environ if name.startswith("ASCEND_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(installed.toolkit))
+    monkeypatch.setenv("PTH2OM_BOARD_PYTHON", sys.executable)
+    monkeypatch.setenv("PTH2OM_BOARD_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("PTH2OM_LEASE_DIR", str(folder))
+    return installed
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "same"),
+    [
+        ("8.0", "8.0.0", True), ("8.0", "8.0.RC2", True), ("8.x", "8.5.0", True), ("8", "8.5.0", True),
+        ("8.0.RC2", "8.0.rc2", True), ("8.0", "8.1.RC1", False), ("7.0", "8.0.0", False), ("8.0.0.1", "8.0.0", False),
+        ("8.0.0", "8.0.RC2", False), ("9.x", "8.0.0", False),
+    ],
+)  # fmt: skip
+def test_a_release_agrees_with_its_beginning(asked: str, found: str, same: bool) -> None:
+    assert agrees(asked, found) is same
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--dist", "loadgroup", "-n", "1"), "worksteal"),
+        (("--om-cann", "7.0"), "8.0.0"),
+        pytest.param(("--soc", "Ascend310P3"), "Ascend310B4", marks=pytest.mark.nightly),
+        (("--om-toolchain", "emulator", "--board", "ssh://a"), "--board"),
+        pytest.param(("--board", "192.0.2.7"), "ssh://user@host", marks=pytest.mark.nightly),
+        pytest.param(("--om-compile", "there"), "here, board", marks=pytest.mark.nightly),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_runs(repo, machine, words: tuple, said: str) -> None:
+    result = repo.runpytest_subprocess(*(() if "--board" in words else ("--om-toolchain", "cann")), *words)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR, result.stdout.str()
+    assert said in result.stderr.str()
+    assert "Traceback" not in result.stderr.str()
+    assert not (repo.path / "reports").exists()
+
+
+def test_a_crash_at_exit_fails_its_test_and_keeps_its_figures(repo, machine) -> None:
+    machine.rules({"where": "exit", "do": "segfault"})
+    result = repo.runpytest_subprocess("--om-toolchain", "cann", "-k", "om_matches_onnx and fp16-bs1")
+    text = result.stdout.str()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED, text
+    assert "SIGSEGV" in text
+    assert "while it left" in text
+    every = [record for record in records(repo) if isinstance(record, GateRecord)]
+    gates = [record for record in every if "~om/" in record.check]
+    assert gates
+    assert {(gate.verdict, gate.ground) for gate in gates} == {("passed", "double")}
+    assert {gate.verdict for gate in every if gate.check == "om/exit"} == {"failed"}
+    assert "test double" in text
