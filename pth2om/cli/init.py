@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         configuration=arguments.configuration,
         data_roots=roots,
     )
+    for message in started.said:
+        print(message)
     for path in started.written:
         print(say("starter.wrote", path=_short(path)))
     for number, step in enumerate(started.next_steps, 1):

@@ -36,11 +36,13 @@ class Started:
         folder: the model's folder.
         written: every file, the spec first.
         next_steps: what to do now.
+        said: what was read beside the file.
     """
 
     folder: Path
     written: tuple[Path, ...]
     next_steps: tuple[Message, ...]
+    said: tuple[Message, ...] = ()
 
 
 def start(
@@ -91,7 +93,7 @@ def start(
         asked = Asked(task=task, net=net, volume=planned.volume)
     written = write_model(name, source, kind, found, asked, models=models, data_roots=data_roots, beside=beside)
     said = planned.said if planned is not None else ()
-    return Started(target.parent, written, (*said, *_next_steps(name, found, net)))
+    return Started(target.parent, written, _next_steps(name, found, net), said)
 
 
 def new_spec(name: str, models: Path) -> Path:

@@ -129,6 +129,8 @@ class Spec(Table):
             )
         if self.volume is not None:
             self.volume.check(self.inputs[0].shape)
+            if self.quantize.max_drop is not None:
+                raise ValueError("[quantize] max_drop scores images; it does not go with [volume]")
             if self.postprocess.decoder != "argmax":
                 raise ValueError('a [volume] is segmented: write decoder = "argmax" in [postprocess]')
         if self.preprocess is not None:

@@ -14,7 +14,7 @@ from pth2om import torchscript
 from pth2om.accuracy import volumes
 from pth2om.checkpoint import load_module, load_net
 from pth2om.data import open_dataset
-from pth2om.data.normalizing import preparation
+from pth2om.data.normalizing import preparation, prepare, window_of
 from pth2om.errors import CheckpointError
 from pth2om.segmentation import window
 from pth2om.sessions.torch import TorchSession
@@ -166,3 +166,23 @@ def test_the_bundled_net_finds_balls_and_boxes(bundled: tuple[Spec, torch.nn.Mod
     assert spec.volume is not None
     found = volumes.measure(session, data, preparation(spec), spec.volume)
     assert min(found["metrics"]["dice:ball"], found["metrics"]["dice:box"]) > 75
+
+
+def test_the_real_net_finds_the_brain_in_the_middle_window(data_root: Path) -> None:
+    """A real TorchScript net on a real T1 volume, as ``models/deepbet3d`` has them."""
+    pytest.importorskip("nibabel")
+    spec = load(ROOT / "models" / "deepbet3d")
+    data = open_dataset("t1-brain", calib_root=ROOT / "calib", data_roots=[data_root])
+    volume, truth = data.volume(0, reorient=True), data.truth(0, reorient=True)
+    assert volume.values.shape == (1, 256, 256, 256)
+    assert volume.spacing == (1.0, 1.0, 1.0)
+    assert truth.mean() == pytest.approx(0.0933, abs=1e-3)
+    prepared = prepare(volume, preparation(spec))
+    session = torchscript_session(
+        data_root / str(spec.source.checkpoint), spec.inputs, spec.export.outputs, digest="deepbet"
+    )
+    tile = spec.inputs[0].shape[1:]
+    found = session.run({"INPUT__0": window_of(prepared, tile)[None]})["OUTPUT__0"][0].argmax(0)
+    starts = [part.start + (part.stop - part.start - side) // 2 for part, side in zip(prepared.box, tile, strict=True)]
+    middle = truth[tuple(slice(start, start + side) for start, side in zip(starts, tile, strict=True))]
+    assert 2 * (found * middle).sum() / (found.sum() + middle.sum()) > 0.7

@@ -13,11 +13,11 @@ from pth2om.errors import DataError
 from pth2om.questions.columns import columns
 from pth2om.questions.subject import Subject
 from pth2om.session import Provenance
-from pth2om.spec import Dataset, Postprocess
+from pth2om.spec import Dataset, Postprocess, Volume
 from pth2om.store import Store
 
 
-def gates(folder: Path, shape, *, decoder="yolov6", classes=80, metric="mAP50", here=True):
+def gates(folder: Path, shape, *, decoder="yolov6", classes=80, metric="mAP50", here=True, volume=None, fed=()):
     value = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [value])
     file = folder / "model.onnx"
@@ -33,6 +33,8 @@ def gates(folder: Path, shape, *, decoder="yolov6", classes=80, metric="mAP50", 
         name="toy",
         datasets=[Dataset(name="toy", metric=metric)],
         postprocess=Postprocess(decoder=decoder),
+        volume=volume,
+        inputs=[SimpleNamespace(shape=fed)],
         source=SimpleNamespace(num_classes=None if here else classes),
     )
     pipeline = SimpleNamespace(
@@ -56,6 +58,11 @@ def gates(folder: Path, shape, *, decoder="yolov6", classes=80, metric="mAP50", 
         ([1, 1001], {"decoder": "softmax", "metric": "top1", "classes": 1000}, "1001 values"),
         ([1, 9], {"decoder": "softmax", "metric": "top1", "classes": 10}, "9 values"),
         ([1, 5, 32, 32], {"decoder": "argmax", "metric": "dice", "classes": 3}, "5 channels"),
+        (
+            [1, 2, 8, 8, 8],
+            {"decoder": "argmax", "metric": "dice", "classes": 3, "volume": Volume(), "fed": (1, 8, 8, 8)},
+            "3x8x8x8 is wanted",
+        ),
     ],
 )
 def test_other_columns_than_classes_fail(tmp_path, shape, options, said):
@@ -71,6 +78,10 @@ def test_other_columns_than_classes_fail(tmp_path, shape, options, said):
         (["n", 100, 85], {}),
         ([1, 10], {"decoder": "softmax", "metric": "top1", "classes": 10}),
         ([1, 1, 32, 32], {"decoder": "argmax", "metric": "dice", "classes": 1}),
+        (
+            [1, 3, 8, 8, 8],
+            {"decoder": "argmax", "metric": "dice", "classes": 3, "volume": Volume(), "fed": (1, 8, 8, 8)},
+        ),
     ],
 )
 def test_the_right_columns_pass(tmp_path, shape, options):
