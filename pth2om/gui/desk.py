@@ -112,7 +112,7 @@ class Desk:
                 return {}
             data = json.loads(file.read_bytes())
             return {str(name): [str(text) for text in texts] for name, texts in data.items()}
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             return {}
 
     def remember(self, page: str, values: Values, never: Sequence[str]) -> None:

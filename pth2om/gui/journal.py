@@ -23,19 +23,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
 from pth2om.escaping import visible
-from pth2om.files import write_text
+from pth2om.files import replacing, write_text
+from pth2om.language import say
 
+Program = Literal["pth2om", "pytest"]
 State = Literal["queued", "running", "done", "failed", "cancelled", "died"]
 OVER: frozenset[State] = frozenset({"done", "failed", "cancelled", "died"})
 MARK = "PTH2OM_GUI_JOB"
 """Environment variable of every process of a job: also those that left its process group are found by it."""
 
 _STARTING_SECONDS = 30.0
+_LATEST = 1e11
 _ID = re.compile(r"[0-9a-f]{16}")
 _MOST_BYTES = 4 << 20
 _TAIL = 64 << 10
@@ -57,7 +60,7 @@ class Asked:
         results: what the page of the job shows besides the log: role -> path.
     """
 
-    program: Literal["pth2om", "pytest"]
+    program: Program
     words: tuple[str, ...]
     page: str
     title: str
@@ -128,11 +131,15 @@ def create(jobs: Path, asked: Asked, nonce: str) -> str:
     text = json.dumps([nonce, asked.program, asked.words], ensure_ascii=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = jobs / name
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
+    if folder.exists():
         return name
-    write_text(folder / "job.json", json.dumps({"created": time.time(), **asdict(asked)}))
+    try:
+        with replacing(folder) as scratch:
+            scratch.mkdir(mode=0o700)
+            write_text(scratch / "job.json", json.dumps({"created": time.time(), **asdict(asked)}))
+    except OSError:
+        if not folder.exists():  # else the same form was sent twice at once
+            raise
     return name
 
 
@@ -143,7 +150,10 @@ def read(jobs: Path, name: str) -> Job | None:
         return None
     data = _json(folder / "job.json")
     try:
-        created = float(data["created"])
+        created = _number(data["created"])
+        say(f"gui.page-{data['page']}").render()  # a page of that name, also in the reader's language
+        if created is None or data["program"] not in get_args(Program):
+            return None
         asked = Asked(
             program=data["program"],
             words=tuple(map(str, data["words"])),
@@ -254,7 +264,8 @@ def _steps(data: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    """Seconds since 1970 that a clock can show."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < _LATEST else None
 
 
 def _exists(file: Path) -> bool:

@@ -125,6 +125,12 @@ def upload_target(name: str, settings: Settings) -> Path:
     return folder / (plain or "file")
 
 
+def word(path: Path, settings: Settings) -> str:
+    """A path as a word of the command line: relative to the project where it lies there, and never like an option."""
+    text = str(path.relative_to(settings.project) if path.is_relative_to(settings.project) else path)
+    return f"./{text}" if text.startswith("-") else text
+
+
 def bundled(settings: Settings) -> tuple[Path, Path] | None:
     """The small checkpoint and its net that lie in the repository; None where this project has them not."""
     models = settings.project / "models"

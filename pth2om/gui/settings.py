@@ -71,11 +71,14 @@ class Settings:
         """Make the folders, for this user only.
 
         Raises:
-            DataError: they cannot be made.
+            DataError: they cannot be made, or another user may write into them and so knows or sets what is secret.
         """
         try:
             for folder in (self.state, self.jobs, self.uploads):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                status = folder.stat()
+                if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+                    raise DataError("gui.state-shared", where=str(folder))
         except OSError as error:
             raise DataError("gui.no-state", where=str(self.state), reason=error.strerror or str(error)) from None
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from pth2om.errors import DataError
 from pth2om.evidence import GateRecord, WaiverRecord
+from pth2om.files import opened
 from pth2om.language import Message, say
 from pth2om.questions import QUESTIONS
 
@@ -156,9 +157,11 @@ def read(path: Path, today: date | None = None) -> Waivers:
     try:
         if not path.exists():
             return Waivers(today=day)
-        if path.stat().st_size > _MOST_BYTES:
+        with opened(path) as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
             raise DataError("release.too-large", where=str(path), most=_MOST_BYTES)
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(text.decode("utf-8"))
         rows = data.get("waiver", [])
         if not isinstance(rows, list) or set(data) - {"waiver"} or len(rows) > _MOST:
             raise ValueError("[[waiver]]")

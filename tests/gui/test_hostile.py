@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import os
+from dataclasses import asdict
 
+import pytest
+from starlette.testclient import TestClient
+
+from pth2om.errors import DataError
+from pth2om.gui import journal
 from pth2om.gui.journal import Asked
+from pth2om.gui.pages import accept
 from tests.gui.window import BASE, ORIGIN, Window
 
 
@@ -71,3 +79,125 @@ def test_no_address_is_a_traceback_or_leads_outside(window, path, status):
 def test_preferences_lead_back_from_an_address_that_is_none(window):
     answer = window.client.post("/preferences", headers={**ORIGIN, "referer": "http://[evil"}, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_another_port_may_lead_here_and_not_read(window, site):
+    """A cookie is sent whatever the port: a page on another one is the same site to a browser."""
+    asked = {"sec-fetch-site": site}
+    assert window.client.get("/jobs", headers={**asked, "sec-fetch-mode": "no-cors"}).status_code == 403
+    assert window.client.get("/jobs", headers={**asked, "sec-fetch-mode": "cors"}).status_code == 403
+    assert window.client.get("/jobs", headers={**asked, "sec-fetch-mode": "navigate"}).status_code == 200
+
+
+def test_no_stream_without_a_session(window):
+    other = TestClient(window.app, base_url=BASE)
+    for path in ("/jobs/0123456789abcdef/events", "/jobs/0123456789abcdef/log", "/look?path=x", "/view?path=x"):
+        assert other.get(path).status_code == 403, path
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"page": "of_a_later_version"},
+        {"page": "<b>"},
+        {"program": "sh"},
+        {"created": 1e300},
+        {"created": -1},
+        {"created": "NaN"},
+        {"created": float("nan")},
+        {"words": 5},
+        {"values": []},
+    ],
+)
+def test_a_journal_that_was_changed_breaks_no_page(window, changed):
+    asked = Asked("pth2om", ("explain", "x"), "explain", "<b>\x1b[31m")
+    folder = window.settings.jobs / "00000000000000aa"
+    folder.mkdir(exist_ok=True)
+    (folder / "cancelled").touch()
+    told = {"created": 1.0, **asdict(asked)}
+    for state in (changed, {}):
+        (folder / "job.json").write_text(json.dumps(told | state))
+        (folder / "process.json").write_text('{"pid": 1, "started": 1e300}')
+        (folder / "end.json").write_text('{"status": 0, "ended": NaN}')
+        for path in ("/", "/jobs", "/jobs/00000000000000aa"):
+            page = window.get(path)
+            assert page.status_code == 200 or state, page.text
+            assert page.status_code < 500, page.text
+            assert "<b>\x1b" not in page.text
+    window.settings.jobs.joinpath("00000000000000aa", "job.json").unlink()
+
+
+def test_a_journal_that_cannot_be_written_leaves_no_job(project, tmp_path, monkeypatch):
+    window = Window(project, tmp_path / "state")
+    asked = Asked("pth2om", ("explain", "x"), "explain", "x")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            journal.create(window.settings.jobs, asked, "n")
+    assert list(window.settings.jobs.iterdir()) == []
+    name = journal.create(window.settings.jobs, asked, "n")
+    assert journal.create(window.settings.jobs, asked, "n") == name
+    assert journal.read(window.settings.jobs, name).state == "queued"
+
+
+def test_an_upload_that_finds_no_room_leaves_nothing(window, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    before = list(window.settings.uploads.iterdir())
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    answer = window.client.post("/upload", files={"file": ("a.pth", b"x")}, headers=ORIGIN)
+    assert (answer.status_code, "No space left" in answer.text) == (500, True)
+    assert list(window.settings.uploads.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "first", ["[" * 200_000, "5", '{"command": 5}', '{"started": [[]], "command": {}}', "\x00", ""]
+)
+def test_evidence_that_is_none_breaks_no_list(project, tmp_path, first):
+    folder = project / "reports" / "20260101-000000-<b>"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evidence.jsonl").write_text(first + "\n")
+    with Window(project, tmp_path / "state") as window:
+        window.sign_in()
+        page = window.get("/reports")
+        assert (page.status_code, "-<b>" in page.text) == (200, False)
+        job = journal.Job("a" * 16, tmp_path, Asked("pytest", (), "accept", "x"), 1.0, "done", 0, 1.0, 1e10, ())
+        assert accept.run_of(window.desk, job) is None
+        live = accept.Live(folder / "evidence.jsonl")
+        live.look()
+        assert live.gates == 0
+        assert window.post("/history/add", {"run": str(folder), "nonce": "n"}).status_code == 303
+
+
+def test_a_name_like_an_option_is_a_name(window, project):
+    name = "--output=x.onnx"
+    (project / name).write_bytes(b"x")
+    job = window.post("/fix", {"file": name, "nonce": "dash"}).headers["location"]
+    assert window.line(job) == f"pth2om fix ./{name}"
+    window.post(f"{job}/cancel")
+
+
+def test_a_pipe_in_the_project_keeps_nobody_waiting(window, project):
+    os.mkfifo(project / "pipe")
+    for path in (
+        "/waivers?path=pipe",
+        "/view?path=pipe",
+        "/download?path=pipe",
+        "/baseline?path=pipe",
+        "/aipp?file=pipe",
+    ):
+        assert window.client.get(path).status_code in (200, 400)
+
+
+def test_a_folder_that_others_write_into_holds_no_session(project, tmp_path):
+    state = tmp_path / "shared"
+    state.mkdir()
+    state.chmod(0o777)
+    with pytest.raises(DataError, match="Other users"):
+        Window(project, state)

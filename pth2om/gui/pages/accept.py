@@ -185,7 +185,7 @@ class Live:
                 if len(self.last) > _SHOWN:
                     first_good = next((n for n, one in enumerate(self.last) if one.verdict not in ("failed",)), 0)
                     del self.last[first_good]
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError, DataError):
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, DataError):
             return  # a line of another version; the report says what it is
 
 
@@ -227,7 +227,7 @@ def run_of(desk: Desk, job: journal.Job) -> Path | None:
                 first = json.loads(opened.readline(_MOST_LINE))
             if list(first.get("command", ())) == command and _began(first, job):
                 return file.parent
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             continue
     return None
 

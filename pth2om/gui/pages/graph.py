@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -36,7 +35,7 @@ def routes(desk: Desk) -> list[Route]:
 
     def fix(_request: Request, values: Values) -> Response:
         path = places.file(forms.last(values, "file"), desk.settings)
-        asked = ("fix", _short(desk, path))
+        asked = ("fix", places.word(path, desk.settings))
         return desk.start(journal.Asked("pth2om", asked, "fix", path.name, language(), values), values)
 
     def om(request: Request, values: Values) -> Response:
@@ -57,8 +56,3 @@ def _findings(text: str) -> list[dict[str, Any]] | None:
     except (ValueError, KeyError, TypeError):
         return None
     return sorted((row for row in rows if isinstance(row, dict)), key=lambda row: _RULES.index(row["severity"]))
-
-
-def _short(desk: Desk, path: Path) -> str:
-    project = desk.settings.project
-    return str(path.relative_to(project) if path.is_relative_to(project) else path)

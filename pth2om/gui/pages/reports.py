@@ -52,8 +52,9 @@ def routes(desk: Desk) -> list[Route]:
 
     def remember(_request: Request, values: Values) -> Response:
         run = places.confined(forms.last(values, "run"), desk.settings)
-        short = run.relative_to(project) if run.is_relative_to(project) else run
-        asked = journal.Asked("pth2om", ("history", str(short)), "reports", run.name, language(), values)
+        asked = journal.Asked(
+            "pth2om", ("history", places.word(run, desk.settings)), "reports", run.name, language(), values
+        )
         return desk.start(asked, values)
 
     def history(_request: Request, values: Values) -> Response:
@@ -107,6 +108,6 @@ def _run(folder: Path) -> dict[str, Any]:
         found["started"] = str(first.get("started", ""))[:19].replace("T", " ")
         found["command"] = " ".join(map(str, first.get("command", ())))[:300]
         found["complete"] = b'"kind": "end"' in last
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         found["started"] = "-"
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from pth2om.errors import DataError
-from pth2om.files import is_folder
+from pth2om.files import is_folder, replacing
 from pth2om.gui import forms, guard, journal, places
 from pth2om.gui.desk import Desk, Values, paged
 from pth2om.gui.settings import Settings
@@ -85,7 +86,12 @@ def routes(desk: Desk) -> list[Route]:
             if not isinstance(sent, UploadFile) or not sent.filename:
                 with speaking(language):
                     return desk.page(request, "problem.html", 400, problem=say("gui.nothing-sent").render())
-            target = await run_in_threadpool(_kept, sent, settings)
+            try:
+                target = await run_in_threadpool(_kept, sent, settings)
+            except OSError as error:
+                with speaking(language):
+                    problem = say("gui.disk", reason=error.strerror or str(error)).with_fix()
+                    return desk.page(request, "problem.html", 500, problem=problem)
         return RedirectResponse(f"/file?{desk.query(path=target)}", 303)
 
     return [
@@ -119,6 +125,11 @@ def _listing(desk: Desk, values: Values) -> dict[str, Any]:
 
 def _kept(sent: UploadFile, settings: Settings) -> Path:
     target = places.upload_target(sent.filename or "", settings)
-    with target.open("wb") as file:
-        shutil.copyfileobj(sent.file, file, 1 << 20)
+    try:
+        with replacing(target) as scratch, scratch.open("wb") as file:
+            shutil.copyfileobj(sent.file, file, 1 << 20)
+    except OSError:
+        with contextlib.suppress(OSError):
+            target.parent.rmdir()
+        raise
     return target
