@@ -35,7 +35,8 @@ _FILES = (
 _MODEL = "model.onnx"
 _KEPT = ("fusion_result.json", "check_result.json", "stdout.txt", "stderr.txt")
 _SUCCESS = re.compile(r"^ATC run success", re.MULTILINE)
-_WHOLE_LOG = 64 << 20
+_NO_PARSER = ("E13010", "EZ9010", "E19010", "E16002", "E76002")
+_UNREGISTERED = re.compile(r"ai\.onnx::(?P<opset>\d+)::(?P<type>\w+)")
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,14 @@ def refusal(stdout: str, stderr: str, code: int) -> AtcError:
     coded = [line for line in coded_lines(text) if line.code.startswith("E")]
     own = [line for line in coded if not line.code.endswith(("9999", "8888"))] or coded
     log = last(text, 12, 2000)
+    lacking = _UNREGISTERED.search(own[0].text) if own and own[0].code in _NO_PARSER else None
+    if lacking is not None:
+        return AtcError(
+            "cann.atc-opset",
+            where=f"atc: {own[0].code}: {own[0].text.strip()}",
+            type=lacking["type"],
+            opset=int(lacking["opset"]),
+        )
     if own:
         return AtcError("cann.atc-refuses", where=f"atc: {own[0].code}: {own[0].text.strip()}", log=log)
     return AtcError("cann.atc-failed", where="atc", code=code, log=log)

@@ -75,6 +75,12 @@ def test_the_precheck_lists_each_node(toolchain, tmp_path) -> None:
     ("rule", "error", "text"),
     [
         ({"do": "error", "value": "E10001: [PID: 7] 2025-01-01-00:00:00.0 Value [x] is invalid."}, AtcError, "E10001"),
+        pytest.param(
+            {"do": "error", "value": "E13010: No operator plugin is registered for Op: n, optype: ai.onnx::18::Mish."},
+            AtcError,
+            "no parser for Mish at opset 18",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param({"do": "oom"}, CrashError, "SIGKILL", marks=pytest.mark.nightly),
         ({"do": "segfault"}, CrashError, "SIGSEGV"),
         ({"do": "soc", "value": "Ascend310P3"}, AtcError, "Ascend310P3"),
