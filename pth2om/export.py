@@ -85,17 +85,30 @@ class Exported:
         }
 
 
+@dataclass(frozen=True)
+class Purpose:
+    """What an ONNX file is made for.
+
+    Attributes:
+        gears: one file for all of them: their axes stay open.
+        cann: whose parser the operators are looked up in.
+        operators: custom operators of the model; complete declarations.
+        bodies: of the custom operators, see `pth2om.custom_ops.bodies`; a file that has no functions gets them.
+    """
+
+    gears: Gears | None = None
+    cann: str = DEFAULT
+    operators: Sequence[CustomOp] = ()
+    bodies: Bodies = field(default_factory=dict)
+
+
 def export(
     module: torch.nn.Module,
     inputs: Sequence[Input],
     export: Export,
     batch: int,
     destination: Path,
-    *,
-    gears: Gears | None = None,
-    cann: str = DEFAULT,
-    operators: Sequence[CustomOp] = (),
-    bodies: Bodies | None = None,
+    purpose: Purpose = Purpose(),
 ) -> Exported:
     """Export ``module`` to ``destination`` at the best opset of the ladder.
 
@@ -104,11 +117,8 @@ def export(
         inputs: the spec's inputs.
         export: the spec's ``[export]``.
         batch: samples of the tracing input; the batch axis is fixed to it unless ``export.dynamic_batch``.
-        gears: one file for all of them: their axes stay open, it is traced at the last and compared with torch at each.
         destination: the ``.onnx`` file to write; weights inline below 2 GB, else beside it as external data.
-        cann: whose parser the operators are looked up in.
-        operators: custom operators that the module calls; complete declarations.
-        bodies: of the custom operators, see `pth2om.custom_ops.bodies`.
+        purpose: what the file is for; with gears it is traced at the last and compared with torch at each.
 
     Returns:
         What was written, every attempt, and all findings. When no opset has all its operators registered the file
@@ -122,7 +132,7 @@ def export(
 
     if export.exporter == "dynamo" and importlib.util.find_spec("onnxscript") is None:
         raise ExportError("export.needs-onnxscript")
-    shapes = Shape(batch, gears).others()
+    shapes = Shape(batch, purpose.gears).others()
     traced = at_shape(shapes[-1], inputs, 0)
     arguments = tuple(torch.from_numpy(traced[entry.name]) for entry in inputs)
     flat = _flat_module(module)
@@ -137,7 +147,7 @@ def export(
     # A TorchScript program is exported as it is: called from inside a trace, PyTorch refuses it.
     exported = module if isinstance(module, torch.jit.ScriptModule) else flat
     axes = _open_axes(flat, inputs, export, shapes, dict(zip(names, results, strict=True)))
-    job = _Job(exported, arguments, inputs, export, names, axes, cann, operators, bodies or {})
+    job = _Job(exported, arguments, inputs, export, names, axes, purpose)
 
     attempts: list[Attempt] = []
     best: tuple[int, int, list[MissingOperator], list[Finding]] | None = None
@@ -158,7 +168,7 @@ def export(
         opset, index, lacking, findings = best
         if lacking:
             attempts[index] = Attempt(opset, "taken", attempts[index].reason)
-            findings.extend(_lacking(lacking, opset, cann))
+            findings.extend(_lacking(lacking, opset, purpose.cann))
         probes = probe(best_path, flat, inputs, names, shapes, findings)
         _move(best_path, destination)
     return Exported(opset, export.exporter, tuple(attempts), tuple(names), tuple(findings), tuple(probes))
@@ -172,9 +182,7 @@ class _Job:
     export: Export
     names: Sequence[str]
     axes: Mapping[str, Mapping[int, str]]
-    cann: str
-    operators: Sequence[CustomOp]
-    bodies: Bodies
+    purpose: Purpose
 
 
 def _open_axes(
@@ -265,22 +273,22 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperat
     written = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if written != opset:
         return Attempt(opset, "wrong-opset", f"the exporter wrote opset {written}"), [], []
-    if job.operators:
-        findings += _attached(model, path, job.operators, job.bodies)
+    if job.purpose.operators:
+        findings += _attached(model, path, job.purpose)
     if _has_external_data(model) and not is_external(model):
         write_model(model, path)
         (path.parent / (path.name + ".data")).unlink(missing_ok=True)
-    lacking = missing_operators(model, job.cann)
+    lacking = missing_operators(model, job.purpose.cann)
     if lacking:
         return Attempt(opset, "not-registered", ", ".join(sorted(item.key for item in lacking))), lacking, findings
     return Attempt(opset, "taken"), [], findings
 
 
-def _attached(model: onnx.ModelProto, path: Path, operators: Sequence[CustomOp], bodies: Bodies) -> list[Finding]:
+def _attached(model: onnx.ModelProto, path: Path, purpose: Purpose) -> list[Finding]:
     """Give the model the functions of its custom operators, and write it."""
     from pth2om.custom_ops.exporting import attach
 
-    findings = attach(model, operators, bodies)
+    findings = attach(model, purpose.operators, purpose.bodies)
     write_model(model, path)
     return findings
 
@@ -298,7 +306,7 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
         _unlogged(),
         torch.no_grad(),
         _plain_attention(),
-        symbolics(job.operators, opset),
+        symbolics(job.purpose.operators, opset),
     ):
         warnings.simplefilter("always")
         torch.onnx.export(
@@ -311,7 +319,7 @@ def _run_exporter(job: _Job, opset: int, path: Path) -> list[Finding]:
             output_names=list(job.names),
             dynamic_axes=axes if axes and not dynamo else None,
             dynamic_shapes=(tuple(axes.get(entry.name) for entry in job.inputs),) if axes and dynamo else None,
-            custom_opsets={entry.domain: entry.version for entry in job.operators} or None,
+            custom_opsets={entry.domain: entry.version for entry in job.purpose.operators} or None,
         )
     return _tracer_findings(caught)
 
@@ -395,11 +403,7 @@ def take(
     inputs: Sequence[Input],
     batch: int,
     destination: Path,
-    *,
-    gears: Gears | None = None,
-    cann: str = DEFAULT,
-    operators: Sequence[CustomOp] = (),
-    bodies: Bodies | None = None,
+    purpose: Purpose = Purpose(),
 ) -> dict[str, Any]:
     """Take a model that already is an ONNX file: fix its batch, compare it with the spec, look its operators up.
 
@@ -408,10 +412,7 @@ def take(
         inputs: the spec's inputs.
         batch: written into a symbolic first axis of the spec's inputs.
         destination: the file to write.
-        gears: their axes stay open.
-        cann: whose parser the operators are looked up in.
-        operators: custom operators of the file; complete declarations.
-        bodies: of the custom operators: the file gets them as functions where it has none.
+        purpose: what the file is for.
 
     Returns:
         The same JSON values as `Exported.to_json`, with ``version`` (of the onnx package).
@@ -437,7 +438,7 @@ def take(
             raise ExportError(
                 "export.rank", where=str(source), name=entry.name, has=len(dims), wanted=len(entry.shape_of(batch))
             )
-        opened = gears.open_axes(entry) if gears is not None else (None,) * len(dims)
+        opened = purpose.gears.open_axes(entry) if purpose.gears is not None else (None,) * len(dims)
         for dim, size, axis in zip(dims, entry.shape_of(batch), opened, strict=True):
             if axis is not None:
                 if dim.dim_value > 0:
@@ -452,10 +453,10 @@ def take(
                 )
             dim.dim_value = size
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    findings = tuple(_lacking(missing_operators(model, cann), opset, cann))
+    findings = tuple(_lacking(missing_operators(model, purpose.cann), opset, purpose.cann))
     write_model(model, destination)
-    if operators:
-        findings += tuple(_attached(model, destination, operators, bodies or {}))
+    if purpose.operators:
+        findings += tuple(_attached(model, destination, purpose))
     outputs = tuple(entry.name for entry in model.graph.output)
     exported = Exported(opset, "given", (), outputs, findings)
     return exported.to_json() | {"version": onnx.__version__}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pth2om.errors import ExportError
-from pth2om.export import export, take
+from pth2om.export import Purpose, export, take
 from pth2om.export_probe import example
 from pth2om.sessions.torch import TorchSession
 from pth2om.spec import Export, Input
@@ -208,7 +208,7 @@ def test_the_parser_of_the_target_decides(tmp_path: Path) -> None:
 
     inputs = [Input(name="x", shape=(8, 2, 2))]
     made = {
-        cann: export(net(Fold), inputs, Export(opsets=(18,)), 1, tmp_path / f"{cann}.onnx", cann=cann)
+        cann: export(net(Fold), inputs, Export(opsets=(18,)), 1, tmp_path / f"{cann}.onnx", Purpose(cann=cann))
         for cann in ("9.x", "8.0")
     }
     assert not made["9.x"].findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ _TOP = 5
 def measure(
     session: Session,
     dataset: Labelled,
-    preprocessor: Preprocessor,
+    preprocessor: Preprocessor | None,
     postprocess: Postprocess,
     *,
     batch: int = 1,
@@ -46,7 +47,7 @@ def measure(
     Args:
         session: what runs.
         dataset: the images.
-        preprocessor: makes the input.
+        preprocessor: makes the input; None where `source` gives whole batches.
         postprocess: output -> predictions.
         batch: images per inference.
         output: which output; default the first.
@@ -77,11 +78,15 @@ def measure(
     seen_before: dict[int, int] = {}
     first_equal: list[int] = []
     under_way: deque[Batch] = deque()
+    if source is None:
+        assert preprocessor is not None
+        source = functools.partial(batches, dataset, preprocessor, batch, raw=raw)
+    make = source
 
     def feeding() -> Iterator[Feeds]:
-        for piece in source() if source is not None else batches(dataset, preprocessor, batch, raw=raw):
+        for piece in make():
             under_way.append(piece)
-            yield {fed.name: _as_input(piece.array, fed)}
+            yield {fed.name: _as_input(piece.array, fed), **piece.others}
 
     for results in stream(session, feeding()):
         piece = under_way.popleft()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import Any
 
+from pth2om.cli.passing import after_own, as_arguments, pass_on
 from pth2om.language import say
 
 
@@ -15,20 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "pth2om amct_onnx [-h] [--real] -- calibration|convert AMCT_ARGUMENTS"
     parser.add_argument("--real", action="store_true", help=say("quantize.cli-amct-real").render())
     parser.add_argument("arguments", nargs="*", metavar="AMCT_ARGUMENTS", help=say("quantize.cli-amct-words").render())
-    plain = parser.parse_known_args
-
-    def parse(
-        args: Sequence[str] | None = None,
-        namespace: Any = None,  # noqa: ANN401 - argparse's own signature
-    ) -> tuple[Any, list[str]]:
-        # The tool's flags look like ours to argparse, and people forget the "--": the split is made here.
-        words = list(args or ())
-        place = next((index for index, word in enumerate(words) if word not in ("-h", "--help", "--real")), len(words))
-        found, extra = plain(words[:place], namespace)
-        found.arguments = words[place + 1 :] if words[place : place + 1] == ["--"] else words[place:]
-        return found, extra
-
-    setattr(parser, "parse_known_args", parse)  # noqa: B010 - a method of this one parser
+    pass_on(parser, after_own(("-h", "--help", "--real")), as_arguments)
 
 
 def run(arguments: argparse.Namespace) -> int:

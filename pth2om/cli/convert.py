@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
+from pth2om.cli.passing import pass_on
 from pth2om.cli.target import add_cann
 from pth2om.errors import Pth2omError
 from pth2om.escaping import json_text
@@ -94,24 +95,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     int8.add_argument("--quantizer", choices=("pth2om", "amct_onnx"), help=_text("quantizer"))
     score = parser.add_argument_group("accuracy")
     score.add_argument("--dataset", metavar="FOLDER", type=Path, help=_text("dataset"))
-    plain = parser.parse_known_args
+    pass_on(parser, _split, _to_atc)
 
-    def parse(
-        args: Sequence[str] | None = None,
-        namespace: Any = None,  # noqa: ANN401 - argparse's own signature
-    ) -> tuple[Any, list[str]]:
-        # Arguments of atc look like ours to argparse: what stands behind "--" is taken away before.
-        words = list(args or ())
-        place = words.index("--") if "--" in words else len(words)
-        own = words[:place]
-        while "--atc" in own[:-1]:  # argparse takes a word that begins with a dash for an option
-            at = own.index("--atc")
-            own[at : at + 2] = [f"--atc={own[at + 1]}"]
-        found, extra = plain(own, namespace)
-        found.atc = (*(found.atc or ()), *words[place + 1 :])
-        return found, extra
 
-    setattr(parser, "parse_known_args", parse)  # noqa: B010 - a method of this one parser
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands behind ``--`` is atc's. ``--atc`` and its value are joined: to argparse the value is an option."""
+    place = words.index("--") if "--" in words else len(words)
+    own = words[:place]
+    while "--atc" in own[:-1]:
+        at = own.index("--atc")
+        own[at : at + 2] = [f"--atc={own[at + 1]}"]
+    return own, words[place + 1 :]
+
+
+def _to_atc(found: argparse.Namespace, passed: list[str]) -> None:
+    found.atc = (*(found.atc or ()), *passed)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -172,6 +172,8 @@ class ModelData:
             if name is None:
                 raise Absent("pipeline.no-calibration", where=self.spec.name, model=self.spec.name)
             fed = spec.fed_input
+            if self.dataset(name).has_arrays:
+                return calibration_data.from_arrays(self.dataset(name), inputs, batch, images)
             others = ", ".join(entry.name for entry in inputs if entry.name != fed)
             if others:
                 raise Absent("pipeline.images-feed-one", where=self.spec.name, fed=fed, others=others)

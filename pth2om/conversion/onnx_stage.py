@@ -116,8 +116,8 @@ class OnnxStage:
 
         spec, source = self.source.spec, self.source
         target = source.target
-        cann, operators, bodies = target.cann, target.operators.declared, source.bodies
-        batch, gears = self.shape.batch, self.shape.gears
+        cann, batch = target.cann, self.shape.batch
+        purpose = export.Purpose(self.shape.gears, cann, target.operators.declared, source.bodies)
         raw, file = work.folder / "exported.onnx", work.folder / "model.onnx"
         if source.has_torch:
             from pth2om import checkpoint
@@ -133,30 +133,11 @@ class OnnxStage:
 
                     program = run(TorchScriptStage(source, batch), source.store)
                     module = load_program(program.artifact.file(PROGRAM))
-                made = export.export(
-                    module,
-                    spec.inputs,
-                    spec.export,
-                    batch,
-                    raw,
-                    gears=gears,
-                    cann=cann,
-                    operators=operators,
-                    bodies=bodies,
-                )
+                made = export.export(module, spec.inputs, spec.export, batch, raw, purpose)
             details = made.to_json() | {"version": version_of("torch")}
             write_text(work.folder / MODULES, json.dumps(module_names(raw, module), ensure_ascii=False))
         else:
-            details = export.take(
-                source.given_onnx(),
-                spec.inputs,
-                batch,
-                raw,
-                gears=gears,
-                cann=cann,
-                operators=operators,
-                bodies=bodies,
-            )
+            details = export.take(source.given_onnx(), spec.inputs, batch, raw, purpose)
         cleaned = graph.clean(raw, file, simplify=spec.export.simplify, cann=cann)
         findings = [Finding.from_json(entry) for entry in details.pop("findings")]
         details |= {"passes": cleaned.to_json(), "sha256": file_digest(file), "bytes": file.stat().st_size}

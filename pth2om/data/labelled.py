@@ -115,6 +115,22 @@ class Labelled:
         return self._source.mask(self._checked(index))
 
     @property
+    def has_arrays(self) -> bool:
+        """Whether these are arrays, one an input, and no images."""
+        return not self.has_volumes and self._source.tensors is not None
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """All rows of an input, of kind ``arrays``.
+
+        Raises:
+            DataError: there is no such array, or these are no arrays.
+        """
+        known = self._source.tensors or {} if self.has_arrays else {}
+        if name not in known:
+            raise DataError("data.no-array", where=self.name, name=name, known=", ".join(known) or "-")
+        return known[name]
+
+    @property
     def has_volumes(self) -> bool:
         """Whether these are volumes, which have no `image` and no `mask`."""
         return self._source.has_volumes
@@ -221,7 +237,7 @@ def _locate(manifest: Manifest, data_roots: Sequence[Path], overrides: Mapping[s
         return override
     if manifest.recipe is not None:
         return _made(manifest, store or Store())
-    folder = manifest.folder or ("" if manifest.kind == "npz" else manifest.name)
+    folder = manifest.folder or ("" if manifest.kind in ("npz", "arrays") else manifest.name)
     candidates = [
         manifest.place,
         *(root / folder for root in data_roots),
@@ -243,7 +259,7 @@ def _locate(manifest: Manifest, data_roots: Sequence[Path], overrides: Mapping[s
 
 
 def _wanted(manifest: Manifest) -> str:
-    if manifest.kind == "npz":
+    if manifest.kind in ("npz", "arrays"):
         return manifest.array_file
     if manifest.kind == "volumes":
         return manifest.images or "imagesTs"
@@ -254,7 +270,7 @@ def _holds(manifest: Manifest, folder: Path) -> bool:
     """Whether the folder looks like this dataset; errors inside it are reported when it is read."""
     if not is_folder(folder):
         return False
-    if manifest.kind == "npz":
+    if manifest.kind in ("npz", "arrays"):
         return is_file(folder / manifest.array_file)
     if manifest.kind == "volumes":
         return is_there(folder / (manifest.images or "imagesTs"))

@@ -11,13 +11,14 @@ from pth2om.errors import DataError
 from pth2om.language import Language, language, say
 from pth2om.spec import Name, parse
 
-Kind = Literal["images", "folders", "coco", "masks", "npz", "volumes"]
+Kind = Literal["images", "folders", "coco", "masks", "npz", "volumes", "arrays"]
 _LABELS: dict[Kind, str] = {
     "images": "val_label.txt",
     "folders": "",
     "coco": "instances.json",
     "masks": "masks",
     "npz": "",
+    "arrays": "",
     "volumes": "labelsTs",
 }
 
@@ -66,8 +67,8 @@ class Manifest(_Table):
             value = getattr(self, key)
             if value and (Path(value).is_absolute() or ".." in Path(value).parts):
                 raise ValueError(f"{key} {value!r} must be a path below the dataset's folder")
-        if self.kind != "npz" and self.file is not None:
-            raise ValueError(f'file belongs to kind = "npz", not to kind = "{self.kind}"')
+        if self.kind not in ("npz", "arrays") and self.file is not None:
+            raise ValueError(f'file belongs to kind = "npz" or "arrays", not to kind = "{self.kind}"')
         return self
 
     @property
@@ -77,7 +78,7 @@ class Manifest(_Table):
 
     @property
     def array_file(self) -> str:
-        """The ``.npz`` file of kind ``npz``."""
+        """The ``.npz`` file of kinds ``npz`` and ``arrays``."""
         return self.file or f"{self.name}.npz"
 
     def advice(self, to: Language | None = None) -> str:

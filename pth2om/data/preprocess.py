@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from pth2om.data.image import Pixels
 from pth2om.errors import DataError
 from pth2om.evidence import Finding
 from pth2om.language import say
+from pth2om.session import Array
 from pth2om.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -213,12 +214,14 @@ class Batch:
         count: how many rows are images; the other rows are padding and are never counted.
         array: float32 (batch, C, H, W), or with ``raw`` uint8 (batch, H, W, 3), RGB.
         geometries: the place of each image in its row.
+        others: the other inputs, of a dataset of arrays; `array` is then the first, and there are no geometries.
     """
 
     first: int
     count: int
-    array: Floats | Pixels
+    array: Array
     geometries: tuple[Geometry, ...]
+    others: Mapping[str, Array] = field(default_factory=dict)
 
 
 def batches(

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from pth2om.data.arrays import row_of
 from pth2om.data.labelled import Labelled
 from pth2om.data.normalizing import preparation, prepare, window_of
 from pth2om.data.preprocess import VERSION as PREPROCESS_VERSION
@@ -138,6 +139,8 @@ class Samples:
             return Preprocessor(self._spec.preprocess).normalize(image).astype(entry.dtype)
         if row.kind == "zeros":
             return np.zeros(entry.shape, dtype=entry.dtype)
+        if row.kind == "real" and self._dataset is not None and self._dataset.has_arrays:
+            return row_of(self._dataset, entry, row.image)
         if row.kind == "real" and position == 0 and self._dataset is not None and self._preparation is not None:
             volume = self._dataset.volume(row.image, reorient=self._preparation.reorient)
             prepared = prepare(volume, self._preparation, where=self._dataset.file(row.image))
@@ -229,7 +232,8 @@ def samples(
         from_pixels: make random and zero rows of the image input from uint8 pixels, as an OM with AIPP takes them.
     """
     rows: list[_Row] = []
-    if dataset is not None and (spec.preprocess is not None or spec.volume is not None):
+    shown = spec.preprocess is not None or spec.volume is not None
+    if dataset is not None and (shown or dataset.has_arrays):
         count = min(real, len(dataset))
         rows += [_Row("real", number, number * len(dataset) // count) for number in range(count)]
     if not spec.preprocess or spec.inputs[0].dtype != "bool":

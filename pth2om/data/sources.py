@@ -41,6 +41,7 @@ class Source:
         boxes: annotations of each image (coco).
         masks: mask file of each image.
         arrays: images and labels of an ``.npz``.
+        tensors: of kind ``arrays``: input -> its array, one row an item.
     """
 
     files: Sequence[str]
@@ -53,6 +54,7 @@ class Source:
     archive: Path | None = None
     arrays: Callable[[], tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]] | None = None
     mask_array: bool = False
+    tensors: Mapping[str, npt.NDArray[Any]] | None = None
     classes: int | None = None
     _memo: dict[str, str] = field(default_factory=dict)
 
@@ -68,6 +70,8 @@ class Source:
 
     def image(self, index: int) -> Pixels:
         """See `pth2om.data.Labelled.image`."""
+        if self.tensors is not None:
+            raise DataError("data.arrays-no-image", where=self.files[index])
         if self.arrays is None:
             return decode(self.paths[index], index=index)
         pixels = self.arrays()[0][index]
@@ -122,9 +126,9 @@ def read(manifest: Manifest, folder: Path) -> Source:
     Raises:
         DataError: files are missing, or labels and images do not belong together.
     """
-    source = {"images": _images, "folders": _folders, "coco": _coco, "masks": _masks, "npz": _npz}[manifest.kind](
-        manifest, folder
-    )
+    source = {"images": _images, "folders": _folders, "coco": _coco, "masks": _masks, "npz": _npz, "arrays": _arrays}[
+        manifest.kind
+    ](manifest, folder)
     if not source.files:
         raise DataError("data.empty", where=str(folder))
     source.classes = manifest.classes or len(source.names) or None
@@ -327,19 +331,52 @@ def _npz(manifest: Manifest, folder: Path) -> Source:
     )
 
 
-def _read_npz(path: Path, manifest: Manifest) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
+def _arrays(manifest: Manifest, folder: Path) -> Source:
+    """One array an input, and the labels under ``y``."""
+    path = folder / manifest.array_file
+    names, _ = _names(manifest, folder)
+    arrays = _loaded(path)
+    labels = arrays.pop(manifest.y, None)
+    if not arrays:
+        raise DataError("data.npz-key", where=str(path), key="(input)", known=manifest.y)
+    first = next(iter(arrays))
+    for name, array in arrays.items():
+        if array.ndim < 1 or len(array) != len(arrays[first]) or array.dtype.kind not in "fiub":
+            shape = "x".join(map(str, array.shape))
+            raise DataError("data.arrays-rows", where=f"{path}[{name}]", dtype=str(array.dtype), shape=shape)
+    count = len(arrays[first])
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.ndim != 1):
+        shape = "x".join(map(str, labels.shape))
+        raise DataError("data.npz-labels", where=f"{path}[{manifest.y}]", dtype=str(labels.dtype), shape=shape)
+    if labels is not None and len(labels) != count:
+        raise DataError("data.label-count", where=str(path), labels=len(labels), images=count)
+    return Source(
+        [f"{path.name}[{index}]" for index in range(count)],
+        labels=None if labels is None else labels.astype(np.int64) - manifest.first_class,
+        names=names,
+        archive=path,
+        tensors=arrays,
+    )
+
+
+def _loaded(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """All arrays of an ``.npz``."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > _ARRAY_BYTES:
             raise DataError("data.too-large", where=str(path), size=size, limit=_ARRAY_BYTES)
         with np.load(path, allow_pickle=False) as data:
-            if manifest.x not in data.files:
-                raise DataError("data.npz-key", where=str(path), key=manifest.x, known=", ".join(data.files))
-            pixels = data[manifest.x]
-            labels = data[manifest.y] if manifest.y in data.files else None
+            return {name: data[name] for name in data.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise DataError("data.npz-unreadable", where=str(path), reason=first_line(error)) from None
+
+
+def _read_npz(path: Path, manifest: Manifest) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
+    data = _loaded(path)
+    if manifest.x not in data:
+        raise DataError("data.npz-key", where=str(path), key=manifest.x, known=", ".join(data))
+    pixels, labels = data[manifest.x], data.get(manifest.y)
     shape = "x".join(map(str, pixels.shape))
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
         raise DataError("data.npz-images", where=f"{path}[{manifest.x}]", dtype=str(pixels.dtype), shape=shape)

@@ -102,6 +102,19 @@ def from_volumes(
     return CalibrationData(dataset.name, digest, -(-count // batch), count, feeds)
 
 
+def from_arrays(dataset: Labelled, inputs: Sequence[Input], batch: int, limit: int) -> CalibrationData:
+    """Calibration data from the first rows of a dataset of arrays, all inputs of the model."""
+    from pth2om.data.arrays import array_batches
+
+    rows = min(limit, len(dataset))
+
+    def feeds() -> Iterator[Feeds]:
+        for piece in array_batches(dataset, inputs, batch, rows=rows):
+            yield {inputs[0].name: piece.array, **piece.others}
+
+    return CalibrationData(dataset.name, dataset.digest, -(-rows // batch), rows, feeds)
+
+
 def from_bins(
     folders: Sequence[Path], inputs: Sequence[Input], batch: int, limit: int, digest: Callable[[Path], str]
 ) -> CalibrationData:

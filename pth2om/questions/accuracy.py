@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -185,21 +186,26 @@ def _preprocess(subject: Subject) -> Preprocess:
 def _scored(subject: Subject, session: Session, labelled: Labelled, batch: int) -> tuple[Any, Artifact]:
     from pth2om import accuracy as scoring
     from pth2om.data import Preprocessor
+    from pth2om.data.arrays import array_batches
     from pth2om.progress import counted
 
     if labelled.has_volumes:
         return _scored_volumes(subject, session, labelled, batch)
-    spec, preprocess = subject.pipeline.spec, _preprocess(subject)
+    spec = subject.pipeline.spec
+    inputs_fed = subject.spec.inputs
+    preprocessor = None if labelled.has_arrays else Preprocessor(_preprocess(subject))
+    source = functools.partial(array_batches, labelled, inputs_fed, batch) if labelled.has_arrays else None
 
     def measure() -> Any:  # noqa: ANN401 - JSON
         with counted(f"{spec.name} {session.provenance.name} {labelled.name}", len(labelled)) as seen:
             return scoring.measure(
                 session,
                 labelled,
-                Preprocessor(preprocess),
+                preprocessor,
                 spec.postprocess,
                 batch=batch,
                 feed=spec.fed_input,
+                source=source,
                 seen=seen,
             )
 
@@ -266,6 +272,9 @@ def _options(subject: Subject) -> dict[str, Any]:
         how = subject.pipeline.data.preparation()
         windows = subject.spec.volume.model_dump(mode="json", include={"step", "gaussian", "mirror"})
         return {"volume": how.to_json(), "windows": windows, "segmentation": _SEGMENTATION}
+    if subject.spec.preprocess is None and any(entry.arrays for entry in subject.spec.datasets):
+        fed = [entry.model_dump(mode="json") for entry in subject.spec.inputs]
+        return {"inputs": fed, "postprocess": subject.pipeline.spec.postprocess.model_dump(mode="json")}
     return {
         "preprocess": _preprocess(subject).model_dump(mode="json"),
         "postprocess": subject.pipeline.spec.postprocess.model_dump(mode="json"),
@@ -277,7 +286,7 @@ def _pictures(
 ) -> list[dict[str, Any]]:
     """The pictures of a gate, from the store; none if they cannot be drawn, since no verdict depends on them."""
     pipeline, measured = subject.pipeline, sides[0].measured
-    if measured is None or not pictures.drawable(measured):
+    if measured is None or labelled.has_arrays or not pictures.drawable(measured):
         return []
     preprocess, postprocess = _preprocess(subject), pipeline.spec.postprocess
     inputs = {side.title: side.session.digest for side in sides} | {"dataset": labelled.digest}

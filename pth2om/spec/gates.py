@@ -22,6 +22,7 @@ class Dataset(Table):
         min_score: least value of the metric in percent that is accepted at all.
         images: how many images `expected` and `om_min_score` belong to; on another number neither is judged.
         om_min_score: least value of an OM's metric in percent, such as a published one.
+        arrays: whether it holds one array an input, such as tokens and their mask, instead of images.
     """
 
     name: Name
@@ -32,6 +33,7 @@ class Dataset(Table):
     min_score: float | None = None
     images: Annotated[int, Field(ge=1)] | None = None
     om_min_score: float | None = None
+    arrays: bool = False
 
 
 class Closeness(Table):

@@ -117,12 +117,15 @@ class Spec(Table):
                 raise ValueError(f"custom operator {label} is listed twice")
         if self.custom_ops and self.export.exporter != "torchscript":
             raise ValueError('[[custom_ops]] needs [export] exporter = "torchscript"')
-        if self.datasets and self.preprocess is None and self.volume is None:
-            raise ValueError("datasets need a [preprocess], or of volumes a [volume]")
+        pictured = [entry for entry in self.datasets if not entry.arrays]
+        if pictured and self.preprocess is None and self.volume is None:
+            raise ValueError("datasets need a [preprocess], or of volumes a [volume]; of arrays write arrays = true")
+        if len(pictured) < len(self.datasets) and (self.preprocess is not None or self.volume is not None):
+            raise ValueError("datasets of arrays go without [preprocess] and [volume]: their rows are the inputs")
         if self.preprocess is not None and self.volume is not None:
             raise ValueError("[preprocess] is for images and [volume] for volumes; give one of them")
         others = [name for name in known if name != self.fed_input]
-        if self.datasets and others:
+        if pictured and others:
             raise ValueError(
                 f"datasets feed images to {self.fed_input}, and nothing to {', '.join(others)}: "
                 "remove [[datasets]], and score the model with a test of your own"

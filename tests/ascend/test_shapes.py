@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pth2om import cli
 from pth2om.ascend.shapes import ShapeError, given_shapes, range_shapes, static_shapes
 from pth2om.toolchain.emulator.front_end.shapes import parse_ranges, parse_static
-from pth2om.toolchain.emulator.front_end.texts import RefusedError
+from pth2om.toolchain.emulator.front_end.texts import AtcRefusedError
 
 TEXTS = st.text(st.sampled_from("x:;,~-+1234567890.[] ab"), max_size=40)
 
@@ -65,7 +65,7 @@ def test_the_front_end_reads_what_the_others_read(text: str) -> None:
         try:
             expected = read(text)
         except ShapeError:
-            with pytest.raises(RefusedError):
+            with pytest.raises(AtcRefusedError):
                 parse(text)
         else:
             assert parse(text) == expected

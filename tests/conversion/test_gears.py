@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from pth2om.accuracy import measure
 from pth2om.conversion.data import fitted
 from pth2om.conversion.pipeline import Pipeline, RunSettings
-from pth2om.spec import Gears, Input, Preprocess, Quantize, Source, Spec, Variant
+from pth2om.data import Batch, open_dataset
+from pth2om.data.arrays import array_batches
+from pth2om.spec import Gears, Input, Postprocess, Preprocess, Quantize, Source, Spec, Variant
 from pth2om.store import Store
 
 SOC = "Ascend310P3"
@@ -82,6 +86,41 @@ def test_it_is_calibrated_at_the_gear_that_the_bins_have(place: Path, tmp_path: 
     for batch, wanted in shapes.items():
         run = pipeline(place, tmp_path, Gears(batch=batch))
         assert run.data.calibrated_at(run.spec.variants[0].shape).batch == wanted
+
+
+def test_what_fills_the_last_batch_of_a_gear_is_not_counted(place: Path, tmp_path: Path) -> None:
+    """Six pictures through a gear of four: two rows of the second batch are padding, whatever they hold."""
+    run = pipeline(place, tmp_path / "store", Gears(batch=(2, 4)))
+    folder = tmp_path / "calib" / "six"
+    folder.mkdir(parents=True)
+    (folder / "dataset.toml").write_text('kind = "arrays"\nfile = "six.npz"\nnames = ["a", "b", "c", "d"]\n')
+    pictures = np.random.default_rng(8).normal(size=(6, 3, 8, 8)).astype(np.float32)
+    np.savez(folder / "six.npz", x=pictures, y=np.arange(6) % 4)
+    found = open_dataset("six", calib_root=tmp_path / "calib")
+    noise = np.random.default_rng(9)
+
+    def spoilt(batch: int) -> Iterator[Batch]:
+        for piece in array_batches(found, run.spec.inputs, batch):
+            piece.array[piece.count :] = noise.normal(size=piece.array[piece.count :].shape) * 100
+            yield piece
+
+    try:
+        measured = {}
+        for variant in run.spec.variants:
+            (session, *_) = run.om_sessions(variant).values()
+            for name, source in (("whole", array_batches), ("spoilt", None)):
+                make = functools.partial(spoilt, variant.batch)
+                if source is not None:
+                    make = functools.partial(source, found, run.spec.inputs, variant.batch)
+                measured[variant.batch, name] = measure(
+                    session, found, None, Postprocess(), batch=variant.batch, source=make
+                )
+    finally:
+        run.close()
+    one = measured[2, "whole"]
+    assert one["images"] == 6
+    for each in measured.values():
+        assert (each["images"], each["top"], each["metrics"]) == (one["images"], one["top"], one["metrics"])
 
 
 def test_batches_are_cut_or_repeated_to_a_shape() -> None:

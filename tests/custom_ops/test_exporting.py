@@ -14,7 +14,7 @@ from pth2om.ascend.custom_ops import Operators
 from pth2om.custom_ops.bodies import load_bodies, use
 from pth2om.custom_ops.exporting import attach
 from pth2om.errors import ExportError
-from pth2om.export import export
+from pth2om.export import Purpose, export
 from pth2om.onnxfile.runtime import open_runtime, run_runtime
 from pth2om.spec import Export, Input
 from pth2om.spec.custom_ops import CustomOp
@@ -66,7 +66,7 @@ def test_nodes_and_functions_compute_what_pytorch_computes(tmp_path: Path, bodie
         Input(name="order", shape=(6,), dtype=order, range=(0, 5), batched=False),
     )
     with Operators((GATE,)).known():
-        made = export(net, inputs, Export(), 3, tmp_path / "m.onnx", operators=[GATE], bodies=bodies)
+        made = export(net, inputs, Export(), 3, tmp_path / "m.onnx", Purpose(operators=[GATE], bodies=bodies))
     assert [finding.rule for finding in made.findings] == []
     assert max(made.probes) <= (1e-6 if dtype == "float32" else 1e-3)
     model = onnx.load(tmp_path / "m.onnx")

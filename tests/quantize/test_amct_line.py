@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +106,90 @@ def test_evaluators_and_real_want_the_tool(
     assert main(["amct_onnx", "--real", "--", *words]) == 1
     assert "amct_onnx" in capsys.readouterr().err
     assert main(["amct_onnx"]) == 2
+
+
+DTYPES = {
+    "float64": TensorProto.DOUBLE, "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16,
+    "int8": TensorProto.INT8, "int16": TensorProto.INT16, "int32": TensorProto.INT32, "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "uint32": TensorProto.UINT32,
+    "uint64": TensorProto.UINT64, "bool": TensorProto.BOOL,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_and_two_inputs_run_to_the_end(place: Path, dtype: str) -> None:
+    """The second input, of each dtype, is cast and added to the first."""
+    random = np.random.default_rng(1)
+    weight = numpy_helper.from_array(random.normal(size=(8, 20, 3, 3)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Cast", ["more"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["a:images", "cast"], ["sum"]),
+        helper.make_node("Conv", ["sum", "w"], ["y"], name="conv"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("a:images", TensorProto.FLOAT, [2, 20, 6, 6]),
+        helper.make_tensor_value_info("more", DTYPES[dtype], [2, 20, 6, 6]),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 8, 4, 4])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), place / "two.onnx")
+    (place / "more").mkdir()
+    largest = 0.0
+    for number in range(3):
+        values = random.integers(0, 2, (2, 20, 6, 6)).astype(dtype)
+        values.tofile(place / "more" / f"{number}.bin")
+        first = np.fromfile(place / "bins" / f"batch{number}.bin", np.float32).reshape(values.shape)
+        largest = max(largest, float(np.ptp(first + values.astype(np.float32))))
+    words = ["calibration", "--model", "two.onnx", "--input_shape", "a:images:2,20,6,6;more:2,20,6,6"]
+    words += ["--data_types", f"float32;{dtype}", "--data_dir", "bins;more", "--save_path", f"out/{dtype}"]
+    assert main(["amct_onnx", *words, "--batch_num=3"]) == 0  # the "--" may be forgotten
+    deploy = onnx.load(place / "out" / f"{dtype}_deploy_model.onnx")
+    (quant,) = [node for node in deploy.graph.node if node.op_type == "AscendQuant"]
+    scale = 1 / next(entry.f for entry in quant.attribute if entry.name == "scale")
+    assert 0.6 < scale * 255 / largest < 1.35, "the second input was read as what it is"
+
+
+def test_a_trained_model_is_converted(place: Path) -> None:
+    assert main(["amct_onnx", "--", *LINE]) == 0
+    words = ["convert", "--model", "out/m_int8_qdq_model.onnx", "--save_path", "out/trained"]
+    assert main(["amct_onnx", "--", *words]) == 0
+    first, again = (onnx.load(place / "out" / f"{name}_deploy_model.onnx") for name in ("m_int8", "trained"))
+    scales = [
+        [entry.f for node in model.graph.node for entry in node.attribute if entry.name == "scale"]
+        for model in (first, again)
+    ]
+    assert scales[0] == pytest.approx(scales[1])
+    assert (place / "out" / "trained_fake_quant_model.onnx").is_file()
+    assert main(["amct_onnx", "--", "convert", "--model", "m.onnx", "--save_path", "out/none"]) == 1
+    assert not list((place / "out").glob("none*"))
+
+
+def test_real_hands_the_line_over(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The installed tool gets every word as it was typed; its files are named, its failure is this one's."""
+    assert main(["amct_onnx", "--", *LINE]) == 0  # files that the tool below hands out
+    tool = place / "programs" / "amct_onnx"
+    tool.parent.mkdir()
+    tool.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, sys\n"
+        "words = sys.argv[1:]\n"
+        "pathlib.Path('seen.json').write_text(json.dumps(words))\n"
+        "if 'bad.py' in words: sys.exit('RuntimeError: the evaluator is bad')\n"
+        "stem = pathlib.Path(words[words.index('--save_path') + 1])\n"
+        "stem.parent.mkdir(exist_ok=True)\n"
+        "for end in ('deploy_model.onnx', 'fake_quant_model.onnx'):\n"
+        "    made = pathlib.Path('out', 'm_int8_' + end).read_bytes()\n"
+        "    stem.with_name(f'{stem.name}_{end}').write_bytes(made)\n"
+        "stem.with_name(stem.name + '_quant.json').write_text('{}')\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent))
+    words = ["calibration", "--model", "m.onnx", "--save_path", "real/m", "--evaluator", "good.py", "--batch_num=2"]
+    assert main(["amct_onnx", "--real", "--", *words]) == 0
+    assert json.loads((place / "seen.json").read_text()) == words
+    assert "m_deploy_model.onnx" in capsys.readouterr().out
+    assert main(["amct_onnx", "--real", "--", *LINE]) == 0
+    assert json.loads((place / "seen.json").read_text()) == list(LINE)
+    assert main(["amct_onnx", "--real", "--", *words[:5], "--evaluator", "bad.py"]) == 1
+    assert "the evaluator is bad" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from pth2om.language import say
 from pth2om.toolchain.emulator.front_end import AtcResult, check_model, run_atc
 from pth2om.toolchain.emulator.front_end.flags import RANGES, lex
 from pth2om.toolchain.emulator.front_end.shapes import parse_ranges, parse_static
-from pth2om.toolchain.emulator.front_end.texts import TEXTS, RefusedError, failure
+from pth2om.toolchain.emulator.front_end.texts import TEXTS, AtcRefusedError, failure
 
 BASE = ["--model=m.onnx", "--framework=5", "--output=m", "--soc_version=Ascend310B1"]
 
@@ -166,7 +166,7 @@ def test_enumerated_flags_are_case_sensitive_and_never_empty(name):
     for value in RANGES[name]:
         assert lex([f"--{name}={value}"])[name] == value
     for value in ("", RANGES[name][0].upper() + "?"):
-        with pytest.raises(RefusedError):
+        with pytest.raises(AtcRefusedError):
             lex([f"--{name}={value}"])
 
 
@@ -206,7 +206,7 @@ def test_shape_texts_never_fall_over(text):
         try:
             for sizes in parse(text).values():
                 assert isinstance(sizes, tuple)
-        except RefusedError as refused:
+        except AtcRefusedError as refused:
             codes = {item.code for item in refused.failures}
         else:
             codes = set()

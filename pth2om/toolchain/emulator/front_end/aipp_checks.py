@@ -9,7 +9,7 @@ from pth2om.language import Message, say
 from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel
 from pth2om.toolchain.emulator.front_end.shapes import InputShapes
-from pth2om.toolchain.emulator.front_end.texts import RefusedError, failure
+from pth2om.toolchain.emulator.front_end.texts import AtcRefusedError, failure
 
 
 def check_configuration(flags: Flags, path: Path, parsed: ParsedModel, shapes: InputShapes) -> list[Message]:
@@ -25,7 +25,7 @@ def check_configuration(flags: Flags, path: Path, parsed: ParsedModel, shapes: I
         What is suspicious and ATC passes over.
 
     Raises:
-        RefusedError: E13005 when the text cannot be parsed, else the first refusal.
+        AtcRefusedError: E13005 when the text cannot be parsed, else the first refusal.
     """
     from pth2om import aipp
 
@@ -34,7 +34,7 @@ def check_configuration(flags: Flags, path: Path, parsed: ParsedModel, shapes: I
         config = aipp.read_config(path)
     except AippError as error:
         reason = f"{first_line(error)} {error.message.fix() or ''}".strip()
-        raise RefusedError(failure("E13005", path, cann=cann, advice=say("atc.aipp-file", reason=reason))) from None
+        raise AtcRefusedError(failure("E13005", path, cann=cann, advice=say("atc.aipp-file", reason=reason))) from None
     refusals = aipp.refusals(
         config,
         inputs=[(name, _sizes(name, sizes, shapes)) for name, (_, sizes) in parsed.inputs.items()],
@@ -52,7 +52,7 @@ def check_configuration(flags: Flags, path: Path, parsed: ParsedModel, shapes: I
                 advice = say("atc.aipp-place", place=place)
             else:
                 advice = say("atc.aipp-line", reason=f"{place}: {advice.render()}")
-        raise RefusedError(failure(item.code, *item.arguments, cann=cann, advice=advice))
+        raise AtcRefusedError(failure(item.code, *item.arguments, cann=cann, advice=advice))
     return [finding.message for finding in aipp.findings(config, soc=flags["soc_version"])]
 
 

@@ -17,7 +17,7 @@ from pth2om.language import say
 from pth2om.toolchain.emulator.front_end import shapes
 from pth2om.toolchain.emulator.front_end.flags import FRAMEWORKS, Flags
 from pth2om.toolchain.emulator.front_end.shapes import InputShapes
-from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure
+from pth2om.toolchain.emulator.front_end.texts import AtcFailure, AtcRefusedError, failure
 
 MIX_MODES = frozenset(
     {
@@ -60,26 +60,26 @@ def check(flags: Flags, folder: Path) -> InputShapes:
         What was read of gears and ranges.
 
     Raises:
-        RefusedError: with ATC's code.
+        AtcRefusedError: with ATC's code.
     """
     cann = flags.cann
     check_early(flags)
     if flags.framework == -1:
-        raise RefusedError(failure("E10007", "framework", FRAMEWORKS, cann=cann))
+        raise AtcRefusedError(failure("E10007", "framework", FRAMEWORKS, cann=cann))
     if flags.framework == 0 and not flags["weight"]:
-        raise RefusedError(failure("E10008", cann=cann))
+        raise AtcRefusedError(failure("E10008", cann=cann))
     if flags["weight"]:
         check_readable("weight", flags, folder)
     family = families.find(flags["soc_version"])
     nano = family is not None and family.nano
     if nano != (flags.mode == 30):
         reason = f"--mode={flags.mode} and --soc_version={flags['soc_version']} cannot be used together"
-        raise RefusedError(failure("E10055", reason, cann=cann))
+        raise AtcRefusedError(failure("E10055", reason, cann=cann))
     _check_format(flags)
     needed = ("soc_version", "model") if flags.mode == 3 else ("soc_version", "output", "model")
     for name in needed:
         if not flags[name]:
-            raise RefusedError(failure("E10054", f"--{name}", cann=cann, advice=say("atc.required", flag=name)))
+            raise AtcRefusedError(failure("E10054", f"--{name}", cann=cann, advice=say("atc.required", flag=name)))
     check_readable("model", flags, folder)
     if flags.mode != 3:
         check_output(flags["output"], "output", folder, cann)
@@ -93,23 +93,23 @@ def check_early(flags: Flags) -> None:
     """The checks of every mode: tuning, determinism.
 
     Raises:
-        RefusedError: with ATC's code.
+        AtcRefusedError: with ATC's code.
     """
     cann = flags.cann
     if flags["auto_tune_mode"]:
         reason = "The Auto Tune function has been deprecated. Please use the AOE tool for tuning."
-        raise RefusedError(failure("E10001", flags["auto_tune_mode"], "--auto_tune_mode", reason, cann=cann))
+        raise AtcRefusedError(failure("E10001", flags["auto_tune_mode"], "--auto_tune_mode", reason, cann=cann))
     if "deterministic_level" in flags and (flags["deterministic"] == "0") != (flags["deterministic_level"] == "0"):
         value = f"{flags['deterministic']}, {flags['deterministic_level']}"
         names = "--deterministic, --deterministic_level"
-        raise RefusedError(failure("E10001", value, names, "must both be 0 or both non-zero.", cann=cann))
+        raise AtcRefusedError(failure("E10001", value, names, "must both be 0 or both non-zero.", cann=cann))
 
 
 def check_readable(name: str, flags: Flags, folder: Path) -> Path:
     """The file a flag names, with its links resolved.
 
     Raises:
-        RefusedError: E10001 with the system's reason, or with the letters a path may have.
+        AtcRefusedError: E10001 with the system's reason, or with the letters a path may have.
     """
     text = flags[name]
     try:
@@ -121,9 +121,9 @@ def check_readable(name: str, flags: Flags, folder: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         number = getattr(error, "errno", None) or (errno.ELOOP if isinstance(error, RuntimeError) else errno.EINVAL)
         reason = f"[Errno {number}] {os.strerror(number)}."
-        raise RefusedError(failure("E10001", text, f"--{name}", reason, cann=flags.cann)) from None
+        raise AtcRefusedError(failure("E10001", text, f"--{name}", reason, cann=flags.cann)) from None
     if not _GOOD_PATH.fullmatch(path.as_posix().replace(":", "") if os.name == "nt" else str(path)):
-        raise RefusedError(failure("E10001", path, f"--{name}", _BAD_PATH, cann=flags.cann, advice=say("atc.path")))
+        raise AtcRefusedError(failure("E10001", path, f"--{name}", _BAD_PATH, cann=flags.cann, advice=say("atc.path")))
     return path
 
 
@@ -131,15 +131,15 @@ def check_output(text: str, name: str, folder: Path, cann: str) -> None:
     """Whether ATC could write to that path; nothing is made here.
 
     Raises:
-        RefusedError: E10021, E10022 or E10001.
+        AtcRefusedError: E10021, E10022 or E10001.
     """
     if len(text) >= PATH_LIMIT:
-        raise RefusedError(failure("E10021", name, PATH_LIMIT, cann=cann))
+        raise AtcRefusedError(failure("E10021", name, PATH_LIMIT, cann=cann))
     if text.endswith("/"):
         advice = say("atc.output-is-folder", path=text)
-        raise RefusedError(failure("E10022", text, name, cann=cann, advice=advice))
+        raise AtcRefusedError(failure("E10022", text, name, cann=cann, advice=advice))
     if not _GOOD_PATH.fullmatch(text.replace("\\", "/").replace(":", "") if os.name == "nt" else text):
-        raise RefusedError(failure("E10001", text, f"--{name}", _BAD_PATH, cann=cann, advice=say("atc.path")))
+        raise AtcRefusedError(failure("E10001", text, f"--{name}", _BAD_PATH, cann=cann, advice=say("atc.path")))
     try:
         place = Path(os.path.abspath(folder / text))  # noqa: PTH100 - resolve() would follow the file itself
         if place.exists():
@@ -153,34 +153,34 @@ def check_output(text: str, name: str, folder: Path, cann: str) -> None:
         good, number = False, error.errno or errno.EINVAL
     if not good:
         reason = f"[Errno {number}] {os.strerror(number)}."
-        raise RefusedError(failure("E10001", text, f"--{name}", reason, cann=cann))
+        raise AtcRefusedError(failure("E10001", text, f"--{name}", reason, cann=cann))
 
 
 def _check_format(flags: Flags) -> None:
     allowed, reason = _FORMATS.get(flags.framework, ((), ""))
     if flags["input_format"] and allowed and flags["input_format"] not in allowed:
-        raise RefusedError(failure("E10001", flags["input_format"], "--input_format", reason, cann=flags.cann))
+        raise AtcRefusedError(failure("E10001", flags["input_format"], "--input_format", reason, cann=flags.cann))
 
 
 def _check_precision(flags: Flags, folder: Path) -> None:
     cann = flags.cann
     if flags["optypelist_for_implmode"] and not flags["op_select_implmode"]:
         names = "Parameters --op_select_implmode and --optypelist_for_implmode must be set at the same time."
-        raise RefusedError(failure("E10001", flags["op_select_implmode"], "--op_select_implmode", names, cann=cann))
+        raise AtcRefusedError(failure("E10001", flags["op_select_implmode"], "--op_select_implmode", names, cann=cann))
     if flags["op_precision_mode"]:
         check_readable("op_precision_mode", flags, folder)
     if flags["is_weight_clip"] not in ("", "0", "1"):
-        raise RefusedError(failure("E10006", flags["is_weight_clip"], "is_weight_clip", cann=cann))
+        raise AtcRefusedError(failure("E10006", flags["is_weight_clip"], "is_weight_clip", cann=cann))
     if flags["precision_mode"] and flags["precision_mode_v2"]:
         advice = say("atc.two-precision-modes")
-        raise RefusedError(failure("E10056", "--precision_mode", "--precision_mode_v2", cann=cann, advice=advice))
+        raise AtcRefusedError(failure("E10056", "--precision_mode", "--precision_mode_v2", cann=cann, advice=advice))
     if flags["modify_mixlist"]:
         mode = flags["precision_mode"] or flags["precision_mode_v2"]
         if mode not in MIX_MODES:
             reason = "Parameter --modify_mixlist can only be set with a mixed precision mode."
             advice = say("atc.mixlist-without-mix", mode=mode or "force_fp16")
             problem = failure("E10001", flags["modify_mixlist"], "--modify_mixlist", reason, cann=cann, advice=advice)
-            raise RefusedError(problem)
+            raise AtcRefusedError(problem)
         check_readable("modify_mixlist", flags, folder)
 
 
@@ -188,21 +188,21 @@ def _check_rest(flags: Flags, folder: Path) -> None:
     cann = flags.cann
     if flags["insert_op_conf"] and flags["dynamic_dims"]:
         reason = "The dynamic dims function does not support AIPP."
-        raise RefusedError(failure("E10001", flags["insert_op_conf"], "--insert_op_conf", reason, cann=cann))
+        raise AtcRefusedError(failure("E10001", flags["insert_op_conf"], "--insert_op_conf", reason, cann=cann))
     for name in ("cal_conf", "op_name_map", "insert_op_conf"):
         if flags[name]:
             check_readable(name, flags, folder)
     if flags["enable_compress_weight"] not in ("true", "false"):
-        raise RefusedError(failure("E10005", flags["enable_compress_weight"], "enable_compress_weight", cann=cann))
+        raise AtcRefusedError(failure("E10005", flags["enable_compress_weight"], "enable_compress_weight", cann=cann))
     if flags["enable_compress_weight"] == "true" and flags["compress_weight_conf"]:
-        raise RefusedError(failure("E10047", "enable_compress_weight", "compress_weight_conf", cann=cann))
+        raise AtcRefusedError(failure("E10047", "enable_compress_weight", "compress_weight_conf", cann=cann))
     for name in ("compress_weight_conf", "keep_dtype", "customize_dtypes"):
         if flags[name]:
             check_readable(name, flags, folder)
     if "check_report" in flags:
         check_output(flags["check_report"], "check_report", folder, cann)
     for problem in _switches(flags):
-        raise RefusedError(problem)
+        raise AtcRefusedError(problem)
 
 
 def _switches(flags: Flags) -> Iterator[AtcFailure]:

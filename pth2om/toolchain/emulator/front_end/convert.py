@@ -20,7 +20,7 @@ from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel, Report
 from pth2om.toolchain.emulator.front_end.raw_options import with_raw_options
 from pth2om.toolchain.emulator.front_end.shapes import GEAR_FLAGS, InputShapes, check_gears, parse_static
-from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure, hidden
+from pth2om.toolchain.emulator.front_end.texts import AtcFailure, AtcRefusedError, failure, hidden
 
 ONNX = 5
 
@@ -57,7 +57,7 @@ def convert(flags: Flags, folder: Path, *, write: bool = True) -> Conversion:
         The parsed model and what was noticed.
 
     Raises:
-        RefusedError: ATC stops, with its messages.
+        AtcRefusedError: ATC stops, with its messages.
         AtcError: a framework other than ONNX, whose parser is not emulated.
     """
     flags = with_raw_options(flags, folder)
@@ -75,10 +75,10 @@ def convert(flags: Flags, folder: Path, *, write: bool = True) -> Conversion:
     try:
         model = onnx_model.load(path, flags.cann)
         parsed = onnx_model.precheck(model, flags.cann, report)
-    except RefusedError as refused:
+    except AtcRefusedError as refused:
         if write and (flags.mode == 3 or any(entry["result"] == "failed" for entry in report.entries)):
             write_report(flags, folder, report)
-        raise RefusedError(*refused.failures, *_trace(flags)) from None
+        raise AtcRefusedError(*refused.failures, *_trace(flags)) from None
     done.parsed = parsed
     if flags.mode == 3:
         if write:
@@ -88,8 +88,8 @@ def convert(flags: Flags, folder: Path, *, write: bool = True) -> Conversion:
         onnx_model.build(parsed, path.parent, flags.cann, done.shapes.static)
         outputs.check_names(flags, parsed, done.shapes)
         outputs.check_out_nodes(flags, parsed, wanted)
-    except RefusedError as refused:
-        raise RefusedError(*refused.failures, *_trace(flags)) from None
+    except AtcRefusedError as refused:
+        raise AtcRefusedError(*refused.failures, *_trace(flags)) from None
     outputs.check_output_type(flags, wanted)
     _check_aipp(flags, folder, parsed, done)
     check_gears(done.shapes, flags.cann)
@@ -103,13 +103,13 @@ def check_soc(flags: Flags) -> None:
     """The name of the SoC, and the cores asked of it.
 
     Raises:
-        RefusedError: EE1011 (EE1001), E20101 or E20103.
+        AtcRefusedError: EE1011 (EE1001), E20101 or E20103.
     """
     name, cann = flags["soc_version"], flags.cann
     advice = soc_problem(name, cann)
     if advice is not None:
         reason = "The input SoC version is not supported."
-        raise RefusedError(failure("EE1011", name, reason, cann=cann, advice=advice))
+        raise AtcRefusedError(failure("EE1011", name, reason, cann=cann, advice=advice))
     cores = flags["aicore_num"]
     if cores:
         _check_cores(cores, name, cann)
@@ -119,7 +119,7 @@ def write_report(flags: Flags, folder: Path, report: Report) -> Path:
     """Write ``check_result.json`` (or ``--check_report``) by a temporary file beside it.
 
     Raises:
-        RefusedError: E10001 with the system's reason.
+        AtcRefusedError: E10001 with the system's reason.
     """
     target = folder / flags["check_report"]
     if "check_report" not in flags and os.environ.get("ASCEND_WORK_PATH"):
@@ -132,14 +132,14 @@ def write_json(target: Path, data: object, flag: str, cann: str) -> None:
     """Write JSON by a temporary file beside the target.
 
     Raises:
-        RefusedError: E10001 for `flag`, with the system's reason.
+        AtcRefusedError: E10001 for `flag`, with the system's reason.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, json.dumps(data, indent=4, ensure_ascii=False))
     except OSError as error:
         reason = f"[Errno {error.errno}] {os.strerror(error.errno or 5)}."
-        raise RefusedError(failure("E10001", target, f"--{flag}", reason, cann=cann)) from None
+        raise AtcRefusedError(failure("E10001", target, f"--{flag}", reason, cann=cann)) from None
 
 
 def _trace(flags: Flags) -> list[AtcFailure]:
@@ -154,11 +154,11 @@ def _check_cores(text: str, name: str, cann: str) -> None:
     match = re.fullmatch(r"([0-9]{0,6})\|([0-9]{0,6})", text)
     if match is None or not (match[1] or match[2]):
         reason = 'The value must be formatted as "cube cores|vector cores"'
-        raise RefusedError(failure("E20101", text, "--aicore_num", reason, cann=cann))
+        raise AtcRefusedError(failure("E20101", text, "--aicore_num", reason, cann=cann))
     cores = (soc.cube_cores, soc.vector_cores) if soc else (None, None)
     for count, most in zip(match.groups(), cores, strict=True):
         if count and most and not 0 < int(count) <= most:
-            raise RefusedError(failure("E20103", count, "--aicore_num", most, cann=cann))
+            raise AtcRefusedError(failure("E20103", count, "--aicore_num", most, cann=cann))
 
 
 def _check_aipp(flags: Flags, folder: Path, parsed: ParsedModel, done: Conversion) -> None:
@@ -174,7 +174,7 @@ def _check_soundness(flags: Flags, path: Path, parsed: ParsedModel, shapes: Inpu
     """What ATC's shape inference refuses when it prepares the graph, at the shape or at every gear.
 
     Raises:
-        RefusedError: the judgement that the pre-flight gives too, under ATC's own line.
+        AtcRefusedError: the judgement that the pre-flight gives too, under ATC's own line.
     """
     from pth2om.preflight.soundness import judge, profiles_of
 
@@ -183,14 +183,14 @@ def _check_soundness(flags: Flags, path: Path, parsed: ParsedModel, shapes: Inpu
     for finding in judge(path, parsed.model, profiles):
         kind = finding.message.values.get("kind")
         line = f"Call InferShapeAndType for node:{finding.node}({kind}) failed" if kind else "Graph sort failed."
-        raise RefusedError(failure("E19999", line, cann=flags.cann, node=finding.node, advice=finding.message))
+        raise AtcRefusedError(failure("E19999", line, cann=flags.cann, node=finding.node, advice=finding.message))
 
 
 def _check_graph(flags: Flags, path: Path, parsed: ParsedModel, done: Conversion) -> None:
     """The graph by the rules of pre-flight, which ``check`` and an acceptance run apply too.
 
     Raises:
-        RefusedError: an error that a compilation ends with. The rules do not know ATC's text for it.
+        AtcRefusedError: an error that a compilation ends with. The rules do not know ATC's text for it.
     """
     from pth2om.preflight import NOT_OF_THE_COMPILER, check_loaded
 
@@ -199,7 +199,7 @@ def _check_graph(flags: Flags, path: Path, parsed: ParsedModel, done: Conversion
     findings = check_loaded(parsed.model, path, options=options, cann=flags.cann)
     wrong = [found for found in findings if found.severity == "error" and found.rule not in NOT_OF_THE_COMPILER]
     if wrong:
-        raise RefusedError(*(hidden(found.node, found.message) for found in wrong))
+        raise AtcRefusedError(*(hidden(found.node, found.message) for found in wrong))
     done.notes += [found.message for found in findings if found.rule in _SAID]
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from pth2om.language import Message, say
 from pth2om.toolchain.emulator.front_end.flags import Flags
-from pth2om.toolchain.emulator.front_end.texts import RefusedError, failure
+from pth2om.toolchain.emulator.front_end.texts import AtcRefusedError, failure
 
 IMPLEMENTATIONS = frozenset(
     {
@@ -36,7 +36,7 @@ def check_files(flags: Flags, folder: Path) -> None:
     """The contents of the engine files.
 
     Raises:
-        RefusedError: E21001, E21002 or E10001.
+        AtcRefusedError: E21001, E21002 or E10001.
     """
     if flags["op_precision_mode"]:
         read_op_precision(folder / flags["op_precision_mode"], flags.cann)
@@ -50,7 +50,7 @@ def read_op_precision(path: Path, cann: str = "9.x") -> dict[str, dict[str, str]
     """Sections ``ByOpType`` and ``ByNodeName`` of an ``op_precision_mode`` file, name to implementation.
 
     Raises:
-        RefusedError: E21002 with the line.
+        AtcRefusedError: E21002 with the line.
     """
     sections: dict[str, dict[str, str]] = {}
     current: dict[str, str] | None = None
@@ -78,7 +78,7 @@ def read_mixlist(path: Path, cann: str = "9.x") -> dict[str, dict[str, list[str]
     """``black-list``, ``white-list`` and ``gray-list`` of a mixed precision file, each ``to-add`` and ``to-remove``.
 
     Raises:
-        RefusedError: E21002 naming the key, or an operator that is in two lists.
+        AtcRefusedError: E21002 naming the key, or an operator that is in two lists.
     """
     data = _json(path, cann)
     if not isinstance(data, dict):
@@ -152,7 +152,7 @@ def _text(path: Path, cann: str) -> str:
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
             _wrong(path, "the file is not UTF-8 text", cann)
-        raise RefusedError(failure("E21001", path, cann=cann)) from None
+        raise AtcRefusedError(failure("E21001", path, cann=cann)) from None
 
 
 def _json(path: Path, cann: str) -> Any:  # noqa: ANN401 - JSON of any shape
@@ -163,4 +163,4 @@ def _json(path: Path, cann: str) -> Any:  # noqa: ANN401 - JSON of any shape
 
 
 def _wrong(path: Path, reason: str, cann: str) -> NoReturn:
-    raise RefusedError(failure("E21002", path, reason, cann=cann))
+    raise AtcRefusedError(failure("E21002", path, reason, cann=cann))

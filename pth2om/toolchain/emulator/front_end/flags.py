@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pth2om.ascend.atc_options import FLAGS
 from pth2om.toolchain.emulator.front_end.getopt import Reader, formatted
-from pth2om.toolchain.emulator.front_end.texts import RefusedError, failure
+from pth2om.toolchain.emulator.front_end.texts import AtcRefusedError, failure
 
 FRAMEWORKS = "0(Caffe) or 1(MindSpore) or 3(TensorFlow) or 5(Onnx)"
 
@@ -174,7 +174,7 @@ def lex(arguments: Sequence[str], cann: str = "9.x") -> Flags:
 
     Raises:
         LexicalError: an unknown flag, a missing argument or a stray word.
-        RefusedError: a value outside an enumerated flag's table.
+        AtcRefusedError: a value outside an enumerated flag's table.
     """
     given: dict[str, str] = {}
     reader = Reader([formatted(word) for word in arguments], _LONG, "h")
@@ -200,11 +200,11 @@ def check_value(name: str, value: str, cann: str) -> None:
     """The check that every value of a flag goes through as it is set.
 
     Raises:
-        RefusedError: it is outside an enumerated flag's table, or no true or false.
+        AtcRefusedError: it is outside an enumerated flag's table, or no true or false.
     """
     _check_range(name, value, cann)
     if name in _OPTIONAL_ARGUMENT and value.lower() not in _TRUE | _FALSE:
-        raise RefusedError(failure("E10003", value, name, "The value type must be [bool].", cann=cann))
+        raise AtcRefusedError(failure("E10003", value, name, "The value type must be [bool].", cann=cann))
 
 
 def _check_range(name: str, value: str, cann: str) -> None:
@@ -212,11 +212,11 @@ def _check_range(name: str, value: str, cann: str) -> None:
     if allowed is None or value in allowed:
         return
     if name == "framework":
-        raise RefusedError(failure("E10007", "framework", FRAMEWORKS, cann=cann))
+        raise AtcRefusedError(failure("E10007", "framework", FRAMEWORKS, cann=cann))
     if name == "log":
-        raise RefusedError(failure("E10010", value, cann=cann))
+        raise AtcRefusedError(failure("E10010", value, cann=cann))
     if name in _SWITCH_CODE:
-        raise RefusedError(failure("E10006", value, name, cann=cann))
+        raise AtcRefusedError(failure("E10006", value, name, cann=cann))
     choices = " ".join(f"[{choice}]" for choice in allowed)
     reason = f"The value is not within the range of values. The valid range is {choices}."
-    raise RefusedError(failure("E10001", value, f"--{name}", reason, cann=cann))
+    raise AtcRefusedError(failure("E10001", value, f"--{name}", reason, cann=cann))

@@ -19,7 +19,7 @@ from pth2om.language import Message, say
 from pth2om.onnxfile import reading, walking
 from pth2om.onnxfile.types import element_name
 from pth2om.onnxfile.walking import NamedNode
-from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure, hidden
+from pth2om.toolchain.emulator.front_end.texts import AtcFailure, AtcRefusedError, failure, hidden
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
@@ -85,23 +85,23 @@ def load(path: Path, cann: str) -> ModelProto:
     """The model's bytes, bounded and parsed.
 
     Raises:
-        RefusedError: E13015 for its size, E13005 for its content, E16004 without a graph.
+        AtcRefusedError: E13015 for its size, E13005 for its content, E16004 without a graph.
     """
     try:
         size = path.stat().st_size
         if not 0 < size <= reading.PROTOBUF_LIMIT:
-            raise RefusedError(failure("E13015", path, size, reading.PROTOBUF_LIMIT, cann=cann))
+            raise AtcRefusedError(failure("E13015", path, size, reading.PROTOBUF_LIMIT, cann=cann))
         data = path.read_bytes()
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO)
-        raise RefusedError(failure("E13001", path, reason, cann=cann)) from None
+        raise AtcRefusedError(failure("E13001", path, reason, cann=cann)) from None
     try:
         model = reading.parse(data)
     except reading.NotOnnxError:
         inner = failure("E19999", f"Read onnx model file:{path} failed.", cann=cann)
-        raise RefusedError(failure("E13005", path, cann=cann, advice=say("atc.not-onnx")), inner) from None
+        raise AtcRefusedError(failure("E13005", path, cann=cann, advice=say("atc.not-onnx")), inner) from None
     if not model.HasField("graph"):
-        raise RefusedError(failure("E16004", cann=cann))
+        raise AtcRefusedError(failure("E16004", cann=cann))
     return model
 
 
@@ -114,7 +114,7 @@ def precheck(model: ModelProto, cann: str, report: Report) -> ParsedModel:
         report: filled with what was looked at.
 
     Raises:
-        RefusedError: with all messages of the pre-check.
+        AtcRefusedError: with all messages of the pre-check.
     """
     nodes = tuple(walking.named_nodes(model))
     _check_branches(nodes, cann)
@@ -122,7 +122,7 @@ def precheck(model: ModelProto, cann: str, report: Report) -> ParsedModel:
     for name, found in (("input", graph.input), ("output", graph.output)):
         if not found:
             advice = say(f"atc.no-{name}")
-            raise RefusedError(failure("E16001", name, cann=cann, advice=advice))
+            raise AtcRefusedError(failure("E16001", name, cann=cann, advice=advice))
     problems: list[AtcFailure] = []
     constants = {tensor.name for tensor in graph.initializer}
     keys = _Keys(model, cann)
@@ -130,7 +130,7 @@ def precheck(model: ModelProto, cann: str, report: Report) -> ParsedModel:
         own = [item for item in nodes if item.graph == place]
         problems += _precheck_graph(part, own, keys, report, root=place == 0)
     if problems:
-        raise RefusedError(*problems)
+        raise AtcRefusedError(*problems)
     inputs = {value.name: (_element_type(value), _sizes(value)) for value in graph.input if value.name not in constants}
     return ParsedModel(model, nodes, inputs, tuple(value.name for value in graph.output))
 
@@ -145,11 +145,11 @@ def build(parsed: ParsedModel, folder: Path, cann: str, overrides: Mapping[str, 
         overrides: static shapes of ``--input_shape``.
 
     Raises:
-        RefusedError: with the messages of that step.
+        AtcRefusedError: with the messages of that step.
     """
     problems = [*_input_problems(parsed, cann, overrides), *_constant_problems(parsed, cann, folder)]
     if problems:
-        raise RefusedError(*problems)
+        raise AtcRefusedError(*problems)
     from pth2om.preflight.plugins import refusals
 
     refused = [
@@ -157,10 +157,10 @@ def build(parsed: ParsedModel, folder: Path, cann: str, overrides: Mapping[str, 
         for item, message in refusals(parsed.model, parsed.nodes)
     ]
     if refused:
-        raise RefusedError(*refused)
+        raise AtcRefusedError(*refused)
     problems = list(_output_problems(parsed, cann))
     if problems:
-        raise RefusedError(*problems)
+        raise AtcRefusedError(*problems)
 
 
 class _Keys:
@@ -177,13 +177,13 @@ class _Keys:
         """Domain and opset of a node.
 
         Raises:
-            RefusedError: E16005 where the generation takes one opset import only, or a domain without a version.
+            AtcRefusedError: E16005 where the generation takes one opset import only, or a domain without a version.
         """
         domain = item.node.domain
         if not domain and self.single_domain:
             if self.fields != 1:
                 advice = say("atc.two-domains", domains=", ".join(sorted(self.imports)) or "-")
-                raise RefusedError(failure("E16005", self.fields, cann=self.cann, advice=advice))
+                raise AtcRefusedError(failure("E16005", self.fields, cann=self.cann, advice=advice))
             return next(iter(self.imports.items()))
         domain = domain or "ai.onnx"
         if domain not in self.imports:
@@ -194,7 +194,7 @@ class _Keys:
                 advice = say("atc.domain-without-version", domain=domain, node=item.name)
             else:
                 advice = say("atc.domain-without-version-foreign", domain=domain, node=item.name)
-            raise RefusedError(failure("E19999", text, cann=self.cann, node=item.name, advice=advice))
+            raise AtcRefusedError(failure("E19999", text, cann=self.cann, node=item.name, advice=advice))
         return domain, self.imports[domain]
 
 
@@ -204,11 +204,11 @@ def _check_branches(nodes: tuple[NamedNode, ...], cann: str) -> None:
             continue
         if len(item.node.attribute) != 2:
             text = f"Invalid graph, if node attribute size:{len(item.node.attribute)} must be 2."
-            raise RefusedError(failure("E19999", text, cann=cann, node=item.name))
+            raise AtcRefusedError(failure("E19999", text, cann=cann, node=item.name))
         for attribute in item.node.attribute:
             if attribute.name not in ("then_branch", "else_branch"):
                 text = f"Invalid attribute name:{attribute.name}."
-                raise RefusedError(failure("E19999", text, cann=cann, node=item.name))
+                raise AtcRefusedError(failure("E19999", text, cann=cann, node=item.name))
 
 
 def _precheck_graph(
@@ -220,9 +220,9 @@ def _precheck_graph(
     for item in nodes:
         try:
             domain, opset = keys.key(item)
-        except RefusedError as refused:
+        except AtcRefusedError as refused:
             # ATC stops at the first such node, after what it had reported until then.
-            raise RefusedError(*problems, *refused.failures) from None
+            raise AtcRefusedError(*problems, *refused.failures) from None
         kind = f"{domain}::{opset}::{item.node.op_type}"
         entry = report.add(item.name, kind)
         by_name.setdefault(item.name, []).append(entry)

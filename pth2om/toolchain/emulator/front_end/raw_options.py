@@ -13,7 +13,7 @@ from typing import Any
 
 from pth2om.ascend.atc_options import FLAGS
 from pth2om.toolchain.emulator.front_end.flags import Flags, check_value
-from pth2om.toolchain.emulator.front_end.texts import RefusedError, failure
+from pth2om.toolchain.emulator.front_end.texts import AtcRefusedError, failure
 
 _LEVELS = ("global", "session", "graph")
 _EXPLICIT = ("model", "output", "framework", "soc_version")
@@ -50,7 +50,7 @@ def with_raw_options(flags: Flags, folder: Path) -> Flags:
         folder: where relative paths begin.
 
     Raises:
-        RefusedError: E13001, E10032, E10055, E10001, or the code of a value.
+        AtcRefusedError: E13001, E10032, E10055, E10001, or the code of a value.
     """
     text, cann = flags["raw_ge_options"], flags.cann
     if not text:
@@ -65,7 +65,7 @@ def with_raw_options(flags: Flags, folder: Path) -> Flags:
             if ignored:
                 continue
             reason = f"RawGeOptions[{option}:{value}] in level [{level}] is not supported in ATC. Please do not set it."
-            raise RefusedError(failure("E10055", reason, cann=cann))
+            raise AtcRefusedError(failure("E10055", reason, cann=cann))
         check_value(name, value, cann)
     for option, (value, _) in sorted(_read(folder / text, text, cann).items()):
         name = flag_of(option)
@@ -73,7 +73,7 @@ def with_raw_options(flags: Flags, folder: Path) -> Flags:
             continue
         if name in _EXPLICIT:
             reason = "This option must be set explicitly by command line and cannot be replaced by raw_ge_options."
-            raise RefusedError(failure("E10001", value, f"--{name}", reason, cann=cann))
+            raise AtcRefusedError(failure("E10001", value, f"--{name}", reason, cann=cann))
         given[name] = value
     return Flags(given, cann)
 
@@ -84,23 +84,23 @@ def _read(path: Path, text: str, cann: str) -> dict[str, tuple[str, str]]:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise RefusedError(failure("E13001", text, reason, cann=cann)) from None
+        raise AtcRefusedError(failure("E13001", text, reason, cann=cann)) from None
     try:
         read: Any = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise RefusedError(failure("E10032", text, str(error)[:200], cann=cann)) from None
+        raise AtcRefusedError(failure("E10032", text, str(error)[:200], cann=cann)) from None
     groups = read.get("compile options") if isinstance(read, dict) else None
     if not isinstance(groups, dict):
-        raise RefusedError(failure("E10055", f'{text} has no object "compile options"', cann=cann))
+        raise AtcRefusedError(failure("E10055", f'{text} has no object "compile options"', cann=cann))
     for level, group in groups.items():
         if level not in _LEVELS or not isinstance(group, dict):
             reason = f'{text}: "compile options" holds the objects global, session and graph, not {level!r}'
-            raise RefusedError(failure("E10055", reason, cann=cann))
+            raise AtcRefusedError(failure("E10055", reason, cann=cann))
     found: dict[str, tuple[str, str]] = {}
     for level in _LEVELS:
         for option, value in groups.get(level, {}).items():
             if not option or not isinstance(value, str):
                 reason = f"{text}: the value of option {option!r} in level {level} must be a string"
-                raise RefusedError(failure("E10055", reason, cann=cann))
+                raise AtcRefusedError(failure("E10055", reason, cann=cann))
             found[option] = (value, level)
     return found

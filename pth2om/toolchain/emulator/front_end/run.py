@@ -29,7 +29,7 @@ from pth2om.toolchain.emulator.front_end.texts import (
     SUCCESS,
     TEXTS,
     AtcFailure,
-    RefusedError,
+    AtcRefusedError,
     block,
     failure,
 )
@@ -119,7 +119,7 @@ def run_atc(
         if stderr is not None:
             print(visible_lines(str(error)), file=stderr)
         return _refused(console, (), cann, notes=(say("atc.lexer", reason=_said(error)),))
-    except RefusedError as refused:
+    except AtcRefusedError as refused:
         console.print(BANNER)
         return _refused(console, refused.failures, cann, dots=True)
     if "help" in flags:
@@ -133,7 +133,7 @@ def run_atc(
         )
     try:
         outcome = _dispatch(flags, folder)
-    except RefusedError as refused:
+    except AtcRefusedError as refused:
         return _refused(console, refused.failures, cann, dots=True)
     if generation(cann) > 7:
         console.print("...")
@@ -163,7 +163,7 @@ def check_model(options: AtcOptions, cann: str = "9.x", cwd: Path | None = None)
     """
     try:
         convert(lex(options.command_line()[1:], cann), (cwd or Path()).absolute(), write=False)
-    except RefusedError as refused:
+    except AtcRefusedError as refused:
         return list(refused.failures)
     except LexicalError as error:
         raise AtcError("atc.lexer", reason=_said(error)) from None
@@ -228,10 +228,10 @@ def _dispatch(written: Flags, folder: Path) -> _Outcome:
         return _show_om(flags, folder)
     for name in ("om", "json"):
         if not flags[name]:
-            raise RefusedError(failure("E10004", name, cann=flags.cann))
+            raise AtcRefusedError(failure("E10004", name, cann=flags.cann))
     if not flags["om"].endswith(".txt"):
         reason = "The file must be a text graph (.txt)."
-        raise RefusedError(failure("E10001", flags["om"], "--om", reason, cann=flags.cann))
+        raise AtcRefusedError(failure("E10001", flags["om"], "--om", reason, cann=flags.cann))
     raise AtcError("atc.mode-not-emulated", mode=flags.mode)
 
 
@@ -240,22 +240,22 @@ def _single_operator(flags: Flags, folder: Path) -> _Outcome:
     argument_checks.check_early(flags)
     if "framework" in flags:
         reason = "It cannot be set together with --singleop."
-        raise RefusedError(failure("E10001", flags["framework"], "--framework", reason, cann=cann))
+        raise AtcRefusedError(failure("E10001", flags["framework"], "--framework", reason, cann=cann))
     for name in ("output", "soc_version"):
         if not flags[name]:
-            raise RefusedError(failure("E10054", f"--{name}", cann=cann, advice=say("atc.required", flag=name)))
+            raise AtcRefusedError(failure("E10054", f"--{name}", cann=cann, advice=say("atc.required", flag=name)))
     path = folder / text
     if not path.is_file():
-        raise RefusedError(failure("E10023", text, cann=cann))
+        raise AtcRefusedError(failure("E10023", text, cann=cann))
     try:
         data = json.loads(path.read_bytes())
     except OSError:
-        raise RefusedError(failure("E10024", text, cann=cann)) from None
+        raise AtcRefusedError(failure("E10024", text, cann=cann)) from None
     except (ValueError, RecursionError) as error:
-        raise RefusedError(failure("E10025", path, str(error)[:200], cann=cann)) from None
+        raise AtcRefusedError(failure("E10025", path, str(error)[:200], cann=cann)) from None
     operators = data if isinstance(data, list) else [data]
     if any(not (isinstance(item, dict) and item.get("op")) for item in operators):
-        raise RefusedError(failure("E10026", cann=cann))
+        raise AtcRefusedError(failure("E10026", cann=cann))
     check_soc(flags)
     return _Outcome(last=say("atc.emulated", cann=cann))
 
@@ -265,10 +265,10 @@ def _to_json(flags: Flags, folder: Path) -> _Outcome:
     cann = flags.cann
     if "framework" in flags and flags.framework not in (0, 3, 5):
         reason = "The value must be 0(Caffe) or 3(TensorFlow) or 5(Onnx)."
-        raise RefusedError(failure("E10001", flags.framework, "--framework", reason, cann=cann))
+        raise AtcRefusedError(failure("E10001", flags.framework, "--framework", reason, cann=cann))
     for name in ("om", "json"):
         if not flags[name]:
-            raise RefusedError(failure("E10004", name, cann=cann))
+            raise AtcRefusedError(failure("E10004", name, cann=cann))
     source = argument_checks.check_readable("om", flags, folder)
     argument_checks.check_output(flags["json"], "json", folder, cann)
     if "framework" not in flags:
@@ -296,9 +296,9 @@ def _graph_json(path: Path, cann: str) -> dict[str, Any]:
 def _show_om(flags: Flags, folder: Path) -> _Outcome:
     cann = flags.cann
     if not flags["om"]:
-        raise RefusedError(failure("E10004", "om", cann=cann))
+        raise AtcRefusedError(failure("E10004", "om", cann=cann))
     if "framework" in flags:
-        raise RefusedError(failure("E10057", "om", "mode", cann=cann))
+        raise AtcRefusedError(failure("E10057", "om", "mode", cann=cann))
     return _Outcome(shown=_om_lines(argument_checks.check_readable("om", flags, folder), cann))
 
 
@@ -308,7 +308,7 @@ def _om_json(path: Path, cann: str) -> dict[str, Any]:
     try:
         return model_json(read_om(path))
     except OmFileError as error:
-        raise RefusedError(failure("E10041", path, cann=cann, advice=error.message)) from None
+        raise AtcRefusedError(failure("E10041", path, cann=cann, advice=error.message)) from None
 
 
 def _om_lines(path: Path, cann: str) -> list[str]:
@@ -317,4 +317,4 @@ def _om_lines(path: Path, cann: str) -> list[str]:
     try:
         return model_info_text(read_om(path)).splitlines()
     except OmFileError as error:
-        raise RefusedError(failure("E10041", path, cann=cann, advice=error.message)) from None
+        raise AtcRefusedError(failure("E10041", path, cann=cann, advice=error.message)) from None

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pth2om.ascend.shapes import Kind, Range, ShapeError, is_number, range_shapes, static_shapes
 from pth2om.ascend.shapes import is_range as is_range_text
 from pth2om.toolchain.emulator.front_end.flags import Flags
-from pth2om.toolchain.emulator.front_end.texts import AtcFailure, RefusedError, failure
+from pth2om.toolchain.emulator.front_end.texts import AtcFailure, AtcRefusedError, failure
 
 GEAR_FLAGS = ("dynamic_batch_size", "dynamic_image_size", "dynamic_dims")
 
@@ -71,18 +71,18 @@ def check_flags(flags: Flags) -> InputShapes:
         Gears and the shapes that belong to them, or ranges; nothing for a static shape, which is read later.
 
     Raises:
-        RefusedError: with ATC's code.
+        AtcRefusedError: with ATC's code.
     """
     cann = flags.cann
     ranged = is_range(flags) or bool(flags["input_shape_range"])
     chosen = [name for name in GEAR_FLAGS if flags[name]]
     if len(chosen) + ranged > 1:
-        raise RefusedError(failure("E10009", cann=cann))
+        raise AtcRefusedError(failure("E10009", cann=cann))
     if chosen:
         if "~" in flags["input_shape"]:
-            raise RefusedError(failure("E10040", cann=cann))
+            raise AtcRefusedError(failure("E10040", cann=cann))
         if not flags["input_shape"]:
-            raise RefusedError(failure("E10004", "input_shape", cann=cann))
+            raise AtcRefusedError(failure("E10004", "input_shape", cann=cann))
         shapes = parse_static(flags["input_shape"], cann, dynamic=True)
         if chosen[0] == "dynamic_batch_size":
             gears = _batch_gears(flags["dynamic_batch_size"], shapes, cann)
@@ -104,19 +104,19 @@ def parse_static(text: str, cann: str = "9.x", *, dynamic: bool = False) -> dict
     """`pth2om.ascend.shapes.static_shapes` in ATC's words.
 
     Raises:
-        RefusedError: with ATC's code.
+        AtcRefusedError: with ATC's code.
     """
     try:
         return static_shapes(text, open_sizes=dynamic)
     except ShapeError as error:
-        raise RefusedError(_static_failure(error, cann), _unparsed(text, cann)) from None
+        raise AtcRefusedError(_static_failure(error, cann), _unparsed(text, cann)) from None
 
 
 def parse_ranges(text: str, cann: str = "9.x", *, brackets: bool = False) -> dict[str, tuple[Range, ...]]:
     """`pth2om.ascend.shapes.range_shapes` in ATC's words.
 
     Raises:
-        RefusedError: with ATC's code.
+        AtcRefusedError: with ATC's code.
     """
     try:
         return range_shapes(text, brackets=brackets)
@@ -124,30 +124,30 @@ def parse_ranges(text: str, cann: str = "9.x", *, brackets: bool = False) -> dic
         advice = error.message if error.kind in _ADVISED or "[" in error.entry else None
         if error.kind in ("letters", "empty-name"):
             reason = "It is not a digit" if error.kind == "letters" else "The input name is empty"
-            raise RefusedError(failure("E10002", text, reason, _RANGE_SAMPLE, cann=cann, advice=advice)) from None
+            raise AtcRefusedError(failure("E10002", text, reason, _RANGE_SAMPLE, cann=cann, advice=advice)) from None
         reason = _RANGE_REASONS[error.kind]
-        raise RefusedError(failure("E10048", text, reason, _RANGE_SAMPLE, cann=cann, advice=advice)) from None
+        raise AtcRefusedError(failure("E10048", text, reason, _RANGE_SAMPLE, cann=cann, advice=advice)) from None
 
 
 def check_gears(shapes: InputShapes, cann: str = "9.x") -> None:
     """The checks of profiles that ATC makes when it prepares the graph (``multi_batch_options.cc``).
 
     Raises:
-        RefusedError: fewer than two, of unequal length, negative or repeated.
+        AtcRefusedError: fewer than two, of unequal length, negative or repeated.
     """
     gears = shapes.gears
     if not shapes.by:
         return
     if len(gears) < 2:
-        raise RefusedError(failure("E10035", len(gears), 2, cann=cann))
+        raise AtcRefusedError(failure("E10035", len(gears), 2, cann=cann))
     for first, second in pairwise(gears):
         if len(first) != len(second):
-            raise RefusedError(failure("E10037", len(first), len(second), cann=cann))
+            raise AtcRefusedError(failure("E10037", len(first), len(second), cann=cann))
     negative = next((size for gear in gears for size in gear if size < 0), None)
     if negative is not None:
-        raise RefusedError(failure("E10038", negative, cann=cann))
+        raise AtcRefusedError(failure("E10038", negative, cann=cann))
     if len(set(gears)) != len(gears):
-        raise RefusedError(failure("E10039", cann=cann))
+        raise AtcRefusedError(failure("E10039", cann=cann))
 
 
 def _static_failure(error: ShapeError, cann: str) -> AtcFailure:
@@ -169,17 +169,17 @@ def _batch_gears(text: str, shapes: Mapping[str, Sequence[int]], cann: str) -> t
     found = False
     for sizes in shapes.values():
         if not sizes:
-            raise RefusedError(failure("E10012", cann=cann))
+            raise AtcRefusedError(failure("E10012", cann=cann))
         if sizes[0] >= 0:
             continue
         found = True
         for place, size in enumerate(sizes[1:], 1):
             if size < 0:
-                raise RefusedError(failure("E10018", size, place, cann=cann))
+                raise AtcRefusedError(failure("E10018", size, place, cann=cann))
     if not found:
-        raise RefusedError(failure("E10031", cann=cann))
+        raise AtcRefusedError(failure("E10031", cann=cann))
     if any(letter not in "0123456789," for letter in text):
-        raise RefusedError(
+        raise AtcRefusedError(
             failure("E10003", text, "dynamic_batch_size", 'It can only contain digits and ",".', cann=cann)
         )
     return _groups(text.removesuffix(","), ",", ",", "dynamic_batch_size", cann)
@@ -190,19 +190,19 @@ def _image_gears(flags: Flags, shapes: Mapping[str, Sequence[int]]) -> tuple[tup
     layout = flags["input_format"] or "NCHW"
     if layout not in ("NCHW", "NHWC"):
         reason = "When --dynamic_image_size is set, the input format only supports NCHW or NHWC."
-        raise RefusedError(failure("E10003", layout, "input_format", reason, cann=cann))
+        raise AtcRefusedError(failure("E10003", layout, "input_format", reason, cann=cann))
     places = (2, 3) if layout == "NCHW" else (1, 2)
     dynamic = [sizes for sizes in shapes.values() if any(size < 0 for size in sizes)]
     if not dynamic or any(
         len(sizes) != 4 or tuple(place for place, size in enumerate(sizes) if size < 0) != places for sizes in dynamic
     ):
-        raise RefusedError(failure("E10019", cann=cann))
+        raise AtcRefusedError(failure("E10019", cann=cann))
     if any(letter not in "0123456789, ;" for letter in text):
         reason = 'It can only contain digits, "," and ";".'
-        raise RefusedError(failure("E10003", text, "dynamic_image_size", reason, cann=cann))
+        raise AtcRefusedError(failure("E10003", text, "dynamic_image_size", reason, cann=cann))
     gears = _groups(text.removesuffix(";"), ";", ",", "dynamic_image_size", cann)
     if any(len(gear) != 2 for gear in gears):
-        raise RefusedError(failure("E10020", text, cann=cann))
+        raise AtcRefusedError(failure("E10020", text, cann=cann))
     return gears
 
 
@@ -210,17 +210,17 @@ def _dims_gears(text: str, shapes: Mapping[str, Sequence[int]], cann: str) -> tu
     count = sum(size < 0 for sizes in shapes.values() for size in sizes)
     if count == 0:
         reason = "At least one dimension of --input_shape must be -1 when --dynamic_dims is set."
-        raise RefusedError(failure("E10001", 0, "--input_shape's dynamic dim num", reason, cann=cann))
+        raise AtcRefusedError(failure("E10001", 0, "--input_shape's dynamic dim num", reason, cann=cann))
     groups = text.removesuffix(";").split(";")
     for group in groups:
         values = group.split(",")
         if len(values) != count:
             reason = "Each setting needs to be consistent with the number of -1 in the input shape."
-            raise RefusedError(failure("E10003", text, "dynamic_dims", reason, cann=cann))
+            raise AtcRefusedError(failure("E10003", text, "dynamic_dims", reason, cann=cann))
         if not all(values):
-            raise RefusedError(failure("E10058", "dynamic_dims", cann=cann))
+            raise AtcRefusedError(failure("E10058", "dynamic_dims", cann=cann))
         if not all(value.isascii() and value.isdigit() for value in values):
-            raise RefusedError(failure("E10001", text, "--dynamic_dims", "It is not a digit", cann=cann))
+            raise AtcRefusedError(failure("E10001", text, "--dynamic_dims", "It is not a digit", cann=cann))
     return _groups(text.removesuffix(";"), ";", ",", "dynamic_dims", cann)
 
 
@@ -229,9 +229,9 @@ def _groups(text: str, outer: str, inner: str, flag: str, cann: str) -> tuple[tu
     for group in text.split(outer):
         values = [group] if outer == inner else group.split(inner)
         if not all(value.strip().isdigit() for value in values):
-            raise RefusedError(failure("E10014", text, flag, cann=cann))
+            raise AtcRefusedError(failure("E10014", text, flag, cann=cann))
         if any(len(value.strip()) > 18 for value in values):
-            raise RefusedError(failure("E10013", text, flag, cann=cann))
+            raise AtcRefusedError(failure("E10013", text, flag, cann=cann))
         gears.append(tuple(int(value) for value in values))
     return tuple(gears)
 
@@ -243,7 +243,7 @@ def _check_hint(flags: Flags, *, dynamic: bool) -> None:
     cann = flags.cann
     if dynamic:
         reason = "input_hint_shape cannot be set together with a dynamic profile."
-        raise RefusedError(failure("E10001", text, "--input_hint_shape", reason, cann=cann))
+        raise AtcRefusedError(failure("E10001", text, "--input_hint_shape", reason, cann=cann))
     seen = set()
     for entry in text.removesuffix(";").split(";"):
         index, _, sizes = entry.partition(":")
@@ -255,5 +255,5 @@ def _check_hint(flags: Flags, *, dynamic: bool) -> None:
             or not (inside.startswith("[") and inside.endswith("]"))
             or not all(is_number(number.strip()) for number in numbers)
         ):
-            raise RefusedError(failure("E10014", text, "input_hint_shape", cann=cann))
+            raise AtcRefusedError(failure("E10014", text, "input_hint_shape", cann=cann))
         seen.add(index.strip())

@@ -234,7 +234,7 @@ class AtcFailure:
     advice: Message | None = None
 
 
-class RefusedError(Exception):
+class AtcRefusedError(Exception):
     """ATC stops here, with these messages."""
 
     def __init__(self, *failures: AtcFailure) -> None:

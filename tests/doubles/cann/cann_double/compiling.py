@@ -24,7 +24,7 @@ from pth2om.toolchain.emulator.front_end.texts import (
     FAILURE,
     STATUS_FAILED,
     SUCCESS,
-    RefusedError,
+    AtcRefusedError,
     block,
     failure,
 )
@@ -52,14 +52,14 @@ def run(words: Sequence[str], asked: Mapping[str, object]) -> int:
     except LexicalError as error:
         sys.stderr.write(f"{error}\n")
         return _failed("E19999: Inner Error!\n        An unknown error occurred. Please check the log.", dots=False)
-    except RefusedError as refused:
+    except AtcRefusedError as refused:
         return _failed(block(refused.failures, cann))
     if "help" in flags:
         _print("usage: atc <args>")
         return 0
     try:
         convert(flags, Path.cwd())
-    except RefusedError as refused:
+    except AtcRefusedError as refused:
         return _failed(block(refused.failures, cann))
     if flags.mode == 3:
         _print("...", SUCCESS)
