@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from pth2om.data.image import SUFFIXES, Pixels, decode
 from pth2om.data.manifest import Manifest
+from pth2om.data.npz import load_arrays, read_images
 from pth2om.errors import DataError, first_line
 from pth2om.files import is_file, is_folder, write_text
 from pth2om.store import Store, file_digest
 
 _LABEL_BYTES = 256 << 20  # a label file larger than this is not one (all of COCO train2017 is 448 MB, val2017 20 MB)
 _JSON_BYTES = 1 << 30
-_ARRAY_BYTES = 16 << 30
 _WNID = re.compile(r"^n\d{8}$")
 
 
@@ -313,7 +313,7 @@ def _npz(manifest: Manifest, folder: Path) -> Source:
 
     def arrays() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
         if not loaded:
-            loaded.append(_read_npz(path, manifest))
+            loaded.append(read_images(path, manifest))
         return loaded[0]
 
     pixels, labels = arrays()
@@ -335,7 +335,7 @@ def _arrays(manifest: Manifest, folder: Path) -> Source:
     """One array an input, and the labels under ``y``."""
     path = folder / manifest.array_file
     names, _ = _names(manifest, folder)
-    arrays = _loaded(path)
+    arrays = load_arrays(path)
     labels = arrays.pop(manifest.y, None)
     if not arrays:
         raise DataError("data.npz-key", where=str(path), key="(input)", known=manifest.y)
@@ -357,43 +357,6 @@ def _arrays(manifest: Manifest, folder: Path) -> Source:
         archive=path,
         tensors=arrays,
     )
-
-
-def _loaded(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """All arrays of an ``.npz``."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > _ARRAY_BYTES:
-            raise DataError("data.too-large", where=str(path), size=size, limit=_ARRAY_BYTES)
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise DataError("data.npz-unreadable", where=str(path), reason=first_line(error)) from None
-
-
-def _read_npz(path: Path, manifest: Manifest) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
-    data = _loaded(path)
-    if manifest.x not in data:
-        raise DataError("data.npz-key", where=str(path), key=manifest.x, known=", ".join(data))
-    pixels, labels = data[manifest.x], data.get(manifest.y)
-    shape = "x".join(map(str, pixels.shape))
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
-        raise DataError("data.npz-images", where=f"{path}[{manifest.x}]", dtype=str(pixels.dtype), shape=shape)
-    if labels is None:
-        return pixels, None
-    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 3):
-        raise DataError(
-            "data.npz-labels",
-            where=f"{path}[{manifest.y}]",
-            dtype=str(labels.dtype),
-            shape="x".join(map(str, labels.shape)),
-        )
-    if len(labels) != len(pixels):
-        raise DataError("data.label-count", where=str(path), labels=len(labels), images=len(pixels))
-    if labels.ndim == 3 and labels.shape[1:] != pixels.shape[1:3]:
-        raise DataError("data.mask-size", where=str(path), mask=str(labels.shape[1:]), image=str(pixels.shape[1:3]))
-    return pixels, labels.astype(np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------- parts
