@@ -128,7 +128,8 @@ def _newer_rows(write: _Writer, card: Card) -> list[tuple[str, Sequence[str]]]:
 def _om_scores(card: Card) -> list[Score]:
     """One score per dataset and metric of the judged side: the OM's where the card has any."""
     found = [score for score in scores(card.gates) if score.candidate is not None]
-    judged = [score for score in found if score.gate.ground != "host"]
+    # Counts of images, such as those with NaN outputs, are no accuracy.
+    judged = [score for score in found if score.gate.ground != "host" and score.gate.unit != "images"]
     kept: dict[tuple[str, str], Score] = {}
     for score in judged:
         kept.setdefault((score.dataset, score.metric), score)

@@ -137,6 +137,12 @@ def test_the_bundled_weights_hold_the_encoder_twice_and_are_small(bundled: tuple
     assert all(torch.equal(own[name], state[name].float()) for name in own)
 
 
+def test_nnunetv2_computes_the_same_with_the_bundled_weights_and_plans(bundled: tuple[Spec, torch.nn.Module]) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32))
+    with np.load(Path(__file__).parent / "data" / "nnunet_bundled.npz") as data, torch.inference_mode():
+        assert np.abs(bundled[1](x).numpy()[:, :, 8] - data["y"]).max() <= 1e-4
+
+
 def test_the_drawn_volumes_are_as_recorded() -> None:
     """What the recipe wrote, read back as an acceptance run reads it."""
     drawn = module_at(ROOT / "calib" / "drawn-volumes" / "make.py")

@@ -49,6 +49,17 @@ def test_device_columns_hold_device_figures_only(small):
             assert row[4] == "not measured"
 
 
+def test_a_count_of_images_is_no_accuracy(factory):
+    emulated = factory.EMULATOR
+    counted = {"dataset": "d", "images": 9, "reference": 0, "candidate": 0}
+    scored = factory.drop("m", "fp16-bs1", "d", "dice", 9, 90.0, 89.5, (0.0, 1.0), "passed", emulated)
+    lost = factory.gate(
+        "m", "fp16-bs1", "accuracy", "om/unreadable", 0.0, None, "passed", emulated, unit="images", details=counted
+    )
+    rows = rows_with(render_markdown(collect([scored, lost]), "en"), "Ascend310B1")
+    assert [row[3] for row in rows] == ["not measured (emulated: dice 89.5 (9))"]
+
+
 def test_builds_of_one_precision_have_tables_of_their_own(factory):
     names = ("fp16-bs1", "fp16-bs4", "fp16-bs1-aipp")
     gates = [factory.gate("m", name, "preflight", "preflight/errors", 0.0, None, "passed") for name in names]
