@@ -131,6 +131,8 @@ class Judge:
         tonight = _distance(old.check, now.value)
         if one_night is None or len(values) < noise.LEAST_NIGHTS or min(*values, tonight) <= 0:
             return None
+        if old.kind == "latency":
+            one_night = max(one_night, noise.own(old.value, old.interval), noise.own(now.value, now.interval))
         return noise.tail(noise.deviations(values, tonight, one_night))
 
     def night(self, night: Night) -> list[GateRecord]:

@@ -208,6 +208,22 @@ def test_a_slower_device_is_found_after_measuring_again(tmp_path: Path) -> None:
     assert judge.gate(latency(10.0, host="m2", variant="fp16-bs1")).verdict == "not_measured"
 
 
+def test_a_latency_is_not_judged_finer_than_its_own_interval(tmp_path: Path) -> None:
+    """Nights that agree to 0.02 %, each known to 1 %: a change of 0.3 % is nothing, one of 5 % is found."""
+    stream = np.random.default_rng(2)
+    runs = []
+    for number in range(5):
+        values = 10 * np.exp(0.0002 * stream.standard_normal(8))
+        runs.append(write(tmp_path / f"n{number}", [latency(v, variant=f"fp16-bs{i}") for i, v in enumerate(values)]))
+    update(runs, tmp_path / "b.json")
+    judge = Judge(baseline.read(tmp_path / "b.json"))
+    assert judge.gate(latency(10.03)).verdict == "passed"
+    assert judge.gate(latency(10.5)).verdict == "failed"
+    narrow = dataclasses.replace(latency(10.03), interval=(10.0299, 10.0301))
+    # The reference's own interval counts too.
+    assert judge.gate(narrow).verdict == "passed"
+
+
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PTH2OM_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("PTH2OM_LANG", "en")
