@@ -79,7 +79,7 @@ class Joined:
         if of == run or not self.coverage.merged:
             self._places[gate.id, gate.ground] = run, len(self.gates)
             self.gates.append(gate)
-        elif _BY_WEIGHT.index(gate.verdict) < _BY_WEIGHT.index(self.gates[place].verdict):
+        elif _weight(gate) < _weight(self.gates[place]):
             self.gates[place] = gate
 
     def _stage(self, stage: StageRecord) -> None:
@@ -169,6 +169,11 @@ def _merge(files: Sequence[Path]) -> Merged:
     for seal in chosen:
         joined.take(records[seal])
     return Merged(text, chosen, joined)
+
+
+def _weight(gate: GateRecord) -> tuple[int, bool]:
+    """Lower is worse; a failure that nobody waived in one run is not waived by another run."""
+    return _BY_WEIGHT.index(gate.verdict), "waived" in gate.details
 
 
 def _name(stage: StageRecord) -> tuple[str, str, str, str]:

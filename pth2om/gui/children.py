@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pth2om.errors import DataError
+from pth2om.escaping import visible
 from pth2om.gui.settings import Settings
 from pth2om.language import language
 
@@ -123,4 +124,5 @@ class Asker:
             reason = (answer.err or answer.out).strip()[-2000:]
             return {"family": "other", "said": [], "doors": [], "inputs": [], "classes": None, "foreign": "",
                     "problem": reason or "-"}  # fmt: skip
-        return {"foreign": "", "classes": None, "problem": None, **data}
+        # Names of classes are asked about in words, so they are shown as they are.
+        return {"classes": None, "problem": None, **data, "foreign": visible(str(data.get("foreign") or ""))}

@@ -128,9 +128,16 @@ class Queue:
 
 
 def _family(number: int | None, name: str) -> list[int]:
-    """Every living process of a job: its own, its group's, and those that left the group but carry its mark."""
+    """Every living process of a job: its own, its group's, and those that left the group but carry its mark.
+
+    A number whose process does not carry the mark was given to somebody else since: then no group is the job's.
+    """
     mark = f"{journal.MARK}={name}".encode()
     found = set()
+    if number is not None:
+        with contextlib.suppress(OSError):
+            if mark not in Path(f"/proc/{number}/environ").read_bytes().split(b"\0"):
+                number = None
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             state, _, group = (place / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[:3]

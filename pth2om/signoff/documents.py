@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pth2om.errors import SignoffError
 from pth2om.escaping import shell_line
@@ -38,6 +40,7 @@ def documents(run: Path, night: Night, policy: str, language: Language) -> dict[
 
     file = file_of(run)
     evidence = file_bytes(file, MOST_BYTES)
+    _each_name_once(file, evidence)
     page = render_html(load(file), language, Links(evidence=EVIDENCE))
     found = {
         EVIDENCE: evidence,
@@ -93,6 +96,26 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None
+
+
+def _each_name_once(file: Path, evidence: bytes) -> None:
+    """Of a name that stands twice in one object some readers take the first value and some the last.
+
+    Raises:
+        SignoffError: there is one.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError
+        return found
+
+    for number, line in enumerate(evidence.splitlines(), 1):
+        try:
+            json.loads(line or b"{}", object_pairs_hook=once)
+        except (ValueError, RecursionError):
+            raise SignoffError("signoff.twice", where=f"{file}:{number}") from None
 
 
 def _commands(night: Night) -> str:

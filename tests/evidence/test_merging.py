@@ -139,6 +139,14 @@ def test_two_runs_of_one_name_are_two_runs(tmp_path: Path) -> None:
         merge(files)
 
 
+def test_a_failure_is_waived_only_where_every_run_waives_it(tmp_path: Path) -> None:
+    waived = gate("a", verdict="failed", details={"waived": {"owner": "Li Wei"}})
+    files = [shard(tmp_path / name, 0, one) for name, one in (("x", waived), ("y", gate("a", verdict="failed")))]
+    for order in (files, files[::-1], files[:1] * 2):
+        (kept,) = merge(order).joined.gates
+        assert ("waived" in kept.details) == (order[0] == order[1])
+
+
 def test_each_ground_is_kept(tmp_path: Path) -> None:
     device = gate("a", 2.0, ground="device", provenance=DEVICE)
     joined = merge([shard(tmp_path / "x", 0, gate("a")), shard(tmp_path / "y", 0, device)]).joined

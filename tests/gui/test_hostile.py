@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from pth2om.errors import DataError
-from pth2om.gui import journal
+from pth2om.gui import children, journal, queue
 from pth2om.gui.journal import Asked
 from pth2om.gui.pages import accept
 from tests.gui.window import BASE, ORIGIN, Window
@@ -201,3 +205,19 @@ def test_a_folder_that_others_write_into_holds_no_session(project, tmp_path):
     state.chmod(0o777)
     with pytest.raises(DataError, match="Other users"):
         Window(project, state)
+
+
+def test_names_of_classes_are_asked_about_as_they_are(window, project, monkeypatch):
+    (project / "m.pth").write_bytes(b"x")
+    told = json.dumps({"family": "foreign-module", "foreign": "evil.Net\u202e\n"})
+    monkeypatch.setattr("pth2om.gui.children.Asker.about", lambda *_: children.Answer(0, told, ""))
+    assert window.get("/look", path="m.pth").json()["foreign"] == "evil.Net\\u202e\\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
+def test_a_number_that_somebody_else_has_now_is_left_alone():
+    """A job ended, and its process number was given to another program before it was cancelled."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as other:
+        time.sleep(0.2)  # until it runs its own program: before, its environment is this one's
+        assert queue._family(other.pid, "0123456789abcdef") == []
+        other.communicate(b"\n")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import struct
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +17,9 @@ from pathlib import Path
 import pytest
 
 import pth2om
+from pth2om import evidence
 from pth2om.errors import Pth2omError, SignoffError
-from pth2om.evidence import Limit, SpecText
+from pth2om.evidence import GateRecord, Limit, Record, SpecText, to_json
 from pth2om.session import Provenance
 from pth2om.signoff import archive, canonical, envelope, keys
 from pth2om.signoff.bundling import bundle
@@ -121,6 +124,28 @@ def test_a_waiver_of_which_a_part_is_missing_is_none(desk: Desk, absent: str) ->
     desk.run.change(0, verdict="failed", measured=0.9, details={**DEVICE, "waived": {**WAIVED, absent: " "}})
     signed = desk.sign(after={"release.toml": ACCEPTING})
     assert {one.message.key for one in signed.refusals} == {"signoff.waiver-lapsed"}
+
+
+def test_a_name_that_stands_twice_in_a_line_is_refused(desk: Desk) -> None:
+    """Its digest fits, and a reader that takes the first of two values reads another verdict."""
+
+    def resealed_line(records: Sequence[Record]) -> bytes:
+        digest, lines = "", []
+        for record in records:
+            text = json.dumps(to_json(record)).encode()
+            if isinstance(record, GateRecord):
+                text = b'{"verdict": "failed", ' + text[1:]
+            digest = hashlib.sha256(digest.encode() + b"\n" + text).hexdigest()[:32]
+            lines.append(text[:-1] + f', "seal": "{digest}"}}\n'.encode())
+        return b"".join(lines)
+
+    folder = desk.run.write(desk.root)
+    file = folder / "evidence.jsonl"
+    file.write_bytes(resealed_line(list(evidence.read(file))))
+    assert all(one.verdict != "failed" for one in evidence.read(file) if isinstance(one, GateRecord))
+    with pytest.raises(SignoffError, match="twice"):
+        signoff(folder, desk.root / "release.toml", desk.root / "s.json", desk.key, om_files=[desk.root / "net.om"],
+                models=desk.root / "models")  # fmt: skip
 
 
 # --- statements that somebody signed all the same ------------------------------------------------------------------

@@ -88,7 +88,7 @@
       const shape = answer.inputs && answer.inputs.length ? answer.inputs[0].shape : [];
       const hint = (name, value) => {
         const field = document.getElementById(`f-${name}`);
-        if (field) field.placeholder = value ? seen.dataset.readOff.replace("%", value) : "";
+        if (field) field.placeholder = value ? seen.dataset.readOff.replace("%", () => value) : "";
       };
       hint("channels", shape.length > 1 ? shape[0] : "");
       hint("size", shape.slice(1).join(","));
@@ -97,7 +97,7 @@
       template.disabled = ["module", "torchscript", "onnx"].includes(answer.family);
       if (answer.family === "foreign-module") {
         trust.hidden = false;
-        trust.querySelector("p").textContent = seen.dataset.trust.replace("%", answer.foreign);
+        trust.querySelector("p").textContent = seen.dataset.trust.replace("%", () => answer.foreign);
         for (const field of trust.querySelectorAll("input")) field.disabled = false;
         trust.querySelector("[name=trusted]").value = answer.foreign;
       }
