@@ -285,6 +285,7 @@ def test_a_bundle_has_no_secrets(
     facts["smi"] = smi.readings(sound[0].environment)
     assert "033EYU10N4000123" in json.dumps(facts)
     facts["environment"]["ASCEND_API_TOKEN"] = "hunter2"
+    facts["environment"]["ASCEND_ACCESS_KEY"] = "swordfish"
     facts["environment"]["ASCEND_GATEWAY"] = "10.1.2.3"
     facts["machine"]["host"] = "labboard7"
     facts["toolkits"][0]["path"] = "/home/wangwei/Ascend/latest"
@@ -293,9 +294,10 @@ def test_a_bundle_has_no_secrets(
     diagnosis.bundle(path, [found])
     with zipfile.ZipFile(path) as archive:
         whole = "".join(archive.read(name).decode() for name in archive.namelist())
-    for secret in ("hunter2", "10.1.2.3", "labboard7", "wangwei", "033EYU10N4000123", "0B4B0F20"):
+    for secret in ("hunter2", "swordfish", "10.1.2.3", "labboard7", "wangwei", "033EYU10N4000123", "0B4B0F20"):
         assert secret not in whole
     assert "24.1.rc3" in whole
+    assert '"key": "doctor.double"' in whole
     assert "7.1.0.3.220" in whole  # a firmware's version is no address
 
 

@@ -32,7 +32,7 @@ _PATIENCE = 30.0  # a small board starts ten processes for it
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann", "onnxruntime-directml", "onnxruntime-openvino")
 _ASKED = ("torch", "onnx", "numpy", "onnxscript", "protobuf", *_RUNTIMES)
 _ADDRESS = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])|(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.I)
-_SERIAL = re.compile(r"serial|die id|token|password|secret|key", re.I)
+_SERIAL = re.compile(r"serial|die id|token|password|passwd|secret|(api|private|access|ssh)[_ -]?key", re.I)
 
 
 @dataclass(frozen=True)
