@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pth2om.cli import main
 from pth2om.evidence import properties
+from pth2om.language import say
 from pth2om.release.waivers import is_waived, listed, owner, read, remarks
 from pth2om.report import load, render
 from tests.release.nights import gate, write
@@ -129,6 +130,14 @@ def test_summaries_count_waived_gates_apart(tmp_path: Path, also: bool) -> None:
     report = load(folder)
     assert (report.count("failed"), report.unwaived("failed"), report.waived) == (1 + also, int(also), 1)
     assert re.search(r"<b>.*WAIVED.*</b><td colspan.*<td class=r>1", page)
+
+
+def test_the_report_names_what_changed_first(tmp_path: Path) -> None:
+    """Also where no figure moved beyond noise, so that nothing failed."""
+    named = say("release.changed-onnx", before="a", after="b", told="onnx opset 17 → 13")
+    changed = gate("regression", "regression/first-changed", None, message=named)
+    page = render(write(tmp_path / "run", [gate(), changed]), tmp_path / "run").read_text(encoding="utf-8")
+    assert "onnx opset 17 → 13" in page
 
 
 def test_remarks_are_in_both_reports(tmp_path: Path) -> None:
