@@ -125,6 +125,28 @@ def test_the_picker_fills_a_field_and_gives_the_focus_back(browser, served):
     browser.until("document.getElementById('seen').textContent.includes('template')", 60)
 
 
+@pytest.mark.parametrize("family", ["module", "foreign-module", "state-dict"])
+def test_a_form_follows_what_the_file_is(browser, served, monkeypatch, family):
+    """A whole module needs no template; classes that are not torch's are asked about by name; shapes fill the gaps."""
+    seen = {"family": family, "said": ["<b>words</b>"], "doors": [], "classes": 7, "problem": None,
+            "inputs": [{"name": "x", "shape": [4, 96, 64], "dtype": "float32"}],
+            "foreign": "my.Net" if family == "foreign-module" else ""}  # fmt: skip
+    monkeypatch.setattr("pth2om.gui.children.Asker.look", lambda *_: seen)
+    browser.open(f"{served[1]}/convert?file=models/convmixer-digits/weights/convmixer_digits.pth")
+    browser.until("!document.getElementById('seen').hidden")
+    assert browser.run("document.getElementById('seen').innerText.trim()") == "<b>words</b>"
+    hints = [
+        browser.run(f"document.getElementById('f-{name}').placeholder") for name in ("channels", "size", "num_classes")
+    ]
+    assert [hint.rsplit(": ", 1)[1] for hint in hints] == ["4", "96,64", "7"]
+    assert browser.run("document.getElementById('f-template').disabled") is (family == "module")
+    assert browser.run("document.getElementById('trust').hidden") is (family != "foreign-module")
+    if family == "foreign-module":
+        assert "my.Net" in browser.run("document.getElementById('trust').innerText")
+        assert browser.run("document.querySelector('[name=trust]').checked") is False
+        assert "--trust" not in browser.run("document.getElementById('line').innerText")
+
+
 def test_a_form_can_be_filled_in_and_sent_by_keyboard_alone(browser, served):
     browser.open(f"{served[1]}/explain")
     seen = []
