@@ -104,3 +104,19 @@ def test_hostile_names_cannot_leave_their_cell(factory):
     assert "](" not in text.replace("\\](", "")
     for table in tables(text):
         assert len({len(row) for row in table}) == 1
+
+
+def test_a_count_of_broken_outputs_is_no_accuracy(small):
+    """Another gate of the same question has a row of its own only where it is a figure of accuracy."""
+    scored = next(
+        record
+        for record in small
+        if isinstance(record, GateRecord) and record.question == "accuracy" and record.ground != "host"
+    )
+    details = {"dataset": scored.details["dataset"], "images": 249, "reference": 0, "candidate": 0}
+    broken = replace(scored, check="om/unreadable", measured=0.0, unit="images", interval=None, details=details)
+    with_it = render_markdown(collect([*small, broken]), "en")
+    assert "unreadable" not in with_it
+    assert len(rows_with(with_it, "Ascend310B1")) == len(
+        rows_with(render_markdown(collect(small), "en"), "Ascend310B1")
+    )
