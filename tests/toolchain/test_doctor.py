@@ -22,6 +22,7 @@ import pth2om
 from pth2om.language import catalogue
 from pth2om.toolchain.cann import diagnosis
 from pth2om.toolchain.cann.agent import dcmi, doctor, installed, smi
+from pth2om.toolchain.cann.place import Place
 from pth2om.toolchain.cann.shipping import agent
 
 
@@ -334,3 +335,21 @@ def test_the_packed_agent_prints_sentences_without_pth2om(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "✗ 此机器上未找到 NPU" in done.stdout
     assert "  → " in done.stdout
+
+
+def test_a_board_is_asked_through_its_agent(
+    board: Callable[..., Installed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board()
+    monkeypatch.setenv("PTH2OM_BOARD_CACHE", str(tmp_path / "cache"))
+    found = diagnosis.asked(Place())  # the same connection as to a board, over a pipe
+    assert found.own == {}
+    assert found.facts["machine"]["soc"] == "Ascend310B4"
+    assert "double" in rules(found, "error")
+
+
+def test_a_board_that_does_not_answer_is_a_finding() -> None:
+    (found,) = diagnosis.examine(["ssh://nobody@127.0.0.1:1"])
+    assert rules(found) == {"unreachable"}
+    assert found.status == 1
+    assert "ssh://nobody@127.0.0.1:1" in found.lines("en")[0]

@@ -103,10 +103,11 @@ def examine(boards: Sequence[str]) -> list[Diagnosis]:
     Raises:
         ToolchainError: that is no address of a board.
     """
-    return [_asked(Place.of(board)) for board in boards] or [here()]
+    return [asked(Place.of(board)) for board in boards] or [here()]
 
 
-def _asked(place: Place) -> Diagnosis:
+def asked(place: Place) -> Diagnosis:
+    """A machine, through the agent there; one that does not answer has that as its only finding."""
     try:
         with contextlib.closing(Link(place)) as link:
             answer, _ = link.ask({"kind": "doctor"}, limit=_PATIENCE)
