@@ -32,4 +32,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | Non
         return None
     from xdist.scheduler import WorkStealingScheduling
 
-    return WorkStealingScheduling(config, log)
+    scheduler: object = WorkStealingScheduling(config, log)
+    return scheduler
