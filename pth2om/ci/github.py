@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ MOST_JOBS = 256
 """Jobs that GitHub starts of one matrix."""
 _USUAL_SHARDS = 4
 _TEMPLATE = Path(__file__).with_name("github.yml")
+_NAMES = re.compile(r"@([A-Z]+)@")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _WORDS = re.compile(r"[ -~]{1,500}")
 
@@ -58,22 +60,34 @@ def workflow(asked: Asked, models: Path) -> str:
     shards = asked.shards if asked.shards is not None else min(specs, _USUAL_SHARDS)
     if shards < 1 or shards * len(asked.socs) > MOST_JOBS:
         raise Pth2omError("ci.too-many-jobs", shards=shards, socs=len(asked.socs), most=MOST_JOBS)
-    if not _WORDS.fullmatch(asked.install) or "${{" in asked.install:
-        raise Pth2omError("ci.not-plain", text=asked.install)
+    install = _typed(asked.install)
     command = ["pth2om", "ci", "github", *(word for soc in asked.socs for word in ("--soc", soc))]
     command += ["--shards", str(shards)]
     command += ["--install", asked.install] if asked.install != Asked.install else []
-    text = _TEMPLATE.read_text(encoding="utf-8")
-    for name, value in {
+    values = {
         "COMMAND": shell_line(command),
         "LANGUAGE": language(),
         "SHARDS": str(shards),
         "NUMBERS": ", ".join(str(number) for number in range(1, shards + 1)),
         "SOCS": ", ".join(asked.socs),
-        "INSTALL": asked.install,
-    }.items():
-        text = text.replace(f"@{name}@", value)
-    return text
+        "INSTALL": install,
+    }
+    return _NAMES.sub(lambda name: values[name[1]], _TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _typed(text: str) -> str:
+    """Words as they stand in a script: ``pth2om>=1`` is one of them, and no file ``=1`` to write to.
+
+    Raises:
+        Pth2omError: they do not fit on one line of the workflow, or GitHub would put something in their place.
+    """
+    try:
+        typed = shell_line(shlex.split(text))
+    except ValueError:  # half a pair of quotes
+        typed = ""
+    if not _WORDS.fullmatch(text) or not typed or "${{" in text or "${{" in typed:
+        raise Pth2omError("ci.not-plain", text=text)
+    return typed
 
 
 def write(text: str, path: Path, *, force: bool = False) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,11 +68,30 @@ def test_a_matrix_over_chips_and_shards(models: Path, shards: int | None, expect
         Asked([SOC], MOST_JOBS + 1),
         Asked([SOC], install="x\ny"),
         Asked([SOC], install="${{ secrets.A }}"),
+        Asked([SOC], install="$''{{ secrets.A }}"),
+        Asked([SOC], install="'half"),
+        Asked([SOC], install="  "),
     ],
 )
 def test_what_makes_no_workflow_is_refused(models: Path, asked: Asked) -> None:
     with pytest.raises(Pth2omError):
         workflow(asked, models)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["pth2om>=0.3,<2", "pth2om; touch ran", "$(touch ran)", "a # b", "'pth2om[gui] @ file:x'", "@SOCS@ @COMMAND@"],
+)
+def test_words_behind_pip_install_stay_words(models: Path, words: str) -> None:
+    tmp_path = models.parent
+    steps = yaml.safe_load(workflow(Asked([SOC], install=words), models))["jobs"]["accept"]["steps"]
+    script = next(one["run"] for one in steps if one.get("name") == "Install")
+    ran = subprocess.run(
+        ["bash", "-c", "python() { printf '%s\\n' \"$@\"; }\n" + script.splitlines()[1]],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ran.stdout.splitlines() == ["-m", "pip", "install", *shlex.split(words)]
+    assert [one.name for one in tmp_path.iterdir()] == ["models"]
 
 
 def test_a_changed_workflow_is_left_as_it_is(

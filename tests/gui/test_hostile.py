@@ -149,12 +149,13 @@ def test_a_journal_that_cannot_be_written_leaves_no_job(project, tmp_path, monke
     assert journal.read(window.settings.jobs, name).state == "queued"
 
 
-def test_an_upload_that_finds_no_room_leaves_nothing(window, monkeypatch):
+@pytest.mark.parametrize("where", ["shutil.copyfileobj", "starlette.datastructures.UploadFile.write"])
+def test_an_upload_that_finds_no_room_leaves_nothing(window, monkeypatch, where):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     before = list(window.settings.uploads.iterdir())
-    monkeypatch.setattr("shutil.copyfileobj", full)
+    monkeypatch.setattr(where, full)
     answer = window.client.post("/upload", files={"file": ("a.pth", b"x")}, headers=ORIGIN)
     assert (answer.status_code, "No space left" in answer.text) == (500, True)
     assert list(window.settings.uploads.iterdir()) == before

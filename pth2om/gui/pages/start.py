@@ -81,17 +81,17 @@ def routes(desk: Desk) -> list[Route]:
 
     async def upload(request: Request) -> Response:
         language = desk.language(request)
-        async with request.form(max_files=1, max_fields=4) as form:
-            sent = form.get("file")
-            if not isinstance(sent, UploadFile) or not sent.filename:
-                with speaking(language):
-                    return desk.page(request, "problem.html", 400, problem=say("gui.nothing-sent").render())
-            try:
+        try:
+            async with request.form(max_files=1, max_fields=4) as form:
+                sent = form.get("file")
+                if not isinstance(sent, UploadFile) or not sent.filename:
+                    with speaking(language):
+                        return desk.page(request, "problem.html", 400, problem=say("gui.nothing-sent").render())
                 target = await run_in_threadpool(_kept, sent, settings)
-            except OSError as error:
-                with speaking(language):
-                    problem = say("gui.disk", reason=error.strerror or str(error)).with_fix()
-                    return desk.page(request, "problem.html", 500, problem=problem)
+        except OSError as error:
+            with speaking(language):
+                problem = say("gui.disk", reason=error.strerror or str(error)).with_fix()
+                return desk.page(request, "problem.html", 500, problem=problem)
         return RedirectResponse(f"/file?{desk.query(path=target)}", 303)
 
     return [
