@@ -30,6 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_cann(parser)
     parser.add_argument("--toolchain", metavar="NAME", help=_text("toolchain"))
     parser.add_argument("--real", dest="toolchain", action="store_const", const="cann", help=_text("real"))
+    parser.add_argument(
+        "--board", dest="boards", metavar="ssh://USER@HOST", action="append", default=[], help=_text("board")
+    )
     out = parser.add_argument_group("output")
     out.add_argument("-o", "--output", metavar="FOLDER", type=Path, help=_text("output"))
     out.add_argument("--name", help=_text("name"))

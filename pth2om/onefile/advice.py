@@ -42,7 +42,8 @@ _WORDS: dict[str, dict[str, Any]] = {
     "convert.open-size": {"dynamic_batch_size": (1, 2, 4)},
     "convert.shape-twice": {"batch": None, "channels": None, "size": ()},
     "convert.images-feed-one": {"calib": (Path("FOLDER_OF_BINS"), Path("FOLDER_OF_BINS"))},
-    "pipeline.no-cann": {"toolchain": "emulator"},
+    "cann.nothing": {"toolchain": "emulator", "boards": ()},
+    "cann.no-program": {"toolchain": "emulator", "boards": ()},
     "pipeline.no-toolchain": {"toolchain": "emulator"},
     "starter.exists": {"name": "OTHER_NAME"},
 }

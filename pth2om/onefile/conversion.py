@@ -23,6 +23,7 @@ from pth2om.onefile.own_words import in_own_words
 from pth2om.onefile.scoring import dataset_name
 from pth2om.progress import Progress, terminal
 from pth2om.store import Store
+from pth2om.toolchain import Access
 
 if TYPE_CHECKING:
     from pth2om.onefile.preparing import Prepared
@@ -122,6 +123,7 @@ def _convert(file: Path, soc: str | None, options: Options, shown: Progress) -> 
             data_roots=options.data_roots,
             soc=soc,
             toolchain=options.toolchain,
+            access=Access(boards=options.boards),
             cann=options.cann,
             trust=frozenset({names.name}) if options.trust else frozenset(),
             datasets={dataset_name(names.name): options.dataset} if options.dataset is not None else {},
@@ -131,7 +133,7 @@ def _convert(file: Path, soc: str | None, options: Options, shown: Progress) -> 
         prepared = preparing.prepare(file, options, scratch)
         pipeline = Pipeline(prepared.spec, settings, Store())
         if soc is not None:
-            pipeline.toolchain()  # one that is not installed is reported now
+            assert pipeline.toolchain().compiler  # what is not installed is reported now
         delivering.check(names, file, force=options.force)
         try:
             gates = tuple(asking.asked(asking.steps(pipeline, prepared.variants, options), terminal))

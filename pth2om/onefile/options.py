@@ -33,6 +33,7 @@ _SPELLED = {
     "validate_om": "--no-validate-om",
     "aipp_config": "--aipp",
     "recipe": "--preprocess",
+    "boards": "--board",
     "dtypes": "--dtype",
 }
 """Options whose argument has another name."""
@@ -85,6 +86,7 @@ class Options:
         dataset: folder of labelled images that the model is scored on: one folder a class, or with ``val_label.txt``.
         quantizer: who quantizes.
         toolchain: who compiles and runs.
+        boards: ``ssh://user@host`` of the machines with an NPU that the toolchain ``cann`` uses; none: this machine.
         cann: version whose rules hold.
         save_spec: folder of specs that gets the model; None: not written.
         data_roots: folders in which the spec finds the file by its bare name.
@@ -135,6 +137,7 @@ class Options:
     quantizer: Literal["pth2om", "amct_onnx"] = "pth2om"
     dataset: Path | None = None
     toolchain: str = "emulator"
+    boards: tuple[str, ...] = ()
     cann: str = "9.x"
     save_spec: Path | None = None
     data_roots: tuple[Path, ...] = ()
@@ -169,6 +172,8 @@ class Options:
         if self.input_shape is not None and (self.size or self.channels or self.batch):
             raise ConvertError("convert.shape-twice")
         self._check_gears()
+        if self.boards and self.toolchain == "emulator":
+            raise ConvertError("convert.needs", option="--board", other="--real")
         if not self.quantizes:
             for name in ("calib", "images", "random_calibration", "calibration_config"):
                 if getattr(self, name):
@@ -213,8 +218,8 @@ class Options:
                 words.append(flag)
             elif entry.name == "dtypes":
                 words += [word for name, dtype in value.items() for word in (flag, f"{name}:{dtype}")]
-            elif entry.name == "calib":
-                words += [word for folder in value for word in (flag, str(folder))]
+            elif entry.name in ("calib", "boards"):
+                words += [word for each in value for word in (flag, str(each))]
             elif isinstance(value, tuple) and isinstance(value[0], tuple):
                 words += [flag, ";".join(",".join(map(str, group)) for group in value)]
             elif isinstance(value, tuple):

@@ -24,7 +24,7 @@ STAGES = ("checkpoint", "onnx", "quantized", "om")
 _BATCH_ONLY = re.compile(r"bs(\d+)|((?:gears|range)[^-]*-[^-]+)")
 _GEAR = re.compile(r"-((?:gears|range)[^-]*-[^-]+)")
 _BATCH = re.compile(r"-(bs\d+)(?:-|$)")
-_BUILD = re.compile(r"(.+-bs\d+)-.+")
+_BUILD = re.compile(r"(.+-(?:(?:gears|range)[^-]*-[^-]+|bs\d+))-.+")
 _OF_THE_OM: tuple[Question, ...] = ("preflight", "closeness", "accuracy", "latency")
 """What a variant answers with its OM; a pass of PyTorch against ONNX is no answer to it."""
 _WEAKEST_FIRST: tuple[Ground, ...] = ("double", "emulated", "host", "device")

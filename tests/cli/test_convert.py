@@ -73,7 +73,8 @@ def test_the_options_write_themselves_and_read_back() -> None:
         int8=True, calib=(Path("a"), Path("b c")), images=4, random_calibration=True, calibration_config=Path("c.cfg"),
         quantized=Path("q.onnx"), quantizer="amct_onnx", save_spec=Path("models"), dtypes={"ids": "int64"},
         torchscript="trace", dynamic_batch_size=(1, 4), dynamic_image_size=((8, 9), (4, 4)),
-        dynamic_dims=((1, 2, 3), (4, 5, 6)), toolchain="cann", dataset=Path("pictures"),
+        dynamic_dims=((1, 2, 3), (4, 5, 6)), toolchain="cann", boards=("ssh://a@b", "ssh://c"),
+        dataset=Path("pictures"),
     )  # fmt: skip
     import dataclasses
 

@@ -19,7 +19,8 @@ NOT_IN_A_CONVERSION = {
     "checkpoint": "override-missing other-file",  # of pytest's option, and of a spec's digest
     "data": "general-advice override-empty",  # of a dataset that a spec names
     "fetch": "dataset no-answer other-present",
-    "latency": "no-device estimated unsteady",
+    "latency": "unsteady throttled shared",
+    "signoff": "seeded",
     "pipeline": "weights-absent weights-absent-fetch seeded file-absent",  # the file is there, or nothing begins
     "starter": "needs-trust next-trust",  # of init
 }

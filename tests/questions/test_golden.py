@@ -236,7 +236,7 @@ def test_a_gear_goes_out_in_its_own_shape(repository: Path, tmp_path: Path) -> N
     made.close()
     assert (found.subject.case, {gate.variant for gate in found.gates}) == (name, {name})
     assert {gate.verdict for gate in found.gates} <= {"passed", "shown"}
-    assert any(gate.check == "torch~golden/logits/relative_l2" for gate in found.gates)
+    assert any(gate.check == "torch~golden/scores/relative_l2" for gate in found.gates)
 
 
 def test_int8_outputs_are_judged_as_int8(repository: Path, tmp_path: Path) -> None:
