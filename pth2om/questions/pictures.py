@@ -6,15 +6,16 @@ each run that shows them. Pillow and numpy are imported when something has to be
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om.evidence import GateRecord
+from pth2om.files import write_bytes
 from pth2om.language import Message, say
 from pth2om.session import Session
 from pth2om.spec import Postprocess, Preprocess
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pth2om.questions.overlay import Panel
 
 VERSION = 7
+_LONGEST_STEM = 60  # characters, each of at most four bytes: file systems take 255
 
 CLEAR_SCORE = 0.25
 """Boxes with a lower score are not drawn, as in the lists of differing images."""
@@ -109,6 +111,8 @@ def listed(folder: Path) -> list[dict[str, Any]]:
 def carry(gate: GateRecord, folder: Path) -> GateRecord:
     """A gate with its pictures copied from the store into the run's folder, and named relative to it.
 
+    Names end in a digest of the picture: one gate has other pictures on another SoC or ground, and runs are merged.
+
     Args:
         gate: the record.
         folder: of the run.
@@ -120,14 +124,15 @@ def carry(gate: GateRecord, folder: Path) -> GateRecord:
     if not pictures:
         return gate
     name = "-".join(part for part in (gate.model, gate.variant, gate.check) if part)
-    stem = re.sub(r"[^\w.-]+", "-", f"{name}-{gate.details.get('dataset', '')}").strip("-")
+    stem = re.sub(r"[^\w.-]+", "-", f"{name}-{gate.details.get('dataset', '')}").strip("-")[:_LONGEST_STEM]
     kept = []
-    for number, entry in enumerate(pictures, 1):
+    for entry in pictures:
         source = Path(entry["file"])
-        target = folder / _FOLDER / f"{stem}-{number}{source.suffix}"
         try:
+            data = source.read_bytes()
+            target = folder / _FOLDER / f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}{source.suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            write_bytes(target, data)
         except OSError:
             continue
         kept.append({**entry, "file": f"{_FOLDER}/{target.name}"})

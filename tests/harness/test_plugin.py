@@ -129,8 +129,9 @@ def pictures(repo: pytest.Pytester) -> set[str]:
 def test_pictures_lie_beside_the_report(repo: pytest.Pytester) -> None:
     assert repo.runpytest_subprocess("--soc", "Ascend310B1", "-k", "score", "-n", "2").ret == 0
     variants = ("fp16-bs1", "origin-bs1")
-    wanted = {f"pictures/tiny-{variant}-om-top1-drop-dots-1.webp" for variant in variants}
-    assert wanted <= pictures(repo)
+    named = pictures(repo)
+    wanted = [f"pictures/tiny-{variant}-om-top1-drop-dots-" for variant in variants]
+    assert all(any(name.startswith(start) and name.endswith(".webp") for name in named) for start in wanted)
     (folder,) = (repo.path / "reports").iterdir()
     assert (folder / "index.html").read_text(encoding="utf-8").count("data:image/webp") >= len(wanted)
 

@@ -210,6 +210,22 @@ def test_pictures_are_carried_into_the_run(tmp_path: Path) -> None:
     assert row.details["pictures"] == pictures
 
 
+def test_pictures_of_one_gate_on_two_grounds_have_two_names(tmp_path: Path) -> None:
+    """Merged, they lie in one folder: what an emulator drew is never shown as a device's."""
+    files = []
+    for ground, soc in (("emulated", "Ascend310B1"), ("double", "Ascend310B1"), ("emulated", "Ascend310P3")):
+        stored = tmp_path / f"{ground}-{soc}.webp"
+        stored.write_bytes(f"RIFF {ground} {soc}".encode())
+        row = GateRecord(
+            "a" * 300, "fp16-bs1", soc, "accuracy", "om/top1/drop", 1.0, "points", None, "shown", ground,  # type: ignore[arg-type]
+            details={"pictures": [{"file": str(stored), "caption": "a"}]},
+        )  # fmt: skip
+        (entry,) = showing.carry(row, tmp_path / "run").details["pictures"]
+        files.append(entry["file"])
+        assert (tmp_path / "run" / entry["file"]).read_bytes() == stored.read_bytes()
+    assert len(set(files)) == 3
+
+
 def test_classes_of_disagreements_are_named() -> None:
     lost = [{"image": 3, "file": "x", "label": 0, "reference": 1, "candidate": -1}]
     details = {"lost": lost, "gained": [], "lost_count": 1}
