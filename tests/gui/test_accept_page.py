@@ -14,6 +14,7 @@ import pytest
 from pth2om.evidence import EvidenceFile, RunRecord
 from pth2om.gui import journal
 from pth2om.gui.pages import accept
+from pth2om.gui.queue import Queue
 from pth2om.harness.selection import keyword
 from tests.gui.window import Window, text
 from tests.report import evidence_factory as factory
@@ -51,6 +52,27 @@ def test_specs_are_listed_with_their_variants_and_a_broken_one_breaks_nothing(wi
         assert word in page
     assert "\x1b" not in page
     assert 'value="convmixer-digits" checked' in window.get("/accept", model="convmixer-digits").text
+
+
+def test_a_board_is_part_of_the_line_and_has_one_job_at_a_time(window, tmp_path, monkeypatch):
+    given = {"model": "bert-tiny", "soc": "Ascend310B1", "board": "ssh://root@192.0.2.7"}
+    assert window.post("/preview/accept", given).json()["line"].endswith("--board=ssh://root@192.0.2.7")
+    assert window.post("/preview/accept", {**given, "board": "--pdb"}).json()["problem"]
+    settings = dataclasses.replace(window.settings, state=tmp_path, at_once=4)
+    settings.prepare()
+    queue, begun = Queue(settings), []
+    for number, board in enumerate(("a", "a", "b", "")):
+        queue.add(journal.Asked("pytest", (str(number),), "accept", board, board=board), "n")
+        time.sleep(0.01)
+
+    def begin(job):
+        begun.append(job.asked.words[0])
+        (job.folder / "spawned").touch()
+
+    monkeypatch.setattr(queue, "_begin", begin)
+    queue.look()
+    queue.look()
+    assert sorted(begun) == ["0", "2", "3"]  # the second of board a waits; two others need no board or another one
 
 
 def test_a_form_is_the_line_of_the_harness(window):

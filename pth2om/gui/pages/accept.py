@@ -20,6 +20,7 @@ from pth2om.files import is_file
 from pth2om.gui import forms, journal, places
 from pth2om.gui.desk import Desk, Values
 from pth2om.gui.pages import jobs
+from pth2om.gui.pages.board import address
 from pth2om.harness.selection import keyword
 from pth2om.language import language, say
 from pth2om.report.lines import line_of
@@ -56,6 +57,7 @@ def routes(desk: Desk) -> list[Route]:
             given=filled,
             socs=desk.socs(),
             precisions=get_args(Precision),
+            boards=desk.remembered("board").get("board", []),
             baselines=[str(one.relative_to(desk.settings.project)) for one in baselines],
         )
 
@@ -68,7 +70,8 @@ def routes(desk: Desk) -> list[Route]:
         asked = line(desk, values)
         desk.remember(PAGE, values, ())
         title = ", ".join(values.get("model", ()))
-        return desk.start(journal.Asked("pytest", asked, PAGE, title, language(), values), values)
+        board = forms.last(values, "board")
+        return desk.start(journal.Asked("pytest", asked, PAGE, title, language(), values, board=board), values)
 
     return [
         desk.route("/accept", form),
@@ -134,6 +137,8 @@ def line(desk: Desk, values: Values) -> tuple[str, ...]:
         if text:
             places.confined(text, desk.settings)
             words += [f"{option}={text}"]
+    board = address(forms.last(values, "board"))
+    words += [f"--board={board}"] if board else []
     words += ["--om-remeasure"] if forms.last(values, "remeasure") == forms.ON else []
     words += ["--om-dry-run"] if forms.last(values, "dry_run") == forms.ON else []
     return tuple(words)

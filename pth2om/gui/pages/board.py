@@ -30,7 +30,7 @@ def routes(desk: Desk) -> list[Route]:
         return desk.page(request, "board.html", boards=boards, jobs=jobs, at_once=desk.settings.at_once)
 
     def seen(request: Request, values: Values) -> Response:
-        board = _address(forms.last(values, "board"))
+        board = address(forms.last(values, "board"))
         words = ("doctor", "--json", *((f"--board={board}",) if board else ()))
         answer = desk.asker.ask(words)
         machines = _machines(answer.out)
@@ -42,7 +42,7 @@ def routes(desk: Desk) -> list[Route]:
     def change(_request: Request, values: Values) -> Response:
         boards = desk.remembered(PAGE).get("board", [])
         gone = forms.last(values, "forget")
-        added = _address(forms.last(values, "board"))
+        added = address(forms.last(values, "board"))
         kept = [one for one in boards if one != gone]
         if added and added not in kept:
             kept.append(added)
@@ -52,8 +52,8 @@ def routes(desk: Desk) -> list[Route]:
     return [desk.route("/board", page), desk.route("/board/seen", seen), desk.route("/board", change, "POST")]
 
 
-def _address(text: str) -> str:
-    """A board's address; empty for this machine.
+def address(text: str) -> str:
+    """A board's address as typed; empty for this machine.
 
     Raises:
         Mistake: it is none.
