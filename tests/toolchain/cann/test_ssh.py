@@ -20,7 +20,7 @@ import pytest
 from pth2om.ascend.target import Target
 from pth2om.errors import CrashError, LostError, ToolchainError
 from pth2om.toolchain import Access
-from pth2om.toolchain.cann import CannToolchain, survey
+from pth2om.toolchain.cann import CannToolchain, diagnosis, survey
 from pth2om.toolchain.cann import machine as board_at
 from pth2om.toolchain.cann.board import Limits
 from pth2om.toolchain.cann.place import SSH_CONFIG, Place
@@ -124,6 +124,13 @@ def test_an_om_is_compiled_and_runs_on_the_board(remote, over_there, toolchain, 
         assert all(np.array_equal(local.run(each)["y"], one) for each, one in zip(given, found, strict=True))
     assert machine.broken == []
     assert remote.provenance.ground == "double"
+
+
+def test_the_doctor_examines_a_board(board) -> None:
+    (found,) = diagnosis.examine([board.url])
+    assert (found.place, found.own, found.facts["machine"]["soc"]) == (board.url, {}, SOC)
+    assert found.facts["set_env"].endswith("set_env.sh")
+    assert "doctor.clock-differs" not in {finding.rule for finding in found.findings}
 
 
 def test_a_crash_keeps_its_signals_name_over_ssh(remote, over_there, machine) -> None:
