@@ -110,7 +110,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             found.bind((host, number))
         except (OSError, OverflowError) as error:
             found.close()
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
         else:
             return found
     raise DataError("gui.no-port", host=host, port=port if port is not None else PORT, reason=reason)
