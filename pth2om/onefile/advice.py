@@ -91,7 +91,7 @@ def after_refusal(error: Pth2omError, file: Path, soc: str | None, options: Opti
         return _again(file, soc, replace(given, template="NET.py"))
     if key in _WORDS:
         return _again(file, soc, replace(given, **_WORDS[key]))
-    if key.startswith("checkpoint.") and key.partition("-")[0] in ("checkpoint.is", "checkpoint.missing"):
+    if key.startswith("starter.onnx") or key.partition("-")[0] in ("checkpoint.is", "checkpoint.missing"):
         return _again(Path("FILE"), soc, given)
     return "pth2om convert --help"
 

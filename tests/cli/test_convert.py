@@ -16,6 +16,20 @@ from pth2om.cli.convert import options_of
 from pth2om.onefile import Options
 
 
+def _cut() -> bytes:
+    """The first half of an ONNX file."""
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
+    nodes = [helper.make_node("Relu", ["x"], ["y"], name=f"relu{number}") for number in range(20)]
+    graph = helper.make_graph(nodes, "g", [value], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])])
+    whole: bytes = helper.make_model(graph).SerializeToString()
+    return whole[: len(whole) // 2]
+
+
+CUT = _cut()
+
+
 def parsed(words: list[str]) -> Options:
     import argparse
 
@@ -41,13 +55,19 @@ def test_a_file_as_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
 
 
 @pytest.mark.parametrize(
-    "name", ["empty.pth", "text.pt", "noise.onnx", "folder", "some.zip", "absent.pth", "\x1b[2J\n.pth"]
+    "name", ["empty.pth", "text.pt", "noise.onnx", "cut.onnx", "folder", "some.zip", "absent.pth", "\x1b[2J\n.pth"]
 )
 def test_what_is_no_model_ends_with_the_next_command(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    contents = {"empty.pth": b"", "text.pt": b"hello\n", "noise.onnx": bytes(range(256)) * 8, "\x1b[2J\n.pth": b"x"}
+    contents = {
+        "empty.pth": b"",
+        "text.pt": b"hello\n",
+        "noise.onnx": bytes(range(256)) * 8,
+        "cut.onnx": CUT,
+        "\x1b[2J\n.pth": b"x",
+    }
     if name in contents:
         Path(name).write_bytes(contents[name])
     elif name == "folder":
@@ -60,6 +80,7 @@ def test_what_is_no_model_ends_with_the_next_command(
     assert "Traceback" not in said
     assert "\x1b" not in said
     assert said.strip().splitlines()[-1].startswith("Next: ")
+    assert "--help" not in said
     assert not list(tmp_path.glob("*-converted"))
 
 

@@ -178,6 +178,30 @@ def test_a_pass_of_onnx_does_not_answer_for_an_om_nobody_ran(factory):
     assert card(collect([onnx]), "net-bs1").answers["closeness"].verdict == "passed"
 
 
+@pytest.mark.parametrize("gear", ["gears1_2-bs2", "gears8x8_4x6-4x6", "gears_seq16_32-seq16", "range_seq1to64-seq64"])
+def test_each_gear_has_a_place_of_its_own_and_inherits_from_its_export(factory, gear):
+    """In the page, in Markdown, and for the build with AIPP of the same gear."""
+    other = "gears1_2-bs1" if gear.startswith("gears1") else "gears1_2-bs2"
+    limits = {"measured": 0.0, "limit": Limit("==", 0), "verdict": "passed"}
+    records = [
+        factory.stage("net", f"int8-{gear}", "quantized"),
+        factory.gate("net", gear, "closeness", "torch~onnx/y/equal", **limits),
+        factory.gate("net", f"int8-{gear}", "closeness", "static~om/y/equal", **limits),
+        factory.gate("net", f"int8-{gear}-aipp", "closeness", "onnx~om/y/equal", **limits),
+        factory.gate("net", f"int8-{other}", "closeness", "onnx~om/y/equal", **limits),
+    ]
+    report = collect(records)
+    own, build = card(report, f"net-int8-{gear}"), card(report, f"net-int8-{gear}-aipp")
+    assert build.origin is own
+    assert [gate.variant for gate in own.shared] == [gear]
+    assert [gate.variant for gate in build.shared] == [gear]
+    assert card(report, f"net-int8-{other}").shared == []
+    page, text = render_html(report, "en"), render_markdown(report, "en")
+    for name in (f"int8-{gear}", f"int8-{gear}-aipp", f"int8-{other}"):
+        assert name in page
+        assert name.replace("_", "\\_") in text
+
+
 def test_stages_of_a_variant_nobody_asked_are_shown_by_what_is_built_from_them(factory):
     stage = factory.stage("net", "int8-bs1", "quantized")
     gate = factory.gate("net", "int8-bs1-aipp", "quantization", "quantized/findings", 0.0, Limit("==", 0), "passed")
