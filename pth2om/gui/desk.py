@@ -156,9 +156,7 @@ class Desk:
     def language(self, request: Request) -> Language:
         """The reader's: as chosen on a page, else the browser's, else the server's."""
         chosen = request.cookies.get("pth2om-lang")
-        if chosen in ("en", "zh"):
-            return chosen  # type: ignore[return-value]
-        return language()
+        return "zh" if chosen == "zh" else "en" if chosen == "en" else language()
 
 
 def preferences(request: Request, values: Values) -> Response:
