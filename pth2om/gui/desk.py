@@ -154,7 +154,7 @@ class Desk:
                 return self.page(request, "problem.html", 500, problem=problem)
 
     def language(self, request: Request) -> Language:
-        """The reader's: as chosen on a page, else the browser's, else the server's."""
+        """The reader's: as chosen on a page, else the server's."""
         chosen = request.cookies.get("pth2om-lang")
         return "zh" if chosen == "zh" else "en" if chosen == "en" else language()
 
