@@ -105,7 +105,9 @@ def limits(
     table = "torch~onnx" if pair in FLOAT32 else "int8" if int8 else "float"
     equal = INTEGERS[table] if kind == "integers" else LABELS[table]
     defaults = int8_limits(layers) if table == "int8" else DEFAULTS[table]
-    chosen = {**defaults, "equal": equal} | _given(getattr(gates, pair.replace("~", "_"), Closeness()))
+    # What TorchScript is compared with has the limits that PyTorch has.
+    named = pair.replace("torchscript~", "torch~").replace("~", "_")
+    chosen = {**defaults, "equal": equal} | _given(getattr(gates, named, Closeness()))
     if table == "int8":
         chosen |= _given(gates.int8)
     # A limit for all slices only holds for those it means something to; a slice's own is taken as it is.

@@ -498,3 +498,10 @@ def test_the_unbroken_detector_in_fp16_passes() -> None:
         lambda x: {"out": detector(x)}, lambda x: {"out": detector(x).astype(np.float16).astype(np.float32)}, SLICES
     )
     assert {each.verdict for each in judge(measured, pair="torch~om", gates=Gates())} == {"passed"}
+
+
+@pytest.mark.parametrize(("pair", "own"), [("torchscript~onnx", "torch_onnx"), ("torchscript~om", "torch_om")])
+def test_torchscript_has_the_limits_of_pytorch(pair: str, own: str) -> None:
+    gates = Gates.model_validate({own: {"relative_l2": 0.123}})
+    assert limits(pair, gates)["relative_l2"] == 0.123
+    assert limits("torch~torchscript", gates)["relative_l2"] != 0.123
