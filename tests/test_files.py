@@ -67,6 +67,8 @@ WITH_REASON = {
     "pth2om/drafting/start.py": "all files of a new model appear, or none",
     "pth2om/checkpoint/watching.py": "names them; writes nothing",
     "pth2om/quantize/bins.py": "fills a folder that may exist",
+    "pth2om/toolchain/cann/link.py": "what starts an agent runs on a board, without this package",
+    "pth2om/toolchain/cann/agent/blobs.py": "likewise, and an upload keeps its part, from which it is resumed",
 }
 
 
