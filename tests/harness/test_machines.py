@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pth2om import evidence
 from pth2om.evidence import GateRecord
 from pth2om.harness.machines import agrees
 from tests.harness.tiny import records
+from tests.toolchain.cann.sshd import Sshd, free_port, know, make_keys, needs_sshd
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "doubles" / "cann"))
 from cann_double.install import install
@@ -73,3 +76,53 @@ def test_a_crash_at_exit_fails_its_test_and_keeps_its_figures(repo, machine) -> 
     assert {(gate.verdict, gate.ground) for gate in gates} == {("passed", "double")}
     assert {gate.verdict for gate in every if gate.check == "om/exit"} == {"failed"}
     assert "test double" in text
+
+
+@needs_sshd
+@pytest.mark.nightly
+@pytest.mark.parametrize("where", ["here", "ssh"])
+@pytest.mark.parametrize("model", ["convmixer-digits", "yolov6-shapes"])
+def test_an_acceptance_run_passes_and_has_the_emulators_figures(
+    repository: Path, machine, monkeypatch, tmp_path, model: str, where: str
+) -> None:
+    """Whatever the emulator's fused band decides, the doubles compute to the bit, here and behind a real sshd."""
+    monkeypatch.setenv("PTH2OM_STORE", str(tmp_path / "store"))
+    words = ["--om-toolchain", "cann"]
+    if where == "ssh":
+        server = Sshd(make_keys(tmp_path), free_port())
+        names = ("ASCEND_HOME_PATH", "PTH2OM_BOARD_PYTHON", "PTH2OM_LEASE_DIR")
+        server.start({**{name: os.environ[name] for name in names}, "PTH2OM_BOARD_CACHE": str(tmp_path / "there")})
+        monkeypatch.setenv("PTH2OM_SSH_CONFIG", str(know(tmp_path, server)))
+        words = ["--board", server.url, "--om-compile", "board"]
+    found = {}
+    try:
+        for name, asked in (("cann", words), ("emulator", ["--soc", "Ascend310B4", "--om-cann", "8.0.0"])):
+            command = [
+                sys.executable,
+                "-m",
+                "pth2om.harness",
+                "-k",
+                f"{model} and (closeness or preflight or accuracy)",
+            ]
+            reports = tmp_path / name
+            done = subprocess.run(
+                [*command, "-q", "--om-reports-dir", str(reports), *asked],
+                cwd=repository, capture_output=True, text=True, timeout=1500,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout[-3000:]
+            (file,) = reports.glob("*/evidence.jsonl")
+            found[name] = {gate.id: gate for gate in evidence.read(file) if isinstance(gate, GateRecord)}
+    finally:
+        if where == "ssh":
+            server.stop()
+    same = 0
+    for name, gate in found["cann"].items():
+        other = found["emulator"][name]
+        assert gate.verdict == other.verdict
+        if gate.ground == "host" or "[unfused]" in str(other.details.get("worst")) or "om" not in gate.check:
+            continue
+        assert gate.ground == "double"
+        same += gate.measured == other.measured
+        assert gate.measured == other.measured or gate.question == "accuracy", gate.check
+    assert same > 8
+    assert machine.broken == []

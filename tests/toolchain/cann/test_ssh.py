@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,63 +19,14 @@ from pth2om.toolchain.cann import machine as board_at
 from pth2om.toolchain.cann.board import Limits
 from pth2om.toolchain.cann.place import SSH_CONFIG, Place
 from tests.toolchain.cann.conftest import OPTIONS, SOC, feeds, install, write_model
+from tests.toolchain.cann.sshd import Sshd, free_port, know, make_keys, needs_sshd
 
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
-pytestmark = pytest.mark.skipif(
-    not (Path(SSHD).is_file() and shutil.which("ssh") and shutil.which("ssh-keygen")),
-    reason="OpenSSH's client and server are not installed (Debian: openssh-server)",
-)
-
-
-@dataclass
-class Sshd:
-    """One server; each `environment` it is started with is another board."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"
-
-    def start(self, environment: dict[str, str], command: str = "") -> None:
-        variables = " ".join(f'"{name}={value}"' for name, value in environment.items())
-        config = self.folder / f"sshd-{self.port}"
-        config.write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder / 'host'}\nPidFile none\n"
-            f"AuthorizedKeysFile {self.folder / 'user.pub'}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            f"PermitRootLogin prohibit-password\nPrintMotd no\nSetEnv {variables}\n"
-            + (f"ForceCommand {command}\n" if command else "")
-        )
-        Path("/run/sshd").mkdir(exist_ok=True) if os.getuid() == 0 else None
-        self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stderr=subprocess.DEVNULL)
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:
-                link.recv(16)
-                return
-            time.sleep(0.05)
-        pytest.fail("sshd does not start")
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(10)
-            self.process = None
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+pytestmark = needs_sshd
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("ssh")
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    return folder
+    return make_keys(tmp_path_factory.mktemp("ssh"))
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +36,9 @@ def board(machine, keys) -> Iterator[Sshd]:
     names = ("ASCEND_HOME_PATH", "PTH2OM_BOARD_PYTHON", "PTH2OM_LEASE_DIR", "TMPDIR")
     environment = {name: os.environ[name] for name in names}
     server.start({**environment, "PTH2OM_BOARD_CACHE": str(keys / "cache")})
-    host = (keys / "host.pub").read_text().rsplit(" ", 1)[0]
-    (keys / "known").write_text(f"[127.0.0.1]:{server.port} {host}\n")
-    (keys / "config").write_text(
-        f"Host *\n  IdentityFile {keys / 'user'}\n  IdentitiesOnly yes\n  UserKnownHostsFile {keys / 'known'}\n"
-        f"  ControlPath {keys / 'shared'}\n  ControlMaster auto\n"
-    )
+    config = know(keys, server)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(SSH_CONFIG, str(keys / "config"))
+        patch.setenv(SSH_CONFIG, str(config))
         yield server
         server.stop()
 
@@ -202,9 +142,7 @@ def test_a_board_that_cannot_be_reached_says_why(board, keys, tmp_path, monkeypa
 )
 def test_a_login_that_starts_no_agent_is_named(board, keys, monkeypatch, command, text) -> None:
     server = Sshd(keys, free_port())
-    host = (keys / "host.pub").read_text().rsplit(" ", 1)[0]
-    with (keys / "known").open("a") as file:
-        file.write(f"[127.0.0.1]:{server.port} {host}\n")
+    know(keys, server)
     server.start({"A": "b"}, command)
     try:
         from pth2om.toolchain.cann.link import Link
@@ -218,9 +156,7 @@ def test_a_login_that_starts_no_agent_is_named(board, keys, monkeypatch, command
 def test_boards_that_differ_are_refused(board, keys, tmp_path, machine) -> None:
     other = install(tmp_path / "other", cann="7.0.0")
     server = Sshd(keys, free_port())
-    host = (keys / "host.pub").read_text().rsplit(" ", 1)[0]
-    with (keys / "known").open("a") as file:
-        file.write(f"[127.0.0.1]:{server.port} {host}\n")
+    know(keys, server)
     server.start(
         {
             "ASCEND_HOME_PATH": str(other.toolkit),
