@@ -25,7 +25,7 @@ from pth2om.toolchain.cann.agent.lease import FOLDER, Lease
 from pth2om.toolchain.cann.board import Limits
 from tests.toolchain.cann.conftest import OPTIONS, SOC, feeds, install, write_model
 
-LIMIT = 1.0
+LIMIT = 4.0
 _SIGNALS = {"segfault": "SIGSEGV", "abort": "SIGABRT", "bus": "SIGBUS", "oom": "SIGKILL"}
 
 
@@ -96,7 +96,7 @@ def campaign(folder: Path, count: int, seed: int) -> list[str]:
             f"{number} {fault}: {text}" for text in _one(toolchain, compiled, machine, fault, given, right, generator)
         ]
         took = time.monotonic() - begun
-        if took > 30:
+        if took > 120:
             wrong.append(f"{number} {fault}: took {took:.0f} s")
         wrong += [f"{number} {fault}: {text}" for text in _left(board, folder)]
     toolchain.close()

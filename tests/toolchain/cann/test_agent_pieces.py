@@ -28,7 +28,7 @@ from pth2om.toolchain.cann.agent.child import how_ended
 from pth2om.toolchain.cann.agent.environment import captured, probed
 from pth2om.toolchain.cann.agent.frames import MAGIC, FrameError, Pipe, checked, described
 from pth2om.toolchain.cann.agent.lease import FOLDER, Lease
-from pth2om.toolchain.cann.agent.shared import Mapped
+from pth2om.toolchain.cann.agent.shared import Mapped, kept, sweep
 
 AGENT = Path(agent_package.__file__).parent
 SOURCES = sorted(AGENT.glob("*.py"))
@@ -342,3 +342,15 @@ def test_a_python_without_acl_says_why(monkeypatch) -> None:
 
 def test_signals_are_those_of_this_system() -> None:
     assert how_ended(-signal.SIGBUS)["signal"] == "SIGBUS"
+
+
+def test_folders_of_agents_that_were_killed_are_removed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = Path(kept("board"))
+    code = "import sys; from pth2om.toolchain.cann.agent.shared import kept; print(kept('shm', sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, capture_output=True)
+    for name in ("pth2om-board-new", "pth2om-other", "else"):
+        (tmp_path / name).mkdir()
+    assert len(list(tmp_path.glob("pth2om-shm-*"))) == 1
+    sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {mine.name, "pth2om-board-new", "pth2om-other", "else"}

@@ -7,12 +7,17 @@ the folder for temporary files.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
+import re
+import shutil
 import tempfile
 from typing import Optional
 
 _GRAIN = 1 << 20
+_OURS = re.compile(r"pth2om-(?:board|shm)-")
+_ALIVE = "alive"
 _PLACES = ("/dev/shm",)  # noqa: S108 - the name of memory
 
 
@@ -53,13 +58,44 @@ class Mapped:
             self._map = None
 
 
+def kept(kind: str, place: Optional[str] = None) -> str:
+    """A new folder of this process; a lock in it, which the kernel gives back, tells `sweep` that it is in use."""
+    path = tempfile.mkdtemp(prefix="pth2om-%s-" % kind, dir=place)
+    number = os.open(os.path.join(path, _ALIVE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return path
+
+
+def sweep() -> None:
+    """Remove the folders of agents that were ended by force: nobody holds their locks."""
+    for place in (*_PLACES, tempfile.gettempdir()):
+        with contextlib.suppress(OSError):
+            for name in os.listdir(place):
+                if _OURS.match(name):
+                    _sweep(os.path.join(place, name))
+
+
+def _sweep(path: str) -> None:
+    try:
+        number = os.open(os.path.join(path, _ALIVE), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # another user's, or one that is just being made
+        return
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        return
+    finally:
+        os.close(number)
+
+
 def folder(size: int) -> str:
     """A new folder for mapped files, where ``size`` bytes have room."""
     for place in _PLACES:
         try:
             free = os.statvfs(place)
             if free.f_bavail * free.f_frsize > 2 * size and os.access(place, os.W_OK):
-                return tempfile.mkdtemp(prefix="pth2om-", dir=place)
+                return kept("shm", place)
         except OSError:
             continue
-    return tempfile.mkdtemp(prefix="pth2om-")
+    return kept("shm")

@@ -24,7 +24,7 @@ from .blobs import BlobError, Blobs, digest_of
 from .child import Child, ChildError, tail_of
 from .frames import PROTOCOL, FrameError, Header, Pipe, checked
 from .lease import Lease
-from .shared import Mapped, folder
+from .shared import Mapped, folder, kept, sweep
 from .worker import FLUSH
 
 SLOTS = 3
@@ -71,7 +71,7 @@ class Supervisor:
         self._queue: "queue.Queue[Any]" = queue.Queue()
         self._free: "queue.Queue[Slot]" = queue.Queue()
         self._gone = threading.Event()
-        self._home = tempfile.mkdtemp(prefix="pth2om-board-")
+        self._home = kept("board")
         self._places: List[str] = []
         self._children: Dict[str, Child] = {}  # by the name that the other side gave its model
         self._python = ""
@@ -85,6 +85,7 @@ class Supervisor:
 
     def serve(self) -> int:
         """Answer until the other side is gone."""
+        sweep()
         self._pipe.send({"kind": "hello", "protocol": PROTOCOL, "agent": self._digest, "pid": os.getpid()})
         threading.Thread(target=self._read, daemon=True).start()
         try:
