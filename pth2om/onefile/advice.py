@@ -42,12 +42,25 @@ _WORDS: dict[str, dict[str, Any]] = {
     "convert.open-size": {"dynamic_batch_size": (1, 2, 4)},
     "convert.shape-twice": {"batch": None, "channels": None, "size": ()},
     "convert.images-feed-one": {"calib": (Path("FOLDER_OF_BINS"), Path("FOLDER_OF_BINS"))},
-    "cann.nothing": {"toolchain": "emulator", "boards": ()},
-    "cann.no-program": {"toolchain": "emulator", "boards": ()},
-    "pipeline.no-toolchain": {"toolchain": "emulator"},
+    "cann.board-url": {"boards": ("ssh://USER@HOST",)},
+    "cann.nothing": {"toolchain": None, "boards": ()},
+    "cann.no-program": {"toolchain": None, "boards": ()},
+    "pipeline.no-toolchain": {"toolchain": None},
     "starter.exists": {"name": "OTHER_NAME"},
 }
 """The options that the next command has, by the key of the error; they are examples to be filled in."""
+
+_FIXED = ("export.fixed-shape", "export.fixed-axis")
+"""An ONNX file has one shape, and another was asked for; no exporter helps there."""
+_AS_IN_THE_FILE: dict[str, Any] = {
+    "batch": None,
+    "channels": None,
+    "size": (),
+    "input_shape": None,
+    "dynamic_batch_size": (),
+    "dynamic_image_size": (),
+    "dynamic_dims": (),
+}
 
 
 def after_refusal(error: Pth2omError, file: Path, soc: str | None, options: Options | None = None) -> str:
@@ -91,6 +104,8 @@ def after_refusal(error: Pth2omError, file: Path, soc: str | None, options: Opti
         return _again(file, soc, replace(given, template="NET.py"))
     if key in _WORDS:
         return _again(file, soc, replace(given, **_WORDS[key]))
+    if key.startswith("cann.") and given.boards:
+        return shell_line(("pth2om", "doctor", *(word for board in given.boards for word in ("--board", board))))
     if key.startswith("starter.onnx") or key.partition("-")[0] in ("checkpoint.is", "checkpoint.missing"):
         return _again(Path("FILE"), soc, given)
     return "pth2om convert --help"
@@ -116,6 +131,8 @@ def after(done: Conversion) -> tuple[str, ...]:
     options = done.options
     if any(gate.question == "quantization" for gate in unmade) and options.quantizer != "pth2om":
         return (_again(done.source, done.soc, replace(options, quantizer="pth2om")),)
+    if any(gate.message is not None and gate.message.key in _FIXED for gate in unmade):
+        return (_again(done.source, done.soc, replace(options, **_AS_IN_THE_FILE)),)
     if any(gate.check == "export/exporting" for gate in unmade) and options.torchscript is None:
         return (_again(done.source, done.soc, replace(options, exporter=_EXPORTERS[options.exporter])),)
     if unmade:

@@ -122,7 +122,7 @@ def _convert(file: Path, soc: str | None, options: Options, shown: Progress) -> 
             calib=scratch / "calib",
             data_roots=options.data_roots,
             soc=soc,
-            toolchain=options.toolchain,
+            toolchain=options.chosen_toolchain,
             access=Access(boards=options.boards),
             cann=options.cann,
             trust=frozenset({names.name}) if options.trust else frozenset(),

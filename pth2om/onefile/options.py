@@ -85,7 +85,7 @@ class Options:
         quantized: an ONNX file that is quantized already.
         dataset: folder of labelled images that the model is scored on: one folder a class, or with ``val_label.txt``.
         quantizer: who quantizes.
-        toolchain: who compiles and runs.
+        toolchain: who compiles and runs; None: ``cann`` where `boards` are named, else ``emulator``.
         boards: ``ssh://user@host`` of the machines with an NPU that the toolchain ``cann`` uses; none: this machine.
         cann: version whose rules hold.
         save_spec: folder of specs that gets the model; None: not written.
@@ -136,7 +136,7 @@ class Options:
     quantized: Path | None = None
     quantizer: Literal["pth2om", "amct_onnx"] = "pth2om"
     dataset: Path | None = None
-    toolchain: str = "emulator"
+    toolchain: str | None = None
     boards: tuple[str, ...] = ()
     cann: str = "9.x"
     save_spec: Path | None = None
@@ -172,7 +172,7 @@ class Options:
         if self.input_shape is not None and (self.size or self.channels or self.batch):
             raise ConvertError("convert.shape-twice")
         self._check_gears()
-        if self.boards and self.toolchain == "emulator":
+        if self.boards and self.toolchain not in (None, "cann"):
             raise ConvertError("convert.needs", option="--board", other="--real")
         if not self.quantizes:
             for name in ("calib", "images", "random_calibration", "calibration_config"):
@@ -197,6 +197,11 @@ class Options:
                 raise ConvertError("convert.together", one=_flag(name), other=_flag(other))
         if given and self.torchscript is not None:
             raise ConvertError("convert.together", one=_flag(given[0]), other="--torchscript")
+
+    @property
+    def chosen_toolchain(self) -> str:
+        """Who compiles and runs: as asked; with a board CANN, else the emulator."""
+        return self.toolchain or ("cann" if self.boards else "emulator")
 
     def to_json(self) -> dict[str, Any]:
         """What was set, as JSON values."""

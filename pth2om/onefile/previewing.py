@@ -36,7 +36,7 @@ def preview(file: Path, soc: str | None, options: Options) -> str:
             calib=scratch / "calib",
             data_roots=options.data_roots,
             soc=soc,
-            toolchain=options.toolchain,
+            toolchain=options.chosen_toolchain,
             cann=options.cann,
             trust=frozenset({name}) if options.trust else frozenset(),
         )

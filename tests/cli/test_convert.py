@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import zipfile
@@ -13,21 +14,25 @@ from torch import nn
 
 from pth2om.cli import main
 from pth2om.cli.convert import options_of
+from pth2om.errors import ConvertError
 from pth2om.onefile import Options
 
 
-def _cut() -> bytes:
-    """The first half of an ONNX file."""
+def _chain() -> bytes:
+    """An ONNX file of twenty nodes, its batch fixed to 1."""
     from onnx import TensorProto, helper
 
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
-    nodes = [helper.make_node("Relu", ["x"], ["y"], name=f"relu{number}") for number in range(20)]
-    graph = helper.make_graph(nodes, "g", [value], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])])
-    whole: bytes = helper.make_model(graph).SerializeToString()
-    return whole[: len(whole) // 2]
+    names = ["x", *(f"t{number}" for number in range(19)), "y"]
+    nodes = [helper.make_node("Relu", [a], [b], name=f"relu_{b}") for a, b in itertools.pairwise(names)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    opset = helper.make_opsetid("", 17)
+    whole: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    return whole
 
 
-CUT = _cut()
+CHAIN = _chain()
+CUT = CHAIN[: len(CHAIN) // 2]
 
 
 def parsed(words: list[str]) -> Options:
@@ -105,6 +110,49 @@ def test_the_options_write_themselves_and_read_back() -> None:
     assert parsed(["f.pth", "--real"]).toolchain == "cann"
     assert parsed(["f.pth", "--torchscript"]).torchscript == "auto"
     assert parsed(["f.pth", "--dynamic-image-size", "8x9; 4,4;"]).dynamic_image_size == ((8, 9), (4, 4))
+
+
+def test_a_board_needs_no_other_word() -> None:
+    assert parsed(["f.pth"]).chosen_toolchain == "emulator"
+    named = parsed(["f.pth", "--board", "ssh://root@192.0.2.7"])
+    assert named.chosen_toolchain == "cann"
+    named.check()
+    with pytest.raises(ConvertError) as caught:
+        parsed(["f.pth", "--board", "ssh://root@192.0.2.7", "--toolchain", "emulator"]).check()
+    assert caught.value.message.key == "convert.needs"
+
+
+@pytest.mark.parametrize(
+    ("typed", "following"),
+    [
+        (["--board", "192.0.2.7"], "pth2om convert m.onnx --soc Ascend310B1 --board ssh://USER@HOST"),
+        (["--board", "ssh://nobody@127.0.0.1:1"], "pth2om doctor --board ssh://nobody@127.0.0.1:1"),
+    ],
+)
+def test_a_board_that_is_not_there_has_a_next_command(
+    typed: list[str],
+    following: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.onnx").write_bytes(CHAIN)
+    assert main(["convert", "m.onnx", "--soc", "Ascend310B1", *typed]) == 2
+    said = capsys.readouterr().err
+    assert "  → " in said
+    assert said.strip().splitlines()[-1] == f"Next: {following}"
+    assert not list(tmp_path.glob("*-converted"))
+
+
+@pytest.mark.parametrize("asked", [["--batch", "4"], ["--dynamic-batch-size", "1,4"]])
+def test_an_onnx_file_of_another_shape_is_to_be_taken_as_it_is(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.onnx").write_bytes(CHAIN)
+    assert main(["convert", "m.onnx", "--soc", "Ascend310B1", *asked]) == 1
+    assert capsys.readouterr().out.strip().splitlines()[-1] == "Next: pth2om convert m.onnx --soc Ascend310B1"
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,6 +137,8 @@ def test_chance_is_reported_as_such_and_excuses_nothing(tmp_path):
         export=Export(),
         slices=(),
         preprocess=None,
+        volume=None,
+        digest="",
         gates=Gates(),
         datasets=(),
     )
@@ -145,6 +147,7 @@ def test_chance_is_reported_as_such_and_excuses_nothing(tmp_path):
         spec=spec,
         settings=SimpleNamespace(soc=None),
         has_torch=True,
+        records={},
         store=Store(tmp_path / "store"),
         torch_session=lambda: reference,
         module=lambda: module,

@@ -40,7 +40,7 @@ def measured(tmp_path, module: nn.Module, *, has_torch: bool = True) -> dict[str
     """Sample -> the relative L2 of the model's own rounding."""
     inputs = (Input(name="x", shape=(1, 16, 16)),)
     session = TorchSession(lambda: module, inputs, (), digest="net")
-    spec = SimpleNamespace(name="net", inputs=inputs, export=Export(), slices=(), preprocess=None)
+    spec = SimpleNamespace(name="net", inputs=inputs, export=Export(), slices=(), preprocess=None, volume=None)
     pipeline = SimpleNamespace(
         spec=spec,
         source=SimpleNamespace(watching=contextlib.nullcontext),

@@ -353,3 +353,6 @@ def test_a_board_that_does_not_answer_is_a_finding() -> None:
     assert rules(found) == {"unreachable"}
     assert found.status == 1
     assert "ssh://nobody@127.0.0.1:1" in found.lines("en")[0]
+    printed = "\n".join(found.lines("en"))
+    assert printed.count("127.0.0.1 port 1") == 1  # the reason once, with what to do about it
+    assert "\n  → " in printed

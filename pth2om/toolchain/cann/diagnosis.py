@@ -21,7 +21,7 @@ from typing import Any
 from pth2om import __version__
 from pth2om.errors import ToolchainError
 from pth2om.evidence import Finding
-from pth2om.language import Language, say
+from pth2om.language import Language, Message, say
 from pth2om.toolchain.cann.agent import doctor
 from pth2om.toolchain.cann.link import Link
 from pth2om.toolchain.cann.place import Place
@@ -112,9 +112,9 @@ def asked(place: Place) -> Diagnosis:
         with contextlib.closing(Link(place)) as link:
             answer, _ = link.ask({"kind": "doctor"}, limit=_PATIENCE)
     except ToolchainError as error:
-        return unreachable(place.url, error.message.with_fix())
+        return unreachable(place.url, error.message)
     if answer.get("kind") != "doctor":
-        return unreachable(place.url, json.dumps(answer)[:300])
+        return unreachable(place.url, say("doctor.unreachable", reason=json.dumps(answer)[:300]))
     return remote(place.url, answer["facts"], now=time.time())
 
 
@@ -144,9 +144,9 @@ def remote(place: str, facts: Mapping[str, Any], *, now: float) -> Diagnosis:
     return Diagnosis(place, facts, _sorted(found))
 
 
-def unreachable(place: str, reason: str) -> Diagnosis:
-    """A board that did not answer."""
-    return Diagnosis(place, {}, (_finding("error", "unreachable", {"reason": reason}),))
+def unreachable(place: str, reason: Message) -> Diagnosis:
+    """A board that did not answer; the reason is the finding, with its own fix."""
+    return Diagnosis(place, {}, (Finding("doctor.unreachable", "error", reason),))
 
 
 def installed() -> dict[str, str]:

@@ -46,5 +46,5 @@ def test_without_cann_it_is_refused_with_the_next_command(model, capsys, monkeyp
     assert "--om-" not in said
     assert said.strip().splitlines()[-1] == f"Next: pth2om convert m.pt --soc {SOC} --size 8"
     assert not list(tmp_path.glob("*-converted/*"))
-    assert main(["convert", model, "--soc", SOC, "--board", "ssh://a@b"]) == 2
+    assert main(["convert", model, "--soc", SOC, "--board", "ssh://a@b", "--toolchain", "emulator"]) == 2
     assert "--real" in capsys.readouterr().err
