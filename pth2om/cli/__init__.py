@@ -10,13 +10,13 @@ The one-line help of each verb is ``[help.<verb>]`` in ``messages/cli.toml``.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from pth2om import __version__
+from pth2om.cli.parsing import Parser
 from pth2om.errors import Pth2omError
 from pth2om.language import say
 from pth2om.terminal import prepare_streams
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     verb = words[0] if words and words[0] in VERBS else None
-    parser = argparse.ArgumentParser(prog="pth2om", description=say("cli.description").render())
+    parser = Parser(prog="pth2om", description=say("cli.description").render())
     parser.add_argument("--version", action="version", version=f"pth2om {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
