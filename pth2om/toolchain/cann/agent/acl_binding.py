@@ -81,11 +81,11 @@ class Model:
         dims = _dims(self._device.made("acl.mdl.get_input_dims", mdl.get_input_dims(self._desc, index)))
         other = dims
         second = getattr(mdl, "get_input_dims_v2", None)
-        if second is not None and size and -1 not in dims:
+        if second is not None and size:
             answer, code = second(self._desc, index)
-            if code == 0 and _bytes(_dims(answer), dtype) == size:
+            if code == 0 and (-1 in dims or _bytes(_dims(answer), dtype) == size):
                 other = _dims(answer)
-        if _bytes(dims, dtype) != size:
+        if -1 not in dims and _bytes(dims, dtype) != size:
             dims = other
         # With AIPP one of the two is the picture's and one the model's, and both may have the same product.
         return {"name": str(name), "dtype": dtype, "dims": dims, "other": other, "size": size}
@@ -161,11 +161,7 @@ class Model:
             array = feeds[entry["name"]]
             if array.dtype.name != entry["dtype"]:
                 raise ShapeError("dtype", name=entry["name"], wanted=entry["dtype"], given=array.dtype.name)
-            fits = any(
-                len(array.shape) == len(dims) and all(size in (-1, given) for size, given in zip(dims, array.shape))
-                for dims in (entry["dims"], entry["other"])
-            )
-            if not fits and self.kind != "range":
+            if _form(entry, array.shape) is None and self.kind != "range":
                 raise ShapeError("size", name=entry["name"], wanted=_x(entry["dims"]), given=_x(array.shape))
             ordered.append(array)
         return ordered
@@ -198,7 +194,7 @@ class Model:
         open_sizes = [
             given
             for entry, array in zip(self.inputs, arrays)
-            for size, given in zip(entry["dims"], array.shape)
+            for size, given in zip(_form(entry, array.shape) or (), array.shape)
             if size == -1
         ]
         every = [size for array in arrays for size in array.shape]
@@ -343,6 +339,14 @@ def _dtype(number: Any) -> str:
 
 def _dims(answer: Dict[str, Any]) -> List[int]:
     return [int(size) for size in answer["dims"][: answer.get("dimCount", len(answer["dims"]))]]
+
+
+def _form(entry: Dict[str, Any], shape: Sequence[int]) -> Optional[List[int]]:
+    """The form of an input that a shape fits: with AIPP that of the picture before that of the model."""
+    for dims in (entry["other"], entry["dims"]):
+        if len(shape) == len(dims) and all(size in (-1, given) for size, given in zip(dims, shape)):
+            return list(dims)
+    return None
 
 
 def _bytes(dims: Sequence[int], dtype: str) -> int:

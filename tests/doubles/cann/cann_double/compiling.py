@@ -46,7 +46,7 @@ def run(words: Sequence[str], asked: Mapping[str, object]) -> int:
         The status.
     """
     found = machine()
-    cann = {7: "7.0", 8: "8.0", 9: "9.x"}[generation(found["cann"])]
+    cann = _rules(found["cann"])
     try:
         flags = lex(words, cann)
     except LexicalError as error:
@@ -88,7 +88,7 @@ def _compile(words: Sequence[str], flags: Flags, cann: str, asked: Mapping[str, 
     soc = flags["soc_version"]
     written = str(asked.get("soc", soc))
     recorded = str(asked.get("cann", cann))
-    target = Target.of(soc, {7: "7.0", 8: "8.0", 9: "9.x"}[generation(cann)])
+    target = Target.of(soc, _rules(cann))
     toolchain = EmulatorToolchain(target, threads=1, join=join_int8)
     with tempfile.TemporaryDirectory(prefix="atc-double-") as name:
         folder = Path(name)
@@ -125,6 +125,11 @@ def _compile(words: Sequence[str], flags: Flags, cann: str, asked: Mapping[str, 
         file.write(data)
 
 
+def _rules(cann: str) -> str:
+    """Whose rules hold on a machine: 8.5 has the texts of 9, and from 9 on the minor number decides about ranges."""
+    return {7: "7.0", 8: "8.0"}.get(generation(cann), cann if cann.startswith("9") else "9.x")
+
+
 _FUSION = {
     "session_and_graph_id_0_0": {
         "graph_fusion": {"ConvBatchnormFusionPass": {"match_times": "1", "effect_times": "1"}},
@@ -141,7 +146,7 @@ def _behind_aipp(model: Path) -> dict[str, list[int]]:
     constants = {tensor.name for tensor in graph.initializer}
     shapes = {}
     for value in graph.input:
-        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        dims = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
         if value.name not in constants and len(dims) == 4:
             shapes[value.name] = dims
     return shapes

@@ -111,8 +111,9 @@ def describe(
             layout, second, dims = 1, dims, list(aipp[spec.name])
         size = 0 if kind == "range" and -1 in dims else max(_bytes(sizes, spec.dtype) for sizes in shapes)
         inputs.append(Tensor(spec.name, dims, second, DTYPES[spec.dtype.name], layout, size))
+    results = [_results(model, item, aipp if kind in _GEARS else {}) for item in records]
     for place, spec in enumerate(records[0].outputs):
-        shapes = [_sizes(item.outputs[place].shape) for item in records]
+        shapes = [found[place] for found in results]
         if len(records) == 1 and not spec.shape and kind == "static":
             # The emulator's joined INT8 operators lose their shapes; atc infers them anew.
             shapes = [_declared(model).get(spec.name, shapes[0])]
@@ -143,11 +144,29 @@ def describe(
         outputs=outputs,
         gears=gears,
         shapes=by_gear,
-        outputs_by_gear=[[tensor.dims for tensor in outputs]]
-        if kind == "static"
-        else [[_sizes(spec.shape) for spec in item.outputs] for item in records],
+        outputs_by_gear=[[tensor.dims for tensor in outputs]] if kind == "static" else results,
         ranges=ranges,
     )
+
+
+def _results(model: Path, record: Compiled, aipp: Mapping[str, Sequence[int]]) -> list[list[int]]:
+    """The shape of each output of one gear; behind AIPP the emulator leaves them open, and atc infers them."""
+    import onnx
+
+    found = [_sizes(spec.shape) for spec in record.outputs]
+    if not aipp or all(-1 not in sizes for sizes in found):
+        return found
+    proto = onnx.load(model, load_external_data=False)
+    for spec in record.inputs:
+        value = next(value for value in proto.graph.input if value.name == spec.name)
+        sizes = _sizes(spec.shape)
+        known = [sizes[0], *list(aipp[spec.name])[1:]] if spec.name in aipp else sizes
+        for dim, size in zip(value.type.tensor_type.shape.dim, known, strict=True):
+            dim.dim_value = size
+    for value in proto.graph.output:  # what it declares by name would win over what is inferred
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    return [[dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim] for value in graph.output]
 
 
 def _declared(model: Path) -> dict[str, list[int]]:
