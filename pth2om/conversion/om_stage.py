@@ -12,8 +12,10 @@ from pth2om.conversion.onnx_stage import preprocess_findings
 from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built, Shown, Value, Work
+from pth2om.errors import AtcError
 from pth2om.evidence import Finding
 from pth2om.files import is_file
+from pth2om.language import say
 from pth2om.spec import PRECISION_MODES, Spec, Variant
 from pth2om.store import Artifact
 
@@ -128,6 +130,7 @@ class OmStage:
         compiled_from: the ONNX file, or the deploy model.
         atc: the atc options.
         toolchain: compiles.
+        noticed: on the way to `compiled_from`.
     """
 
     source: Source
@@ -135,6 +138,7 @@ class OmStage:
     compiled_from: Built
     atc: AtcOptions
     toolchain: Toolchain
+    noticed: tuple[Finding, ...] = ()
     name = "om"
     version = 2
     libraries = ("pth2om", "onnx", "onnxruntime")
@@ -181,7 +185,7 @@ class OmStage:
         """See `Conversion.shown`."""
         compiled = self.toolchain.compiled(artifact.path)
         details = {"compiler": dict(self.toolchain.compiler), **compiled.details}
-        findings = [Finding.from_json(entry) for entry in details.pop("findings", ())]
+        findings = [*self.noticed, *(Finding.from_json(entry) for entry in details.pop("findings", ()))]
         if self.atc.insert_op_conf:
             model, config = self.compiled_from, Path(self.atc.insert_op_conf)
             findings += preprocess_findings(self.source, model.file, model.record.digest, config)
@@ -193,6 +197,37 @@ class OmStage:
             details,
             self.atc.command_line(),
         )
+
+
+def lower_opsets(source: Source, error: AtcError) -> tuple[int, ...]:
+    """The opsets of ``[export] opsets`` below the one at which atc has no parser for an operator.
+
+    Args:
+        source: of the model; a spec that begins with an ONNX file has nothing to export again.
+        error: of a compile.
+
+    Returns:
+        In the spec's order; empty where another export would not help.
+    """
+    refused = error.message.values.get("opset")
+    if error.message.key != "cann.atc-opset" or not isinstance(refused, int) or not source.has_torch:
+        return ()
+    return tuple(opset for opset in source.spec.export.opsets if opset < refused)
+
+
+def lowered(error: AtcError, exported: Built) -> Finding:
+    """That an OM was compiled from an export at a lower opset.
+
+    Args:
+        error: of the compile at the spec's opset.
+        exported: the lower export.
+    """
+    values = error.message.values
+    opset = exported.record.details.get("opset")
+    details = {"type": values["type"], "refused": values["opset"], "opset": opset, "onnx": exported.record.digest}
+    refused, taken = str(values["opset"]), str(opset)
+    message = say("pipeline.opset-lowered", type=str(values["type"]), refused=refused, opset=taken)
+    return Finding("atc.opset-lowered", "warning", message, None, details)
 
 
 def asked(options: AtcOptions) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pth2om.conversion.torchscript_stage import PROGRAM, TorchScriptStage
 from pth2om.evidence import Finding
 from pth2om.files import write_text
 from pth2om.session import Provenance
-from pth2om.spec import Shape
+from pth2om.spec import Export, Shape
 from pth2om.store import Artifact, file_digest, version_of
 
 MODULES = "modules.json"
@@ -51,10 +51,12 @@ class OnnxStage:
     Attributes:
         source: checkpoint and net.
         shape: images per inference, or any shape of the gears.
+        opsets: to try instead of the spec's, after atc refused one of these; empty: the spec's.
     """
 
     source: Source
     shape: Shape
+    opsets: tuple[int, ...] = ()
     name = "onnx"
 
     @property
@@ -97,7 +99,7 @@ class OnnxStage:
             **self.source.options(),
             "graph": graph.VERSION,
             "inputs": self.source.inputs(),
-            "export": self.source.spec.export.model_dump(mode="json"),
+            "export": self._export.model_dump(mode="json"),
             "target": dict(self.source.target.parser),
             **(
                 {"batch": self.shape.batch}
@@ -105,6 +107,12 @@ class OnnxStage:
                 else {"gears": self.shape.gears.model_dump(mode="json"), "file": self.shape.file}
             ),
         }
+
+    @property
+    def _export(self) -> Export:
+        """The spec's table, with other opsets where some were given."""
+        table = self.source.spec.export
+        return table.model_copy(update={"opsets": self.opsets}) if self.opsets else table
 
     def build(self, work: Work) -> Exported:
         """See `Stage.build`."""
@@ -133,7 +141,7 @@ class OnnxStage:
 
                     program = run(TorchScriptStage(source, batch), source.store)
                     module = load_program(program.artifact.file(PROGRAM))
-                made = export.export(module, spec.inputs, spec.export, batch, raw, purpose)
+                made = export.export(module, spec.inputs, self._export, batch, raw, purpose)
             details = made.to_json() | {"version": version_of("torch")}
             write_text(work.folder / MODULES, json.dumps(module_names(raw, module), ensure_ascii=False))
         else:

@@ -6,21 +6,21 @@ onnx.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pth2om.conversion.data import ModelData
 from pth2om.conversion.int8_stage import Int8Stage
-from pth2om.conversion.om_stage import AippStage, OmStage, atc_options
+from pth2om.conversion.om_stage import AippStage, OmStage, atc_options, lower_opsets, lowered
 from pth2om.conversion.onnx_stage import OnnxStage
 from pth2om.conversion.sessions import Sessions
 from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import CheckpointStage, Source
 from pth2om.conversion.stage import Built, built, key_of, run
 from pth2om.conversion.torchscript_stage import TorchScriptStage
-from pth2om.errors import Absent
+from pth2om.errors import Absent, AtcError
 from pth2om.escaping import shell_line
 from pth2om.language import say
 from pth2om.session import Session
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     import torch
 
     from pth2om.ascend.atc_options import AtcOptions
-    from pth2om.evidence import StageRecord
+    from pth2om.evidence import Finding, StageRecord
     from pth2om.toolchain import Toolchain
+
+    Records = MutableMapping[tuple[str, str], StageRecord]
 
 __all__ = ["Built", "Pipeline", "RunSettings"]
 
@@ -132,10 +134,12 @@ class Pipeline:
             Absent: the calibration images are not here.
             QuantizeError: the model cannot be quantized.
         """
-        exported = self.onnx(shape)
+        return self._quantized(shape, self.onnx(shape), self.records)
+
+    def _quantized(self, shape: int | Shape, exported: Built, records: Records) -> Built:
         calibration = None if self.spec.quantize.onnx is not None else self.data.calibration(_shape(shape))
         stage = Int8Stage(self.source, self.data, exported, _shape(shape), calibration)
-        return built(stage, self.store, self.spec.name, self.records)
+        return built(stage, self.store, self.spec.name, records)
 
     def compiled_from(self, variant: Variant) -> Built:
         """What a variant is compiled from: the ONNX, or for int8 the deploy model."""
@@ -185,10 +189,28 @@ class Pipeline:
             Absent: no SoC was asked for.
             AtcError: what atc refuses.
         """
-        toolchain = self.toolchain()
-        model = self.compiled_from(variant)
-        stage = OmStage(self.source, variant, model, self.atc_options(variant, model.file), toolchain)
-        return built(stage, self.store, self.spec.name, self.records)
+        return self._compiled(variant, lambda options: options, self.records)
+
+    def _compiled(self, variant: Variant, asked: Callable[[AtcOptions], AtcOptions], records: Records) -> Built:
+        """Compile; where atc has no parser for an operator at the export's opset, from an export at a lower one.
+
+        The records of that export go nowhere: what is said of the ONNX file is said of the spec's own opset, whoever
+        asks first. The OM's record names the lower opset and the file's digest.
+        """
+        toolchain, model = self.toolchain(), self.compiled_from(variant)
+        noticed: tuple[Finding, ...] = ()
+        while True:
+            options = asked(self.atc_options(variant, model.file))
+            stage = OmStage(self.source, variant, model, options, toolchain, noticed)
+            try:
+                return built(stage, self.store, self.spec.name, records)
+            except AtcError as error:
+                opsets = lower_opsets(self.source, error)
+                if not opsets:
+                    raise
+                exported = built(OnnxStage(self.source, variant.shape, opsets), self.store, self.spec.name, {})
+                noticed = (*noticed, lowered(error, exported))
+                model = self._quantized(variant.shape, exported, {}) if variant.quantized else exported
 
     def plan(self, variant: Variant) -> list[str]:
         """What a dry run prints for a variant: the files it starts from and the exact atc command."""
@@ -240,21 +262,20 @@ class Pipeline:
 
     def twin_sessions(self, variant: Variant) -> dict[str, Session]:
         """An OM compiled from the same ONNX as a variant with gears, for its gear alone; by band."""
-        toolchain, model = self.toolchain(), self.compiled_from(variant)
-        options = self.atc_options(variant, model.file)
         sizes = ";".join(f"{e.name}:{','.join(map(str, variant.shape.of(e)))}" for e in self.spec.inputs)
-        alone = replace(
-            options,
-            input_shape=sizes,
-            output=f"{self.spec.name}-{variant.name}",
-            dynamic_batch_size=None,
-            dynamic_image_size=None,
-            dynamic_dims=None,
-        )
+
+        def alone(options: AtcOptions) -> AtcOptions:
+            return replace(
+                options,
+                input_shape=sizes,
+                output=f"{self.spec.name}-{variant.name}",
+                dynamic_batch_size=None,
+                dynamic_image_size=None,
+                dynamic_dims=None,
+            )
+
         # Its record goes nowhere: the evidence is about the OM with gears.
-        stage = OmStage(self.source, variant, model, alone, toolchain)
-        twin = built(stage, self.store, self.spec.name, {})
-        return self.sessions.om(variant, twin, toolchain, alone=True)
+        return self.sessions.om(variant, self._compiled(variant, alone, {}), self.toolchain(), alone=True)
 
     def remembering(self, session: Session) -> Session:
         """See `Sessions.remembering`."""

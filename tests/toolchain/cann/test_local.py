@@ -210,6 +210,20 @@ def test_a_board_that_is_held_is_waited_for(toolchain, compiled) -> None:
         lease.give_back()
 
 
+def test_a_compile_takes_this_machine_only_where_it_has_an_npu(toolchain, tmp_path, monkeypatch) -> None:
+    lease = Lease()
+    assert lease.take({"who": "ada", "host": "lab"}) is None
+    model = write_model(tmp_path / "m.onnx")
+    waiting = CannToolchain(toolchain.target, limits=replace(toolchain.limits, wait=0.3))
+    try:
+        assert waiting.compile(model, OPTIONS, tmp_path).path.is_file()
+        monkeypatch.setattr(board(), "_facts", replace(board().facts, nodes=("/dev/davinci0",)))
+        with pytest.raises(LostError, match=r"ada@lab"):
+            waiting.compile(model, OPTIONS, tmp_path / "other")
+    finally:
+        lease.give_back()
+
+
 def test_nothing_is_left_behind(toolchain, compiled) -> None:
     toolchain.close()
     places = Path(os.environ["TMPDIR"]), Path("/dev/shm")
