@@ -51,6 +51,7 @@ class ClassifierDrop:
         if self.labels.size and int(self.labels.max()) >= self._classes:
             raise QuantizeError("quantize.label-range", label=int(self.labels.max()), classes=self._classes)
         self.right = answers == self.labels
+        self._labelled = labels is not None
         self.accuracy = 100 * float(np.mean(self.right)) if self.right.size else 0.0
         if not self.right.any():
             raise QuantizeError("quantize.labels-wrong", images=answers.size)
@@ -62,7 +63,8 @@ class ClassifierDrop:
         gained = int(np.count_nonzero(~self.right & right))
         count = int(right.size)
         low, high, _ = drop_bounds(lost, gained, count, level)
-        return Drop(100 * (lost - gained) / count, 100 * low, 100 * high, count, level)
+        scores = (self.accuracy, 100 * float(np.mean(right))) if self._labelled else ()
+        return Drop(100 * (lost - gained) / count, 100 * low, 100 * high, count, level, *scores)
 
     def _answers(self, model: onnx.ModelProto) -> Ints:
         session = open_session(model)

@@ -27,6 +27,8 @@ class Drop:
         low, high: its one-sided bounds.
         images: how many images it was measured on.
         level: of each bound.
+        before, after: the metric of the float and of the INT8 model, in percent. None where the float model's own
+            answers count as right.
     """
 
     drop: float
@@ -34,6 +36,8 @@ class Drop:
     high: float
     images: int
     level: float
+    before: float | None = None
+    after: float | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ class ScoredDrop:
         found = difference(self._reference, self._measured(model), metric=self._metric, level=level)
         low, high = found["bounds"]
         images = int(found.get("distinct_images", found["images"]))
-        return Drop(float(found["drop"]), float(low), float(high), images, level)
+        scores = [float(found[side]) for side in ("reference", "candidate")]
+        return Drop(float(found["drop"]), float(low), float(high), images, level, *scores)
 
     def _measured(self, model: onnx.ModelProto) -> Mapping[str, Any]:
         from pth2om.accuracy import measure

@@ -1,4 +1,4 @@
-"""Quantize: five ways to INT8, each the form of a verb; what comes out, layer by layer."""
+"""Quantize: six ways to INT8, each the form of a verb; what comes out, layer by layer."""
 
 from __future__ import annotations
 
@@ -171,12 +171,13 @@ def _layers(path: Path) -> dict[str, Any]:
 
 
 def _drop(search: object) -> Mapping[str, float] | None:
-    """The drop of the metric with its bounds, of a search that measured one."""
+    """The drop of the metric with its bounds, of a search that measured one, and both scores where there are labels."""
     drop = search.get("drop") if isinstance(search, Mapping) else None
     names = ("drop", "low", "high", "images")
     if not isinstance(drop, Mapping) or not all(isinstance(drop.get(name), int | float) for name in names):
         return None
-    return {name: drop[name] for name in names}
+    scored = ("before", "after") if all(isinstance(drop.get(name), int | float) for name in ("before", "after")) else ()
+    return {name: drop[name] for name in (*names, *scored)}
 
 
 def _report(desk: Desk, asked: tuple[str, ...]) -> Path:
