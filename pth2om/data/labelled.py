@@ -219,8 +219,16 @@ def open_dataset(
     if subset is not None and subset < 1:
         raise DataError("data.empty-subset", where=str(manifest.place), subset=subset)
     folder = _locate(manifest, data_roots, overrides or {}, store)
-    source = volumes.read(manifest, folder) if manifest.kind == "volumes" else sources.read(manifest, folder)
-    return Labelled(manifest, folder, source, subset)
+    return Labelled(manifest, folder, read_source(manifest, folder), subset)
+
+
+def read_source(manifest: Manifest, folder: Path) -> sources.Source | volumes.VolumeSource:
+    """Labels and files of a dataset of any kind; nothing is decoded.
+
+    Raises:
+        DataError: files are missing, or labels and files do not belong together.
+    """
+    return volumes.read(manifest, folder) if manifest.kind == "volumes" else sources.read(manifest, folder)
 
 
 def _locate(manifest: Manifest, data_roots: Sequence[Path], overrides: Mapping[str, Path], store: Store | None) -> Path:

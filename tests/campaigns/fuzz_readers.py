@@ -43,13 +43,13 @@ def _spec(path: Path) -> None:
 
 
 def _dataset(path: Path) -> None:
-    from pth2om.data import sources
+    from pth2om.data.labelled import read_source
     from pth2om.data.manifest import load_manifest
 
     given = path.with_name("digits.npz")
     if not given.exists():
         given.write_bytes((REPOSITORY / "calib/digits/digits.npz").read_bytes())
-    sources.read(load_manifest(path.parent), path.parent)
+    read_source(load_manifest(path.parent), path.parent)
 
 
 def _evidence_seeds() -> list[bytes]:

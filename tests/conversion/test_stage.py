@@ -105,7 +105,7 @@ def double(request: pytest.FixtureRequest) -> Callable[..., FakeToolchain]:
     def registered(**script: Any) -> FakeToolchain:
         made: list[FakeToolchain] = []
 
-        def maker(target: Any, *, threads: int | None, join: object) -> FakeToolchain:
+        def maker(target: Any, **_: Any) -> FakeToolchain:
             if not made:
                 made.append(FakeToolchain(target, **script))
             return made[0]

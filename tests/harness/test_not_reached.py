@@ -59,16 +59,16 @@ def test_what_an_interrupted_run_did_not_reach_is_listed(repo: pytest.Pytester) 
     )
     result = repo.runpytest_subprocess(*QUICK, "--junitxml", "j.xml")
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines(["2 gates not reached*"])
+    result.stdout.fnmatch_lines(["4 gates not reached*"])
     page = report_of(repo)
-    assert "2 gates were not reached" in page
+    assert "4 gates were not reached" in page
     assert "onnx/findings" in page
     assert r"test\_exports\_to\_onnx" in page
     assert CALM not in page
     errors = [
         case.get("name") for case in ElementTree.parse("j.xml").iter("testcase") if case.find("error") is not None
     ]
-    assert errors == ["test_exports_to_onnx[tiny-bs1]", "test_exports_to_onnx[tiny-bs2]"]
+    assert set(errors) == {"test_exports_to_onnx[tiny-bs1]", "test_exports_to_onnx[tiny-bs2]"}
 
 
 def test_a_wrong_spec_is_in_the_report_whatever_is_asked(repo: pytest.Pytester) -> None:
@@ -116,7 +116,7 @@ def test_a_killed_run_leaves_evidence_that_says_so(repo: pytest.Pytester) -> Non
     (folder,) = (repo.path / "reports").iterdir()
     report = load(folder)
     assert not report.ended
-    assert report.count("not_reached") == 2
+    assert report.count("not_reached") == 4
     assert report.count("passed") >= 1
 
 
