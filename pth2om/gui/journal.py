@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -218,6 +219,22 @@ def log(folder: Path, start: int = 0) -> tuple[str, int]:
     text = data[:whole].decode("utf-8", "replace")
     lines = [visible(line.rstrip("\r").rsplit("\r", 1)[-1].expandtabs(), _LONGEST_LINE) for line in text.split("\n")]
     return "\n".join(lines), begin + whole
+
+
+def delete(jobs: Path, name: str) -> bool:
+    """Remove the journal of a job that is over; the files that the job wrote elsewhere stay.
+
+    Returns:
+        Whether it was removed; that of a waiting or running job is not.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    job = read(jobs, name)
+    if job is None or not job.over or alive(job.folder):
+        return False
+    shutil.rmtree(job.folder)
+    return True
 
 
 def remember(file: Path, data: Mapping[str, Any]) -> None:

@@ -92,6 +92,8 @@ def test_a_form_is_the_line_of_the_harness(window):
         {"model": "../convmixer"},
         {"model": "convmixer", "subset": "x"},
         {"model": "convmixer", "soc": "--pdb"},
+        {"model": "convmixer", "soc": "@words.txt"},
+        {"model": "convmixer", "batch": "@words.txt"},
         {"model": "convmixer", "baseline": "/etc/passwd"},
     ],
 )

@@ -121,6 +121,26 @@ def test_cancel_ends_every_process_within_two_seconds(project, tmp_path):
         assert not queue.cancel("../../etc")
 
 
+def test_a_job_that_is_over_is_deleted_when_that_is_confirmed(project, tmp_path, log):
+    with Window(project, tmp_path / "state", at_once=0) as window:
+        window.sign_in()
+        name = window.desk.queue.add(explain(log), "n")
+        window.post(f"/jobs/{name}/delete", {"confirmed": "on"})
+        assert journal.read(window.settings.jobs, name).state == "queued"  # what is not over is not deleted
+        with journal.FileLock(window.settings.jobs / name / "alive"):
+            window.post(f"/jobs/{name}/delete", {"confirmed": "on"})
+            assert journal.read(window.settings.jobs, name).state == "running"
+        journal.remember(window.settings.jobs / name / "end.json", {"status": 0, "ended": time.time()})
+        assert "Delete the job" in window.get(f"/jobs/{name}").text
+        assert window.get(f"/jobs/{name}/delete").status_code == 405
+        window.post(f"/jobs/{name}/delete")
+        assert journal.read(window.settings.jobs, name) is not None
+        assert window.post(f"/jobs/{name}/delete", {"confirmed": "on"}).headers["location"] == "/jobs"
+        assert not (window.settings.jobs / name).exists()
+        assert log.exists()
+        assert not journal.delete(window.settings.jobs, "../state")
+
+
 def test_events_tell_log_and_end_from_any_place(window, log):
     name = window.desk.queue.add(explain(log), "events")
     over(window, name)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from pth2om.gui import journal
+from pth2om.gui import forms, journal
 from pth2om.gui.desk import Desk, Values, duration, paged
 from pth2om.gui.journal import Job
 from pth2om.language import say, speaking
@@ -62,6 +62,12 @@ def routes(desk: Desk) -> list[Route]:
         desk.queue.cancel(request.path_params["name"])
         return RedirectResponse(f"/jobs/{request.path_params['name']}", 303)
 
+    def delete(request: Request, values: Values) -> Response:
+        name = request.path_params["name"]
+        if forms.last(values, "confirmed") == forms.ON and journal.delete(desk.settings.jobs, name):
+            return RedirectResponse("/jobs", 303)
+        return RedirectResponse(f"/jobs/{name}", 303)
+
     def text(request: Request, _values: Values) -> Response:
         job = _job(desk, request)
         return PlainTextResponse("" if job is None else journal.log(job.folder)[0])
@@ -76,6 +82,7 @@ def routes(desk: Desk) -> list[Route]:
         desk.route("/jobs/{name}", one),
         desk.route("/jobs/{name}/log", text),
         desk.route("/jobs/{name}/cancel", cancel, "POST"),
+        desk.route("/jobs/{name}/delete", delete, "POST"),
         Route("/jobs/{name}/events", events),
     ]
 
