@@ -31,6 +31,12 @@ def add(group: pytest.OptionGroup) -> None:
         default=None,
         help="compile here or on the board (default: here if this machine has an atc for the SoC)",
     )
+    group.addoption(
+        "--om-run-by",
+        metavar="WAY",
+        default="acl",
+        help="run the OMs through acl (default) or by msame: inputs and outputs are files, one shape, slow",
+    )
 
 
 def toolchain(config: pytest.Config) -> str:
@@ -50,17 +56,18 @@ def access(config: pytest.Config) -> Access:
     """Where the toolchain finds its machines.
 
     Raises:
-        UsageError: a place to compile that there is not.
+        UsageError: a place to compile, or a way to run, that there is not.
     """
-    from pth2om.toolchain import Access
+    from pth2om.toolchain import WAYS, Access
 
-    place = config.getoption("--om-compile")
-    if place is not None and place not in _PLACES:
-        words = ", ".join(_PLACES)
-        raise pytest.UsageError(
-            say("plugin.unknown-word", option="--om-compile", word=place, nearest="", words=words).render()
-        )
-    return Access(tuple(dict.fromkeys(config.getoption("--board"))), place or "")
+    place, way = config.getoption("--om-compile"), config.getoption("--om-run-by")
+    for option, word, known in (("--om-compile", place, _PLACES), ("--om-run-by", way, WAYS)):
+        if word is not None and word not in known:
+            words = ", ".join(known)
+            raise pytest.UsageError(
+                say("plugin.unknown-word", option=option, word=word, nearest="", words=words).render()
+            )
+    return Access(tuple(dict.fromkeys(config.getoption("--board"))), place or "", way)
 
 
 def settle(config: pytest.Config) -> None:

@@ -22,6 +22,9 @@ RECORD = "compiled.json"
 DEVICE = "device"
 """The band of an OM that runs on an NPU, or on a double of one."""
 
+WAYS = ("acl", "msame")
+"""How a real OM is run: through ``acl``, or by the vendor's ``msame``, whose inputs and outputs are files."""
+
 
 @dataclass(frozen=True)
 class CompiledModel:
@@ -78,7 +81,7 @@ class Access:
     Attributes:
         boards: ``ssh://user@host:port`` of each; empty: this machine.
         compile_at: ``here``, ``board``, or empty: here if this machine has an atc for the SoC, else on a board.
-        run_by: how an OM is run, see `pth2om.toolchain.cann.WAYS`.
+        run_by: how an OM is run, one of `WAYS`.
     """
 
     boards: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pth2om.errors import ToolchainError
 from pth2om.session import Provenance
-from pth2om.toolchain import DEVICE, Access, CompiledModel
+from pth2om.toolchain import DEVICE, WAYS, Access, CompiledModel
 from pth2om.toolchain.cann.board import Board, Facts, Limits
 from pth2om.toolchain.cann.boards import Boards, busy
 from pth2om.toolchain.cann.place import Place
@@ -193,13 +193,15 @@ class CannToolchain:
         """See `Toolchain.open`; no machine is taken before the first run.
 
         Raises:
-            ToolchainError: there is no such band.
+            ToolchainError: there is no such band, or no such way of running.
         """
         from pth2om.toolchain.cann.session import CannSession
 
         if band != DEVICE:
             raise ToolchainError("emulator.unknown-band", where=str(compiled.path), band=band, bands=DEVICE)
-        return CannSession(self._boards, compiled, self.provenance)
+        if self._access.run_by not in WAYS:
+            raise ToolchainError("cann.no-way", by=self._access.run_by, ways=", ".join(WAYS))
+        return CannSession(self._boards, compiled, self.provenance, self._access.run_by)
 
     def close(self) -> None:
         """End the connections; they are made anew when they are needed."""

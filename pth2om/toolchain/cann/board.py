@@ -320,19 +320,21 @@ class Board:
         """Whether a model is loaded."""
         return model in self._models
 
-    def load(self, model: str, files: Mapping[str, Path], main: str) -> Header:
+    def load(self, model: str, files: Mapping[str, Path], main: str, way: Mapping[str, Any] | None = None) -> Header:
         """Load an OM in a new worker; within a lease.
 
         Args:
             model: what the caller calls it.
             files: name -> file: the OM, and what lies beside it.
             main: the OM's name.
+            way: how it is run, where not through ``acl``: ``by``, and ``inputs`` and ``outputs`` as they were compiled.
 
         Raises:
             ToolchainError: see `ask`.
         """
         self._models.discard(model)
         request = {"kind": "load", "model": model, "files": self.upload(files), "main": main, "limit": _LOAD}
+        request |= way or {}
         answer, _ = self.ask(request, limit=_LOAD)
         self._models.add(model)
         return answer

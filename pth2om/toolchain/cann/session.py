@@ -36,9 +36,13 @@ class CannSession:
         boards: to choose from.
         compiled: what runs.
         provenance: what evidence calls it.
+        by: how it is run: ``acl`` or ``msame``.
+
+    Raises:
+        ToolchainError: msame, and an OM with gears or a range.
     """
 
-    def __init__(self, boards: Boards, compiled: CompiledModel, provenance: Provenance) -> None:
+    def __init__(self, boards: Boards, compiled: CompiledModel, provenance: Provenance, by: str = "acl") -> None:
         self._boards = boards
         self._compiled = compiled
         self._provenance = provenance
@@ -46,6 +50,11 @@ class CannSession:
         self._name = f"{os.getpid()}-{next(_NUMBERS)}"
         self._inputs = tuple(_spec(entry) for entry in compiled.details["inputs"])
         self._outputs = tuple(_spec(entry) for entry in compiled.details["outputs"])
+        self._way: dict[str, Any] = {}
+        if by != "acl":
+            if any(None in spec.shape for spec in (*self._inputs, *self._outputs)):
+                raise ToolchainError("cann.one-shape", where=str(compiled.path), by=by)
+            self._way = {"by": by, **{side: list(compiled.details[side]) for side in ("inputs", "outputs")}}
         self.times: deque[Mapping[str, int]] = deque(maxlen=_MOST_TIMES)
 
     @property
@@ -153,7 +162,7 @@ class CannSession:
             beside = path.parent / "weight"
             files.update({f"weight/{entry.name}": entry for entry in sorted(beside.glob("*")) if entry.is_file()})
             try:
-                board.load(self._name, files, "model.om")
+                board.load(self._name, files, "model.om", self._way)
             except BaseException:
                 self._board = None
                 raise

@@ -283,13 +283,18 @@ class Supervisor:
         self._capture()
         if not self._python:
             raise RefusedError("import", reason=self._reason)
+        way: Header = {name: header[name] for name in ("by", "inputs", "outputs") if name in header}
+        if way.get("by") == "msame":
+            way["program"] = environments.program("msame", self._environment)
+            if way["program"] is None:
+                raise RefusedError("no-program", program="msame", set_env=self._script)
         self._drop_child(header)
         job, place = self._job(header["files"])
         child = self._start(place)
         self._children[str(header["model"])] = child
         path = os.path.join(place, str(header["main"]))
         try:
-            answer = child.ask({"kind": "load", "path": path, "device": 0}, float(header["limit"]))
+            answer = child.ask({"kind": "load", "path": path, "device": 0, **way}, float(header["limit"]))
         except ChildError:
             self._drop_child(header)
             raise

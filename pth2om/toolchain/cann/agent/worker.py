@@ -55,6 +55,11 @@ class Worker:
         return self.acl
 
     def _load(self, header: Header) -> Header:
+        if header.get("by") == "msame":
+            from .msame import Msame
+
+            self.model = Msame(header["program"], header["path"], header["inputs"], header["outputs"])
+            return {"kind": "loaded"}
         from .acl_binding import Model
         from .acl_device import Device
 
@@ -146,7 +151,10 @@ def _known(error: Exception) -> Optional[Header]:
         return {"kind": "error", "error": "import", "values": {"reason": str(error)}}
     from .acl_binding import ShapeError
     from .acl_device import AclError
+    from .msame import MsameError
 
+    if isinstance(error, MsameError):
+        return {"kind": "error", "error": error.error, "values": error.values}
     if isinstance(error, AclError):
         values = {"call": error.call, "code": error.code, "text": error.text}
         return {"kind": "error", "error": "acl", "values": values}
