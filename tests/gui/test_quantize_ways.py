@@ -155,6 +155,7 @@ def test_from_an_onnx_file_with_the_scores_before_and_after(quantized, files):
     assert "on 10 images" in page
 
 
+@pytest.mark.nightly
 def test_a_quantized_onnx_that_one_has(quantized, ended, files):
     shutil.copy(files / "own" / "images_deploy_model.onnx", files / "mine.onnx")
     page, _ = ended(way="have", file="images.onnx", quantized="mine.onnx", soc="Ascend310B4", output="have")
@@ -162,6 +163,7 @@ def test_a_quantized_onnx_that_one_has(quantized, ended, files):
     assert "emulated" in page
 
 
+@pytest.mark.nightly
 def test_from_a_checkpoint(ended, files):
     page, _ = ended(
         way="checkpoint", file="small.pth", template="small.py", num_classes="3", batch="1", size=str(SIZE),
@@ -180,6 +182,7 @@ def test_with_amct_onnx(ended, files):
     assert "success" in (files / "amct_log" / "amct_onnx.log").read_text()
 
 
+@pytest.mark.nightly
 def test_with_a_command_of_ones_own(ended, files):
     template = f"{sys.executable} tool.py {{onnx_in}} {{onnx_out}} {{calib_dir}}"
     page, _ = ended(way="command", model="bins.onnx", calib="bins", command=template, output="command")

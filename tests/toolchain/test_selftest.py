@@ -69,6 +69,16 @@ def test_the_table_and_the_status() -> None:
     assert selftest.status([selftest.Trial("R1", "untried", "")]) == 1
 
 
+def test_a_machine_without_a_trace_of_an_npu_contradicts_nothing() -> None:
+    bare = {"nodes": [], "device": False, "driver": "", "soc": "", "cann": ""}
+    facts = {"machine": bare, "set_env": "", "runner": {}, "openable": [], "disk": {}}
+    asked = {"dcmi": {"error": "none", "chips": []}, "smi": {"error": "none", "chips": []}}
+    found = {trial.id: trial.result for trial in selftest._machine({**facts, **asked})}
+    assert {found[name] for name in ("M1", "M3")} == {"untried"}
+    assert "fails" not in {found.get("M1"), found.get("M2"), found.get("M3")}
+    assert selftest.table([], facts, "en").startswith("SoC none, CANN none, driver none")
+
+
 @pytest.mark.nightly
 def test_the_whole_self_test(tmp_path: Path) -> None:
     machine = install(tmp_path / "m", npu_smi="310b4-200i-dk-a2")

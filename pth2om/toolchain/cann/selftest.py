@@ -93,9 +93,9 @@ def selftest(url: str = "", progress: Callable[[str], None] | None = None) -> li
 def table(trials: Sequence[Trial], facts: Mapping[str, Any], to: Language | None = None) -> str:
     """As Markdown, with the machine's release above."""
     machine = facts.get("machine", {})
-    head = (
-        f"{doctor.soc_of(dict(facts)) or '-'}, CANN {machine.get('cann') or '-'}, driver {machine.get('driver') or '-'}"
-    )
+    none = say("doctor.trial-none").render(to)
+    release = [doctor.soc_of(dict(facts)), machine.get("cann"), machine.get("driver")]
+    head = "SoC {}, CANN {}, driver {}".format(*(known or none for known in release))
     names = {result: say(f"doctor.trial-{result}").render(to) for result in ("holds", "fails", "untried")}
     lines = [head, "", say("doctor.trial-head").render(to), "|---|---|---|"]
     lines += [f"| {trial.id} | {names[trial.result]} | {trial.seen.replace('|', '/')} |" for trial in trials]
@@ -126,12 +126,16 @@ def _tried(board: Board, url: str, progress: Callable[[str], None]) -> Iterator[
 def _machine(facts: Mapping[str, Any]) -> Iterator[Trial]:
     machine = facts["machine"]
     nodes = ", ".join(machine["nodes"]) or "no node"
-    yield _trial("M1", machine["device"], f"{nodes}; driver {machine['driver'] or '-'}; acl {machine['soc'] or '-'}")
+    # A PC without any trace of an NPU contradicts nothing: there is nothing to try there.
+    bare = not (machine["nodes"] or machine["driver"] or machine["soc"] or machine["cann"])
+    known = f"{nodes}; driver {machine['driver'] or '-'}; acl {machine['soc'] or '-'}"
+    yield _trial("M1", None if bare else machine["device"], known)
     script = facts["set_env"]
-    yield _trial("M2", script.startswith(_FOLDERS) or "/Ascend/" in script, script or "no set_env.sh")
+    if script or not bare:
+        yield _trial("M2", script.startswith(_FOLDERS) or "/Ascend/" in script, script or "no set_env.sh")
     runner = facts["runner"]
     seen = f"{runner.get('path', '-')} {runner.get('python', '')}, NumPy {runner.get('numpy', '-')}"
-    yield _trial("M3", runner.get("acl") and runner.get("numpy"), seen)
+    yield _trial("M3", None if bare else bool(runner.get("acl") and runner.get("numpy")), seen)
     if machine["nodes"]:
         yield _trial("M4", bool(facts["openable"]) == bool(machine["soc"]), f"openable: {len(facts['openable'])}")
     free = facts["disk"].get("/dev/shm")  # noqa: S108
