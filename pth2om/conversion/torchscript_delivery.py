@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pth2om.errors import SpecError, StoreError
+from pth2om.errors import CheckpointError, SpecError, StoreError
 from pth2om.evidence import Finding
-from pth2om.files import is_folder
+from pth2om.files import is_file, is_folder
 from pth2om.language import say
 from pth2om.session import Feeds
 from pth2om.spec import Export, Input, Source, Spec, Variant, load
@@ -104,6 +104,8 @@ def deliver(
             raise SpecError("torchscript.no-table", where=str(folder / "model.toml"))
         weights = {}
     else:
+        if not is_file(source):
+            raise CheckpointError("torchscript.no-file", where=str(source))
         if not shapes:
             raise SpecError("torchscript.needs-shape", where=str(source))
         spec = _spec_of(source, shapes, outputs, opset)

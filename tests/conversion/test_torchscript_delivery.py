@@ -12,7 +12,7 @@ import torch
 
 from pth2om.cli import main
 from pth2om.conversion.torchscript_delivery import deliver, inputs_of
-from pth2om.errors import SpecError
+from pth2om.errors import Pth2omError, SpecError
 
 
 class Picking(torch.nn.Module):
@@ -115,3 +115,11 @@ def test_the_real_3d_net(data_root: Path, tmp_path: Path) -> None:
     )
     assert found.onnx_error < 1e-3
     assert not [finding for finding in found.findings if finding.severity == "error"]
+
+
+def test_a_file_that_is_not_there_is_named_without_an_option_of_another_command(tmp_path):
+    with pytest.raises(Pth2omError) as caught:
+        deliver(tmp_path / "net.pt", None, shapes="x:1,3,8,8")
+    text = caught.value.render("en")
+    assert "no such file" in text
+    assert "--om-" not in text
