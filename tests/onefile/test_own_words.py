@@ -16,6 +16,7 @@ from pth2om.onefile.own_words import in_own_words
 NOT_IN_A_CONVERSION = {
     "accuracy": "other-files",  # belongs to a score that a spec expects
     "ascend": "soc-other-release",  # names both options
+    "cann": "one-shape",  # of --om-run-by: a conversion runs through acl
     "checkpoint": "override-missing other-file",  # of pytest's option, and of a spec's digest
     "data": "general-advice override-empty",  # of a dataset that a spec names
     "fetch": "dataset no-answer other-present",
