@@ -67,6 +67,8 @@ def test_the_table_and_the_status() -> None:
     assert selftest.status(trials) == 0
     assert selftest.status([selftest.Trial("R1", "fails", "")]) == 1
     assert selftest.status([selftest.Trial("R1", "untried", "")]) == 1
+    assert selftest.status([selftest.Trial(name, "holds", "") for name in ("L1", "L2", "M5")]) == 1
+    assert selftest.status([]) == 1
 
 
 def test_a_machine_without_a_trace_of_an_npu_contradicts_nothing() -> None:
