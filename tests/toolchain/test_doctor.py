@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Installed, dict[str
         for name, value in machine.environment.items():
             patch.setenv(name, value)
         patch.setenv("PTH2OM_BOARD_PYTHON", sys.executable)
+        patch.setenv("PTH2OM_LEASE_DIR", str(machine.home))
         return machine, doctor.collect(str(machine.root))
 
 
@@ -279,6 +281,30 @@ def test_a_wrong_clock_and_little_room(facts: dict[str, Any]) -> None:
     assert "clock-differs" not in rules(found)
 
 
+@pytest.mark.parametrize(
+    ("lease", "text"),
+    [
+        ({"held": False}, "free"),
+        ({"held": True, "who": "ada", "host": "pc7", "seconds": 90.0}, "held by ada@pc7 since {since}"),
+        ({"held": True}, "held by ?@? since ?"),
+        ({"held": None, "reason": "Permission denied"}, "unknown: Permission denied"),
+    ],
+)
+def test_the_lease_has_a_row(facts: dict[str, Any], lease: dict[str, Any], text: str) -> None:
+    assert facts["lease"] == {"held": False}  # as it was read
+    facts["lease"] = lease
+    facts["clock"] = 0.0  # whatever the board's clock says, the time is this machine's
+    now = time.time()
+    times = {time.strftime("%H:%M:%S", time.localtime(now - 90 + late)) for late in (0, 1, 2)}
+    (row,) = [line for line in diagnosis.remote("ssh://b", facts, now=now).lines("en") if line.startswith("  lease")]
+    assert row.partition("lease")[2].strip() in {text.format(since=since) for since in times}
+
+
+def test_a_machine_without_an_npu_has_no_row_of_a_lease(facts: dict[str, Any]) -> None:
+    facts["machine"]["nodes"] = []
+    assert not any(line.startswith("  lease") for line in diagnosis.remote("ssh://b", facts, now=0.0).lines("en"))
+
+
 def test_a_bundle_has_no_secrets(
     sound: tuple[Installed, dict[str, Any]], facts: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -289,13 +315,24 @@ def test_a_bundle_has_no_secrets(
     facts["environment"]["ASCEND_ACCESS_KEY"] = "swordfish"
     facts["environment"]["ASCEND_GATEWAY"] = "10.1.2.3"
     facts["machine"]["host"] = "labboard7"
+    facts["lease"] = {"held": True, "who": "adalovelace", "host": "herdesk", "seconds": 1.0}
     facts["toolkits"][0]["path"] = "/home/wangwei/Ascend/latest"
     found = diagnosis.remote("ssh://wangwei@labboard7.example:2222", facts, now=facts["clock"])
     path = tmp_path / "bundle.zip"
     diagnosis.bundle(path, [found])
     with zipfile.ZipFile(path) as archive:
         whole = "".join(archive.read(name).decode() for name in archive.namelist())
-    for secret in ("hunter2", "swordfish", "10.1.2.3", "labboard7", "wangwei", "033EYU10N4000123", "0B4B0F20"):
+    for secret in (
+        "hunter2",
+        "swordfish",
+        "10.1.2.3",
+        "labboard7",
+        "wangwei",
+        "adalovelace",
+        "herdesk",
+        "033EYU10N4000123",
+        "0B4B0F20",
+    ):
         assert secret not in whole
     assert "24.1.rc3" in whole
     assert '"key": "doctor.double"' in whole

@@ -283,7 +283,7 @@ class Board:
             wait: seconds to wait for somebody else's.
 
         Returns:
-            None when it is taken; else who holds it: ``who``, ``host``, ``since``.
+            None when it is taken; else who holds it: ``who``, ``host``, ``seconds``.
         """
         if self._leased:
             return None

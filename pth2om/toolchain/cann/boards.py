@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pth2om.toolchain.cann.board import Board
 
 _TURN = 0.05  # seconds between two looks at boards that are all busy
+_DAY = 86400.0
 
 
 class Boards:
@@ -60,13 +61,13 @@ class Boards:
                 left = end - time.monotonic()
                 pause = 0.0 if len(self.all) > 1 else max(0.0, left)
                 try:
-                    holder = board.lease(pause)
+                    other = board.lease(pause)
                 except LostError as error:
                     lost = error
                     continue
-                if holder is None:
+                if other is None:
                     return board
-                found = (board.name, holder)
+                found = (board.name, other)
             if found is None:
                 assert lost is not None
                 raise lost
@@ -90,15 +91,28 @@ class Boards:
                 board.close()
 
 
-def busy(name: str, waited: float, holder: Mapping[str, Any]) -> LostError:
+def busy(name: str, waited: float, found: Mapping[str, Any]) -> LostError:
     """The error for a board that somebody else held all the time.
 
     Args:
         name: of the board.
         waited: seconds.
-        holder: ``who``, ``host`` and ``since``, as far as they are known.
+        found: of the agent: see `holder`.
     """
-    since = holder.get("since")
-    clock = time.strftime("%H:%M:%S", time.localtime(since)) if isinstance(since, int | float) else "?"
-    who = f"{holder.get('who', '?')}@{holder.get('host', '?')}"
-    return LostError("cann.busy", where=name, seconds=round(waited), holder=who, since=clock)
+    who, since = holder(found, time.time())
+    return LostError("cann.busy", where=name, seconds=round(waited), holder=who, since=since)
+
+
+def holder(found: Mapping[str, Any], now: float) -> tuple[str, str]:
+    """Who holds a board, and since when by this machine's clock; the board's own may be wrong.
+
+    Args:
+        found: ``who``, ``host`` and ``seconds`` as the agent tells them, as far as they are known.
+        now: seconds since 1970.
+    """
+    who = f"{found.get('who', '?')}@{found.get('host', '?')}"
+    seconds = found.get("seconds")
+    if not isinstance(seconds, int | float):
+        return who, "?"
+    form = "%H:%M:%S" if seconds < _DAY else "%Y-%m-%d %H:%M"
+    return who, time.strftime(form, time.localtime(now - seconds))

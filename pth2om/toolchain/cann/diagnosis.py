@@ -23,6 +23,7 @@ from pth2om.errors import ToolchainError
 from pth2om.evidence import Finding
 from pth2om.language import Language, Message, say
 from pth2om.toolchain.cann.agent import doctor
+from pth2om.toolchain.cann.boards import holder
 from pth2om.toolchain.cann.link import Link
 from pth2om.toolchain.cann.place import Place
 
@@ -248,6 +249,7 @@ def _rows(diagnosis: Diagnosis, to: Language | None) -> Iterator[tuple[str, str]
     shown = [tool for tool in named if tool.split(" ")[0].replace("-", "_") in modules or " " in tool]
     shown += [name for name in ("msame", "amct_onnx") if facts["programs"][name]]
     yield "tools", ", ".join(shown) or none
+    yield "lease", _lease(facts, to)
     yield "machine", _machine(facts)
     if machine["device"]:
         yield "ground", say("doctor.ground-device").render(to)
@@ -279,6 +281,19 @@ def _device(facts: Mapping[str, Any], none: str, to: Language | None) -> str:
     head = ", ".join(part for part in (soc, f"driver {driver}" if driver else "") if part)
     rest = f"+{len(texts) - 4}" if len(texts) > 4 else ""  # more than a screen has room for
     return "; ".join(part for part in (head, *texts[:4], rest) if part) or none
+
+
+def _lease(facts: Mapping[str, Any], to: Language | None) -> str:
+    """Who holds the NPU now; nothing where there is neither an NPU nor a holder."""
+    found = facts.get("lease", {})
+    if found.get("held"):
+        who, since = holder(found, time.time())
+        return say("doctor.lease-held", holder=who, since=since).render(to)
+    if not facts["machine"]["nodes"] or "held" not in found:
+        return ""
+    if found["held"] is None:
+        return say("doctor.lease-unknown", reason=str(found.get("reason", ""))).render(to)
+    return say("doctor.lease-free").render(to)
 
 
 def _machine(facts: Mapping[str, Any]) -> str:
@@ -314,6 +329,7 @@ def _names(diagnosis: Diagnosis) -> Iterator[str]:
         yield from (user, host.partition(":")[0])
     machine = diagnosis.facts.get("machine", {})
     yield str(machine.get("host", ""))
+    yield from (str(diagnosis.facts.get("lease", {}).get(name, "")) for name in ("who", "host"))
     for place in diagnosis.facts.get("disk", {}):
         if place.startswith(("/home/", "/Users/")):
             yield Path(place).name

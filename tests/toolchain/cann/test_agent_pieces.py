@@ -27,8 +27,9 @@ from pth2om.toolchain.cann.agent.blobs import BlobError, Blobs
 from pth2om.toolchain.cann.agent.child import how_ended
 from pth2om.toolchain.cann.agent.environment import captured, probed
 from pth2om.toolchain.cann.agent.frames import MAGIC, FrameError, Pipe, checked, described
-from pth2om.toolchain.cann.agent.lease import FOLDER, Lease
+from pth2om.toolchain.cann.agent.lease import FOLDER, Lease, place, told
 from pth2om.toolchain.cann.agent.shared import Mapped, kept, sweep
+from pth2om.toolchain.cann.boards import holder
 
 AGENT = Path(agent_package.__file__).parent
 SOURCES = sorted(AGENT.glob("*.py"))
@@ -213,7 +214,7 @@ def test_a_lease_is_held_by_one(tmp_path, monkeypatch) -> None:
     found = other.take({"who": "bob"}, 0.1)
     assert found is not None
     assert found["who"] == "ada"
-    assert abs(found["since"] - time.time()) < 5
+    assert found["seconds"] < 5
     threading.Timer(0.1, one.give_back).start()
     assert other.take({"who": "bob"}, 3) is None
     assert one.take({"who": "ada"}, 5, lambda: True) is not None  # nobody waits any more
@@ -230,6 +231,64 @@ def test_a_lease_ends_with_its_holder(tmp_path, monkeypatch) -> None:
     lease = Lease()
     assert lease.take({}, 2) is None
     lease.give_back()
+
+
+def test_a_lease_can_be_read_without_taking_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    one, other = Lease(), Lease()
+    assert other.look() == {"held": False}
+    assert one.take({"who": "ada", "host": "pc", "secret": "x"}) is None
+    found = other.look()
+    assert (found["held"], found["who"], found["host"], found["pid"]) == (True, "ada", "pc", os.getpid())
+    assert found["seconds"] < 5
+    assert "secret" not in found
+    assert one.held  # looking took nothing
+    one.give_back()
+    assert other.look() == {"held": False}
+    Path(place(0)).write_text('{"who": "ada", "since": 1}')  # all that is left of a holder that was killed
+    assert other.look() == {"held": False}
+    assert Path(place(0)).read_text() == ""
+    Path(place(0)).unlink()
+    Path(place(0)).symlink_to(tmp_path / "elsewhere")
+    assert other.look()["held"] is None
+
+
+def test_a_look_is_never_in_the_way(tmp_path, monkeypatch) -> None:
+    """Who takes a free lease while others look at it all the time gets it, without a wait of its own."""
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            Lease().look()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(200):
+            lease = Lease()
+            assert lease.take({"who": "ada"}) is None
+            lease.give_back()
+    finally:
+        done.set()
+        thread.join()
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3), st.lists, max_leaves=3)
+    | st.dictionaries(
+        st.sampled_from(["who", "host", "since", "pid", "x"]),
+        st.floats() | st.integers() | st.text() | st.booleans() | st.none() | st.lists(st.text()),
+    )
+)
+def test_what_a_lock_file_says_is_text_and_numbers(found) -> None:
+    """Any user may have written the file: whatever it says can be printed."""
+    row = told(found, 1e9)
+    assert set(row) <= {"who", "host", "seconds", "pid"}
+    assert 0 <= row.get("seconds", 0) < 2e12
+    who, since = holder(row, 2e9)
+    assert len(who) <= 401
+    assert since
 
 
 # --- processes, memory, machine -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict
 
 from . import dcmi, environment, installed, machine, probing, smi
+from .lease import Lease
 
 Finding = Dict[str, Any]
 """``id``, ``severity`` (``error``, ``warning``, ``info``) and ``values`` of a sentence."""
@@ -63,6 +64,7 @@ def collect(root: str = "/", limit: float = _LIMIT) -> dict[str, Any]:
         "swap_total": _swap(),
         "disk": {place: _free(place) for place in ("/tmp", os.path.expanduser("~"), "/dev/shm")},  # noqa: S108
         "clock": time.time(),
+        "lease": Lease().look(),
         "environment": {name: value for name, value in given.items() if name.startswith(_SHOWN)},
     }
 

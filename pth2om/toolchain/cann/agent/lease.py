@@ -16,7 +16,9 @@ FOLDER = "PTH2OM_LEASE_DIR"
 """Another folder for the lock files; all users of a machine need the same."""
 
 _EVERY = 0.02
+_GLANCE = 0.1  # seconds: one who only looks, or is just taking it, has a lock without a text that long at most
 _MOST = 4096
+_TEXT = 200  # characters of a name that are told
 
 
 def place(number: int) -> str:
@@ -51,7 +53,7 @@ class Lease:
             stop: whether nobody waits any more.
 
         Returns:
-            None when it is held now; else who holds it (empty where that cannot be read).
+            None when it is held now; else who holds it, see `told`.
 
         Raises:
             OSError: the file cannot be made.
@@ -59,15 +61,17 @@ class Lease:
         if self._file is not None:
             return None
         number = self._open()
-        end = time.monotonic() + wait
+        begun = time.monotonic()
+        end = begun + wait
         while True:
             try:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                if time.monotonic() < end and not stop():
+                other = self._read(number)
+                now = time.monotonic()
+                if (now < end or (not other and now < begun + _GLANCE)) and not stop():
                     time.sleep(_EVERY)
                     continue
-                other = self._read(number)
                 os.close(number)
                 return other
             break
@@ -76,6 +80,30 @@ class Lease:
             os.pwrite(number, json.dumps({**holder, "since": time.time(), "pid": os.getpid()}).encode(), 0)
         self._file = number
         return None
+
+    def look(self) -> Dict[str, Any]:
+        """Who holds it now, without taking it; the text of a holder that died is removed.
+
+        Returns:
+            ``held``: True, False, or None where this user cannot know; with True also what `told` returns.
+        """
+        try:
+            number = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return {"held": False}  # nobody took it since the machine started
+        except OSError as error:
+            return {"held": None, "reason": str(error.strerror or error)}
+        try:
+            try:  # shortly in the way of one who takes it, who therefore waits for a text
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return {"held": True, **self._read(number)}
+            os.ftruncate(number, 0)
+            return {"held": False}
+        except OSError as error:
+            return {"held": None, "reason": str(error.strerror or error)}
+        finally:
+            os.close(number)
 
     def give_back(self) -> None:
         """Release it."""
@@ -101,4 +129,28 @@ class Lease:
             found = json.loads(os.pread(number, _MOST, 0).decode("utf-8", "replace"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return told(found, time.time())
+
+
+def told(found: Any, now: float) -> Dict[str, Any]:
+    """What a lock file says, as far as it can be: any user of the machine may have written it.
+
+    Args:
+        found: JSON values.
+        now: seconds since 1970 by this machine's clock, which may be wrong: so a holder's time is told as a duration.
+
+    Returns:
+        ``who`` and ``host``, texts; ``seconds`` since it was taken, not where it is unknown; ``pid`` of the agent.
+    """
+    if not isinstance(found, dict):
+        return {}
+    row: Dict[str, Any] = {name: str(found[name])[:_TEXT] for name in ("who", "host") if name in found}
+    for name in ("since", "pid"):
+        value = found.get(name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e12:
+            continue
+        if name == "pid":
+            row[name] = int(value)
+        elif value <= now:
+            row["seconds"] = round(now - value, 3)
+    return row
