@@ -35,7 +35,8 @@ def add(group: pytest.OptionGroup) -> None:
         "--om-run-by",
         metavar="WAY",
         default="acl",
-        help="run the OMs through acl (default) or by msame: inputs and outputs are files, one shape, slow",
+        help="run the OMs through acl (default), by ais_bench, or by msame (inputs and outputs are files, slow); or, "
+        "without an OM, the ONNX files by onnxruntime-cann",
     )
 
 

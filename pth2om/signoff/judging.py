@@ -18,6 +18,7 @@ from pth2om.signoff import scope as scoping
 from pth2om.signoff.canonical import sha256
 from pth2om.signoff.policy import Policy
 from pth2om.signoff.scope import Scope
+from pth2om.toolchain import NO_OM
 
 _UNPROVEN = ("emulated", "double")
 _OPEN = ("failed", "inconclusive", "not_measured", "not_reached")
@@ -91,6 +92,8 @@ def _asked(policy: Policy, scope: Scope) -> Iterator[Refusal]:
     for om in scope.oms:
         if om.stage.provenance.ground != "device":
             yield Refusal(say("signoff.om-unproven", ground=_ground(om.stage.provenance.ground)), (om.name,))
+        if om.stage.provenance.name == f"cann/{NO_OM}":
+            yield Refusal(say("signoff.no-om", by=NO_OM), (om.name,))
         if not any(stage.stage == "onnx" for stage in om.chain):
             yield Refusal(say("signoff.no-chain"), (om.name,))
         if any(str(stage.inputs.get("checkpoint", "")).startswith(SEEDED) for stage in om.chain):

@@ -22,8 +22,12 @@ RECORD = "compiled.json"
 DEVICE = "device"
 """The band of an OM that runs on an NPU, or on a double of one."""
 
-WAYS = ("acl", "msame")
-"""How a real OM is run: through ``acl``, or by the vendor's ``msame``, whose inputs and outputs are files."""
+WAYS = ("acl", "ais_bench", "msame", "onnxruntime-cann")
+"""How models are run on an NPU: through ``acl``; by the vendor's ``ais_bench``, or its ``msame``, whose inputs and
+outputs are files; or, without an OM, by ONNX Runtime's CANN provider."""
+
+NO_OM = "onnxruntime-cann"
+"""The one of `WAYS` that runs the ONNX file itself."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def test_a_release_agrees_with_its_beginning(asked: str, found: str, same: bool)
         (("--om-toolchain", "emulator", "--board", "ssh://a"), "--board"),
         pytest.param(("--board", "192.0.2.7"), "ssh://user@host", marks=pytest.mark.nightly),
         pytest.param(("--om-compile", "there"), "here, board", marks=pytest.mark.nightly),
-        (("--om-run-by", "hand"), "acl, msame"),
+        (("--om-run-by", "hand"), "acl, ais_bench, msame"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_runs(repo, machine, words: tuple, said: str) -> None:

@@ -16,12 +16,12 @@ from pth2om.onefile.own_words import in_own_words
 NOT_IN_A_CONVERSION = {
     "accuracy": "other-files",  # belongs to a score that a spec expects
     "ascend": "soc-other-release",  # names both options
-    "cann": "one-shape",  # of --om-run-by: a conversion runs through acl
+    "cann": "open-output other-way provider-aipp provider-shapes provider-amct fallback no-module",  # of --om-run-by
     "checkpoint": "override-missing other-file",  # of pytest's option, and of a spec's digest
     "data": "general-advice override-empty",  # of a dataset that a spec names
     "fetch": "dataset no-answer other-present",
     "latency": "unsteady throttled shared",
-    "signoff": "seeded",
+    "signoff": "seeded no-om",
     "pipeline": "weights-absent weights-absent-fetch seeded file-absent",  # the file is there, or nothing begins
     "starter": "needs-trust next-trust",  # of init
 }

@@ -127,6 +127,11 @@ def no_chain(desk: Desk) -> None:
     desk.run.stages[2] = replace(desk.run.stages[2], inputs={})
 
 
+def by_the_provider(desk: Desk) -> None:
+    stage = desk.run.stages[2]
+    desk.run.stages[2] = replace(stage, provenance=replace(stage.provenance, name="cann/onnxruntime-cann"))
+
+
 def no_spec(desk: Desk) -> None:
     desk.run.specs = ()
 
@@ -159,6 +164,7 @@ def two_specs(desk: Desk) -> None:
         (seeded, "seeded", "net-fp16-bs1", "weights"),
         (no_driver, "no-device", MEDIAN, "driver"),
         (other_chip, "other-device", MEDIAN, "the policy"),
+        (by_the_provider, "no-om", "net-fp16-bs1", "--om-run-by acl"),
         (no_chain, "no-chain", "net-fp16-bs1", "Run again"),
         (no_spec, "nothing-fits", None, "Correct the policy"),
         (two_specs, "specs-differ", "net", "same spec"),

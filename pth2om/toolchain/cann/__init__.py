@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pth2om.errors import ToolchainError
 from pth2om.session import Provenance
-from pth2om.toolchain import DEVICE, WAYS, Access, CompiledModel
+from pth2om.toolchain import DEVICE, NO_OM, WAYS, Access, CompiledModel
 from pth2om.toolchain.cann.board import Board, Facts, Limits
 from pth2om.toolchain.cann.boards import Boards, busy
 from pth2om.toolchain.cann.place import Place
@@ -98,15 +98,21 @@ class CannToolchain:
 
     @property
     def provenance(self) -> Provenance:
-        """CANN of the machine that runs; its ground is ``device`` only if it proves its NPU."""
-        found = self.facts
-        return Provenance("cann", found.cann or self.target.cann, found.ground, self.target.soc)
+        """CANN of the machine that runs, and by what it runs where not by ``acl``: ``cann/msame``.
+
+        Its ground is ``device`` only if it proves its NPU.
+        """
+        found, by = self.facts, self._access.run_by
+        name = "cann" if by == WAYS[0] else f"cann/{by}"
+        return Provenance(name, found.cann or self.target.cann, found.ground, self.target.soc)
 
     @property
     def compiler(self) -> Mapping[str, str]:
         """CANN and processor of the machine that compiles, its kernels, and operator packages."""
-        found = self._compiler().facts
-        return {"name": "cann", **self.target.compiler, "cann": found.cann, "arch": found.arch}
+        provider = self._access.run_by == NO_OM
+        found = self.facts if provider else self._compiler().facts
+        name = NO_OM if provider else "cann"
+        return {"name": name, **self.target.compiler, "cann": found.cann, "arch": found.arch}
 
     @property
     def device(self) -> Mapping[str, str]:
@@ -173,8 +179,12 @@ class CannToolchain:
             ToolchainError: there is no atc, or the machine cannot be used.
         """
         from pth2om.toolchain.cann.compiling import Asked, compiled
+        from pth2om.toolchain.cann.ways import gathered
 
-        board, provenance = self._compiler(), self.provenance
+        provenance = self.provenance
+        if self._access.run_by == NO_OM:  # ONNX Runtime compiles by itself, where it runs
+            return gathered(Asked(model, options, self.limits.compile), destination, provenance)
+        board = self._compiler()
         with tempfile.TemporaryDirectory() as scratch, self._job(board):
             asked = Asked(model, options, self.limits.compile, self._packages(scratch))
             return compiled(board, asked, destination, provenance)

@@ -327,14 +327,14 @@ class Board:
             model: what the caller calls it.
             files: name -> file: the OM, and what lies beside it.
             main: the OM's name.
-            way: how it is run, where not through ``acl``: ``by``, and ``inputs`` and ``outputs`` as they were compiled.
+            way: how it is run, where not through ``acl``: see `pth2om.toolchain.cann.agent.ways`.
 
         Raises:
             ToolchainError: see `ask`.
         """
         self._models.discard(model)
         request = {"kind": "load", "model": model, "files": self.upload(files), "main": main, "limit": _LOAD}
-        request |= way or {}
+        request |= {"way": dict(way)} if way else {}
         answer, _ = self.ask(request, limit=_LOAD)
         self._models.add(model)
         return answer
@@ -400,6 +400,13 @@ def failure(answer: Header, where: str) -> ToolchainError:
         return CrashError("cann.acl", where=where, call=text("call"), code=text("code"), text=said)
     if name == "not-loaded":
         return LostError("cann.not-loaded", where=where)
+    if name == "fallback":
+        return CrashError("cann.fallback", where=where, nodes=text("where") or "-", text=said)
+    if name == "output":
+        values = {key: text(key) for key in ("name", "wanted", "given")}
+        return ToolchainError("cann.output-form", where=where, found=values.pop("given"), **values)
+    if name == "import" and values.get("module"):
+        return ToolchainError("cann.no-module", where=where, module=text("module"), reason=text("reason"))
     if name == "import":
         return ToolchainError("cann.no-acl", where=where, reason=text("reason"))
     if name == "no-program":

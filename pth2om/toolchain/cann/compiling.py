@@ -61,7 +61,7 @@ class Asked:
         Raises:
             GraphError: the ONNX file cannot be read.
         """
-        files = {_MODEL: self.model, **_external(self.model)}
+        files = {_MODEL: self.model, **external_files(self.model)}
         changed: dict[str, Any] = {"model": _MODEL}
         for flag in _FILES:
             value = getattr(self.options, flag)
@@ -246,8 +246,8 @@ def compiled(board: Board, asked: Asked, destination: Path, provenance: Provenan
     inputs, outputs, findings = as_asked(path, asked)
     answer = ran.answer
     details = {
-        "inputs": [_json(spec) for spec in inputs],
-        "outputs": [_json(spec) for spec in outputs],
+        "inputs": [to_json(spec) for spec in inputs],
+        "outputs": [to_json(spec) for spec in outputs],
         "om": named,
         "seconds": answer["seconds"],
         "peak_memory_mb": int(answer["peak_bytes"]) >> 20,
@@ -269,7 +269,7 @@ def as_asked(path: Path, asked: Asked) -> tuple[list[TensorSpec], list[TensorSpe
 
     try:
         om = read_om(path)
-        wanted, graph_outputs = _graph(asked)
+        wanted, graph_outputs = specs_of(asked)
         gears = bool(om.inout.batches or om.inout.image_sizes or om.inout.dims)
         found_inputs = [tensor for tensor in om.inputs if tensor.name != "ascend_mbatch_shape_data"]
         aipp = bool(asked.options.insert_op_conf)
@@ -303,8 +303,8 @@ def _mode(options: AtcOptions) -> str:
     return options.precision_mode or options.precision_mode_v2 or DEFAULT_MODE
 
 
-def _graph(asked: Asked) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs, with the shapes that were asked for, and outputs of what is compiled."""
+def specs_of(asked: Asked) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Inputs, with the shapes that were asked for, and outputs of what is compiled; open sizes are None."""
     import tempfile
 
     from pth2om.ascend.shapes import given_shapes
@@ -340,10 +340,11 @@ def _graph(asked: Asked) -> tuple[list[TensorSpec], list[TensorSpec]]:
 
 
 def _known(shape: tuple[int | None, ...], found: tuple[int, ...], *, fixed: bool) -> tuple[int | None, ...]:
-    """A graph's shape; where it leaves a size open, what the OM says."""
+    """A graph's shape; where it leaves a size open, what the OM says, whose -1 (of a range) is open too."""
     if not fixed or len(shape) != len(found):
         return shape if shape else tuple(size if size >= 0 else None for size in found)
-    return tuple(size if size is not None else other for size, other in zip(shape, found, strict=True))
+    both = zip(shape, found, strict=True)
+    return tuple(size if size is not None else other if other >= 0 else None for size, other in both)
 
 
 def _dtype(ge: str, wanted: np.dtype[Any]) -> np.dtype[Any]:
@@ -357,7 +358,7 @@ def _dtype(ge: str, wanted: np.dtype[Any]) -> np.dtype[Any]:
         return wanted
 
 
-def _external(model: Path) -> dict[str, Path]:
+def external_files(model: Path) -> dict[str, Path]:
     """The files beside an ONNX file that hold its weights."""
     from pth2om.onnxfile.reading import all_tensors, external_location, external_place, read
 
@@ -371,7 +372,8 @@ def _external(model: Path) -> dict[str, Path]:
     return found
 
 
-def _json(spec: TensorSpec) -> dict[str, Any]:
+def to_json(spec: TensorSpec) -> dict[str, Any]:
+    """As `CompiledModel.details` has it."""
     return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype.name}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from pth2om.errors import LostError, ToolchainError
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
 from pth2om.toolchain import CompiledModel
+from pth2om.toolchain.cann.ways import described, files_of
 
 if TYPE_CHECKING:
     from pth2om.toolchain.cann.board import Board
@@ -36,10 +37,10 @@ class CannSession:
         boards: to choose from.
         compiled: what runs.
         provenance: what evidence calls it.
-        by: how it is run: ``acl`` or ``msame``.
+        by: how it is run, one of `pth2om.toolchain.WAYS`.
 
     Raises:
-        ToolchainError: msame, and an OM with gears or a range.
+        ToolchainError: this way cannot run it.
     """
 
     def __init__(self, boards: Boards, compiled: CompiledModel, provenance: Provenance, by: str = "acl") -> None:
@@ -52,9 +53,7 @@ class CannSession:
         self._outputs = tuple(_spec(entry) for entry in compiled.details["outputs"])
         self._way: dict[str, Any] = {}
         if by != "acl":
-            if any(None in spec.shape for spec in (*self._inputs, *self._outputs)):
-                raise ToolchainError("cann.one-shape", where=str(compiled.path), by=by)
-            self._way = {"by": by, **{side: list(compiled.details[side]) for side in ("inputs", "outputs")}}
+            self._way = described(compiled, by)
         self.times: deque[Mapping[str, int]] = deque(maxlen=_MOST_TIMES)
 
     @property
@@ -121,8 +120,11 @@ class CannSession:
             yield self._named(outputs)
 
     def device_times(self) -> list[int]:
-        """Nanoseconds of ``acl.mdl.execute`` in each run since this was asked last, without the copies."""
-        found = [int(times["execute"]) for times in self.times]
+        """Nanoseconds of ``acl.mdl.execute`` in each run since this was asked last, without the copies.
+
+        Empty where the way of running does not tell them.
+        """
+        found = [int(times["execute"]) for times in self.times if "execute" in times]
         self.times.clear()
         return found
 
@@ -157,12 +159,9 @@ class CannSession:
         """A leased board on which the model is loaded."""
         if self._board is None or not self._board.has(self._name):
             self._board = board = self._boards.free()
-            path = self._compiled.path
-            files = {"model.om": path}
-            beside = path.parent / "weight"
-            files.update({f"weight/{entry.name}": entry for entry in sorted(beside.glob("*")) if entry.is_file()})
+            main, files = files_of(self._compiled)
             try:
-                board.load(self._name, files, "model.om", self._way)
+                board.load(self._name, files, main, self._way)
             except BaseException:
                 self._board = None
                 raise
@@ -172,7 +171,15 @@ class CannSession:
         if len(outputs) != len(self._outputs):
             where, found = str(self._compiled.path), len(outputs)
             raise ToolchainError("cann.output-count", where=where, found=found, wanted=len(self._outputs))
-        return {spec.name: array for spec, (_, array) in zip(self._outputs, outputs, strict=True)}
+        named = {}
+        for spec, (_, array) in zip(self._outputs, outputs, strict=True):
+            known = [given if size is None else size for size, given in zip(spec.shape, array.shape, strict=False)]
+            if array.dtype != spec.dtype or list(array.shape) != known or array.ndim != len(spec.shape):
+                came, wanted = (f"{each.dtype.name} {tuple(each.shape)}" for each in (array, spec))
+                where = str(self._compiled.path)
+                raise ToolchainError("cann.output-form", where=where, name=spec.name, found=came, wanted=wanted)
+            named[spec.name] = array
+        return named
 
 
 def _spec(entry: Mapping[str, object]) -> TensorSpec:

@@ -35,6 +35,10 @@ AGENT = Path(agent_package.__file__).parent
 SOURCES = sorted(AGENT.glob("*.py"))
 
 
+OPTIONAL = {"ais_bench": {"ais_bench"}, "cann_provider": {"onnxruntime"}}
+"""Packages that a way of running is made of, imported when it is asked for."""
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_a_module_runs_on_a_board(path) -> None:
     """Python 3.7's syntax, its standard library, NumPy and acl, and nothing of pth2om."""

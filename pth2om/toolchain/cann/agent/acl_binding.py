@@ -13,6 +13,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from .acl_device import AclError, Buffer, Device, every, recent
+from .shapes import ShapeError, fits, gear_of, in_order, written
+from .ways import WayError
 
 GEAR_INPUT = "ascend_mbatch_shape_data"
 DTYPES = {
@@ -24,20 +26,6 @@ _FORMAT_ND = 2
 _FIRST_OUTPUT = 1 << 20  # bytes of an output whose size no call tells
 _MOST_OUTPUT = 1 << 30
 _TOO_SMALL = (145006,)
-
-
-class ShapeError(Exception):
-    """Feeds that no gear of the model has, or that are not its inputs.
-
-    Attributes:
-        key: ``inputs``, ``gear``, ``size``, ``dtype``.
-        values: for the sentence.
-    """
-
-    def __init__(self, key: str, **values: Any) -> None:
-        super().__init__("%s %s" % (key, values))
-        self.key = key
-        self.values = values
 
 
 class Model:
@@ -153,17 +141,10 @@ class Model:
         return outputs, times
 
     def _ordered(self, feeds: Dict[str, Any]) -> List[Any]:
-        names = [entry["name"] for entry in self.inputs]
-        if sorted(names) != sorted(feeds):
-            raise ShapeError("inputs", wanted=", ".join(names), given=", ".join(feeds))
-        ordered = []
-        for entry in self.inputs:
-            array = feeds[entry["name"]]
-            if array.dtype.name != entry["dtype"]:
-                raise ShapeError("dtype", name=entry["name"], wanted=entry["dtype"], given=array.dtype.name)
+        ordered = in_order(self.inputs, feeds)
+        for entry, array in zip(self.inputs, ordered):
             if _form(entry, array.shape) is None and self.kind != "range":
-                raise ShapeError("size", name=entry["name"], wanted=_x(entry["dims"]), given=_x(array.shape))
-            ordered.append(array)
+                raise ShapeError("size", name=entry["name"], wanted=written(entry["dims"]), given=written(array.shape))
         return ordered
 
     @property
@@ -191,16 +172,8 @@ class Model:
         place = self._device.made(
             "acl.mdl.get_input_index_by_name", mdl.get_input_index_by_name(self._desc, GEAR_INPUT)
         )
-        open_sizes = [
-            given
-            for entry, array in zip(self.inputs, arrays)
-            for size, given in zip(_form(entry, array.shape) or (), array.shape)
-            if size == -1
-        ]
-        every = [size for array in arrays for size in array.shape]
-        gear = {"batch": open_sizes[:1], "hw": open_sizes[:2], "dims": every}[self.kind]
-        if gear not in self.gears or (self.kind == "batch" and len(set(open_sizes)) > 1):
-            raise ShapeError("gear", given=_x(gear), gears=" | ".join(_x(each) for each in self.gears))
+        forms = [_form(entry, array.shape) or [] for entry, array in zip(self.inputs, arrays)]
+        gear = gear_of(self.kind, self.gears, forms, [array.shape for array in arrays])
         if self.kind == "batch":
             code = mdl.set_dynamic_batch_size(self._id, self._input_set, place, gear[0])
         elif self.kind == "hw":
@@ -252,7 +225,8 @@ class Model:
                 dims = _dims(self._device.made(call, mdl.get_cur_output_dims(self._desc, index)))
             array = np.empty(dims, np.dtype(entry["dtype"]))
             if array.nbytes > buffer.size:
-                raise ShapeError("output", name=entry["name"], given=_x(dims), size=buffer.size)
+                wanted = "at most %d bytes" % buffer.size
+                raise WayError("output", name=entry["name"], wanted=wanted, given=written(dims))
             if array.nbytes:
                 buffer.read(array)
             found.append((entry["name"], array))
@@ -344,7 +318,7 @@ def _dims(answer: Dict[str, Any]) -> List[int]:
 def _form(entry: Dict[str, Any], shape: Sequence[int]) -> Optional[List[int]]:
     """The form of an input that a shape fits: with AIPP that of the picture before that of the model."""
     for dims in (entry["other"], entry["dims"]):
-        if len(shape) == len(dims) and all(size in (-1, given) for size, given in zip(dims, shape)):
+        if fits(dims, shape):
             return list(dims)
     return None
 
@@ -354,7 +328,3 @@ def _bytes(dims: Sequence[int], dtype: str) -> int:
     for size in dims:
         count *= size
     return int(count)
-
-
-def _x(sizes: Sequence[int]) -> str:
-    return "x".join(str(size) for size in sizes) or "()"

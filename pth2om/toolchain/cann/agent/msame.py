@@ -7,47 +7,35 @@ import re
 import shutil
 import subprocess
 import tempfile
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
+
+from .shapes import Sizes, gear_of
+from .ways import Description, Results, WayError, fed, forms
 
 _TIME = re.compile(r"^Inference time: ([\d.]+) ?ms", re.MULTILINE)
 _SHOWN = 4000
 
 
-class MsameError(Exception):
-    """An inference that failed.
-
-    Attributes:
-        error: ``crash`` where msame ended badly, ``feeds-...`` where the feeds are not the OM's.
-        values: for the sentence.
-    """
-
-    def __init__(self, error: str, **values: Any) -> None:
-        super().__init__("%s %s" % (error, values))
-        self.error = error
-        self.values = values
-
-
 class Msame:
-    """An OM of one shape, loaded anew by each run.
+    """An OM, loaded anew by each run.
+
+    msame writes bytes without sizes. So each output has one shape, or with gears of the batch a share of the largest.
 
     Args:
-        program: where msame lies.
+        description: see `ways`; with ``program``, where msame lies.
         path: of the OM.
-        inputs: ``name``, ``dtype`` and ``shape`` of each, in the OM's order; every size is known.
-        outputs: likewise.
+        device: number of the NPU.
     """
 
-    def __init__(
-        self, program: str, path: str, inputs: Sequence[Dict[str, Any]], outputs: Sequence[Dict[str, Any]]
-    ) -> None:
-        self._program = program
+    def __init__(self, description: Description, path: str, device: int) -> None:
+        self._description = description
+        self.facts: Dict[str, Any] = {}
         self._path = path
-        self._inputs = inputs
-        self._outputs = outputs
+        self._device = device
 
-    def run(self, feeds: Dict[str, Any]) -> Tuple[List[Tuple[str, Any]], Dict[str, int]]:
+    def run(self, feeds: Dict[str, Any]) -> Results:
         """One inference.
 
         Args:
@@ -57,41 +45,34 @@ class Msame:
             Name and array of each output, and the nanoseconds that msame prints: ``execute``.
 
         Raises:
-            MsameError: the feeds do not fit, msame ended badly, or a file of results is missing or of another size.
+            ShapeError: the feeds do not fit.
+            WayError: msame ended badly, or a file of results is missing or of another size.
         """
-        self._check(feeds)
+        ordered = fed(self._description, feeds)
+        gear: Sizes = []
+        if self._description["kind"] in ("batch", "hw", "dims"):
+            shapes = [array.shape for array in ordered]
+            gear = gear_of(self._description["kind"], self._description["gears"], forms(self._description), shapes)
         folder = tempfile.mkdtemp(dir=os.path.dirname(self._path))
         try:
-            return self._ran(folder, feeds)
+            return self._ran(folder, ordered, gear)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """Nothing is held between two runs."""
 
-    def _check(self, feeds: Dict[str, Any]) -> None:
-        names = [entry["name"] for entry in self._inputs]
-        if sorted(names) != sorted(feeds):
-            raise MsameError("feeds-inputs", wanted=", ".join(names), given=", ".join(feeds))
-        for entry in self._inputs:
-            array = feeds[entry["name"]]
-            for key, wanted, given in (
-                ("dtype", entry["dtype"], array.dtype.name),
-                ("size", list(entry["shape"]), list(array.shape)),
-            ):
-                if wanted != given:
-                    raise MsameError("feeds-" + key, name=entry["name"], wanted=str(wanted), given=str(given))
-
-    def _ran(self, folder: str, feeds: Dict[str, Any]) -> Tuple[List[Tuple[str, Any]], Dict[str, int]]:
+    def _ran(self, folder: str, ordered: Sequence[Any], gear: Sizes) -> Results:
         results = os.path.join(folder, "results")
         os.mkdir(results)  # msame does not make it
         paths = []
-        for place, entry in enumerate(self._inputs):
+        for place, array in enumerate(ordered):
             paths.append(os.path.join(folder, "input_%d.bin" % place))
-            feeds[entry["name"]].tofile(paths[-1])
-        command = [self._program, "--model", self._path, "--input", ",".join(paths)]
+            array.tofile(paths[-1])
+        command = [self._description["program"], "--model", self._path, "--input", ",".join(paths)]
+        command += ["--output", results, "--outfmt", "BIN", "--loop", "1", "--device", str(self._device)]
         done = subprocess.run(
-            [*command, "--output", results, "--outfmt", "BIN", "--loop", "1"],
+            [*command, *self._sizes(ordered, gear)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -105,18 +86,55 @@ class Msame:
         for parent, _, names in os.walk(results):  # some releases make a folder named after the time
             written.update({name: os.path.join(parent, name) for name in names})
         outputs = []
-        for place, entry in enumerate(self._outputs):
+        for place, entry in enumerate(self._description["outputs"]):
             kind, path = np.dtype(entry["dtype"]), written.get("input_0_output_%d.bin" % place, "")
-            count = int(np.prod(entry["shape"], dtype=np.int64))
-            if not path or os.path.getsize(path) != count * kind.itemsize:
-                size = "no file" if not path else "%d bytes" % os.path.getsize(path)
-                text = "output %d: %s, %d bytes wanted" % (place, size, count * kind.itemsize)
-                self._fail(done.returncode, "%s\n%s" % (said, text))
-            outputs.append((entry["name"], np.fromfile(path, kind).reshape(entry["shape"])))
+            shape = self._shape(entry, gear)
+            wanted = _count(shape) * kind.itemsize
+            whole = _count(entry["largest"]) * kind.itemsize if gear else wanted
+            size = os.path.getsize(path) if path else -1
+            if size not in (wanted, whole):  # with gears the buffer is the largest one's
+                given = "no file" if size < 0 else "%d bytes" % size
+                self._fail(done.returncode, "%s\noutput %d: %s, %d bytes wanted" % (said, place, given, wanted))
+            outputs.append((entry["name"], np.fromfile(path, kind, _count(shape)).reshape(shape)))
         assert found is not None
         return outputs, {"execute": int(float(found[1]) * 1e6)}
+
+    def _sizes(self, ordered: Sequence[Any], gear: Sizes) -> List[str]:
+        """The options that choose a gear, or the sizes within a range."""
+        kind = self._description["kind"]
+        names = [entry["name"] for entry in self._description["inputs"]]
+        every = ";".join("%s:%s" % (name, _listed(array.shape)) for name, array in zip(names, ordered))
+        if kind == "range":
+            outputs = self._description["outputs"]
+            sizes = [_count(entry["form"]) * np.dtype(entry["dtype"]).itemsize for entry in outputs]
+            return ["--dymShape", every, "--outputSize", _listed(sizes)]
+        return {
+            "batch": ["--dymBatch", _listed(gear)],
+            "hw": ["--dymHW", _listed(gear)],
+            "dims": ["--dymDims", every],
+        }.get(kind, [])
+
+    def _shape(self, entry: Dict[str, Any], gear: Sizes) -> Sizes:
+        """Of an output: where it is open, that share of the largest gear's size."""
+        if self._description["kind"] != "batch":
+            return list(entry["form"])
+        most = max(size for (size,) in self._description["gears"])
+        return [
+            size if size >= 0 else largest * gear[0] // most for size, largest in zip(entry["form"], entry["largest"])
+        ]
 
     def _fail(self, code: int, said: str) -> None:
         from .child import how_ended
 
-        raise MsameError("crash", **how_ended(code), text=said[-_SHOWN:])
+        raise WayError("crash", **how_ended(code), text=said[-_SHOWN:])
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= int(size)
+    return count
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ",".join(str(int(size)) for size in sizes)

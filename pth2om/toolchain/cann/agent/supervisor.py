@@ -200,7 +200,7 @@ class Supervisor:
                 answer: Header = {"kind": "error", "error": "not-loaded", "values": {}}
             else:
                 answer = child.receive(float(header.get("limit", 60.0)))
-                if answer.get("error") == "acl":
+                if answer.get("error") in ("acl", "fallback", "output"):
                     self._drop_child(header)  # after a failed execution a process is not to be trusted
         except ChildError as error:
             self._drop_child(header)
@@ -283,10 +283,10 @@ class Supervisor:
         self._capture()
         if not self._python:
             raise RefusedError("import", reason=self._reason)
-        way: Header = {name: header[name] for name in ("by", "inputs", "outputs") if name in header}
-        if way.get("by") == "msame":
-            way["program"] = environments.program("msame", self._environment)
-            if way["program"] is None:
+        way: Header = {"way": dict(header["way"])} if "way" in header else {}
+        if way and way["way"].get("by") == "msame":
+            way["way"]["program"] = environments.program("msame", self._environment)
+            if way["way"]["program"] is None:
                 raise RefusedError("no-program", program="msame", set_env=self._script)
         self._drop_child(header)
         job, place = self._job(header["files"])

@@ -55,11 +55,11 @@ class Worker:
         return self.acl
 
     def _load(self, header: Header) -> Header:
-        if header.get("by") == "msame":
-            from .msame import Msame
+        if "way" in header:
+            from . import ways
 
-            self.model = Msame(header["program"], header["path"], header["inputs"], header["outputs"])
-            return {"kind": "loaded"}
+            self.model = ways.opened(header["way"], header["path"], int(header.get("device", 0)))
+            return {"kind": "loaded", **self.model.facts}
         from .acl_binding import Model
         from .acl_device import Device
 
@@ -149,11 +149,11 @@ def _answered(worker: Worker, header: Header) -> Header:
 def _known(error: Exception) -> Optional[Header]:
     if isinstance(error, ImportError):
         return {"kind": "error", "error": "import", "values": {"reason": str(error)}}
-    from .acl_binding import ShapeError
     from .acl_device import AclError
-    from .msame import MsameError
+    from .shapes import ShapeError
+    from .ways import WayError
 
-    if isinstance(error, MsameError):
+    if isinstance(error, WayError):
         return {"kind": "error", "error": error.error, "values": error.values}
     if isinstance(error, AclError):
         values = {"call": error.call, "code": error.code, "text": error.text}

@@ -78,13 +78,21 @@ class Installed:
         return os.pathsep.join([str(self.toolkit / "python/site-packages"), str(HERE), str(REPOSITORY)])
 
 
-def install(home: Path, *, layout: str = "toolkit", programs: Sequence[str] = PROGRAMS, **machine: Any) -> Installed:
+def install(
+    home: Path,
+    *,
+    layout: str = "toolkit",
+    programs: Sequence[str] = PROGRAMS,
+    packages: Sequence[str] = (),
+    **machine: Any,
+) -> Installed:
     """Make the machine.
 
     Args:
         home: an empty folder, or one that is not there yet.
         layout: ``toolkit`` (``ascend-toolkit/latest``, to CANN 8.3) or ``cann`` (``/usr/local/Ascend/cann``, from 8.5).
         programs: which doubles are there.
+        packages: doubles of Python packages beside ``acl``: ``ais_bench``, ``onnxruntime`` (of ``onnxruntime-cann``).
         machine: properties other than `cann_double.machine.DEFAULTS`.
     """
     home.mkdir(parents=True, exist_ok=True)
@@ -115,6 +123,8 @@ def install(home: Path, *, layout: str = "toolkit", programs: Sequence[str] = PR
         (toolkit / f"opp/built-in/op_impl/ai_core/tbe/config/{family}").mkdir(parents=True)
         (toolkit / f"opp/built-in/op_impl/ai_core/tbe/kernel/{family}").mkdir(parents=True)
     (toolkit / "python/site-packages/acl").symlink_to(HERE / "acl")
+    for package in packages:
+        (toolkit / "python/site-packages" / package).symlink_to(HERE / "python" / package)
     driver = ascend / "driver"
     (driver / "lib64/driver").mkdir(parents=True)
     (driver / "version.info").write_text(

@@ -91,6 +91,9 @@ def _run(options: dict[str, str]) -> int:
             print(f"Inference time: {times[-1]:.3f}ms", flush=True)
         if output:
             stem = Path(names[0]).stem if names else "pure_infer_data"
+            if machine().get("msame_whole_buffer"):  # the buffers of a model with gears are the largest gear's
+                sizes = [tensor.size for tensor in model.description.outputs]
+                results = [_whole(result, size) for result, size in zip(results, sizes, strict=True)]
             _write(Path(output), stem, results, options.get("outfmt", "TXT"))
             _info("output data success")
     print(f"Inference average time: {sum(times) / len(times):.6f} ms")
@@ -107,6 +110,8 @@ def _shapes(model: Model, options: dict[str, str]) -> dict[str, list[int]]:
     if found.kind == "static":
         return found.shapes[0]
     if found.kind == "range":
+        if len(options.get("outputSize", "").split(",")) != len(found.outputs) or "outputSize" not in options:
+            raise RefusedError("the sizes of the outputs are wanted: --outputSize")
         given = options.get("dymShape", "")
         pairs = (group.rpartition(":") for group in given.split(";") if group)
         return {name: [int(size) for size in sizes.split(",")] for name, _, sizes in pairs}
@@ -159,6 +164,11 @@ def _write(folder: Path, stem: str, results: Sequence[Any], form: str) -> None:
         else:
             rows = result.reshape(-1, result.shape[-1] if result.ndim else 1)
             path.write_text("".join(" ".join(f"{value:g}" for value in row) + " \n" for row in rows))
+
+
+def _whole(result: Any, size: int) -> Any:
+    data = np.ascontiguousarray(result).reshape(-1)
+    return np.concatenate([data, np.zeros(size // data.itemsize - data.size, data.dtype)])
 
 
 def _info(text: str) -> None:

@@ -1,0 +1,1 @@
+"""A double of ``ais_bench.infer``."""
