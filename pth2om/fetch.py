@@ -8,7 +8,6 @@ is deleted. Nothing else in pth2om imports this module: a test never downloads.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import ipaddress
 import json
@@ -31,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pth2om.errors import DataError, first_line
 from pth2om.spec import Name, parse
+from pth2om.store import file_digest
 
 MANIFEST = Path(__file__).with_name("fetch_manifest.toml")
 TIMEOUT = 30.0
@@ -210,7 +210,7 @@ def _present(file: File, target: Path) -> Fetched | None:
         return Fetched(target.parent, kept, 0, 0)
     if not target.exists():
         return None
-    digest = _sha256(target)
+    digest = file_digest(target)
     wanted = file.sha256 or kept
     if wanted is not None and digest != wanted:
         raise FetchError("fetch.other-present", where=str(target), expected=wanted, found=digest)
@@ -219,7 +219,7 @@ def _present(file: File, target: Path) -> Fetched | None:
 
 def _checked(file: File, part: Path) -> str:
     """The sha256 of a finished download; a wrong file is removed."""
-    digest = _sha256(part)
+    digest = file_digest(part)
     size = part.stat().st_size
     if file.sha256 is not None and digest != file.sha256:
         what = _looks_like(part)
@@ -238,14 +238,6 @@ def _looks_like(path: Path) -> str:
     from pth2om.checkpoint import kind_of
 
     return str(kind_of(path))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # --- the wire ---------------------------------------------------------------------------------------------------------

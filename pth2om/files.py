@@ -28,6 +28,12 @@ def is_there(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
+def from_here(path: Path) -> Path:
+    """As a user would type it: relative to the working directory where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
     """A file opened for reading, links followed; what has no end or no size is refused, and nothing is waited for.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
+import signal
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pth2om.store import version_of
+
+if TYPE_CHECKING:
+    import subprocess
 
 THREADS = "OMP_NUM_THREADS"
 """The variable that limits the threads of one process; PyTorch reads it itself."""
@@ -68,6 +73,16 @@ def return_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child that leads a session of its own, its children with it, and take its exit status."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.communicate()
 
 
 def _processor() -> str:

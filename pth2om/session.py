@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,22 @@ class TensorSpec:
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[np.generic]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values: ``name``, ``shape``, ``dtype`` (``float32``)."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype.name}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TensorSpec:
+        """From what `to_json` gave, or a board answered.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is damaged.
+        """
+        import numpy as np
+
+        shape = tuple(None if size is None else int(size) for size in data["shape"])
+        return cls(str(data["name"]), shape, np.dtype(str(data["dtype"])))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,20 @@ import pth2om
 
 PACKAGE = Path(pth2om.__file__).parent
 FLOORS = (
-    {"escaping", "language", "terminal", "errors", "session", "evidence", "store", "spec", "progress", "files", "host"},
+    {
+        "amounts",
+        "escaping",
+        "language",
+        "terminal",
+        "errors",
+        "session",
+        "evidence",
+        "store",
+        "spec",
+        "progress",
+        "files",
+        "host",
+    },
     {"ascend", "explain", "onnxfile"},
     {
         "aipp",

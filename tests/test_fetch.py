@@ -314,7 +314,7 @@ def test_everything_is_shown_before_a_byte_is_asked_for(
     call = ["fetch", "mine", "--manifest", str(manifest), "--to", str(tmp_path / "to")]
     assert main(call) == 1
     shown = capsys.readouterr().out
-    for part in ("My net", "MIT, me", site.url, DIGEST, "1.0 MB", "--yes"):
+    for part in ("My net", "MIT, me", site.url, DIGEST, "1.05 MB", "--yes"):
         assert part in shown
     assert site.asked == []
     assert main([*call, "--yes"]) == 0

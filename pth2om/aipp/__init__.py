@@ -8,7 +8,7 @@ from pth2om.aipp.arithmetic import apply
 from pth2om.aipp.config import AippConfig, AippOp, parse_config, read_config, save_config, write_config
 from pth2om.aipp.derive import derive, error_bound
 from pth2om.aipp.diagnose import diagnose
-from pth2om.aipp.rules import Refusal, check, findings, refusals
+from pth2om.aipp.rules import Refusal, findings, refusals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +35,6 @@ __all__ = [
     "AippOp",
     "Refusal",
     "apply",
-    "check",
     "derive",
     "diagnose",
     "emulate_graph",

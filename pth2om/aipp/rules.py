@@ -57,29 +57,6 @@ _TEMPLATES = {
 }
 
 
-def check(
-    config: AippConfig,
-    *,
-    inputs: Sequence[tuple[str, Shape]],
-    input_format: str = "NCHW",
-    dynamic_image_size: str = "",
-    dynamic_dims: str = "",
-    input_fp16_nodes: Sequence[str] = (),
-    soc: str | None = None,
-) -> list[tuple[str, str]]:
-    """`refusals` as (code, text) pairs."""
-    found = refusals(
-        config,
-        inputs=inputs,
-        input_format=input_format,
-        dynamic_image_size=dynamic_image_size,
-        dynamic_dims=dynamic_dims,
-        input_fp16_nodes=input_fp16_nodes,
-        soc=soc,
-    )
-    return [(item.code, item.text) for item in found]
-
-
 def refusals(
     config: AippConfig,
     *,

@@ -191,10 +191,15 @@ _KINDS = {field.name: str(field.type).split(" ")[0] for field in dataclasses.fie
 
 
 def shape_text(shapes: Mapping[str, Sequence[int | None]]) -> str:
-    """``--input_shape`` for named shapes, e.g. ``images:1,3,640,640``; None (dynamic) is written -1."""
+    """``--input_shape`` for named shapes, e.g. ``images:1,3,640,640``; a size of None is written -1."""
     return ";".join(
         f"{name}:{','.join('-1' if size is None else str(size) for size in shape)}" for name, shape in shapes.items()
     )
+
+
+def shape_example(shapes: Mapping[str, Sequence[int]]) -> str:
+    """``--input_shape`` as an advice shows it: open sizes (below 0) are written 1."""
+    return shape_text({name: [1 if size < 0 else size for size in shape] for name, shape in shapes.items()})
 
 
 def _parsed(name: str, text: str) -> str | int | bool | None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from pth2om import fetch
+from pth2om.amounts import size_text
 from pth2om.escaping import visible
 from pth2om.language import say
 from pth2om.progress import counted
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         done = _one(file, folder)
         if done.downloaded:
             key = "fetch.resumed" if done.resumed_from else "fetch.done"
-            print(say(key, path=str(done.path), size=_megabytes(done.downloaded), before=_megabytes(done.resumed_from)))
+            print(say(key, path=str(done.path), size=size_text(done.downloaded), before=size_text(done.resumed_from)))
         else:
             print(say("fetch.present", path=str(done.path)))
         print(say("fetch.digest" if file.sha256 else "fetch.digest-unchecked", sha256=done.sha256))
@@ -54,7 +55,7 @@ def _show(entry: fetch.Entry, folder: Path) -> None:
     print(say("fetch.licence", licence=entry.licence))
     for file in entry.files:
         print(say("fetch.address", url=file.url))
-        size = _megabytes(file.bytes) if file.bytes else say("fetch.unknown-size").render()
+        size = size_text(file.bytes) if file.bytes else say("fetch.unknown-size").render()
         print(say("fetch.expected", sha256=file.sha256 or say("fetch.unknown-digest").render(), size=size))
     print(say("fetch.destination", folder=str(folder)))
 
@@ -69,7 +70,3 @@ def _agreed() -> bool:
 def _one(file: fetch.File, folder: Path) -> fetch.Fetched:
     with counted(file.name, file.bytes or 0) as seen:
         return fetch.fetch(file, folder, progress=lambda have, _: seen(have))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"

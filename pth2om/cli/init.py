@@ -8,6 +8,7 @@ from typing import get_args
 
 from pth2om.drafting.start import start, write_tests
 from pth2om.errors import CheckpointError
+from pth2om.files import from_here
 from pth2om.host import data_roots
 from pth2om.language import say
 from pth2om.spec import Task
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.name is None and source is None:
         written = write_tests(arguments.models.absolute().parent)
         for path in written:
-            print(say("starter.wrote", path=_short(path)))
+            print(say("starter.wrote", path=str(from_here(path))))
         if not written:
             print(say("starter.tests-there", folder=str(arguments.models.parent / "test_cases")))
         return 0
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     for message in started.said:
         print(message)
     for path in started.written:
-        print(say("starter.wrote", path=_short(path)))
+        print(say("starter.wrote", path=str(from_here(path))))
     for number, step in enumerate(started.next_steps, 1):
         print(f"  {number}. {step}")
     return 0
@@ -71,9 +72,3 @@ def _shape(text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise argparse.ArgumentTypeError(say("starter.bad-shape", text=text).render())
     return sizes
-
-
-def _short(path: Path) -> str:
-    """Relative to the working directory where it lies below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
+from pth2om.amounts import size_text
 from pth2om.errors import StoreError
 from pth2om.escaping import visible
 from pth2om.language import say
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "gc":
         removed = store.collect_garbage(_bytes(arguments.keep))
         size = sum(entry.bytes for entry in removed)
-        print(say("store.removed", count=len(removed), size=_readable(size)))
+        print(say("store.removed", count=len(removed), size=size_text(size)))
         return 0
     return _why(store, arguments.name)
 
@@ -47,11 +48,11 @@ def _list(store: Store) -> int:
         table.add_column(say(f"store.column-{column}").render(), justify="right" if column == "size" else "left")
     for entry in entries:
         created = say("store.damaged").render() if entry.damaged else entry.created
-        row = (entry.stage, entry.label, _readable(entry.bytes), created, entry.key[:12])
+        row = (entry.stage, entry.label, size_text(entry.bytes), created, entry.key[:12])
         table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console()
     console.print(table)
-    total = _readable(sum(entry.bytes for entry in entries))
+    total = size_text(sum(entry.bytes for entry in entries))
     console.print(say("store.total", count=len(entries), size=total, root=str(store.root)).render())
     return 0
 
@@ -85,12 +86,3 @@ def _bytes(text: str) -> int:
     if match is None or match[2].upper() not in _UNITS:
         raise StoreError("store.not-a-size", text=text)
     return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def _readable(size: int) -> str:
-    number = float(size)
-    for unit in ("B", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

@@ -14,7 +14,7 @@ from pth2om.files import replacing
 from pth2om.host import data_roots
 from pth2om.language import say
 from pth2om.quantize.request import Request, check_flags, check_writable, percent_points
-from pth2om.quantize.settings import LayerReport, QuantizeResult
+from pth2om.quantize.settings import LayerReport, QuantizeResult, file_names
 from pth2om.spec import Spec
 
 if TYPE_CHECKING:
@@ -166,18 +166,6 @@ def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem:
     return {role: target for role, (_, target) in found.items()}
 
 
-def int8_names(prefix: str) -> dict[str, str]:
-    """The usual names of the files of a quantized model, by role; those of weights beside it are not among them."""
-    return {
-        "deploy": f"{prefix}_deploy_model.onnx",
-        "fake_quant": f"{prefix}_fake_quant_model.onnx",
-        "qdq": f"{prefix}_qdq_model.onnx",
-        "quant_json": f"{prefix}_quant.json",
-        "record": f"{prefix}_record.txt",
-        "report": f"{prefix}_quantize.json",
-    }
-
-
 def int8_files(built: Built, prefix: str, stem: str) -> dict[str, tuple[Path, str]]:
     """The files of a quantized artifact and their usual names: role -> path, name.
 
@@ -189,12 +177,12 @@ def int8_files(built: Built, prefix: str, stem: str) -> dict[str, tuple[Path, st
     name = built.record.model
     source = built.artifact.path
     inside = {
-        **int8_names(name),
+        **file_names(name),
         "deploy": "deploy.onnx",
         "fake_quant": "fake_quant.onnx",
         "report": "quantize.json",
     }
-    roles = {role: (source / inside[role], target) for role, target in int8_names(prefix).items()}
+    roles = {role: (source / inside[role], target) for role, target in file_names(prefix).items()}
     found = {path.name: (path, path.name) for path in sorted(source.glob("*.external"))}
     found |= {role: pair for role, pair in roles.items() if pair[0].is_file()}
     for path in sorted(source.glob("int8_as_fp32.*")):

@@ -171,6 +171,7 @@ def _images(manifest: Manifest, folder: Path) -> Source:
         paths = [root / file for file in files]
         texts = [(number, row[1]) for number, row in numbered]
         _check_listed(label_file, files, paths)
+        _check_all_listed(label_file, paths)
     if len(files) != len(texts):
         raise DataError("data.label-count", where=str(label_file), labels=len(texts), images=len(files))
     classes = [_class(text, names, wnids, manifest, f"{label_file}:{number}") for number, text in texts]
@@ -178,7 +179,7 @@ def _images(manifest: Manifest, folder: Path) -> Source:
 
 
 def _check_listed(label_file: Path, files: Sequence[str], paths: Sequence[Path]) -> None:
-    """Check that every listed file exists, once, below the image folder, and that every image there is listed."""
+    """Check that every listed file exists, once, below the image folder."""
     seen: dict[str, int] = {}
     for index, file in enumerate(files):
         if file in seen:
@@ -186,16 +187,11 @@ def _check_listed(label_file: Path, files: Sequence[str], paths: Sequence[Path])
         seen[file] = index
         if Path(file).is_absolute() or ".." in Path(file).parts:
             raise DataError("data.outside", where=str(label_file), file=file)
-    missing = [index for index, path in enumerate(paths) if not is_file(path)]
-    if missing:
-        raise DataError(
-            "data.images-missing",
-            where=str(label_file),
-            count=len(missing),
-            of=len(paths),
-            index=missing[0],
-            file=str(paths[missing[0]]),
-        )
+    _check_present(label_file, paths)
+
+
+def _check_all_listed(label_file: Path, paths: Sequence[Path]) -> None:
+    """Check that every image beside the listed ones is listed, too."""
     parents = {path.parent for path in paths}
     present = sum(1 for parent in parents for entry in parent.iterdir() if is_image(entry))
     if present != len(paths):
@@ -236,7 +232,7 @@ def _coco(manifest: Manifest, folder: Path) -> Source:
         image, entry = _annotation(annotation, f"{path} annotations[{number}]", position, class_of)
         boxes[image].append(entry)
     paths = [root / Path(file) for file in files]
-    _check_coco_files(path, files, paths)
+    _check_listed(path, files, paths)
     return Source(
         files,
         paths,
@@ -265,21 +261,12 @@ def _annotation(
     return position[image], {"bbox": box, "area": area, "iscrowd": crowd, "class": class_of[category]}
 
 
-def _check_coco_files(label_file: Path, files: Sequence[str], paths: Sequence[Path]) -> None:
-    if len(set(files)) != len(files):
-        double = next(file for index, file in enumerate(files) if file in files[:index])
-        first = files.index(double)
-        raise DataError(
-            "data.duplicate", where=str(label_file), file=double, first=first, second=files.index(double, first + 1)
-        )
-    outside = next((file for file in files if Path(file).is_absolute() or ".." in Path(file).parts), None)
-    if outside is not None:
-        raise DataError("data.outside", where=str(label_file), file=outside)
+def _check_present(where: Path, paths: Sequence[Path]) -> None:
     missing = [index for index, path in enumerate(paths) if not is_file(path)]
     if missing:
         raise DataError(
             "data.images-missing",
-            where=str(label_file),
+            where=str(where),
             count=len(missing),
             of=len(paths),
             index=missing[0],
@@ -292,17 +279,7 @@ def _masks(manifest: Manifest, folder: Path) -> Source:
     names, _ = _names(manifest, folder)
     paths = sorted((path for path in root.iterdir() if is_image(path)), key=lambda path: path.name)
     masks = [folder / manifest.label_file / f"{path.stem}.png" for path in paths]
-    missing = [index for index, path in enumerate(masks) if not is_file(path)]
-    if missing:
-        index = missing[0]
-        raise DataError(
-            "data.images-missing",
-            where=str(folder),
-            count=len(missing),
-            of=len(paths),
-            index=index,
-            file=str(masks[index]),
-        )
+    _check_present(folder, masks)
     return Source([path.name for path in paths], paths, masks=masks, names=names)
 
 

@@ -180,9 +180,6 @@ def _look_again(
 
 
 def _options(source: Path, soc: str | None, given: Mapping[str, tuple[int, ...]]) -> AtcOptions | None:
-    from pth2om.ascend.atc_options import AtcOptions
+    from pth2om.ascend.atc_options import AtcOptions, shape_text
 
-    if not given:
-        return None
-    written = ";".join(f"{name}:{','.join(map(str, sizes))}" for name, sizes in given.items())
-    return AtcOptions(model=str(source), soc_version=soc, input_shape=written)
+    return AtcOptions(model=str(source), soc_version=soc, input_shape=shape_text(given)) if given else None

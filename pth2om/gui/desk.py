@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from pth2om import __version__
+from pth2om.amounts import duration_text, size_text
 from pth2om.errors import Pth2omError
 from pth2om.escaping import shell_line, visible
 from pth2om.files import write_text
@@ -59,8 +60,8 @@ class Desk:
             query=_query,
             line_of=line_of,
             line_of_words=lambda words: shell_line(("pth2om", *words)),
-            size=_size,
-            duration=duration,
+            size=size_text,
+            duration=duration_text,
             last=forms.last,
             figures=figures,
             name_of=_name_of,
@@ -213,22 +214,3 @@ def _name_of(kind: str, word: str) -> str:
 
 def _query(**values: object) -> str:
     return urlencode({name: str(value) for name, value in values.items() if value not in (None, "")})
-
-
-def _size(count: int) -> str:
-    number, unit = float(count), "B"
-    for unit in ("B", "KB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            break
-        number /= 1000
-    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.3g} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """``7 s``, ``2 min 5 s``, ``1 h 2 min``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

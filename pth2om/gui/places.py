@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pth2om.errors import DataError
-from pth2om.files import is_file, is_folder
+from pth2om.files import is_file
 from pth2om.gui.settings import Settings
 
 _LONGEST_NAME = 120
@@ -136,8 +136,3 @@ def bundled(settings: Settings) -> tuple[Path, Path] | None:
     models = settings.project / "models"
     pair = models / "convmixer-digits" / "weights" / "convmixer_digits.pth", models / "convmixer" / "net.py"
     return pair if all(file.is_file() for file in pair) else None
-
-
-def folder_of(path: Path) -> Path:
-    """The folder itself, or the one that a file lies in."""
-    return path if is_folder(path) else path.parent

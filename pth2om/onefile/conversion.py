@@ -16,6 +16,7 @@ from pth2om.conversion.pipeline import Pipeline, RunSettings
 from pth2om.errors import Pth2omError
 from pth2om.escaping import shell_line
 from pth2om.evidence import Finding, GateRecord, StageRecord, to_json
+from pth2om.files import from_here
 from pth2om.language import Message
 from pth2om.onefile import asking, delivering, preparing
 from pth2om.onefile.options import Options
@@ -206,16 +207,10 @@ def atc_command(
     config = None
     if asked.insert_op_conf is not None:
         config = (Path(asked.insert_op_conf), names.aipp)
-        asked = dataclasses.replace(asked, insert_op_conf=_short(config[1]))
-    om = names.om.with_suffix("")
-    asked = dataclasses.replace(asked, model=_short(model), output=_short(om.with_name(names.stem)))
+        asked = dataclasses.replace(asked, insert_op_conf=from_here(config[1]).as_posix())
+    written = from_here(names.om.with_name(names.stem)).as_posix()
+    asked = dataclasses.replace(asked, model=from_here(model).as_posix(), output=written)
     return tuple(asked.command_line()), config
-
-
-def _short(path: Path) -> str:
-    """Relative to the working directory where it lies below it: how the user would type it."""
-    here = Path.cwd()
-    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
 
 def _record(done: Conversion, prepared: Prepared, options: Options, pipeline: Pipeline) -> Mapping[str, Any]:

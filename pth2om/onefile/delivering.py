@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pth2om.conversion.int8_delivery import int8_names
 from pth2om.errors import ConvertError
 from pth2om.files import is_there, replacing, write_text
+from pth2om.quantize.settings import file_names
 from pth2om.store import file_digest
 
 FORMAT = 1
@@ -98,7 +98,7 @@ def check(names: Names, file: Path, *, force: bool) -> None:
     usual = (names.onnx, names.om, names.emulated, names.torchscript, names.aipp, names.calibration, names.record)
     int8: list[Path] = []
     if names.quantized:
-        int8 = [names.folder / name for name in int8_names(names.name).values()]
+        int8 = [names.folder / name for name in file_names(names.name).values()]
         int8 += names.folder.glob(f"{glob.escape(file.stem)}_int8_as_fp32.*")
     writable((*usual, *int8), names, file, force=force)
 

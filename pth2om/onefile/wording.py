@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pth2om.escaping import visible
 from pth2om.evidence import GateRecord
+from pth2om.files import from_here
 from pth2om.language import say
 from pth2om.onefile.advice import after
 from pth2om.onefile.conversion import Conversion
@@ -32,9 +32,9 @@ def lines(done: Conversion) -> Iterator[str]:
         yield from _verdicts(list(group))
     yield ""
     for role, path in done.files.items():
-        yield f"{role:12} {visible(_short(path))}"
+        yield f"{role:12} {visible(str(from_here(path)))}"
     for path in done.model[:2]:
-        yield f"{'spec':12} {visible(_short(path))}"
+        yield f"{'spec':12} {visible(str(from_here(path)))}"
     if done.command:
         yield ""
         yield done.atc
@@ -105,9 +105,3 @@ def _conclusion(done: Conversion) -> str:
         return say("convert.only-onnx").render()
     key = {"emulated": "convert.emulated", "double": "convert.double"}.get(done.ground or "", "convert.done")
     return say(key, soc=done.soc).render()
-
-
-def _short(path: Path) -> str:
-    """Relative to the working directory where it lies below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

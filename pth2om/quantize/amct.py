@@ -6,11 +6,9 @@ used. Options and file names are those of the amct_onnx command line (CANN AMCT 
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any
 from pth2om.errors import QuantizeError
 from pth2om.escaping import shell_line
 from pth2om.evidence import Finding
+from pth2om.host import end_group
 from pth2om.language import say
 from pth2om.quantize.bins import InputShape
 from pth2om.quantize.settings import QuantizeResult
@@ -207,22 +206,11 @@ def _run(arguments: Sequence[str], timeout: float, folder: Path | None) -> tuple
     try:
         raw, _ = process.communicate(timeout=timeout)
     except BaseException as error:
-        _end(process)
+        end_group(process)
         if isinstance(error, subprocess.TimeoutExpired):
             raise QuantizeError("quantize.tool-too-slow", tool=arguments[0], seconds=round(timeout)) from None
         raise
     return raw.decode("utf-8", "replace"), process.returncode
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if hasattr(os, "killpg"):
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-    else:
-        process.kill()
-    process.wait()
 
 
 def existing(deploy: Path, details: Mapping[str, Any] | None = None) -> QuantizeResult:

@@ -27,7 +27,7 @@ from pth2om.quantize.qdq_convert import convert_qdq
 from pth2om.quantize.random_data import random_feeds
 from pth2om.quantize.record import render_records
 from pth2om.quantize.sensitivity import layer_errors, range_picture
-from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, QuantizeSettings
+from pth2om.quantize.settings import VERSION, LayerReport, QuantizeResult, QuantizeSettings, file_names
 from pth2om.quantize.twin_proof import LayerProof, prove
 from pth2om.quantize.twins import fake_quant
 from pth2om.quantize.weights import Quantized
@@ -125,14 +125,7 @@ def write_files(plan: Plan, destination: Path, prefix: str, proof: list[Feeds] |
     deploy = plan.deploy()
     reports, findings, details = described(plan, deploy, proof or [])
     mark(plan, deploy)
-    names = {
-        "deploy": f"{prefix}_deploy_model.onnx",
-        "fake_quant": f"{prefix}_fake_quant_model.onnx",
-        "qdq": f"{prefix}_qdq_model.onnx",
-        "quant_json": f"{prefix}_quant.json",
-        "record": f"{prefix}_record.txt",
-        "report": f"{prefix}_quantize.json",
-    }
+    names = file_names(prefix)
     with _together(destination, prefix) as folder:
         write_model(deploy, folder / names["deploy"])
         write_model(fake_quant(deploy), folder / names["fake_quant"])

@@ -185,3 +185,15 @@ class QuantizeResult:
     layers: tuple[LayerReport, ...]
     findings: tuple[Finding, ...]
     details: Mapping[str, Any]
+
+
+def file_names(prefix: str) -> dict[str, str]:
+    """The usual names of the files of a quantized model, by role; those of weights beside it are not among them."""
+    return {
+        "deploy": f"{prefix}_deploy_model.onnx",
+        "fake_quant": f"{prefix}_fake_quant_model.onnx",
+        "qdq": f"{prefix}_qdq_model.onnx",
+        "quant_json": f"{prefix}_quant.json",
+        "record": f"{prefix}_record.txt",
+        "report": f"{prefix}_quantize.json",
+    }

@@ -121,45 +121,6 @@ def draw_classification(
     return encode(sheet, most_bytes)
 
 
-def draw_heat(panels: Sequence[tuple[str, npt.ArrayLike]], most_bytes: int = MOST_BYTES) -> bytes:
-    """Maps of numbers side by side on one common scale, dark to bright; what is not finite is magenta.
-
-    Args:
-        panels: (title, (height, width) array) each.
-        most_bytes: upper bound of the result.
-
-    Returns:
-        As `draw_detections`.
-
-    Raises:
-        ValueError: a panel is no non-empty 2-D array, or there is none.
-    """
-    from PIL import Image, ImageDraw
-
-    maps = [(title, np.asarray(values, dtype=np.float64)) for title, values in panels]
-    if not maps or any(values.ndim != 2 or not values.size for _, values in maps):
-        raise ValueError("each panel must be a 2-D array")
-    finite = np.concatenate([values[np.isfinite(values)] for _, values in maps])
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    pictures = []
-    for title, values in maps:
-        level = np.nan_to_num((values - low) / ((high - low) or 1.0), nan=0.0, posinf=1.0, neginf=0.0)
-        pixels = _heat(level)
-        pixels[~np.isfinite(values)] = (255, 0, 255)
-        picture = Image.fromarray(pixels)
-        scale = min(_PANEL / max(picture.size), 16.0)
-        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-        pictures.append((title, picture.resize(size, Image.Resampling.NEAREST)))
-    width = sum(picture.width + 6 for _, picture in pictures) - 6
-    sheet = Image.new("RGB", (width, max(picture.height for _, picture in pictures) + _TITLE), _PAPER)
-    draw, left = ImageDraw.Draw(sheet), 0
-    for title, picture in pictures:
-        sheet.paste(picture, (left, _TITLE))
-        _text(draw, (left, 3), title, _INK, 13, picture.width)
-        left += picture.width + 6
-    return encode(sheet, most_bytes)
-
-
 def encode(picture: Image.Image, most_bytes: int = MOST_BYTES) -> bytes:
     """A picture as WebP or JPEG of at most `most_bytes`: the best quality that fits, then smaller and smaller.
 
@@ -281,11 +242,3 @@ def _text(
     while len(words) > 1 and draw.textlength(words, font=font) > width:
         words = words[:-2] + "…" if _cjk_font() else words[:-3] + ".."
     draw.text(place, words, fill=colour, font=font)
-
-
-def _heat(level: npt.NDArray[np.float64]) -> Pixels:
-    """0..1 to a dark-blue, red, yellow, white scale whose lightness only rises."""
-    stops = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
-    colours = np.array([(8, 10, 40), (80, 20, 110), (200, 60, 60), (250, 170, 40), (255, 255, 220)], dtype=np.float64)
-    channels = [np.interp(level, stops, colours[:, channel]) for channel in range(3)]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)

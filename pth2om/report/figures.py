@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pth2om.amounts import duration_text
 from pth2om.escaping import visible
 from pth2om.evidence import GateRecord, Limit
 
@@ -27,6 +28,14 @@ def number(value: object) -> float | None:
         return float(value)
     except OverflowError:  # a whole number beyond 1e308
         return math.inf if value > 0 else -math.inf
+
+
+def series(values: object) -> tuple[float, ...]:
+    """A JSON list of at most 1000 numbers; empty where it is anything else."""
+    if not isinstance(values, list | tuple) or len(values) > 1000:
+        return ()
+    numbers = [number(value) for value in values]
+    return tuple(value for value in numbers if value is not None) if None not in numbers else ()
 
 
 def text(value: object, digits: int = 4) -> str:
@@ -139,25 +148,8 @@ def percent(share: float | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration: ``12 ms``, ``3.4 s``, ``2 min 5 s``."""
-    if not math.isfinite(value):
-        return MISSING
-    if value < 1:
-        return f"{value * 1000:.0f} ms"
-    if value < 60:
-        return f"{value:.1f} s"
-    return f"{int(value) // 60} min {int(value) % 60} s"
-
-
-def size(count: object) -> str:
-    """A number of bytes: ``17.4 MB`` (decimal units)."""
-    real = number(count)
-    if real is None:
-        return MISSING
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if real >= scale:
-            return f"{real / scale:.3g} {unit}"
-    return f"{real:.0f} B"
+    """A duration, as `pth2om.amounts.duration_text`; a damaged file's may be none."""
+    return duration_text(value) if math.isfinite(value) else MISSING
 
 
 def short(value: object, most: int = 160) -> str:

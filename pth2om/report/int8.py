@@ -10,7 +10,7 @@ from typing import Any
 from pth2om.evidence import GateRecord, StageRecord
 from pth2om.language import Message
 from pth2om.report.collect import Card
-from pth2om.report.figures import number
+from pth2om.report.figures import number, series
 
 MOST_LAYERS = 400
 DRAWN_APART = ("proof", "errors", "layers", "pictures", "settings")
@@ -238,7 +238,7 @@ def _pictures(details: Mapping[str, Any]) -> list[Picture]:
     for layer, data in drawn.items() if isinstance(drawn, Mapping) else ():
         if not isinstance(data, Mapping):
             continue
-        edges, counts = _series(data.get("edges")), _series(data.get("counts"))
+        edges, counts = series(data.get("edges")), series(data.get("counts"))
         low, high = number(data.get("low")), number(data.get("high"))
         if low is not None and high is not None and counts and len(edges) == len(counts) + 1:
             found.append(Picture(str(layer), edges, counts, (low, high)))
@@ -266,10 +266,3 @@ def _levels(gates: Sequence[GateRecord]) -> list[Level]:
 
 def _rows(value: object) -> list[Mapping[str, Any]]:
     return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list | tuple) else []
-
-
-def _series(values: object) -> tuple[float, ...]:
-    if not isinstance(values, list | tuple) or len(values) > 1000:
-        return ()
-    numbers = [number(value) for value in values]
-    return tuple(value for value in numbers if value is not None) if None not in numbers else ()

@@ -8,7 +8,7 @@ from typing import Any
 
 from pth2om.evidence import GateRecord
 from pth2om.report.collect import VERDICTS, Card
-from pth2om.report.figures import number, text
+from pth2om.report.figures import number, series, text
 
 PAIRS = (
     "torch~torchscript",
@@ -238,9 +238,9 @@ def _side(pair: str, gates: Sequence[GateRecord], details: Mapping[str, Any]) ->
 
 def _histogram(data: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Edges and counts; ``log10_edges`` have a count below the first and one beyond the last edge as well."""
-    counts = _series(data.get("counts"))
-    edges = _series(data.get("edges"))
-    logs = _series(data.get("log10_edges"))
+    counts = series(data.get("counts"))
+    edges = series(data.get("edges"))
+    logs = series(data.get("log10_edges"))
     if logs and len(counts) == len(logs) + 1 and all(abs(edge) < 100 for edge in logs):
         edges = (0.0, *(10.0**edge for edge in logs))
         # What is beyond the last edge is drawn as one more bin, so that nothing large is hidden.
@@ -250,13 +250,6 @@ def _histogram(data: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float,
             first, last = filled[0], filled[-1] + 1
             edges, counts = edges[first : last + 1], counts[first:last]
     return (edges, counts) if counts and len(edges) == len(counts) + 1 else ((), ())
-
-
-def _series(values: object) -> tuple[float, ...]:
-    if not isinstance(values, list | tuple) or len(values) > 1000:
-        return ()
-    numbers = [number(value) for value in values]
-    return tuple(value for value in numbers if value is not None) if None not in numbers else ()
 
 
 def _numbers(values: object) -> dict[str, float]:

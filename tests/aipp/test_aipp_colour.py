@@ -76,5 +76,5 @@ def test_found_exactly_where_grey_pictures_change(item, bias: tuple[int, int, in
 def test_formats_of_no_aipp_and_crops_of_no_size(body: str, rules: set[str]) -> None:
     parsed = aipp.parse_config(f"aipp_op {{ aipp_mode: static {body} }}")
     assert {found.rule for found in aipp.findings(parsed, model_hw=(8, 8))} == rules
-    refused = aipp.check(parsed, inputs=[("x", (1, 3, 8, 8))], soc="Ascend310B1")
+    refused = aipp.refusals(parsed, inputs=[("x", (1, 3, 8, 8))], soc="Ascend310B1")
     assert bool(refused) == bool(rules - {"aipp.crop-without-source"})

@@ -226,10 +226,10 @@ _IMAGE = [("images", (1, 3, 640, 640))]
     ],
 )
 def test_what_atc_refuses(text: str, options: dict, code: str, part: str) -> None:
-    found = aipp.check(aipp.parse_config(text), **({"inputs": _IMAGE} | options))
+    found = aipp.refusals(aipp.parse_config(text), **({"inputs": _IMAGE} | options))
     assert found
-    assert found[0][0] == code
-    assert part in found[0][1]
+    assert found[0].code == code
+    assert part in found[0].text
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_what_atc_refuses(text: str, options: dict, code: str, part: str) -> Non
     ],
 )
 def test_what_atc_takes(body: str, options: dict) -> None:
-    assert aipp.check(aipp.parse_config(_op(f"{_STATIC} {body}")), **({"inputs": _IMAGE} | options)) == []
+    assert aipp.refusals(aipp.parse_config(_op(f"{_STATIC} {body}")), **({"inputs": _IMAGE} | options)) == []
 
 
 @pytest.mark.parametrize(
@@ -276,9 +276,9 @@ def test_limits_of_the_unit(body: str, soc: str | None, rule: str) -> None:
 def test_limits_are_refused_as_inner_errors_where_the_soc_is_known() -> None:
     """Their texts are not public; an emulated atc must not pass them all the same."""
     config = aipp.parse_config(_op("aipp_mode: static input_format: RGB888_U8 resize: true"))
-    assert aipp.check(config, inputs=_IMAGE) == []
-    found = aipp.check(config, inputs=_IMAGE, soc="Ascend310B1")
-    assert [code for code, _ in found] == ["E19999"]
+    assert aipp.refusals(config, inputs=_IMAGE) == []
+    found = aipp.refusals(config, inputs=_IMAGE, soc="Ascend310B1")
+    assert [item.code for item in found] == ["E19999"]
 
 
 def test_even_starts_are_no_rule_of_950() -> None:

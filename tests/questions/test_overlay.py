@@ -89,17 +89,6 @@ def test_a_grid_of_classifications_has_all_its_tiles():
     assert red.sum() == pytest.approx(7 * 128 * 128, rel=0.03)
 
 
-def test_heat_maps_share_one_scale_and_name_what_is_not_finite():
-    low, high = np.zeros((40, 40)), np.ones((40, 40))
-    pixels = opened(pictures.draw_heat([("PyTorch", low), ("OM", high)]))
-    assert pixels[60, 100].sum() < 150
-    assert pixels[60, -100].sum() > 600
-    high[:] = np.nan
-    pixels = opened(pictures.draw_heat([("PyTorch", low), ("OM", high)]))
-    assert pixels[60, -100, 0] > 200
-    assert pixels[60, -100, 1] < 60
-
-
 @pytest.mark.parametrize(
     "image",
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],

@@ -81,9 +81,8 @@ def test_no_share_without_meaning():
     assert figures.share_used(gate(50.0, ">=", 100.0, "fps")) == 2
 
 
-def test_durations_and_sizes():
+def test_durations():
     assert [figures.seconds(value) for value in (0.0042, 7.31, 125.0, math.nan)] == ["4 ms", "7.3 s", "2 min 5 s", "–"]
-    assert [figures.size(value) for value in (12, 17_400_000, None)] == ["12 B", "17.4 MB", "–"]
 
 
 def test_nested_values_become_dotted_rows():

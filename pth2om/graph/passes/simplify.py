@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import signal
@@ -16,6 +15,7 @@ from pth2om.ascend import parser_table
 from pth2om.errors import GraphError, first_line
 from pth2om.graph.contract import ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
+from pth2om.host import end_group
 from pth2om.language import Message, say
 from pth2om.onnxfile.walking import is_sorted, node_count, sort_nodes
 
@@ -135,7 +135,7 @@ def _run(tool: str, source: Path, made: Path, time_limit: float) -> Message | No
         return say("graph.simplify-slow", tool=tool, seconds=f"{time_limit:g}")
     finally:
         if process.poll() is None:
-            _kill(process)
+            end_group(process)
     if process.returncode == 0 and made.is_file():
         return None
     if process.returncode == 3:
@@ -145,13 +145,3 @@ def _run(tool: str, source: Path, made: Path, time_limit: float) -> Message | No
         return say("graph.simplify-crashed", tool=tool, reason=f"{name} ({process.returncode})")
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
     return say("graph.simplify-crashed", tool=tool, reason=lines[-1][:300] if lines else f"status {process.returncode}")
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the child and its own children."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.communicate()

@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from pth2om.amounts import duration_text
 from pth2om.gui import forms, journal
-from pth2om.gui.desk import Desk, Values, duration, paged
+from pth2om.gui.desk import Desk, Values, paged
 from pth2om.gui.journal import Job
 from pth2om.language import say, speaking
 
@@ -54,7 +55,7 @@ def routes(desk: Desk) -> list[Route]:
             again=urlencode(
                 [(name, text) for name, texts in job.asked.values.items() for text in texts if name != "nonce"]
             ),
-            elapsed=duration(job.seconds),
+            elapsed=duration_text(job.seconds),
             live=_live(desk, job),
         )
 
@@ -116,7 +117,7 @@ async def _events(desk: Desk, request: Request, place: int) -> AsyncIterator[dic
 
 def _standing(desk: Desk, job: Job) -> str:
     html = desk.templates.get_template("standing.html").render(
-        job=job, elapsed=duration(job.seconds), live=_live(desk, job)
+        job=job, elapsed=duration_text(job.seconds), live=_live(desk, job)
     )
     return json.dumps(html)
 

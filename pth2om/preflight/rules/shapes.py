@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from pth2om.ascend.atc_options import shape_example
 from pth2om.ascend.versions import at_least
 from pth2om.evidence import Finding, Severity
 from pth2om.onnxfile.walking import Sizes, integers
@@ -20,7 +21,7 @@ def dynamic_inputs(context: Context) -> Iterator[Finding]:
     options = context.options
     geared = options is not None and any((options.dynamic_batch_size, options.dynamic_image_size, options.dynamic_dims))
     shaped = options is not None and bool(options.input_shape or options.input_shape_range)
-    example = ";".join(f"{name}:{','.join('1' if n < 0 else str(n) for n in sizes)}" for name, sizes in dynamic.items())
+    example = shape_example(dynamic)
     listed = ", ".join(dynamic)
     if not shaped:
         # Without options nobody has asked for a compilation yet: the shape is still to be given.

@@ -246,8 +246,8 @@ def compiled(board: Board, asked: Asked, destination: Path, provenance: Provenan
     inputs, outputs, findings = as_asked(path, asked)
     answer = ran.answer
     details = {
-        "inputs": [to_json(spec) for spec in inputs],
-        "outputs": [to_json(spec) for spec in outputs],
+        "inputs": [spec.to_json() for spec in inputs],
+        "outputs": [spec.to_json() for spec in outputs],
         "om": named,
         "seconds": answer["seconds"],
         "peak_memory_mb": int(answer["peak_bytes"]) >> 20,
@@ -370,11 +370,6 @@ def external_files(model: Path) -> dict[str, Path]:
                 raise GraphError("onnxfile.external-missing", where=str(model), name=tensor.name, location=location)
             found[location] = model.parent / location
     return found
-
-
-def to_json(spec: TensorSpec) -> dict[str, Any]:
-    """As `CompiledModel.details` has it."""
-    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype.name}
 
 
 def _megabytes(answer: Header) -> int:

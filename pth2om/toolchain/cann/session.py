@@ -6,11 +6,8 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pth2om.errors import LostError, ToolchainError
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
@@ -49,8 +46,8 @@ class CannSession:
         self._provenance = provenance
         self._board: Board | None = None
         self._name = f"{os.getpid()}-{next(_NUMBERS)}"
-        self._inputs = tuple(_spec(entry) for entry in compiled.details["inputs"])
-        self._outputs = tuple(_spec(entry) for entry in compiled.details["outputs"])
+        self._inputs = tuple(TensorSpec.from_json(entry) for entry in compiled.details["inputs"])
+        self._outputs = tuple(TensorSpec.from_json(entry) for entry in compiled.details["outputs"])
         self._way: dict[str, Any] = {}
         if by != "acl":
             self._way = described(compiled, by)
@@ -180,15 +177,3 @@ class CannSession:
                 raise ToolchainError("cann.output-form", where=where, name=spec.name, found=came, wanted=wanted)
             named[spec.name] = array
         return named
-
-
-def _spec(entry: Mapping[str, object]) -> TensorSpec:
-    shape = entry["shape"]
-    assert isinstance(shape, list)
-    sizes = tuple(None if size is None else int(size) for size in shape)
-    return TensorSpec(str(entry["name"]), sizes, np.dtype(str(entry["dtype"])))
-
-
-def model_file(folder: Path) -> Path:
-    """Where a compiled OM lies in its folder."""
-    return folder / "model.om"

@@ -73,7 +73,7 @@ def gathered(asked: Asked, destination: Path, provenance: Provenance) -> Compile
         GraphError: the ONNX file cannot be read.
     """
     from pth2om.onnxfile.reading import read
-    from pth2om.toolchain.cann.compiling import external_files, specs_of, to_json
+    from pth2om.toolchain.cann.compiling import external_files, specs_of
 
     options = asked.options
     lacks = "aipp" if options.insert_op_conf else ""
@@ -91,8 +91,8 @@ def gathered(asked: Asked, destination: Path, provenance: Provenance) -> Compile
         (destination / location).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, destination / location)
     details = {
-        "inputs": [to_json(spec) for spec in inputs],
-        "outputs": [to_json(spec) for spec in outputs],
+        "inputs": [spec.to_json() for spec in inputs],
+        "outputs": [spec.to_json() for spec in outputs],
         "provider": provider_options(options),
         "beside": sorted(beside),
         "findings": [],

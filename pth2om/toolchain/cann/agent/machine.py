@@ -8,7 +8,7 @@ import re
 import stat
 from typing import Any, Dict, List
 
-_MOST = 64 << 10
+from .installed import read
 
 
 def device_nodes(root: str = "/") -> List[str]:
@@ -49,7 +49,7 @@ def cann_version(environment: Dict[str, str]) -> str:
             if version:
                 return version
     for name in ("version.cfg", "runtime/version.cfg"):
-        text = _read(os.path.join(home, name))
+        text = read(os.path.join(home, name))
         found = re.search(r"(?:toolkit|runtime)_running_version=\[[^:\]]*:([^\]]+)\]", text)
         if found:
             return found.group(1).strip()
@@ -84,7 +84,7 @@ def facts(environment: Dict[str, str], soc: str, root: str = "/") -> Dict[str, A
         "soc": soc,
         "arch": os.uname().machine,
         "host": os.uname().nodename,
-        "boot": _read("/proc/sys/kernel/random/boot_id").strip(),
+        "boot": read("/proc/sys/kernel/random/boot_id").strip(),
         "cores": os.cpu_count() or 1,
         "memory_bytes": memory()["MemTotal"],
         "device": bool(any(map(is_node, nodes)) and driver and soc),
@@ -94,7 +94,7 @@ def facts(environment: Dict[str, str], soc: str, root: str = "/") -> Dict[str, A
 def memory() -> Dict[str, int]:
     """``MemTotal`` and ``MemAvailable`` of the machine, and ``SwapFree``, in bytes; 0 where unknown."""
     found = {"MemTotal": 0, "MemAvailable": 0, "SwapFree": 0}
-    for line in _read("/proc/meminfo").splitlines():
+    for line in read("/proc/meminfo").splitlines():
         name, _, value = line.partition(":")
         if name in found and value.split():
             found[name] = int(value.split()[0]) << 10
@@ -102,13 +102,5 @@ def memory() -> Dict[str, int]:
 
 
 def _values(path: str) -> Dict[str, str]:
-    pairs = (line.partition("=") for line in _read(path).splitlines())
+    pairs = (line.partition("=") for line in read(path).splitlines())
     return {name.strip(): value.strip() for name, equals, value in pairs if equals}
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.read(_MOST).decode("utf-8", "replace")
-    except OSError:
-        return ""

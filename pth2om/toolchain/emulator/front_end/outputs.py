@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pth2om.ascend.atc_options import shape_example
 from pth2om.language import say
 from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel
@@ -94,10 +95,7 @@ def check_names(flags: Flags, parsed: ParsedModel, shapes: InputShapes) -> None:
             reason = (
                 "The shapes of inputs contain -1 in the model. You may need to set input shape to specify its shape."
             )
-            example = ";".join(
-                f"{name}:{','.join('1' if size < 0 else str(size) for size in parsed.inputs[name][1])}"
-                for name in dynamic
-            )
+            example = shape_example({name: parsed.inputs[name][1] for name in dynamic})
             advice = say("atc.shape-needed", inputs=", ".join(dynamic), example=example)
             raise AtcRefusedError(failure("E10001", "NULL", "--input_shape", reason, cann=cann, advice=advice))
 

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pth2om import __version__
 from pth2om.errors import ToolchainError
 from pth2om.evidence import Finding
@@ -121,8 +119,8 @@ class Compiled:
             "overflow": self.overflow,
             "overflow_evidence": self.overflow_evidence,
             "bands": {name: asdict(band) for name, band in self.bands.items()},
-            "inputs": [_spec_json(spec) for spec in self.inputs],
-            "outputs": [_spec_json(spec) for spec in self.outputs],
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
             "findings": [finding.to_json() for finding in self.findings],
         }
         (self.folder / RECORD).write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -142,17 +140,9 @@ def read_compiled(folder: Path) -> Compiled:
             folder=folder,
             **{name: data[name] for name in ("version", "mode", "scheme", "soc", "overflow", "overflow_evidence")},
             bands={name: Band(**{**band, "sites": tuple(band["sites"])}) for name, band in data["bands"].items()},
-            inputs=tuple(_spec(entry) for entry in data["inputs"]),
-            outputs=tuple(_spec(entry) for entry in data["outputs"]),
+            inputs=tuple(TensorSpec.from_json(entry) for entry in data["inputs"]),
+            outputs=tuple(TensorSpec.from_json(entry) for entry in data["outputs"]),
             findings=tuple(Finding.from_json(entry) for entry in data["findings"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         raise ToolchainError("emulator.not-compiled", where=str(folder)) from None
-
-
-def _spec_json(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype.name}
-
-
-def _spec(data: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(data["name"], tuple(data["shape"]), np.dtype(data["dtype"]))
