@@ -130,19 +130,31 @@ def innermost(session: Session) -> Session:
     return session
 
 
+@dataclass
+class Room:
+    """What the memories of one model's sessions may still take together.
+
+    Attributes:
+        bytes: of outputs.
+    """
+
+    bytes: int = 256 << 20
+
+
 class Remembering:
     """A session that returns stored outputs for feeds it has run before.
 
-    The reference of a comparison gets the same samples once per variant and band; it need not compute them again.
+    A side gets the same samples once per comparison, and the first batch of them in other questions again; it need not
+    compute them again.
 
     Args:
         session: what computes.
-        most_bytes: limit of the stored outputs; further feeds are computed each time.
+        room: for the stored outputs; what finds no room is computed each time.
     """
 
-    def __init__(self, session: Session, most_bytes: int = 256 << 20) -> None:
+    def __init__(self, session: Session, room: Room | None = None) -> None:
         self._session = session
-        self._room = most_bytes
+        self._room = room or Room()
         self._known: dict[bytes, dict[str, Array]] = {}
 
     @property
@@ -178,14 +190,15 @@ class Remembering:
         if found is None:
             found = self._session.run(feeds)
             size = sum(array.nbytes for array in found.values())
-            if size <= self._room:
-                self._room -= size
+            if size <= self._room.bytes:
+                self._room.bytes -= size
                 self._known[name.digest()] = {key: array.copy() for key, array in found.items()}
             return found
         return {key: array.copy() for key, array in found.items()}
 
     def close(self) -> None:
         """Forget, and close the session."""
+        self._room.bytes += sum(array.nbytes for outputs in self._known.values() for array in outputs.values())
         self._known.clear()
         self._session.close()
 

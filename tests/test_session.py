@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pth2om.session import Provenance, Remembering, Session, TensorSpec
+from pth2om.session import Provenance, Remembering, Room, Session, TensorSpec
 
 
 class Counting:
@@ -56,7 +56,22 @@ def test_other_values_shapes_and_types_are_other_feeds() -> None:
 
 def test_the_memory_is_bounded() -> None:
     inner = Counting()
-    session = Remembering(inner, most_bytes=8)
+    session = Remembering(inner, Room(8))
     for value in (1, 2, 1, 2):
         session.run(feeds(value))
     assert inner.runs == 3
+
+
+def test_several_memories_share_one_room_and_give_it_back() -> None:
+    room = Room(16)
+    first, second = Counting(), Counting()
+    memories = [Remembering(inner, room) for inner in (first, second)]
+    for value in (1, 2, 1, 2):
+        memories[0].run(feeds(value))
+    for _ in range(2):
+        memories[1].run(feeds(1))
+    assert (first.runs, second.runs, room.bytes) == (2, 2, 0)
+    memories[0].close()
+    for _ in range(2):
+        memories[1].run(feeds(1))
+    assert (second.runs, room.bytes) == (3, 8)

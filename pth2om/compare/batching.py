@@ -78,7 +78,7 @@ def against_singles(batched: Runs, single: Runs, sample: Sample) -> dict[str, An
     return {"samples": list(sample.names), "outputs": outputs}
 
 
-def others_replaced(session: Runs, sample: Sample) -> dict[str, Any]:
+def others_replaced(session: Runs, sample: Sample, *, before: Runs | None = None) -> dict[str, Any]:
     """Run a batch, and again with some of its pictures replaced by something very different, the rest in their places.
 
     Which are replaced follows the bits of their numbers, so that each picture stays once while any other is replaced:
@@ -89,13 +89,14 @@ def others_replaced(session: Runs, sample: Sample) -> dict[str, Any]:
     Args:
         session: takes the whole batch.
         sample: a batch of at least two.
+        before: answers the batch itself: the session with the memory of its runs so far.
 
     Returns:
         JSON: ``samples`` (names); ``outputs``: name -> ``rows``: the largest relative L2 between the picture's output
         and itself while others were replaced.
     """
     count = len(sample.names)
-    whole = {name: np.array(array) for name, array in session.run(sample.feeds).items()}
+    whole = {name: np.array(array) for name, array in (before or session).run(sample.feeds).items()}
     rows: dict[str, dict[int, list[float]]] = {
         name: {axis: [0.0] * count for axis in _splitting(array.shape, count)} for name, array in whole.items()
     }

@@ -26,19 +26,20 @@ SAME = 5e-7
 in which their threads end. On this machine's PyTorch and ONNX Runtime all bits are the same."""
 
 
-def repeated(session: Runs, sample: Sample, runs: int = 2) -> dict[str, Any]:
+def repeated(session: Runs, sample: Sample, runs: int = 2, *, before: Runs | None = None) -> dict[str, Any]:
     """Run the same feeds several times.
 
     Args:
         session: what runs.
         sample: what is fed; not zeros alone, which dropout leaves as they are.
         runs: how many times, two at least.
+        before: gives the first answer: the session with the memory of its runs so far. All others are computed.
 
     Returns:
         JSON: ``sample`` (name), ``runs``, ``outputs``: name -> largest relative L2 between the first run and another;
         infinite where the shapes differ, or one of them alone is finite.
     """
-    first = {name: np.array(array) for name, array in session.run(sample.feeds).items()}
+    first = {name: np.array(array) for name, array in (before or session).run(sample.feeds).items()}
     largest = dict.fromkeys(first, 0.0)
     for _ in range(runs - 1):
         found = session.run(sample.feeds)

@@ -14,7 +14,7 @@ from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built
 from pth2om.errors import Absent, CrashError
-from pth2om.session import Provenance, Remembering, Session
+from pth2om.session import Provenance, Remembering, Room, Session
 from pth2om.spec import Shape, Spec, Variant
 from pth2om.store import version_of
 
@@ -38,7 +38,8 @@ class Sessions:
         self._source = source
         self._data = data
         self._open: dict[str, Session] = {}
-        self._references: dict[str, Remembering] = {}
+        self._memories: dict[str, Remembering] = {}
+        self._room = Room()
         self._on_devices: list[Session] = []
 
     @property
@@ -233,10 +234,13 @@ class Sessions:
         }
 
     def remembering(self, session: Session) -> Session:
-        """``session`` with a memory of its answers, for a reference that is compared with many candidates."""
-        if session.digest not in self._references:
-            self._references[session.digest] = Remembering(session)
-        return self._references[session.digest]
+        """``session`` with a memory of its answers: several questions ask the same of it.
+
+        Sessions of one digest compute the same, so they share it.
+        """
+        if session.digest not in self._memories:
+            self._memories[session.digest] = Remembering(session, self._room)
+        return self._memories[session.digest]
 
     def rest(self) -> None:
         """Close those that run on a device, all of them even if one fails; each opens again when it runs.
@@ -258,7 +262,8 @@ class Sessions:
         for session in self._open.values():
             session.close()
         self._open.clear()
-        self._references.clear()
+        self._memories.clear()
+        self._room = Room()
         self._on_devices.clear()
 
     def _session(self, name: str, make: Callable[[], Session]) -> Session:

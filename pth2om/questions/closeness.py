@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pth2om.evidence import GateRecord
     from pth2om.session import Session
     from pth2om.spec import Spec, Variant
+    from pth2om.store import Artifact
 
 
 @answers("closeness")
@@ -38,18 +39,21 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
     deterministic = all(repeating.repeats(repeats(subject, side, samples)[0]) for side in (reference, candidate))
     slices = [part.model_dump(mode="json") for part in spec.slices]
     measured: dict[str, Any] = {}
-    artifacts = []
+    known: dict[tuple[str, str], tuple[Any, Artifact]] = {}
     for band, session in candidate.bands.items():
         left = reference.band(band)
 
         def measure(left: Session = left, session: Session = session) -> Any:  # noqa: ANN401 - JSON
-            return compare.measure(subject.pipeline.remembering(left), session, samples, spec.slices)
+            first, second = (subject.pipeline.remembering(side) for side in (left, session))
+            return compare.measure(first, second, samples, spec.slices)
 
-        inputs = {"reference": left.digest, "candidate": session.digest, "samples": samples.digest}
-        measured[band], artifact = subject.measured(
-            "closeness", compare.VERSION, inputs, {"slices": slices}, ("numpy",), measure
-        )
-        artifacts.append(artifact)
+        pair_of_digests = (left.digest, session.digest)
+        if pair_of_digests not in known:
+            inputs = {"reference": left.digest, "candidate": session.digest, "samples": samples.digest}
+            known[pair_of_digests] = subject.measured(
+                "closeness", compare.VERSION, inputs, {"slices": slices}, ("numpy",), measure
+            )
+        measured[band], artifact = known[pair_of_digests]
     if len(measured) == 2:
         first, second = measured
         joined = compare.worse(measured[first], measured[second], (first, second))
@@ -61,7 +65,7 @@ def closeness(subject: Subject, reference: Candidate, candidate: Candidate, samp
     first_band = next(iter(candidate.bands))
     digests = {"reference": reference.band(first_band).digest, "samples": samples.digest}
     digests |= {band or "candidate": session.digest for band, session in candidate.bands.items()}
-    gates = subject.gates("closeness", judgements, candidate.session, digests, artifacts[-1])
+    gates = subject.gates("closeness", judgements, candidate.session, digests, artifact)
     return gates + steady(subject, reference, candidate, samples)
 
 

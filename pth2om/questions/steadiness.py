@@ -33,9 +33,11 @@ def repeats(subject: Subject, side: Candidate, samples: Samples) -> tuple[Any, A
 
     session = side.session
     inputs = {"session": session.digest, "samples": samples.digest}
-    return subject.measured(
-        "repeats", repeating.VERSION, inputs, {}, ("numpy",), lambda: repeating.repeated(session, _telling(samples))
-    )
+
+    def measure() -> Any:  # noqa: ANN401 - JSON
+        return repeating.repeated(session, _telling(samples), before=subject.pipeline.remembering(session))
+
+    return subject.measured("repeats", repeating.VERSION, inputs, {}, ("numpy",), measure)
 
 
 def steady(subject: Subject, reference: Candidate, candidate: Candidate, samples: Samples) -> list[GateRecord]:
@@ -90,8 +92,14 @@ def _asked(subject: Subject, side: Candidate, samples: Samples) -> list[GateReco
     gates = subject.gates("closeness", [repeating.judge_repeats(again, role)], session, inputs, artifact)
     if (subject.batch or 1) < 2 or not repeating.repeats(again):
         return gates  # of chance nothing else can be asked
+    remembering = subject.pipeline.remembering
     measured, artifact = subject.measured(
-        "apart", batching.VERSION, inputs, {}, ("numpy",), lambda: batching.others_replaced(session, _telling(samples))
+        "apart",
+        batching.VERSION,
+        inputs,
+        {},
+        ("numpy",),
+        lambda: batching.others_replaced(session, _telling(samples), before=remembering(session)),
     )
     judgements = batching.judge_replaced(measured, role, repeating.restless(again))
     gates += subject.gates("closeness", judgements, session, inputs, artifact)
@@ -105,7 +113,7 @@ def _asked(subject: Subject, side: Candidate, samples: Samples) -> list[GateReco
             inputs,
             {},
             ("numpy",),
-            lambda: batching.against_singles(session, single, _telling(samples)),
+            lambda: batching.against_singles(remembering(session), remembering(single), _telling(samples)),
         )
         own = pipeline.spec.gates.onnx_om.relative_l2 or 0.0
         allowed = None if role in ORIGINAL else max(DEFAULTS["float"]["relative_l2"], own)

@@ -191,7 +191,7 @@ def ulps(got, wanted):
 
 def emulated_tensors(compiled, feeds):
     """Every top-level tensor of the unfused graph, by name."""
-    model = onnx.load(str(compiled.folder / "unfused.onnx"))
+    model = onnx.load(str(compiled.folder / compiled.band("unfused").file))
     shown = {value.name for value in model.graph.output}
     for node in model.graph.node:
         for name in node.output:

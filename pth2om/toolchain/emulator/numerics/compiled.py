@@ -30,7 +30,7 @@ class Band:
     Attributes:
         name: ``fused``: rounded once behind each chain of convolution, batch norm, activation and residual sum;
             ``unfused``: rounded after every operator.
-        file: its ONNX file in the compiled folder.
+        file: its ONNX file in the compiled folder; of both bands where they compute the same.
         digest: sha256 of the file and of the weights it shares.
         counts: ``nodes`` of the source, ``half_nodes`` that compute in float16, ``rounded`` tensors, ``chains`` and
             ``folded`` batch norms, weights ``clipped`` to +-65504 and ``vanished`` to zero.

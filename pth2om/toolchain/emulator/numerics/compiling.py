@@ -52,6 +52,8 @@ def compile_numerics(
 ) -> Compiled:
     """Write ``fused.onnx``, ``unfused.onnx`` and ``compiled.json`` into ``destination``.
 
+    Where nothing is fused both bands compute the same; then both are ``fused.onnx``, and of one digest.
+
     Args:
         model: the ONNX file; external data beside it.
         destination: the folder; made if absent.
@@ -92,17 +94,25 @@ def compile_numerics(
     try:
         weights = WeightFile(work, external)
         bands: dict[str, Band] = {}
+        contents: dict[bytes, str] = {}
         specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]] = ((), ())
         for name in BANDS:
             rewriter = Rewriter(policy, name, opset, types, model.parent, weights, half_outputs)
-            result = _write(source, rewriter, work / f"{name}.onnx")
+            result = _rewritten(source, rewriter)
             specs = (_specs(result.graph.input), _specs(result.graph.output))
-            bands[name] = Band(name, f"{name}.onnx", "", rewriter.counts, tuple(rewriter.sites))
+            content = hashlib.sha256(result.SerializeToString(deterministic=True)).digest()
+            written = contents.setdefault(content, f"{name}.onnx")
+            bands[name] = Band(name, written, "", rewriter.counts, tuple(rewriter.sites))
+            if written == f"{name}.onnx":
+                result.doc_string = f"emulated numerics, band {name}; not an OM"
+                write_bytes(work / written, result.SerializeToString(deterministic=True))
         weights.close()
         shared = file_digest(work / DATA_FILE) if (work / DATA_FILE).exists() else ""
-        for name, band in bands.items():
-            digest = hashlib.sha256((file_digest(work / band.file) + shared).encode()).hexdigest()
-            bands[name] = Band(name, band.file, digest, band.counts, band.sites)
+        digests = {
+            written: hashlib.sha256((file_digest(work / written) + shared).encode()).hexdigest()
+            for written in contents.values()
+        }
+        bands = {name: replace(band, digest=digests[band.file]) for name, band in bands.items()}
         findings = _findings(policy, soc, source, bands["fused"], reason)
         compiled = Compiled(
             destination,
@@ -211,19 +221,17 @@ def _half_outputs(graph: onnx.GraphProto, types: Mapping[str, int], output_type:
     return frozenset(halves)
 
 
-def _write(source: onnx.ModelProto, rewriter: Rewriter, path: Path) -> onnx.ModelProto:
+def _rewritten(source: onnx.ModelProto, rewriter: Rewriter) -> onnx.ModelProto:
     graph = onnx.GraphProto()
     graph.CopyFrom(source.graph)
     result = onnx.ModelProto(
         ir_version=source.ir_version,
         producer_name="pth2om emulator",
         producer_version=__version__,
-        doc_string=f"emulated numerics, band {rewriter.band}; not an OM",
     )
     result.graph.CopyFrom(rewriter.rewrite(graph))
     used = {"" if domain == "ai.onnx" else domain for domain in _domains(result.graph)} | {""}
     result.opset_import.extend(entry for entry in source.opset_import if entry.domain.replace("ai.onnx", "", 1) in used)
-    write_bytes(path, result.SerializeToString(deterministic=True))
     return result
 
 
