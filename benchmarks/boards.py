@@ -1,4 +1,4 @@
-"""The way to a board, measured with doubles on this machine: ``python benchmarks/boards.py``.
+"""The way to a board, measured with doubles on this machine: ``python benchmarks/boards.py [child crash ssh boards]``.
 
 The doubles compute nothing worth timing; what is measured is ours: the child process, the link, the scheduling.
 """
@@ -36,11 +36,15 @@ from pth2om.errors import CrashError  # noqa: E402
 from pth2om.toolchain import Access  # noqa: E402
 from pth2om.toolchain.cann import CannToolchain, close_all, machine  # noqa: E402
 from pth2om.toolchain.cann.agent.child import Child  # noqa: E402
+from pth2om.toolchain.cann.agent.environment import captured  # noqa: E402
+from pth2om.toolchain.cann.agent.frames import Pipe  # noqa: E402
 from pth2om.toolchain.cann.agent.shared import Mapped  # noqa: E402
 from pth2om.toolchain.cann.board import Limits  # noqa: E402
+from pth2om.toolchain.cann.place import Place  # noqa: E402
 from pth2om.toolchain.cann.shipping import agent  # noqa: E402
 
 SOC = "Ascend310B4"
+TICKS = os.sysconf("SC_CLK_TCK")
 LIMITS = Limits(compile=300, run=60, wait=300)
 
 
@@ -68,18 +72,22 @@ def compiled(toolchain: CannToolchain, folder: Path, floats: int):
     return toolchain.compile(model(folder / "m.onnx", floats), options, folder)
 
 
-def child_overhead(om: Path, floats: int, folder: Path, runs: int = 300) -> dict[str, float]:
-    """What the worker costs beside what it does: from the command to its answer, less its own copies and execution."""
+def started(om: Path, floats: int, folder: Path):
+    """A worker with a loaded model and its inputs in a mapped file, and the command that runs it."""
     file = folder / "agent.pyz"
     file.write_bytes(agent().data)
-    from pth2om.toolchain.cann.agent.environment import captured
-
     child = Child([sys.executable, str(file), "worker"], captured()[0], str(folder))
     child.ask({"kind": "load", "path": str(om), "device": 0}, 60)
-    given, out = Mapped(str(folder / "in")), Mapped(str(folder / "out"))
+    given = Mapped(str(folder / f"in-{floats}"))
     given.view(4 * floats)[:] = np.ones(floats, np.float32).view(np.uint8).data
-    command = {"kind": "run", "in": given.path, "out": out.path, "size": 4 * floats}
+    command = {"kind": "run", "in": given.path, "out": str(folder / f"out-{floats}"), "size": 4 * floats}
     command["tensors"] = [["x", "float32", [1, floats], 0]]
+    return child, command
+
+
+def child_overhead(om: Path, floats: int, folder: Path, runs: int = 300) -> dict[str, float]:
+    """What the worker costs beside what it does: from the command to its answer, less its own copies and execution."""
+    child, command = started(om, floats, folder)
     costs = []
     for _ in range(runs):
         begun = time.perf_counter_ns()
@@ -125,6 +133,28 @@ def crash_to_verdict(toolchain: CannToolchain, om, machine_, rounds: int = 10) -
     return {"rounds": len(times), "median_s": statistics.median(times), "worst_s": max(times)}
 
 
+def hang_to_verdict(om, machine_, limit: float = 2.0, rounds: int = 3) -> dict[str, float]:
+    """From the call that hangs to the exception, and from there to the end of its worker."""
+    toolchain = CannToolchain(Target.of(SOC, "8.0.0"), limits=Limits(compile=300, run=limit, wait=300))
+    machine().limits = toolchain.limits
+    late, left = [], []
+    for _ in range(rounds):
+        session = toolchain.open(om, "device")
+        feeds = {"x": np.ones((1, int(om.details["inputs"][0]["shape"][1])), np.float32)}
+        session.run(feeds)
+        machine_.rules({"where": "execute", "do": "hang-deaf"})
+        begun = time.monotonic()
+        with contextlib.suppress(CrashError):
+            session.run(feeds)
+        late.append(time.monotonic() - begun - limit)
+        machine_.rules()
+        begun = time.monotonic()
+        session.close()
+        left.append(time.monotonic() - begun)
+    machine().limits = LIMITS
+    return {"limit_s": limit, "worst_late_s": max(late), "worst_teardown_s": max(left)}
+
+
 class Server:
     """An sshd on loopback whose logins see one board."""
 
@@ -157,30 +187,105 @@ def keys(folder: Path) -> None:
     os.environ["PTH2OM_SSH_CONFIG"] = str(folder / "config")
 
 
-def ssh_rate(toolchain: CannToolchain, om, server: Server, floats: int, runs: int) -> dict[str, float]:
-    """Inferences a second through the link, against what the board computes alone and what a bare ssh moves."""
-    feeds = {"x": np.ones((1, floats), np.float32)}
-    with toolchain.open(om, "device") as session:
-        for _ in session.stream(feeds for _ in range(3)):
-            pass
-        session.device_times()
-        begun = time.perf_counter()
-        for _ in session.stream(feeds for _ in range(runs)):
-            pass
-        rate = runs / (time.perf_counter() - begun)
-        worker = statistics.median(session.device_times()) / 1e9
-    size = 4 * floats
-    words = ["ssh", "-F", str(server.folder / "config"), "-p", str(server.port), "127.0.0.1", "cat > /dev/null"]
-    blob = b"\0" * size
+def worker_rate(om: Path, floats: int, folder: Path, seconds: float = 1.0) -> float:
+    """Inferences a second of a worker whose inputs lie in its mapped file and whose next command is there already."""
+    child, command = started(om, floats, folder)
+    for _ in range(3):
+        child.send(command)
+    runs, end = 0, time.perf_counter() + seconds
     begun = time.perf_counter()
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+    while time.perf_counter() < end:
+        child.receive(60)
+        child.send(command)
+        runs += 1
+    rate = runs / (time.perf_counter() - begun)
+    for _ in range(3):
+        child.receive(60)
+    child.ask({"kind": "end"}, 10)
+    child.finish(10)
+    return rate
+
+
+def bare_rate(url: str, size: int, runs: int) -> tuple[float, dict[str, float]]:
+    """Inputs a second that ``ssh HOST 'cat > /dev/null'`` moves: same options and cipher, connected and warm.
+
+    The connection stands before the clock starts, the bytes are not all alike, and the end is what the other side
+    prints after its last byte, so that neither the login nor what is still under way counts.
+    """
+    words = [*Place.of(url).command()[:-1], "echo ready; cat > /dev/null; echo done"]
+    blob = memoryview(os.urandom(size))
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        pipe = Pipe(process.stdout.fileno(), process.stdin.fileno())  # as large as ours
+        if process.stdout.readline() != b"ready\n":
+            raise RuntimeError("no login")
+        for _ in range(-(-(8 << 20) // size)):
+            write(pipe.write_fd, blob)
+        before, begun = processor_seconds(), time.perf_counter()
         for _ in range(runs):
-            process.stdin.write(blob)
+            write(pipe.write_fd, blob)
         process.stdin.close()
-        process.wait()
-    bare = runs / (time.perf_counter() - begun)
-    limit = min(bare, 1 / worker)
-    return {"bytes": size, "per_s": rate, "bare_ssh_per_s": bare, "execute_per_s": 1 / worker, "share": rate / limit}
+        if process.stdout.readline() != b"done\n":
+            raise RuntimeError("the connection was lost")
+        took = time.perf_counter() - begun
+        return runs / took, differences(before, runs)
+
+
+def write(number: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(number, view) :]
+
+
+def our_rate(toolchain: CannToolchain, om, floats: int, runs: int) -> tuple[float, dict[str, float]]:
+    """Inferences a second through the link."""
+    given = [{"x": np.random.default_rng(seed).normal(size=(1, floats)).astype(np.float32)} for seed in range(2)]
+    with toolchain.open(om, "device") as session:
+        for _ in session.stream(given * 10):
+            pass
+        before, begun = processor_seconds(), time.perf_counter()
+        for _ in session.stream(given[number % 2] for number in range(runs)):
+            pass
+        took = time.perf_counter() - begun
+        return runs / took, differences(before, runs)
+
+
+def processor_seconds() -> dict[str, float]:
+    """User and system time by side: this process, and ssh, sshd, agent and worker below it."""
+    mine = time.process_time()
+    rows = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
+            if fields:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                rows[int(entry.name)] = (int(fields[1]), (int(fields[11]) + int(fields[12])) / TICKS, words)
+    found: dict[str, float] = {"client": mine}
+    for parent, seconds, words in list(rows.values()):
+        while parent in rows and parent != os.getpid():
+            parent = rows[parent][0]
+        if parent == os.getpid():
+            side = "worker" if b"worker" in words else "agent" if b"serve" in words else Path(words[0].decode()).name
+            side = side.partition(":")[0]
+            found[side] = found.get(side, 0.0) + seconds
+    return found
+
+
+def differences(before: dict[str, float], runs: int) -> dict[str, float]:
+    """Milliseconds of processor for each run, by side."""
+    now = processor_seconds()
+    each = {side: round(1000 * (seconds - before.get(side, 0.0)) / runs, 3) for side, seconds in now.items()}
+    return {side: cost for side, cost in each.items() if side in ("client", "ssh", "sshd", "agent", "worker")}
+
+
+def ssh_rate(there: CannToolchain, om, server: Server, floats: int, runs: int, rounds: int = 5) -> dict[str, object]:
+    """The link against the smaller of what the worker computes alone and what a bare ssh moves; rounds alternate."""
+    rows, costs = [], {}
+    for _ in range(rounds):
+        bare, costs["bare_ms"] = bare_rate(server.url, 4 * floats, runs)
+        alone = worker_rate(om.path, floats, server.folder)
+        ours, costs["ours_ms"] = our_rate(there, om, floats, runs)
+        rows.append({"bare_per_s": bare, "worker_per_s": alone, "ours_per_s": ours, "share": ours / min(bare, alone)})
+    found = {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0]}
+    return {"bytes": 4 * floats, **found, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), **costs}
 
 
 def job(urls: list[str], om_folder: str, count: int) -> None:
@@ -205,36 +310,50 @@ def scheduling(urls: list[str], om, jobs: int = 9, count: int = 60) -> dict[str,
     return {**found, "share": found["three_s"] / found["serial_s"]}
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
+def main(chosen: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as ends:
         folder = Path(name)
         board = install(folder / "home")
         common = {"PTH2OM_BOARD_PYTHON": sys.executable, "PTH2OM_BOARD_CACHE": str(folder / "cache")}
+        common["OMP_NUM_THREADS"] = "1"
         os.environ.update({**common, "ASCEND_HOME_PATH": str(board.toolkit), "PTH2OM_LEASE_DIR": str(folder)})
+        ends.callback(close_all)
         here = CannToolchain(Target.of(SOC, "8.0.0"), limits=LIMITS)
-        models = {floats: compiled(here, folder / str(floats), floats) for floats in (150_000, 37_500, 1_250_000)}
-        small, big = models[37_500], models[1_250_000]
-        print("child", json.dumps(child_overhead(models[150_000].path, 150_000, folder)), flush=True)
-        print("crash", json.dumps(crash_to_verdict(here, small, board)), flush=True)
-        close_all()
         keys(folder)
-        server = Server(folder, {**common, "ASCEND_HOME_PATH": str(board.toolkit), "PTH2OM_LEASE_DIR": str(folder)})
-        there = CannToolchain(Target.of(SOC, "8.0.0"), Access((server.url,), "board"), LIMITS)
-        print("ssh", json.dumps(ssh_rate(there, small, server, 37_500, 400)), flush=True)
-        print("ssh", json.dumps(ssh_rate(there, big, server, 1_250_000, 60)), flush=True)
-        machine(server.url).close()
-        servers = [server]
-        for number in range(3):
-            slow = install(folder / f"home-{number}", inference_ms=50.0)
-            lease = folder / f"lease-{number}"
-            lease.mkdir()
-            own = {**common, "ASCEND_HOME_PATH": str(slow.toolkit), "PTH2OM_LEASE_DIR": str(lease)}
-            servers.append(Server(folder, own))
-        print("boards", json.dumps(scheduling([each.url for each in servers[1:]], small)), flush=True)
-        close_all()
-        for each in servers:
-            each.process.terminate()
+
+        def served(toolkit: Path, lease: Path) -> Server:
+            server = Server(folder, {**common, "ASCEND_HOME_PATH": str(toolkit), "PTH2OM_LEASE_DIR": str(lease)})
+            ends.callback(server.process.terminate)
+            return server
+
+        if "child" in chosen:
+            middle = compiled(here, folder / "middle", 150_000)
+            print("child", json.dumps(child_overhead(middle.path, 150_000, folder)), flush=True)
+        small = compiled(here, folder / "small", 37_500)
+        if "crash" in chosen:
+            print("crash", json.dumps(crash_to_verdict(here, small, board)), flush=True)
+            print("hang", json.dumps(hang_to_verdict(small, board)), flush=True)
+            close_all()
+        if "ssh" in chosen:
+            big = compiled(here, folder / "big", 1_250_000)
+            server = served(board.toolkit, folder)
+            there = CannToolchain(Target.of(SOC, "8.0.0"), Access((server.url,), "board"), LIMITS)
+            for milliseconds in (0.0, 1.0, 2.0, 5.0):
+                # A device computes while the processor rests, so the double waits instead of computing.
+                board.machine(inference_ms=milliseconds, computes=False)
+                for om, floats, runs in ((small, 37_500, 600), (big, 1_250_000, 40)):
+                    found = ssh_rate(there, om, server, floats, runs)
+                    print("ssh", json.dumps({"device_ms": milliseconds, **found}), flush=True)
+            machine(server.url).close()
+        if "boards" in chosen:
+            servers = []
+            for number in range(3):
+                slow = install(folder / f"home-{number}", inference_ms=50.0)
+                lease = folder / f"lease-{number}"
+                lease.mkdir()
+                servers.append(served(slow.toolkit, lease))
+            print("boards", json.dumps(scheduling([each.url for each in servers], small)), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or ["child", "crash", "ssh", "boards"])

@@ -130,6 +130,11 @@ class Board:
         return self._leased
 
     @property
+    def is_idle(self) -> bool:
+        """Whether this process holds it and has no model loaded on it: after a crash, or a load that failed."""
+        return self._leased and not self._models
+
+    @property
     def facts(self) -> Facts:
         """What it is, asked once.
 
@@ -199,7 +204,7 @@ class Board:
         link = self.link
         try:
             answer, data = link.ask(header, payload, limit=limit, progress=progress)
-        except ToolchainError:
+        except BaseException:  # also an interrupt: the rest of a frame would be taken for an answer
             self.close()
             raise
         return self.good(answer), data
@@ -345,7 +350,7 @@ class Board:
         request = {"kind": "run", "model": model, "tensors": described(arrays), "limit": self.limits.run}
         try:
             return self.link.send(request, [array.reshape(-1).view(np.uint8) for _, array in arrays if array.size])
-        except ToolchainError:
+        except BaseException:
             self.close()
             raise
 
@@ -359,7 +364,7 @@ class Board:
         """
         try:
             answer, data = self.link.receive(number, self.limits.run)
-        except ToolchainError:
+        except BaseException:
             self.close()
             raise
         try:

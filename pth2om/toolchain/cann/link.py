@@ -23,12 +23,14 @@ from pth2om.toolchain.cann.shipping import Shipment, agent
 CONNECT = 60.0
 """Seconds until a started agent has to answer."""
 
+SLOWEST = 50_000.0
+"""Bytes a second that a link has to move; below it a board counts as not answering."""
+
 GRACE = 15.0
 """Seconds that an answer may come later than the limit of what was asked."""
 
 _GREETING = b"PTH2OM "
 _MOST_GREETING = 4096
-_PIPE_BYTES = 1 << 20
 _BOOT = """
 import hashlib, os, sys
 n, d = {size}, {digest!r}
@@ -99,8 +101,6 @@ class Link:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._read, self._write = self._process.stdout.fileno(), self._process.stdin.fileno()
-        for number in (self._read, self._write):
-            _widen(number)
         self._pipe = Pipe(self._read, self._write)
         self._limit = _Limit(self._process)
         try:
@@ -155,8 +155,9 @@ class Link:
             LostError: the agent is gone.
         """
         self._number += 1
+        size = sum(memoryview(part).nbytes for part in payload)
         try:
-            with self._limit.of(CONNECT):
+            with self._limit.of(CONNECT + size / SLOWEST):
                 self._pipe.send({**header, "id": self._number}, payload)
         except OSError as error:
             raise self._lost(error) from None
@@ -168,7 +169,7 @@ class Link:
         """The answer to a request.
 
         Args:
-            number: of `send`; answers come in the order of the requests.
+            number: of `send`; answers come in the order of the requests, and those that nobody took are dropped.
             limit: seconds that the agent may take.
             progress: gets the reports that come before.
 
@@ -184,6 +185,9 @@ class Link:
                 while True:
                     header, length = self._pipe.receive()
                     payload = self._pipe.payload(length)
+                    answered = header.get("id")
+                    if isinstance(answered, int) and answered < number:
+                        continue  # of a stream that was given up
                     if header.get("kind") != "progress":
                         break
                     self._limit.again()
@@ -297,16 +301,6 @@ def _put(number: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(number, view) :]
-
-
-def _widen(number: int) -> None:
-    """A larger pipe where the system has them: fewer switches for each tensor."""
-    try:
-        import fcntl
-
-        fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    except (ImportError, AttributeError, OSError):
-        return
 
 
 def _last(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections import deque
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.errors import LostError, ToolchainError
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
 from pth2om.toolchain import CompiledModel
+from pth2om.toolchain.cann.agent.frames import ahead
 from pth2om.toolchain.cann.ways import described, files_of
 
 if TYPE_CHECKING:
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 _NUMBERS = itertools.count()
 _MOST_TIMES = 10_000
-AHEAD = 2
-"""Inferences that are under way at a time in `CannSession.stream`: one computes while the next one's inputs travel."""
 
 
 class CannSession:
@@ -95,15 +95,17 @@ class CannSession:
         waiting: list[tuple[int, Feeds]] = []
         source = iter(each)
         exhausted = False
+        room = 1
         while True:
             board = self._ready()
             try:
-                while not exhausted and len(waiting) < AHEAD:
+                while not exhausted and len(waiting) < room:
                     feeds = next(source, None)
                     if feeds is None:
                         exhausted = True
                     else:
                         waiting.append((-1, feeds))
+                        room = ahead(sum(array.nbytes for array in feeds.values()))
                         waiting[-1] = (board.send_run(self._name, feeds), feeds)
                 if not waiting:
                     return
@@ -139,7 +141,7 @@ class CannSession:
             CrashError: the worker crashed or hung while it left.
         """
         board, self._board = self._board, None
-        if board is not None and board.has(self._name):
+        if board is not None and (board.has(self._name) or board.is_idle):
             board.rest()
 
     def __enter__(self) -> CannSession:
@@ -161,6 +163,9 @@ class CannSession:
                 board.load(self._name, files, main, self._way)
             except BaseException:
                 self._board = None
+                if board.is_idle:
+                    with contextlib.suppress(ToolchainError):
+                        board.rest()
                 raise
         return self._board
 

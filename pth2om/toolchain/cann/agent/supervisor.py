@@ -22,12 +22,11 @@ from . import environment as environments
 from . import machine
 from .blobs import BlobError, Blobs, digest_of
 from .child import Child, ChildError, tail_of
-from .frames import PROTOCOL, FrameError, Header, Pipe, checked
+from .frames import MOST_AHEAD, PROTOCOL, FrameError, Header, Pipe, ahead, checked
 from .lease import Lease
 from .shared import Mapped, folder, kept, sweep
 from .worker import FLUSH
 
-SLOTS = 3
 MOST_PART = 8 << 20
 _END_LIMIT = 10.0
 _SHOWN = 64 << 10
@@ -69,7 +68,7 @@ class Supervisor:
         self._program = program
         self._digest = digest
         self._queue: "queue.Queue[Any]" = queue.Queue()
-        self._free: "queue.Queue[Slot]" = queue.Queue()
+        self._free: "queue.Queue[Slot]" = queue.LifoQueue()  # what was used last is mapped already
         self._gone = threading.Event()
         self._home = kept("board")
         self._places: List[str] = []
@@ -144,9 +143,9 @@ class Supervisor:
     def _slot(self, size: int) -> Slot:
         """A free pair of files; waiting for one, the end of the other side is seen."""
         if not self._places:
-            place = folder(SLOTS * 4 * size)
+            place = folder(ahead(size) * 4 * size)
             self._places.append(place)
-            for number in range(SLOTS):
+            for number in range(MOST_AHEAD):
                 self._free.put(Slot(place, number))
         hung_up = select.poll()
         hung_up.register(self._pipe.read_fd, select.POLLHUP)

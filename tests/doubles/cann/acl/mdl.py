@@ -407,6 +407,11 @@ def execute(number: int, inputs: int, outputs: int) -> int:
     shapes = _input_shapes(model, given)
     if isinstance(shapes, int):
         return shapes
+    if not machine()["computes"] and found.kind == "static":
+        zeros = [np.zeros(tensor.dims, NUMBERS[tensor.dtype]) for tensor in found.outputs]
+        code = _write(model, wanted, zeros)
+        wait(float(machine()["inference_ms"]) - 1000 * (time.perf_counter() - started))
+        return code
     feeds = {}
     for tensor, buffer in zip(model.data_inputs, given["buffers"], strict=False):
         address, room = DEVICE.get("data buffer", buffer)

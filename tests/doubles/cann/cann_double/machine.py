@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from cann_double.rules import home
+from cann_double.rules import home, read
 
 DEFAULTS: Mapping[str, Any] = {
     "soc": "Ascend310B4",
@@ -18,6 +17,7 @@ DEFAULTS: Mapping[str, Any] = {
     "run_mode": 1,
     "band": "fused",
     "inference_ms": 0.0,
+    "computes": True,  # else outputs are zeros: where the way to the device is measured, not the emulator
     "set_device_ms": 0.0,
     "kernels": ["ascend310b"],
     "npu_smi": "310b4-orangepi-8g",
@@ -32,9 +32,7 @@ DEFAULTS: Mapping[str, Any] = {
 def machine() -> dict[str, Any]:
     """Its properties; those that the file does not name are the defaults."""
     folder = home()
-    written: dict[str, Any] = {}
-    if folder is not None and (folder / "machine.json").is_file():
-        written = json.loads((folder / "machine.json").read_text())
+    written: dict[str, Any] = (read(folder / "machine.json") if folder is not None else None) or {}
     return {**DEFAULTS, **written}
 
 

@@ -28,6 +28,8 @@ HOME = "PTH2OM_DOUBLE_HOME"
 RULES = "PTH2OM_DOUBLE_RULES"
 _DEATHS = {"oom": signal.SIGKILL, "segfault": signal.SIGSEGV, "abort": signal.SIGABRT, "bus": signal.SIGBUS}
 _passed: Counter[str] = Counter()
+_known: dict[Path, tuple[tuple[int, int, int], Any]] = {}
+_SETTLED_NS = 100_000_000  # a file may be written twice within one tick of its clock
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,22 @@ def rules() -> list[Rule]:
     """Every rule that holds now; the file is read each time, so that a test can change it while a worker lives."""
     rows: list[dict[str, Any]] = json.loads(os.environ.get(RULES) or "[]")
     folder = home()
-    if folder is not None and (folder / "rules.json").is_file():
-        rows = [*json.loads((folder / "rules.json").read_text()), *rows]
+    if folder is not None:
+        rows = [*(read(folder / "rules.json") or []), *rows]
     return [Rule(**row, number=number) for number, row in enumerate(rows)]
+
+
+def read(path: Path) -> Any:
+    """What a JSON file says now, None where there is none; one that has rested for a while is not read again."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    form = (state.st_ino, state.st_mtime_ns, state.st_size)
+    known = _known.get(path)
+    if known is None or known[0] != form or time.time_ns() - state.st_mtime_ns < _SETTLED_NS:
+        known = _known[path] = (form, json.loads(path.read_text()))
+    return known[1]
 
 
 def pass_by(where: str) -> list[Rule]:
