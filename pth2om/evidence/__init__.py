@@ -21,7 +21,7 @@ Reports, baselines, trends and sign-off are pure functions of that file.
 
 from __future__ import annotations
 
-from pth2om.evidence.file import MOST_BYTES, EvidenceFile, read, seals
+from pth2om.evidence.file import MOST_BYTES, EvidenceFile, read, seals, uncollected
 from pth2om.evidence.merging import Joined, Merged, merge
 from pth2om.evidence.plan import Coverage, unmeasured_models
 from pth2om.evidence.reading import from_json
@@ -82,5 +82,6 @@ __all__ = [
     "read",
     "seals",
     "to_json",
+    "uncollected",
     "unmeasured_models",
 ]

@@ -10,14 +10,13 @@ or statement of both would be of neither. A gate that has two grounds keeps both
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pth2om.errors import DataError
-from pth2om.evidence.file import MOST_BYTES, scan
+from pth2om.evidence.file import MOST_BYTES, scan, uncollected
 from pth2om.evidence.plan import Coverage
 from pth2om.evidence.records import (
     GateRecord,
@@ -122,14 +121,8 @@ def merge(files: Sequence[Path]) -> Merged:
             would be larger than what is read.
         OSError: a file cannot be read.
     """
-    collecting = gc.isenabled()
-    # Records hold no circles, and looking for them among hundreds of thousands takes nearly half of the time.
-    gc.disable()
-    try:
+    with uncollected():
         return _merge(files)
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _merge(files: Sequence[Path]) -> Merged:
@@ -191,7 +184,8 @@ def _agree(runs: Mapping[str, Sequence[Record]]) -> None:
     Raises:
         DataError: two runs have different digests for one id.
     """
-    known: dict[tuple[str, str], tuple[str, str, str]] = {}
+    known: dict[str, tuple[Mapping[str, str], str, str]] = {}
+    roles: dict[tuple[str, str], tuple[str, str, str]] = {}
     for seal, records in runs.items():
         run = ""
         for record in records:
@@ -204,8 +198,14 @@ def _agree(runs: Mapping[str, Sequence[Record]]) -> None:
                 name, digests = " ".join(_name(record)), {record.stage: record.digest}
             else:
                 continue
+            # Nearly every id is in one run only, and is then compared with nothing.
+            first_digests, first_seal, first_run = known.setdefault(name, (digests, seal, run))
+            if first_digests is digests:
+                continue
+            for role, digest in first_digests.items():
+                roles.setdefault((name, role), (digest, first_seal, first_run))
             for role, digest in digests.items():
-                before, other, of = known.setdefault((name, role), (digest, seal, run))
+                before, other, of = roles.setdefault((name, role), (digest, seal, run))
                 if before != digest and other != seal:
                     first, second = sorted(((of, before[:12]), (run, digest[:12])))
                     raise DataError(

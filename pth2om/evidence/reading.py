@@ -64,6 +64,19 @@ def from_json(data: object) -> Record:
     return record
 
 
+def from_line(kind: str, line: bytes) -> Record | None:
+    """The record of a line of JSON that names its kind last, as `from_json` makes it, in half the time.
+
+    Returns:
+        None where it is none; `from_json` says why.
+    """
+    try:
+        record: Record = _adapter(kind).validator.validate_json(line)
+    except ValueError:  # pydantic's, whose import this saves where nothing is read
+        return None
+    return record
+
+
 @functools.cache
 def _adapter(kind: str) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter

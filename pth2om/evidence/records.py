@@ -243,7 +243,7 @@ class GateRecord:
         `check` names the roles and the slice; the version of CANN is no part, so that an upgrade keeps its history.
         """
         dataset = self.details.get("dataset")
-        where = "/".join((self.model, self.variant or "-", self.soc or "-", self.question, self.check))
+        where = f"{self.model}/{self.variant or '-'}/{self.soc or '-'}/{self.question}/{self.check}"
         return f"{where}@{dataset}" if isinstance(dataset, str) and dataset else where
 
 

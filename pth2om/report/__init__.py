@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from pth2om.errors import DataError
-from pth2om.evidence import Record
+from pth2om.evidence import Joined, Record
 from pth2om.files import write_bytes
 from pth2om.language import Language
 from pth2om.language import language as readers_language
@@ -22,7 +22,7 @@ __all__ = ["Answer", "Card", "Report", "collect", "load", "render", "write_repor
 
 
 def render(
-    source: Iterable[Record] | Path,
+    source: Iterable[Record] | Joined | Path,
     destination: Path,
     language: Language | None = None,
     *,
@@ -31,7 +31,7 @@ def render(
     """Write the report of a run.
 
     Args:
-        source: the run's evidence: its records, ``evidence.jsonl``, or the run's folder.
+        source: the run's evidence: its records, what they say together, ``evidence.jsonl``, or the run's folder.
         destination: the folder that gets ``index.html``, ``results.md`` and ``results.zh.md``; or a file ``*.html``
             that gets the page alone.
         language: the language shown first (default: the reader's); the page holds both.

@@ -94,9 +94,9 @@ class Card:
     def answers(self) -> dict[Question, Answer]:
         """The answer to each question, including the model's own gates; questions that were not checked are absent."""
         found: dict[Question, Answer] = {}
+        of_own, of_shared = _by_question(self.gates), _by_question(self.shared)
         for question in QUESTIONS:
-            own = [gate for gate in self.gates if gate.question == question]
-            shared = [gate for gate in self.shared if gate.question == question]
+            own, shared = of_own.get(question, []), of_shared.get(question, [])
             if self.variant and not self.batch and question in _OF_THE_OM:
                 asked = bool(own)
                 own = _without_stand_ins(own, question)
@@ -214,7 +214,7 @@ class Report:
             if finding.severity == "error" and not any(gate.check.startswith(f"{stage.stage}/") for gate in card.failed)
         ]
 
-    @property
+    @functools.cached_property
     def models(self) -> dict[str, list[Card]]:
         """Cards by model; models with failures first, then inconclusive ones, else as in the evidence."""
         groups: dict[str, list[Card]] = {}
@@ -255,7 +255,8 @@ def load(path: Path) -> Report:
     if file.name.endswith(quantized.SUFFIX):
         return collect((quantized.read(file),), file.parent)
     try:
-        return collect(evidence.read(file), file.parent)
+        with evidence.uncollected():
+            return collect(evidence.read(file), file.parent)
     except FileNotFoundError:
         raise DataError("report.no-evidence", where=str(file)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -266,7 +267,7 @@ def load(path: Path) -> Report:
         raise DataError(error.message.key, where=str(file), **error.message.values) from None
 
 
-def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
+def collect(records: Iterable[Record] | Joined, folder: Path | None = None) -> Report:
     """Sort records into cards.
 
     A gate or stage without a variant belongs to the model, one of variant ``bs4`` to PyTorch and ONNX at that batch
@@ -274,18 +275,21 @@ def collect(records: Iterable[Record], folder: Path | None = None) -> Report:
     every SoC its variant was asked for. Each record is counted once all the same.
 
     Args:
-        records: in any order, also of several merged runs.
+        records: in any order, also of several merged runs; or what they say together.
         folder: what the paths of pictures start from.
     """
-    joined = Joined().take(records)
+    joined = records if isinstance(records, Joined) else Joined().take(records)
     gates = [*joined.gates, *joined.coverage.unreached]
     stages = joined.stages
     socs: dict[tuple[str, str], dict[str | None, Card]] = {}
     items: list[GateRecord | StageRecord] = [*stages, *gates]
+    known: set[tuple[str, str, str | None]] = set()
     for item in items:
-        cards = socs.setdefault((item.model, item.variant), {})
         soc = item.soc if isinstance(item, GateRecord) else item.provenance.soc
-        cards.setdefault(soc if item.variant else None, Card(item.model, item.variant, soc if item.variant else None))
+        place = (item.model, item.variant, soc if item.variant else None)
+        if place not in known:
+            known.add(place)
+            socs.setdefault(place[:2], {})[place[2]] = Card(*place)
     for cards in socs.values():
         if len(cards) > 1:
             cards.pop(None, None)
@@ -368,6 +372,13 @@ def _in_order(socs: Mapping[tuple[str, str], Mapping[str | None, Card]]) -> list
         for key in sorted(variants, key=lambda key: 0 if not key[1] else 1 if _BATCH_ONLY.fullmatch(key[1]) else 2):
             ordered.extend(socs[key].values())
     return ordered
+
+
+def _by_question(gates: Iterable[GateRecord]) -> dict[Question, list[GateRecord]]:
+    found: dict[Question, list[GateRecord]] = {}
+    for gate in gates:
+        found.setdefault(gate.question, []).append(gate)
+    return found
 
 
 def _without_stand_ins(gates: list[GateRecord], question: Question) -> list[GateRecord]:

@@ -11,6 +11,8 @@ from pth2om.escaping import visible
 from pth2om.evidence import GateRecord, Limit
 
 MISSING = "–"
+_PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+_SIGNS = {">=": "≥", "<=": "≤", "==": "=", "<": "<", ">": ">"}
 _NAMED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -20,6 +22,8 @@ def number(value: object) -> float | None:
     Args:
         value: a number, or the names evidence writes for non-finite ones (``NaN``, ``Infinity``, ``-Infinity``).
     """
+    if type(value) is float:
+        return value
     if isinstance(value, str):
         return _NAMED.get(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -84,9 +88,8 @@ def measured(gate: GateRecord) -> str:
     """The measured value, with as many digits as it takes to stand on its own side of the limit."""
     if gate.measured is None:
         return MISSING
-    shown = amount(gate.measured, gate.unit)
     if gate.limit is None or not math.isfinite(gate.measured):
-        return shown
+        return amount(gate.measured, gate.unit)
     held = gate.limit.holds(gate.measured)
     for digits in range(4, 18):
         shown = amount(gate.measured, gate.unit, digits)
@@ -99,7 +102,7 @@ def measured(gate: GateRecord) -> str:
 def _parsed(shown: str) -> float | None:
     base, _, prefix = shown.partition(" ")
     try:
-        return float(base) * {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}[prefix]
+        return float(base) * _PREFIXES[prefix]
     except (KeyError, ValueError):
         return None
 
@@ -108,8 +111,7 @@ def limit(of: Limit | None) -> str:
     """``≥ 0.999``; empty without a limit."""
     if of is None:
         return ""
-    sign = {">=": "≥", "<=": "≤", "==": "=", "<": "<", ">": ">"}[of.relation]
-    return f"{sign} {of.text}"
+    return f"{_SIGNS[of.relation]} {of.text}"
 
 
 def share_used(gate: GateRecord) -> float | None:

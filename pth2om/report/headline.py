@@ -17,9 +17,9 @@ Style = Literal["f", "q", "u", "p", "n"]
 
 def headline(report: Report) -> tuple[Style, list[Message]]:
     """The sentences that sum a report up, the verdict first, then what it does not cover."""
-    style, first = _verdict(report)
-    sentences = [first]
     unmeasured = _unmeasured(report)
+    style, first = _verdict(report, unmeasured)
+    sentences = [first]
     if unmeasured and report.count("not_measured") + report.count("not_reached") < report.count():
         sentences.append(_say("headline-unmeasured", models=_listed(unmeasured)))
     total, missing = report.count(), report.count("not_measured")
@@ -48,7 +48,7 @@ def headline(report: Report) -> tuple[Style, list[Message]]:
     return style, sentences
 
 
-def _verdict(report: Report) -> tuple[Style, Message]:
+def _verdict(report: Report, unmeasured: Sequence[str]) -> tuple[Style, Message]:
     total, findings = report.count(), len(report.error_findings)
     if failed := report.unwaived("failed"):
         return "f", _say("headline-failed", count=failed, total=total)
@@ -63,7 +63,6 @@ def _verdict(report: Report) -> tuple[Style, Message]:
         return "q", _say("headline-only-waived", count=report.waived, total=total)
     if not report.ended and (report.unproven or report.count("passed")):
         return "f", _say("headline-no-failure")
-    unmeasured = _unmeasured(report)
     if report.unproven:
         if unmeasured:
             # What holds of the others is not said of the model of which nothing is known.

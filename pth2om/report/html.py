@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from pth2om.evidence import Finding, GateRecord, StageRecord
 from pth2om.language import Language, Message
 from pth2om.questions import QUESTIONS
 from pth2om.release.waivers import owner
-from pth2om.report import cost, figures, int8, plots, tables, wording
+from pth2om.report import cost, figures, int8, plain, plots, tables, wording
 from pth2om.report.bytecode import BesideTemplates
 from pth2om.report.collect import (
     GROUNDS,
@@ -44,6 +43,7 @@ PAGE_BYTES = 1_900_000
 """What a page, pictures aside, may take before it leaves details to evidence.jsonl."""
 _LEVELS = ("full", "compact", "terse")
 _CARD_BYTES = 700  # of a card that shows next to nothing
+_GATE_BYTES = 60  # at least, of a gate in a card
 _MANY_GATES = 1500
 _MOST_LISTED = 100
 _MOST_IN_CARD = 20
@@ -110,7 +110,7 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
     )
     template = environment.get_template("report.html")
     first = 0 if report.count() <= _MANY_GATES else 1
-    if len(report.cards) * _CARD_BYTES > PAGE_BYTES:
+    if len(report.cards) * _CARD_BYTES > PAGE_BYTES or report.count() * _GATE_BYTES > PAGE_BYTES:
         first = 2
     for level in _LEVELS[first:]:
         view = _Page(report, level)
@@ -126,7 +126,7 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
             title={to: Message("report.title").render(to) for to in _LANGUAGES},
         )
         # End tags that HTML lets one leave out are an eighth of a large page.
-        page = re.sub(r"</(?:td|th|tr)>", "", _squeezed(page)) + "\n"
+        page = _squeezed(page).replace("</td>", "").replace("</th>", "").replace("</tr>", "") + "\n"
         if len(page.encode("utf-8", "replace")) - view.picture_bytes <= PAGE_BYTES:
             break
     return page
@@ -134,7 +134,7 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
 
 def _squeezed(text: str) -> str:
     """Without indentation and empty lines."""
-    return re.sub(r"\s*\n\s*", "\n", text).strip()
+    return "\n".join(stripped for line in text.split("\n") if (stripped := line.strip()))
 
 
 class _Page:
@@ -284,6 +284,19 @@ class _Page:
         if gate.verdict == "not_reached":
             return "⊘"
         return {"p": "✓", "u": "(✓)", "f": "✗", "q": "?", "n": "–", "s": "○"}[self.kind(gate)]
+
+    def lines(self, card: Card) -> Markup:
+        """The card's gates as plain text."""
+        marks: dict[tuple[str, str, bool], str] = {}
+
+        def mark(gate: GateRecord) -> str:
+            of = (gate.verdict, gate.ground, gate.limit is None)
+            if of not in marks:
+                words = {"emulated": " emulated 模拟", "host": ""}.get(gate.ground, f" {gate.ground}")
+                marks[of] = self.sign(gate) + words
+            return marks[of]
+
+        return plain.gate_lines(card.gates, mark, _BAD)
 
     def word(self, gate: GateRecord | Answer) -> Markup:
         """The verdict in words."""

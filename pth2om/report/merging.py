@@ -34,9 +34,13 @@ def merge_runs(runs: Sequence[Path], output: Path | None = None) -> tuple[Path, 
         DataError: a run is damaged or has none, runs are of different artifacts, the folder holds a run that is not
             among those given, or it cannot be written.
     """
+    with evidence.uncollected():
+        return _merge_runs([file_of(run) for run in runs], output)
+
+
+def _merge_runs(files: Sequence[Path], output: Path | None) -> tuple[Path, Merged]:
     from pth2om.report import render
 
-    files = [file_of(run) for run in runs]
     try:
         merged = evidence.merge(files)
         named = hashlib.sha256("\n".join(merged.seals).encode()).hexdigest()[:12]
@@ -49,7 +53,7 @@ def merge_runs(runs: Sequence[Path], output: Path | None = None) -> tuple[Path, 
     except OSError as error:
         where = str(error.filename or output or "reports")
         raise DataError("report.not-writable", where=where, reason=error.strerror or str(error)) from None
-    render(folder, folder)
+    render(merged.joined, folder)
     return folder, merged
 
 
@@ -75,12 +79,16 @@ def told(merged: Merged) -> tuple[list[Message], list[Message]]:
 def _keep(folder: Path, merged: Merged) -> None:
     """Refuse to write over a run that would be lost."""
     there = folder / EVIDENCE
-    if not there.exists():
+    if not there.exists() or _holds(there, merged.text):
         return
     held = set(evidence.seals(there))
     inside = set(merged.seals)
     if not held <= inside:
         raise DataError("report.merge-would-lose", where=str(there), count=len(held - inside))
+
+
+def _holds(file: Path, text: bytes) -> bool:
+    return file.stat().st_size == len(text) and file.read_bytes() == text
 
 
 def _carry(source: Path, destination: Path) -> None:

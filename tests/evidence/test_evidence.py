@@ -29,6 +29,7 @@ from pth2om.evidence import (
     read,
     to_json,
 )
+from pth2om.evidence.reading import from_line
 from pth2om.language import say
 from pth2om.session import Provenance
 
@@ -264,3 +265,25 @@ def test_a_damaged_line_is_one_sentence(tmp_path: Path, line: bytes) -> None:
     path.write_bytes(line + b"\n")
     with pytest.raises(DataError, match=r"evidence\.jsonl:1"):
         list(read(path))
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=8) | st.just("NaN"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(to_json(GATE))), _values, st.booleans())
+def test_the_fast_reader_makes_what_the_careful_one_makes(field, value, twice):
+    """A line is read straight into a record; whatever that refuses, or would read otherwise, the other one decides."""
+    data = {**to_json(GATE), field: value}
+    kind = data.pop("kind")
+    text = json.dumps(data | {"kind": kind})
+    line = (text[:-1] + f', {json.dumps(field)}: {json.dumps(value)}, "kind": "gate"}}' if twice else text).encode()
+    fast = from_line("gate", line)
+    try:
+        careful = from_json(json.loads(line))
+    except DataError:
+        careful = None
+    assert repr(fast) == repr(careful)

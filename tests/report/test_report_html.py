@@ -13,6 +13,7 @@ from pth2om.evidence import Finding, GateRecord, Limit, StageRecord
 from pth2om.language import Message
 from pth2om.report import collect, render
 from pth2om.report.html import PAGE_BYTES, PICTURE_BYTES, picture_uri, render_html
+from pth2om.report.plain import gate_lines
 
 WEBP = b"RIFF\x24\x00\x00\x00WEBPVP8 "
 HOSTILE = [
@@ -230,6 +231,28 @@ def test_five_thousand_results_fit_however_they_are_spread(factory, each):
     for index in (0, 2500, 4999):
         assert f"input-{index}/finite" in text
     assert "emulated" in text
+
+
+def test_the_lines_of_a_large_page_are_text_in_columns(factory):
+    hostile = "</pre><b>\x01\n\u202e" + "x" * 80
+    gates = [
+        factory.gate(
+            "m", "fp16-bs1", "closeness", name, value, Limit(">=", 0.99), verdict, provenance, unit=unit
+        )
+        for name, value, verdict, provenance, unit in (
+            ("a/cosine", 0.98999999, "failed", factory.EMULATOR, ""),
+            (hostile, 0.99, "passed", factory.HOST, "<i>"),
+            ("b", 1.0, "passed", factory.DOUBLE, ""),
+        )
+    ]  # fmt: skip
+    lines = str(gate_lines(gates, lambda gate: f"! {gate.ground}", ("failed",))).split("\n")
+    assert len(lines) == 3
+    assert lines[0].startswith("<b class=f>a/cosine ")
+    assert lines[0].endswith("! emulated</b>")
+    assert "0.98999999 ≥ 0.99" in lines[0]
+    assert lines[1].startswith("&lt;/pre&gt;&lt;b&gt;\\x01\\n\\u202e")
+    assert "<" not in lines[1]
+    assert lines[2].split() == ["b", "1", "≥", "0.99", "!", "double"]
 
 
 def test_a_page_that_leaves_details_out_says_so(factory):

@@ -23,9 +23,16 @@ def test_shards_become_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "3 runs, 3 gates" in capsys.readouterr().out
     assert (out / "pictures" / "1.webp").read_bytes() == b"RIFF"
     before = (out / "evidence.jsonl").read_bytes()
+    # Merging renders what it has in hand; the file that it wrote gives the same page.
+    assert main(["report", str(out), "-o", str(out / "again.html")]) == 0
+    assert _cards((out / "again.html").read_text()) == _cards((out / "index.html").read_text())
     assert main(["report", "merge", str(out), shards[1], "-o", str(out)]) == 0
     assert (out / "evidence.jsonl").read_bytes() == before
     assert "shard" not in (out / "results.md").read_text(encoding="utf-8")
+
+
+def _cards(page: str) -> str:
+    return page.partition("<main>")[2]
 
 
 def test_a_run_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
