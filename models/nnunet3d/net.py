@@ -182,6 +182,12 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     v1 splits the convolutions of a decoder stage, and of the bottleneck, in two; its transposed convolutions and heads
     have no bias, which is a bias of zeros.
     """
+    if any(name.startswith("encoder.stages.") and ".blocks." in name for name in state):
+        raise ValueError(
+            "this is nnU-Net's ResidualEncoderUNet, and this net is its PlainConvUNet: write a net.py whose build() "
+            "returns the class that plans.json names under network_class_name, from the package "
+            "dynamic_network_architectures, or convert a TorchScript file of the net"
+        )
     if not any(name.startswith("conv_blocks_context.") for name in state):
         return state
     blocks: dict[tuple[str, int], list[tuple[int, int]]] = {}

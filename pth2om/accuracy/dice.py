@@ -31,6 +31,28 @@ def counted(predicted: npt.NDArray[np.integer[Any]], truth: npt.NDArray[np.integ
     return np.stack([np.bincount(part, minlength=classes)[:classes] for part in parts], axis=1).astype(np.int64)
 
 
+def counted_regions(
+    predicted: npt.NDArray[np.integer[Any]],
+    truth: npt.NDArray[np.integer[Any]],
+    regions: Sequence[Sequence[int]],
+) -> Counts:
+    """Voxels predicted, true, and both, int64 (1 + regions, 3): of the background, and of each region.
+
+    Args:
+        predicted: label of each voxel; negative where nothing was predicted.
+        truth: label of each voxel, of the same shape; negative where it is not scored.
+        regions: the labels of each region; regions may overlap.
+    """
+    scored = truth >= 0
+    ours, theirs = predicted[scored], truth[scored]
+    found = []
+    for labels in ((0,), *regions):
+        members = np.array(labels, dtype=ours.dtype)
+        pair = np.isin(ours, members), np.isin(theirs, members)
+        found.append([np.count_nonzero(part) for part in (*pair, pair[0] & pair[1])])
+    return np.array(found, dtype=np.int64)
+
+
 def segmentation_metrics(counts: Counts) -> dict[str, float]:
     """Dice and mean IoU in percent.
 

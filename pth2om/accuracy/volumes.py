@@ -10,7 +10,15 @@ import numpy as np
 
 from pth2om.accuracy.bootstrap import RESAMPLES, mean_drop
 from pth2om.accuracy.bounds import TWO_SIDED
-from pth2om.accuracy.dice import PER_CLASS, class_metrics, counted, counts_of, image_dice, segmentation_metrics
+from pth2om.accuracy.dice import (
+    PER_CLASS,
+    class_metrics,
+    counted,
+    counted_regions,
+    counts_of,
+    image_dice,
+    segmentation_metrics,
+)
 from pth2om.accuracy.layout import check_voxels
 from pth2om.accuracy.packed import pack, pack_names
 from pth2om.data.labelled import Labelled
@@ -18,11 +26,12 @@ from pth2om.data.normalizing import Preparation, prepare
 from pth2om.errors import DataError
 from pth2om.evidence import Judgement
 from pth2om.segmentation import whole
+from pth2om.segmentation.deciding import best_class, in_order
 from pth2om.segmentation.window import Floats
 from pth2om.session import Session
 from pth2om.spec import Volume
 
-VERSION = 1
+VERSION = 2
 """Of what is measured here: raised when a measurement holds something else."""
 
 
@@ -42,7 +51,7 @@ def measure(
     Args:
         session: what runs; its input has one shape.
         dataset: the volumes.
-        how: order of axes, cropping, normalization.
+        how: order of axes, cropping, normalization, spacing; and the regions, where the net has them.
         table: the windows.
         batch: windows per inference.
         output: which output holds the scores; default the first.
@@ -51,17 +60,21 @@ def measure(
 
     Returns:
         JSON as of `pth2om.accuracy.measure`, of kind segmentation: ``counts`` (cases, classes, 3), ``classes`` (their
-        names), and in ``metrics`` besides ``dice`` and ``mIoU`` the Dice of each class.
+        names; with regions the background and theirs), and in ``metrics`` besides ``dice`` and ``mIoU`` the Dice of
+        each.
 
     Raises:
-        DataError: a volume or its labels cannot be used, or the output is not scores of the dataset's classes.
+        DataError: a volume or its labels cannot be used, or the output is not scores of the classes or regions.
     """
     taken = output or session.outputs[0].name
     fed = next((entry for entry in session.inputs if entry.name == (feed or session.inputs[0].name)), None)
     if fed is None:
         raise DataError("accuracy.no-input", name=str(feed), known=", ".join(entry.name for entry in session.inputs))
     tile = tuple(side for side in fed.shape[2:] if side is not None)
-    names = _names(dataset)
+    regions = how.regions
+    names = _names(dataset) if regions is None else ["background", *regions.names]
+    heads = len(names) if regions is None else len(regions.names)
+    decide = best_class if regions is None else in_order(regions.order)
     nonfinite = np.zeros(len(dataset), dtype=np.int32)
     unreadable, counts = 0, []
 
@@ -70,9 +83,10 @@ def measure(
         if taken not in results:
             raise DataError("accuracy.no-output", name=taken, known=", ".join(results))
         scores = results[taken]
-        check_voxels(scores.shape[1:], len(names), tile)
+        check_voxels(scores.shape[1:], heads, tile)
         nonfinite[case] += np.count_nonzero(~np.isfinite(scores))
-        return scores.astype(np.float32)
+        found = scores.astype(np.float32)
+        return _probabilities(found) if how.softmax else found
 
     for case in range(len(dataset)):
         prepared = prepare(dataset.volume(case, reorient=how.reorient), how, where=dataset.file(case))
@@ -81,9 +95,14 @@ def measure(
             sizes = {"labels": "x".join(map(str, truth.shape)), "size": "x".join(map(str, prepared.size))}
             raise DataError("data.volume-truth-size", where=dataset.file(case), **sizes)
         windows = seen if len(dataset) == 1 else None
-        found = whole.segment(prepared, tile, predict, table, batch=batch, seen=windows)
+        found = whole.segment(
+            prepared, tile, predict, table, resampling=how.resampling, decide=decide, batch=batch, seen=windows
+        )
         unreadable += bool((found < 0).any())
-        counts.append(counted(found, truth, len(names)))
+        if regions is None:
+            counts.append(counted(found, truth, len(names)))
+        else:
+            counts.append(counted_regions(found, truth, regions.labels))
         if seen is not None and windows is None:
             seen(case + 1)
     return {
@@ -101,6 +120,13 @@ def measure(
 
 def _figures(counts: Any, names: list[str]) -> Mapping[str, Any]:  # noqa: ANN401 - an array
     return {"counts": pack(counts), "metrics": {**segmentation_metrics(counts), **class_metrics(counts, names)}}
+
+
+def _probabilities(scores: Floats) -> Floats:
+    """Softmax over the heads (windows, heads, ...)."""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    found: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return found
 
 
 def _names(dataset: Labelled) -> list[str]:

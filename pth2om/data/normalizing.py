@@ -1,7 +1,4 @@
-"""From a volume to what the net was trained on, as nnU-Net does it: order of axes, cropping, normalization.
-
-Resampling is not done: a volume with another spacing than the net's is refused.
-"""
+"""From a volume to what the net was trained on, as nnU-Net does it: order of axes, cropping, normalization, spacing."""
 
 from __future__ import annotations
 
@@ -12,15 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pth2om.data.plans import DatasetJson, Plans, read_dataset_json, read_plans
+from pth2om.data.plans import DatasetJson, Plans, Regions, read_dataset_json, read_plans
+from pth2om.data.resampling import USUAL, Method, Resampling, resample, size_at
 from pth2om.data.volumes import Floats, Volume
 from pth2om.errors import DataError, SpecError
 from pth2om.spec import Channel, Spec
 
-VERSION = 1
+VERSION = 2
 
-_SPACING = 0.01
-"""How far, as a share, a volume's spacing may be from the net's."""
+_LINEAR = Method(order=1)
+"""How nnU-Net v1 resamples the mask of what is not zero."""
 
 _SMALLEST = 1e-8
 """What a standard deviation or range is taken for when it is less."""
@@ -36,6 +34,9 @@ class Preparation:
         spacing: millimetres, in that order; empty: any.
         reorient: whether NIfTI volumes are turned to right, anterior, superior first.
         crop: whether what is zero in all channels is cut away first.
+        resampling: how volumes get the spacing, and the net's scores the volume's own.
+        regions: what each head of the net stands for, where they are not the classes.
+        softmax: nnU-Net v1 adds probabilities where windows overlap, v2 what the net returns.
     """
 
     channels: tuple[Channel, ...]
@@ -43,6 +44,9 @@ class Preparation:
     spacing: tuple[float, ...] = ()
     reorient: bool = False
     crop: bool = True
+    resampling: Resampling = USUAL
+    regions: Regions | None = None
+    softmax: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For the keys of the store."""
@@ -55,14 +59,23 @@ class Prepared:
     """A volume as the net sees it.
 
     Attributes:
-        values: float32 (channels, *size), normalized.
+        values: float32 (channels, *size), normalized, at the net's spacing.
         box: where they lie in the whole volume, one slice per axis.
         size: of the whole volume, axes in the order of `Preparation.transpose`.
+        spacing: millimetres between the voxels of `values`; empty where it is not known.
+        original: the same of the volume.
     """
 
     values: Floats
     box: tuple[slice, ...]
     size: tuple[int, ...]
+    spacing: tuple[float, ...] = ()
+    original: tuple[float, ...] = ()
+
+    @property
+    def inside(self) -> tuple[int, ...]:
+        """Size of the box, at the volume's own spacing."""
+        return tuple(part.stop - part.start for part in self.box)
 
 
 def preparation(spec: Spec) -> Preparation:
@@ -95,10 +108,13 @@ def preparation(spec: Spec) -> Preparation:
         if about.channels:
             _same(spec, "inputs.shape", shape[0], len(about.channels), name)
         if spec.source.num_classes is not None:
-            _same(spec, "source.num_classes", spec.source.num_classes, len(about.names), name)
+            _same(spec, "source.num_classes", spec.source.num_classes, about.heads, name)
     channels = channels * shape[0] if len(channels) == 1 else channels
     reorient = plans is not None and plans.reorient if table.reorient is None else table.reorient
-    return Preparation(channels, transpose, spacing, reorient, table.crop)
+    resampling = USUAL if plans is None else plans.resampling
+    regions = None if about is None else about.regions
+    softmax = plans is not None and plans.version == 1 and regions is None
+    return Preparation(channels, transpose, spacing, reorient, table.crop, resampling, regions, softmax)
 
 
 def check_volume(spec: Spec) -> None:
@@ -137,7 +153,9 @@ def _dumped(channels: Sequence[Channel]) -> list[dict[str, Any]]:
 
 
 def prepare(volume: Volume, how: Preparation, *, where: str = "") -> Prepared:
-    """A volume, in the order of axes, cropped and normalized.
+    """A volume, in the order of axes, cropped, normalized, and at the net's spacing.
+
+    A file without a spacing (``.npy``) is taken for one of the net's.
 
     Args:
         volume: as read.
@@ -145,15 +163,10 @@ def prepare(volume: Volume, how: Preparation, *, where: str = "") -> Prepared:
         where: names the volume in errors.
 
     Raises:
-        DataError: it has another number of channels or another spacing.
+        DataError: it has another number of channels, or a spacing at which nothing or too much would be left.
     """
     if len(volume.values) != len(how.channels):
         raise DataError("data.volume-channels", where=where, channels=len(volume.values), wanted=len(how.channels))
-    if volume.spacing and how.spacing:
-        spacing = [volume.spacing[axis] for axis in how.transpose][-len(how.spacing) :]
-        if any(abs(got - want) > _SPACING * want for got, want in zip(spacing, how.spacing, strict=True)):
-            shown = [", ".join(f"{each:g}" for each in part) for part in (spacing, how.spacing)]
-            raise DataError("data.volume-spacing", where=where, got=shown[0], wanted=shown[1])
     values = np.array(volume.values.transpose(0, *(axis + 1 for axis in how.transpose)))
     size = values.shape[1:]
     inside: npt.NDArray[np.bool_] | None = None
@@ -165,9 +178,23 @@ def prepare(volume: Volume, how: Preparation, *, where: str = "") -> Prepared:
         if how.crop and inside.any():
             box = find_objects(inside.astype(np.int8))[0]
             inside, values = inside[box], np.array(values[(slice(None), *box)])
+    original: tuple[float, ...] = ()
+    spacing: tuple[float, ...] = ()
+    if volume.spacing and how.spacing:
+        original = tuple(volume.spacing[axis] for axis in how.transpose)
+        # A net of two axes sees planes, whose distance stays.
+        spacing = (*original[: len(original) - len(how.spacing)], *how.spacing)
+    target = size_at(values.shape[1:], original, spacing, where=where) if spacing else values.shape[1:]
+    method = how.resampling.data
+    if how.resampling.first and target != values.shape[1:]:
+        values = resample(values, target, original, spacing, method)
+        if inside is not None:
+            inside = resample(inside[None].astype(np.float32), target, original, spacing, _LINEAR)[0] >= 0.5
     for channel, plane in zip(how.channels, values, strict=True):
         _normalize(plane, channel, inside)
-    return Prepared(values, box, size)
+    if not how.resampling.first and target != values.shape[1:]:
+        values = resample(values, target, original, spacing, method)
+    return Prepared(values, box, size, spacing, original)
 
 
 def _normalize(plane: Floats, channel: Channel, inside: npt.NDArray[np.bool_] | None) -> None:

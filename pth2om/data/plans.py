@@ -1,7 +1,8 @@
 """nnU-Net's own files: ``plans.json`` of v2, v1's plans written as JSON, and ``dataset.json`` of both.
 
-Only what a spec needs is read: patch, spacing, normalization, order of axes, classes and channels. Everything else in
-the files is passed over, and nothing in them is trusted: sizes and types are checked, and files have a largest size.
+Only what a spec needs is read: patch, spacing, resampling, normalization, order of axes, classes or regions, and
+channels. Everything else in the files is passed over, and nothing in them is trusted: sizes and types are checked, and
+files have a largest size.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from pth2om.data.resampling import ANISOTROPIC, USUAL, Method, Resampling
 from pth2om.errors import DataError, first_line
 from pth2om.spec import Channel
 
 _MOST_BYTES = 64 << 20  # v1's plans list the size of every training case
 _LONGEST_CHAIN = 10
 _SHOWN = 80
+_MOST_LABEL = 4096
 
 Size = Annotated[int, Field(ge=1, le=8192)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -39,6 +42,16 @@ SCHEMES: Mapping[str, str] = {
 }
 """nnU-Net's names, of v2 and v1, and the spec's."""
 
+FUNCTIONS: Mapping[str, Literal["spline", "torch", "none"]] = {
+    "resample_data_or_seg_to_shape": "spline",
+    "resample_torch_fornnunet": "torch",
+    "no_resampling_hack": "none",
+}
+"""nnU-Net's functions that resample."""
+
+PLAIN = "PlainConvUNet"
+"""The architecture of ``models/nnunet3d``."""
+
 
 @dataclass(frozen=True)
 class Plans:
@@ -53,6 +66,8 @@ class Plans:
         transpose: the order in which the axes of a volume are taken.
         reorient: whether volumes are turned to right, anterior, superior.
         classes: heads of the net, background included; None where ``dataset.json`` says it (v2).
+        resampling: how volumes get that spacing, and scores the volume's own.
+        network: the class of the architecture; ``""`` where the plans do not say it.
     """
 
     version: Literal[1, 2]
@@ -63,6 +78,23 @@ class Plans:
     transpose: tuple[int, ...]
     reorient: bool
     classes: int | None
+    resampling: Resampling = USUAL
+    network: str = ""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Parts of a volume that may overlap, one head of the net each: a voxel belongs to all, some or none.
+
+    Attributes:
+        names: of the regions.
+        labels: which labels of a label map make up each of them.
+        order: the label that each head writes into the label map, the first head first, so that the last one stays.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -70,16 +102,25 @@ class DatasetJson:
     """What a ``dataset.json`` says.
 
     Attributes:
-        names: of the classes, background first.
+        names: of the classes, background first; of regions theirs, behind the background's.
         channels: names of the channels.
         ending: suffix of the files (v2); ``""`` where it is not there.
         ignored: the label that is not scored, or None.
+        regions: where the net was trained on regions.
+        labels: how many values a label map has, from 0 on.
     """
 
     names: tuple[str, ...]
     channels: tuple[str, ...]
     ending: str
     ignored: int | None
+    regions: Regions | None = None
+    labels: int = 0
+
+    @property
+    def heads(self) -> int:
+        """Channels of what the net returns: the background has none among regions."""
+        return len(self.names) if self.regions is None else len(self.regions.names)
 
 
 class _Read(BaseModel):
@@ -99,6 +140,27 @@ class _Configuration(_Read):
     spacing: tuple[Millimetres, ...]
     normalization_schemes: Annotated[tuple[str, ...], Field(min_length=1, max_length=1024)]
     use_mask_for_norm: tuple[bool, ...] = ()
+    previous_stage: str | None = None
+    resampling_fn_data: str = "resample_data_or_seg_to_shape"
+    resampling_fn_data_kwargs: dict[str, Any] | None = None
+    resampling_fn_probabilities: str = "resample_data_or_seg_to_shape"
+    resampling_fn_probabilities_kwargs: dict[str, Any] | None = None
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    UNet_class_name: str = ""
+
+
+class _Splines(_Read):
+    order: Annotated[int, Field(ge=0, le=5)] = 3
+    order_z: Annotated[int, Field(ge=0, le=5)] = 0
+    force_separate_z: bool | None = False
+    separate_z_anisotropy_threshold: Millimetres = ANISOTROPIC
+
+
+class _Torch(_Read):
+    force_separate_z: bool | None = None
+    separate_z_anisotropy_threshold: Millimetres = ANISOTROPIC
+    mode: Literal["linear", "bilinear", "nearest", "nearest-exact", "bicubic", "area"] = "linear"
+    aniso_axis_mode: Literal["linear", "trilinear", "nearest", "nearest-exact", "area"] = "nearest-exact"
 
 
 class _V2(_Read):
@@ -128,6 +190,7 @@ class _Dataset(_Read):
     channel_names: dict[str, str] | None = None
     modality: dict[str, str] | None = None
     file_ending: str = ""
+    regions_class_order: tuple[int, ...] | None = None
 
 
 def read_plans(path: Path, configuration: str | None = None, patch: tuple[int, ...] | None = None) -> Plans:
@@ -151,35 +214,64 @@ def read_plans(path: Path, configuration: str | None = None, patch: tuple[int, .
 
 
 def read_dataset_json(path: Path) -> DatasetJson:
-    """Classes and channels of nnU-Net's ``dataset.json``.
+    """Classes, or regions, and channels of nnU-Net's ``dataset.json``.
 
     Raises:
-        DataError: no JSON, values of another kind, labels with gaps, or regions, which overlap.
+        DataError: no JSON, values of another kind, labels with gaps, or regions without their order.
     """
     read = _checked(path, _Dataset, _json(path))
-    numbers: dict[int, str] = {}
+    entries = []
     for key, value in read.labels.items():
         # v2 writes name -> number, v1 number -> name; a number may be text in both.
         name, number = (key, value) if not key.lstrip("-").isdigit() else (str(value), key)
-        if isinstance(number, list):
-            raise DataError("data.dataset-json-regions", where=str(path), label=name[:_SHOWN])
-        try:
-            label = int(number)
-        except (TypeError, ValueError):
-            label = -1
-        if label < 0 or label in numbers:
-            raise DataError(
-                "data.dataset-json-label", where=str(path), label=name[:_SHOWN], number=str(number)[:_SHOWN]
-            )
+        several = number if isinstance(number, list) else [number]
+        entries.append((name, tuple(dict.fromkeys(_label(path, name, each) for each in several))))
+    ignored = next((labels[0] for name, labels in entries if name == "ignore" and len(labels) == 1), None)
+    counted = [(name, labels) for name, labels in entries if labels != (ignored,)]
+    channels = tuple((read.channel_names or read.modality or {}).values())
+    if any(len(labels) != 1 for _, labels in counted):
+        regions, values = _regions(path, counted, read.regions_class_order)
+        return DatasetJson(("background", *regions.names), channels, read.file_ending, ignored, regions, values)
+    numbers: dict[int, str] = {}
+    for name, (label,) in counted:
+        if label in numbers:
+            raise DataError("data.dataset-json-label", where=str(path), label=name[:_SHOWN], number=str(label))
         numbers[label] = name
-    ignored = next((label for label, name in numbers.items() if name == "ignore"), None)
-    counted = {label: name for label, name in numbers.items() if label != ignored}
-    if sorted(counted) != list(range(len(counted))):
-        shown = ", ".join(map(str, sorted(counted)))[:_SHOWN]
-        raise DataError("data.dataset-json-gaps", where=str(path), numbers=shown, last=len(counted) - 1)
-    names = tuple(counted[label] for label in range(len(counted)))
-    channels = read.channel_names or read.modality or {}
-    return DatasetJson(names, tuple(channels.values()), read.file_ending, ignored)
+    if sorted(numbers) != list(range(len(numbers))):
+        shown = ", ".join(map(str, sorted(numbers)))[:_SHOWN]
+        raise DataError("data.dataset-json-gaps", where=str(path), numbers=shown, last=len(numbers) - 1)
+    names = tuple(numbers[label] for label in range(len(numbers)))
+    return DatasetJson(names, channels, read.file_ending, ignored, None, len(names))
+
+
+def _label(path: Path, name: str, number: object) -> int:
+    try:
+        label = -1 if isinstance(number, float | bool) else int(str(number))
+    except ValueError:
+        label = -1
+    if not 0 <= label <= _MOST_LABEL:
+        raise DataError("data.dataset-json-label", where=str(path), label=name[:_SHOWN], number=str(number)[:_SHOWN])
+    return label
+
+
+def _regions(
+    path: Path, entries: list[tuple[str, tuple[int, ...]]], order: tuple[int, ...] | None
+) -> tuple[Regions, int]:
+    """The regions, without the background, and how many values the label map has."""
+    found = [(name, labels) for name, labels in entries if set(labels) != {0}]
+    empty = next((name for name, labels in found if not labels), None)
+    if empty is not None:
+        raise DataError("data.dataset-json-label", where=str(path), label=empty[:_SHOWN], number="[]")
+    names = ", ".join(name for name, _ in found)[:_SHOWN]
+    if order is None or len(order) != len(found):
+        given = "-" if order is None else str(list(order))[:_SHOWN]
+        raise DataError("data.dataset-json-order", where=str(path), order=given, count=len(found), names=names)
+    known = {label for _, labels in found for label in labels}
+    strange = next((label for label in order if label not in known), None)
+    if strange is not None:
+        raise DataError("data.dataset-json-order-label", where=str(path), label=strange, names=names)
+    regions = Regions(tuple(name for name, _ in found), tuple(labels for _, labels in found), order)
+    return regions, max(known) + 1
 
 
 # --- the two versions ------------------------------------------------------------------------------------------
@@ -193,6 +285,9 @@ def _second(path: Path, data: Mapping[str, Any], name: str | None, patch: tuple[
         patches[each] = tuple(found) if isinstance(found, list) else ()
     chosen = _chosen(path, name, patch, patches, "3d_fullres")
     values = _checked(path, _Configuration, _inherited(path, read.configurations, chosen), ("configurations", chosen))
+    if values.previous_stage is not None:
+        first = values.previous_stage[:_SHOWN]
+        raise DataError("data.plans-cascade", where=str(path), name=chosen, first=first)
     intensities = (
         read.foreground_intensity_properties_per_channel or read.foreground_intensity_properties_by_modality or {}
     )
@@ -206,7 +301,37 @@ def _second(path: Path, data: Mapping[str, Any], name: str | None, patch: tuple[
     transpose = _order(path, read.transpose_forward)
     spacing = _spacing(path, values.patch_size, values.spacing)
     reorient = read.image_reader_writer == "NibabelIOWithReorient"
-    return Plans(2, chosen, values.patch_size, spacing, channels, transpose, reorient, None)
+    network = str(values.architecture.get("network_class_name", values.UNet_class_name)).rpartition(".")[2][:_SHOWN]
+    resampling = _resampling(path, chosen, values)
+    return Plans(2, chosen, values.patch_size, spacing, channels, transpose, reorient, None, resampling, network)
+
+
+def _resampling(path: Path, configuration: str, values: _Configuration) -> Resampling:
+    """What the plans name; old ones and those written by hand name nothing, and get nnU-Net's usual functions."""
+    found = []
+    for kind, default in (("data", USUAL.data), ("probabilities", USUAL.scores)):
+        name = getattr(values, f"resampling_fn_{kind}")
+        arguments = getattr(values, f"resampling_fn_{kind}_kwargs")
+        key = f"resampling_fn_{kind}_kwargs"
+        if name not in FUNCTIONS:
+            known = ", ".join(FUNCTIONS)
+            raise DataError("data.plans-resampling", where=str(path), name=name[:_SHOWN], known=known)
+        function = FUNCTIONS[name]
+        if function == "spline" and arguments is not None:
+            read = _checked(path, _Splines, arguments, ("configurations", configuration, key))
+            splines = read.order, read.order_z, read.force_separate_z, read.separate_z_anisotropy_threshold
+            found.append(Method("spline", *splines))
+        elif function == "torch":
+            torch = _checked(path, _Torch, arguments or {}, ("configurations", configuration, key))
+            apart = torch.force_separate_z, torch.separate_z_anisotropy_threshold
+            found.append(Method("torch", 1, 0, *apart, torch.mode, torch.aniso_axis_mode))
+        else:
+            found.append(default if function == "spline" else Method("none"))
+    if [each.function for each in found].count("none") == 1:
+        known = ", ".join(each for each in FUNCTIONS if FUNCTIONS[each] != "none")
+        raise DataError("data.plans-resampling", where=str(path), name="no_resampling_hack", known=known)
+    data, scores = found
+    return Resampling(data, scores)
 
 
 def _inherited(path: Path, configurations: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
@@ -241,7 +366,15 @@ def _first(path: Path, data: Mapping[str, Any], name: str | None, patch: tuple[i
     transpose = _order(path, read.transpose_forward)
     # v1 does not count the background.
     return Plans(
-        1, chosen, values.patch_size, spacing, channels, transpose, reorient=False, classes=read.num_classes + 1
+        1,
+        chosen,
+        values.patch_size,
+        spacing,
+        channels,
+        transpose,
+        reorient=False,
+        classes=read.num_classes + 1,
+        resampling=Resampling(first=True),
     )
 
 

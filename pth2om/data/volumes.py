@@ -165,13 +165,15 @@ def read(manifest: Manifest, folder: Path) -> VolumeSource:
     truths = _truths(manifest, folder, names) if manifest.label_file else None
     classes = manifest.names if isinstance(manifest.names, tuple) else ()
     ignored: int | None = None
+    labels: int | None = None
     written = folder / "dataset.json"
     if is_file(written):
         read_json = read_dataset_json(written)
-        classes, ignored = classes or read_json.names, read_json.ignored
+        ignored, labels = read_json.ignored, read_json.labels
+        classes = classes or (read_json.names if read_json.regions is None else ())
     found = [[cases[name][number] for number in range(count)] for name in names]
     source = VolumeSource(names, names=classes, channels=found, truths=truths, ignored=ignored)
-    source.classes = manifest.classes or len(classes) or None
+    source.classes = manifest.classes or len(classes) or labels
     return source
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pth2om.store import Artifact
 
 _LISTED = 50
-_SEGMENTATION = 1
+_SEGMENTATION = 2
 """Of `pth2om.segmentation`, which is not imported for a key: raised with its version."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pth2om.errors import DataError
+from pth2om.segmentation.deciding import Decide, best_class
 
 Floats = npt.NDArray[np.float32]
 
@@ -203,17 +204,31 @@ def _padded(volume: Floats, tile: Sequence[int]) -> tuple[Floats, list[int]]:
     return np.pad(volume, around), before
 
 
-def labels(found: Iterator[Slab], size: Sequence[int]) -> tuple[npt.NDArray[np.int16], int]:
-    """The best class of every voxel, int16 ``size``; -1 where a score is NaN; and the number of those voxels."""
+def labels(
+    found: Iterator[Slab], size: Sequence[int], decide: Decide = best_class
+) -> tuple[npt.NDArray[np.int16], int]:
+    """The label of every voxel, int16 ``size``; -1 where a score is NaN; and the number of those voxels.
+
+    Args:
+        found: of `slabs`.
+        size: of the volume.
+        decide: from scores to labels; default the best class.
+    """
     best = np.full(tuple(size), -1, dtype=np.int16)
-    lost = 0
     for slab in found:
-        bad = np.isnan(slab.scores).any(axis=0)
-        chosen = slab.scores.argmax(axis=0).astype(np.int16)
-        chosen[bad] = -1
-        best[slab.start : slab.start + slab.scores.shape[1]] = chosen
-        lost += int(np.count_nonzero(bad))
-    return best, lost
+        best[slab.start : slab.start + slab.scores.shape[1]] = decide(slab.scores)
+    return best, int(np.count_nonzero(best < 0))
+
+
+def stitched(found: Iterator[Slab], size: Sequence[int]) -> Floats:
+    """The whole map, float32 (classes, *size), of the pieces of `slabs`."""
+    whole: Floats | None = None
+    for slab in found:
+        if whole is None:
+            whole = np.empty((len(slab.scores), *size), dtype=np.float32)
+        whole[:, slab.start : slab.start + slab.scores.shape[1]] = slab.scores
+    assert whole is not None
+    return whole
 
 
 def _shown(shape: Sequence[int]) -> str:

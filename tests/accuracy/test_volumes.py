@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from pth2om.accuracy import volumes
 from pth2om.accuracy.packed import unpack
 from pth2om.data import Labelled, open_dataset
 from pth2om.data.normalizing import Preparation
+from pth2om.data.plans import Regions, read_dataset_json
+from pth2om.data.resampling import Method, Resampling
+from pth2om.data.volumes import Volume as Read
 from pth2om.errors import DataError
 from pth2om.session import Provenance, TensorSpec
 from pth2om.spec import Channel, Volume
@@ -102,3 +107,59 @@ def test_progress_is_of_cases_and_of_a_single_case_of_windows(dataset: Labelled)
     session = Threshold((4, 4, 4))
     volumes.measure(session, one, RAW, Volume(), seen=lambda *done: seen.append(done))
     assert seen[-1] == (session.fed, session.fed)
+
+
+class Overlapping(Threshold):
+    """Three regions of labels 1..3: above 0, above 1, above 2; logits, as nnU-Net's heads without softmax."""
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"y": np.concatenate([feeds["x"] - limit for limit in (0.5, 1.5, 2.5)], axis=1).astype(np.float32)}
+
+
+def test_regions_are_scored_one_by_one(tmp_path: Path) -> None:
+    stream = np.random.default_rng(4)
+    folder = tmp_path / "own"
+    for name in ("imagesTs", "labelsTs"):
+        (folder / name).mkdir(parents=True)
+    values = stream.integers(0, 4, (6, 7, 5)).astype(np.int16)
+    truth = np.where(stream.random(values.shape) < 0.3, stream.integers(0, 4, values.shape), values).astype(np.uint8)
+    np.save(folder / "imagesTs" / "c.npy", values)
+    np.save(folder / "labelsTs" / "c.npy", truth)
+    (folder / "dataset.toml").write_text('kind = "volumes"\n')
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "deep": 3}
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "regions_class_order": [1, 2, 3]}))
+    regions = read_dataset_json(folder / "dataset.json").regions
+    how = Preparation(RAW.channels, regions=regions)
+    found = volumes.measure(Overlapping((4, 4, 4)), open_dataset("own", calib_root=tmp_path), how, Volume())
+    for name, first in (("whole", 1), ("core", 2), ("deep", 3)):
+        ours, theirs = values >= first, truth >= first
+        dice = 200 * np.count_nonzero(ours & theirs) / (np.count_nonzero(ours) + np.count_nonzero(theirs))
+        assert found["metrics"][f"dice:{name}"] == pytest.approx(dice)
+    assert found["metrics"]["dice"] == pytest.approx(
+        np.mean([found["metrics"][f"dice:{name}"] for name in ("whole", "core", "deep")])
+    )
+    # In another order the first head would paint over the others.
+    wrong = Preparation(RAW.channels, regions=Regions(regions.names, regions.labels, (3, 2, 1)))
+    assert (
+        volumes.measure(Overlapping((4, 4, 4)), open_dataset("own", calib_root=tmp_path), wrong, Volume())["metrics"]
+        != found["metrics"]
+    )
+
+
+def test_dice_is_of_the_volumes_own_grid(dataset: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At twice the net's spacing the net sees eight voxels for one; the labels are compared as they lie."""
+    plain = dataset.volume
+    monkeypatch.setattr(dataset, "volume", lambda *which, **how: Read(plain(*which, **how).values, (2.0, 2.0, 2.0)))
+    nearest = Resampling(Method(order=0), Method(order=0))
+    how = Preparation(RAW.channels, spacing=(1.0, 1.0, 1.0), resampling=nearest)
+    session = Threshold((4, 4, 4))
+    found = volumes.measure(session, dataset, how, Volume(step=1.0))
+    assert np.array_equal(unpack(found["counts"]), by_hand(dataset))
+    cubes = [np.prod([-(-2 * side // 4) for side in size]) for size in ((6, 7, 5), (4, 4, 9), (5, 8, 8))]
+    assert session.fed == sum(cubes)
+
+
+def test_v1_adds_probabilities_where_windows_overlap() -> None:
+    scores = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32) * 50
+    found = volumes._probabilities(scores)
+    assert np.abs(found - softmax(scores.astype(np.float64), axis=1)).max() <= 1e-6

@@ -69,11 +69,6 @@ def test_an_empty_volume_is_kept_whole() -> None:
     ("volume", "how", "key"),
     [
         (Volume(np.ones((2, 3, 3, 3), np.float32), ()), Preparation((Channel(),)), "data.volume-channels"),
-        (
-            Volume(np.ones((1, 3, 3, 3), np.float32), (1.0, 1.0, 1.02)),
-            Preparation((Channel(),), spacing=(1.0, 1.0, 1.0)),
-            "data.volume-spacing",
-        ),
     ],
 )
 def test_what_the_net_was_not_trained_on_is_refused(volume: Volume, how: Preparation, key: str) -> None:

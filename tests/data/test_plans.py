@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pth2om.data.normalizing import preparation
 from pth2om.data.plans import read_dataset_json, read_plans
+from pth2om.data.resampling import Method, Resampling
 from pth2om.errors import DataError, SpecError
 from pth2om.harness.cases import read_cases
 from pth2om.spec import Channel, load
@@ -218,7 +219,9 @@ def test_dataset_json_of_both_versions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "key"),
     [
-        ({"background": 0, "whole": [1, 2]}, "data.dataset-json-regions"),
+        ({"background": 0, "whole": [1, 2]}, "data.dataset-json-order"),
+        ({"background": 0, "whole": [1, {}]}, "data.dataset-json-label"),
+        ({"background": 0, "whole": [], "core": [1, 2]}, "data.dataset-json-label"),
         ({"background": 0, "a": 2}, "data.dataset-json-gaps"),
         ({"background": 0, "a": 0}, "data.dataset-json-label"),
         ({"background": 0, "a": "x"}, "data.dataset-json-label"),
@@ -231,6 +234,76 @@ def test_labels_that_are_no_classes(tmp_path: Path, labels: object, key: str) ->
     path.write_text(json.dumps({"labels": labels}))
     with pytest.raises(DataError) as caught:
         read_dataset_json(path)
+    assert caught.value.message.key == key
+
+
+REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "deep": 3, "ignore": 4}
+
+
+def test_regions_with_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"labels": REGIONS, "regions_class_order": [1, 2, 3], "channel_names": {"0": "MR"}}))
+    found = read_dataset_json(path)
+    assert found.regions is not None
+    assert found.regions.labels == ((1, 2, 3), (2, 3), (3,))
+    assert (found.regions.names, found.regions.order) == (("whole", "core", "deep"), (1, 2, 3))
+    assert (found.heads, found.labels, found.ignored) == (3, 4, 4)  # the background has no head
+
+
+@pytest.mark.parametrize(
+    ("order", "key"),
+    [
+        ([1, 2], "data.dataset-json-order"),
+        ([1, 2, 9], "data.dataset-json-order-label"),
+        ([1, 2, "x"], "data.plans-value"),
+        ("123", "data.plans-value"),
+    ],
+)
+def test_orders_that_are_none(tmp_path: Path, order: object, key: str) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"labels": REGIONS, "regions_class_order": order}))
+    with pytest.raises(DataError) as caught:
+        read_dataset_json(path)
+    assert caught.value.message.key == key
+
+
+def test_a_cascades_second_stage_is_refused_and_its_first_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, V2)
+    with pytest.raises(DataError) as caught:
+        read_plans(path, "3d_cascade_fullres")
+    assert caught.value.message.key == "data.plans-cascade"
+    assert "3d_lowres" in caught.value.message.with_fix()
+    assert read_plans(path, "3d_lowres").configuration == "3d_lowres"
+
+
+def test_resampling_is_read_from_the_plans(tmp_path: Path) -> None:
+    assert read_plans(written(tmp_path, V2)).resampling == Resampling()  # plans without it: nnU-Net's usual
+    assert read_plans(written(tmp_path, V1)).resampling == Resampling(first=True)
+    names = dict.fromkeys(("resampling_fn_data", "resampling_fn_probabilities"), "resample_data_or_seg_to_shape")
+    spline = {"is_seg": False, "order": 2, "order_z": 1, "force_separate_z": True}
+    table = names | {"resampling_fn_data_kwargs": spline, "resampling_fn_probabilities_kwargs": {"order": 0}}
+    found = read_plans(written(tmp_path, changed(V2, {**V2["configurations"]["3d_fullres"], **table}, *FULL)))
+    # What the arguments leave out has the default of nnU-Net's function, and that is False.
+    assert found.resampling == Resampling(Method("spline", 2, 1, True), Method("spline", 0, 0, False))
+    table = dict.fromkeys(names, "resample_torch_fornnunet")
+    torch = read_plans(written(tmp_path, changed(V2, {**V2["configurations"]["3d_fullres"], **table}, *FULL)))
+    assert torch.resampling.data == torch.resampling.scores == Method("torch", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"resampling_fn_data": "mine"}, "data.plans-resampling"),
+        ({"resampling_fn_data": "no_resampling_hack"}, "data.plans-resampling"),  # and not of the scores
+        ({"resampling_fn_data_kwargs": {"order": 9}}, "data.plans-value"),
+        ({"resampling_fn_probabilities_kwargs": {"order": [1]}}, "data.plans-value"),
+        ({"resampling_fn_data": 3}, "data.plans-value"),
+    ],
+)
+def test_resampling_that_is_not_nnunets(tmp_path: Path, change: dict[str, object], key: str) -> None:
+    path = written(tmp_path, changed(V2, {**V2["configurations"]["3d_fullres"], **change}, *FULL))
+    with pytest.raises(DataError) as caught:
+        read_plans(path)
     assert caught.value.message.key == key
 
 

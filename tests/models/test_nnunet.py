@@ -67,6 +67,15 @@ def test_state_dicts_of_nnunet_compute_what_they_did(tag: str, tmp_path: Path) -
         assert isinstance(load_net(NET).deployed(module)(x), torch.Tensor)
 
 
+def test_a_residual_encoder_is_named(tmp_path: Path) -> None:
+    state = {"encoder.stem.convs.0.conv.weight": torch.zeros(4, 1, 3, 3, 3)}
+    state["encoder.stages.0.blocks.0.conv1.conv.weight"] = torch.zeros(4, 4, 3, 3, 3)
+    with pytest.raises(CheckpointError) as caught:
+        loaded(state, np.zeros((1, 1, 8, 8, 8), np.float32), tmp_path)
+    assert "ResidualEncoderUNet" in str(caught.value)
+    assert "dynamic_network_architectures" in str(caught.value)
+
+
 @pytest.mark.parametrize("front", ["encoder", "decoder.encoder"])
 def test_copies_of_the_encoder_that_differ_are_refused(front: str, tmp_path: Path) -> None:
     state, own = reference("v2-3d")
