@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,14 +34,15 @@ def repository() -> Path:
     return REPOSITORY
 
 
-@pytest.fixture(autouse=True)
-def _english(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PTH2OM_LANG", "en")
-    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):  # of the workflow that runs these tests
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture(scope="session", autouse=True)
+def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """English, and no test touches the user's artifact store; what one test builds, another may reuse.
 
-
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test touches the user's artifact store; what one test builds, another may reuse."""
-    monkeypatch.setenv("PTH2OM_STORE", str(tmp_path_factory.getbasetemp() / "store"))
+    Of the session: what a fixture of a module starts has them too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PTH2OM_LANG", "en")
+        patch.setenv("PTH2OM_STORE", str(tmp_path_factory.getbasetemp() / "store"))
+        for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):  # of the workflow that runs these tests
+            patch.delenv(name, raising=False)
+        yield

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -17,6 +18,7 @@ from pth2om.gui.guard import Guard
 from pth2om.gui.pages import accept, aipp, board, convert, explain, graph, jobs, pictures, quantize, reports, start
 from pth2om.gui.queue import Queue
 from pth2om.gui.settings import Settings
+from pth2om.language import say
 
 _STATIC = Path(__file__).parent / "static"
 _FILES = {
@@ -49,8 +51,18 @@ def build(settings: Settings, told: Callable[[str], None] = lambda _: None) -> S
     pages: list[BaseRoute] = [route for page in _PAGES for route in page.routes(desk)]
     desk.know([route.path for route in pages if isinstance(route, Route)])
     routes = [*pages, desk.route("/preferences", preferences, "POST"), Route("/static/{name}", _static)]
-    guard = Middleware(Guard, settings=settings, told=told)
-    app = Starlette(routes=routes, middleware=[guard], lifespan=life)
+    guard = Middleware(Guard, settings=settings, framed=desk.framed, told=told)
+
+    def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        known = error.status_code in (404, 405)
+        said = say(f"gui.http-{error.status_code}") if known else say("gui.http-other", reason=error.detail)
+        answer = desk.framed(request, error.status_code, said)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    handlers = {HTTPException: refused}
+    app = Starlette(routes=routes, middleware=[guard], lifespan=life, exception_handlers=handlers)
     app.state.desk = desk
     return app
 

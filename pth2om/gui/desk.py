@@ -80,6 +80,13 @@ class Desk:
         )
         return HTMLResponse(text, status)
 
+    def framed(self, request: Request, status: int, problem: Message) -> Response:
+        """The page that says what is wrong, with a way back; what a script reads as JSON gets it so."""
+        with speaking(self.language(request)):
+            if request.url.path.startswith("/preview/"):
+                return JSONResponse({"line": "", "problem": problem.with_fix()}, status)
+            return self.page(request, "problem.html", status, problem=problem.with_fix())
+
     def start(self, asked: journal.Asked, values: Mapping[str, Sequence[str]]) -> Response:
         """Make a job of a form, and go to its page."""
         name = self.queue.add(asked, forms.last(values, "nonce"))
@@ -156,8 +163,7 @@ class Desk:
 
     def language(self, request: Request) -> Language:
         """The reader's: as chosen on a page, else the server's."""
-        chosen = request.cookies.get("pth2om-lang")
-        return "zh" if chosen == "zh" else "en" if chosen == "en" else language()
+        return guard.language_of(request.cookies)
 
 
 def preferences(request: Request, values: Values) -> Response:

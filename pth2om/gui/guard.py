@@ -10,17 +10,20 @@ a name that an attacker owns can be made to point to 127.0.0.1 (DNS rebinding). 
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from html import escape
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import cookie_parser
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.requests import Request, cookie_parser
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pth2om.gui.settings import Settings
-from pth2om.language import say
+from pth2om.language import Language, language, say, speaking
+from pth2om.language import Message as Sentence
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -36,6 +39,10 @@ STRANGER = (
 
 _FORM_BYTES = 1 << 20
 _SAFE = ("GET", "HEAD")
+_LOG = logging.getLogger("uvicorn.error")
+
+Framed = Callable[[Request, int, Sentence], Response]
+"""A page of the window with a status and what is wrong."""
 
 
 class _TooLarge(Exception):  # noqa: N818 - ends a request, never reaches a user
@@ -48,11 +55,15 @@ class Guard:
     Args:
         app: what answers.
         settings: of the server.
+        framed: makes the page that says what is wrong with a request that may pass.
         told: is called with the next one-time token when one was used.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, told: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, framed: Framed, told: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._app = app
+        self._framed = framed
         self._settings = settings
         self._told = told
         self._session = settings.session()
@@ -63,7 +74,8 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        answer = self._refusal(scope)
+        with speaking(language_of(cookie_parser(Headers(scope=scope).get("cookie", "")))):
+            answer = self._refusal(scope)
         guarded = _with_headers(send)
         if answer is not None:
             await answer(scope, receive, guarded)
@@ -71,9 +83,9 @@ class Guard:
         uploads = scope["path"] == "/upload"
         limit = self._settings.upload_bytes if uploads else _FORM_BYTES
         sent = Headers(scope=scope).get("content-length", "0")
-        too_large = PlainTextResponse(say("gui.too-large", megabytes=limit >> 20).with_fix(), 413)
+        request, too_large = Request(scope), say("gui.too-large", megabytes=limit >> 20)
         if not sent.isdecimal() or int(sent) > limit:
-            await too_large(scope, receive, guarded)
+            await self._framed(request, 413, too_large)(scope, receive, guarded)
             return
         started = False
 
@@ -86,7 +98,12 @@ class Guard:
             await self._app(scope, _bounded(receive, limit), noticed)
         except _TooLarge:
             if not started:
-                await too_large(scope, receive, guarded)
+                await self._framed(request, 413, too_large)(scope, receive, guarded)
+        except Exception:
+            if started:
+                raise
+            _LOG.exception("%s %s", scope["method"], ascii(scope["path"]))
+            await self._framed(request, 500, say("gui.http-500"))(scope, receive, guarded)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         """The answer to a request that may not pass; None for one that may."""
@@ -111,7 +128,7 @@ class Guard:
             if not known and not self._settings.tokens.use(token):
                 return PlainTextResponse(say("gui.used-token").with_fix(), 403)
             rest = urlencode([(name, text) for name, text in query if name != "token"])
-            answer = RedirectResponse(here(quote(scope["path"]), rest), 303)
+            answer = _onward(here(quote(scope["path"]), rest), strange=strange)
             if not known:
                 self._told(self._settings.tokens.current)
                 answer.set_cookie(self._settings.cookie, self._session, httponly=True, samesite="strict", path="/")
@@ -121,9 +138,26 @@ class Guard:
         return None
 
 
+def language_of(cookies: Mapping[str, str]) -> Language:
+    """The reader's: as chosen on a page, else the server's."""
+    chosen = cookies.get("pth2om-lang")
+    return "zh" if chosen == "zh" else "en" if chosen == "en" else language()
+
+
 def here(path: str, query: str = "") -> str:
     """An address on this server: a path that begins with two slashes would be one on another."""
     return "/" + path.lstrip("/\\") + (f"?{query}" if query else "")
+
+
+def _onward(address: str, *, strange: bool) -> Response:
+    """On to the page itself.
+
+    After a link on another page a browser sends no strict cookie along a redirection: then a page of ours leads on.
+    """
+    if not strange:
+        return RedirectResponse(address, 303)
+    link = f'<!doctype html><meta charset="utf-8"><title>pth2om</title><a href="{escape(address)}">pth2om</a>'
+    return HTMLResponse(link, headers={"refresh": f"0; url={address}"})
 
 
 def _name(host: str) -> str:

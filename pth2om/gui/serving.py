@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 import uvicorn
 from filelock import FileLock, Timeout
 
 from pth2om.errors import DataError
-from pth2om.files import is_folder
+from pth2om.files import is_folder, replacing
 from pth2om.gui.app import build
 from pth2om.gui.settings import PORT, Settings, state_folder
 from pth2om.language import say
@@ -70,16 +72,18 @@ def serve(
     shown = f"[{host}]" if ":" in host else host if host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
     base = f"http://{shown}:{settings.port}/?token="
 
+    door = Door(settings.state)
+
     def told(token: str) -> None:
+        door.close()
         print(say("gui.another", url=base + token), flush=True)
 
     print(say("gui.serving", folder=str(settings.project), url=base + settings.tokens.current), flush=True)
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(say("gui.not-loopback", host=host).with_fix(), flush=True)
     if browser:
-        import webbrowser
-
-        webbrowser.open(base + settings.tokens.current)
+        print(say("gui.opening"), flush=True)
+        door.open(base + settings.tokens.current)
     server = uvicorn.Server(
         uvicorn.Config(
             build(settings, told),
@@ -96,8 +100,42 @@ def serve(
     except KeyboardInterrupt:
         pass
     finally:
+        door.close()
         lock.release()
     return 0
+
+
+class Door:
+    """Leads the browser of this machine in: a file that only this user can read holds the address with its token.
+
+    A browser's arguments can be read by every user of the machine, so only the file's name is among them.
+
+    Args:
+        folder: of this user.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "open.html"
+        self.close()
+
+    def open(self, address: str) -> None:
+        """Start a browser; it may come to nothing, for the address was printed as well."""
+        import webbrowser
+
+        link = escape(address)
+        page = f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={link}">'
+        try:
+            with replacing(self._file) as scratch:
+                scratch.touch(mode=0o600)
+                scratch.write_text(f'{page}<title>pth2om</title><a href="{link}">pth2om</a>\n', encoding="utf-8")
+            webbrowser.open(self._file.as_uri())
+        except (OSError, webbrowser.Error):
+            self.close()
+
+    def close(self) -> None:
+        """Remove the file: the token in it was used, or the server ends."""
+        with contextlib.suppress(OSError):
+            self._file.unlink()
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

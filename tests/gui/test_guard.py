@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from pth2om.gui.serving import Door
 from tests.gui.window import BASE, ORIGIN, Window
 
 
@@ -76,6 +78,7 @@ def test_every_answer_carries_a_policy_without_inline_script(window):
         assert headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_no_page_has_inline_script_or_style(window):
     for path in [route.path for route in window.app.routes if isinstance(route, Route) and "GET" in route.methods]:
         if "{" in path:
@@ -122,3 +125,76 @@ def test_preferences_lead_to_no_other_site(window):
     back = {**ORIGIN, "referer": "https://evil.example//evil.example/x"}
     answer = window.client.post("/preferences", data={"theme": "auto"}, headers=back, follow_redirects=False)
     assert answer.headers["location"] == "/evil.example/x"
+
+
+def failing(_request):
+    raise RuntimeError("<b>not for the page</b>")
+
+
+@pytest.mark.parametrize(("language", "back"), [("zh", "回到开始页"), ("en", "To the start page")])
+@pytest.mark.parametrize(
+    ("method", "path", "status", "more"),
+    [
+        ("GET", "/nowhere", 404, {}),
+        ("GET", "/jobs/0123456789abcdef/cancel", 405, {}),
+        ("POST", "/preferences", 413, {"content-length": "999999999"}),
+        ("POST", "/preferences", 400, {"content-type": "multipart/form-data; boundary=b"}),
+        ("GET", "/fails", 500, {}),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_a_page_with_a_way_back(window, language, back, method, path, status, more):
+    if not any(getattr(route, "path", "") == "/fails" for route in window.app.routes):
+        window.app.routes.append(Route("/fails", failing))
+    cookies = {**window.client.cookies, "pth2om-lang": language}
+    cookie = "; ".join(f"{name}={text}" for name, text in cookies.items())
+    answer = window.client.request(method, path, content=b"x", headers={**ORIGIN, **more, "cookie": cookie})
+    assert answer.status_code == status
+    for words in (f'<html lang="{language}"', f'<a href="/">{back}</a>', 'class="problem"', 'href="/convert"'):
+        assert words in answer.text
+    assert "not for the page" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_what_began_to_be_sent_is_cut_off_and_no_page_is_put_behind_it(window):
+    def pieces():
+        yield "half"
+        raise RuntimeError("in the middle")
+
+    window.app.routes.append(Route("/half", lambda _: StreamingResponse(pieces())))
+    with pytest.raises(RuntimeError, match="in the middle"):
+        window.get("/half")
+
+
+def test_a_refusal_is_in_the_readers_language_and_shows_nothing_of_the_project(window):
+    other = TestClient(window.app, base_url=BASE, cookies={"pth2om-lang": "zh"})
+    answer = other.get("/jobs")
+    assert (answer.status_code, "此浏览器尚未登录" in answer.text) == (403, True)
+    assert window.settings.project.name not in answer.text
+
+
+def test_a_link_from_elsewhere_is_led_on_by_a_page_of_this_server(project, tmp_path):
+    """A browser sends the strict cookie of the answer along only when this server's own page leads on."""
+    with Window(project, tmp_path / "state") as window:
+        address = f"/jobs?token={window.settings.tokens.current}&page=%22%3E1"
+        headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+        answer = window.client.get(address, headers=headers, follow_redirects=False)
+        assert (answer.status_code, answer.headers["refresh"]) == (200, "0; url=/jobs?page=%22%3E1")
+        assert 'href="/jobs?page=%22%3E1"' in answer.text
+        assert window.get("/jobs").status_code == 200
+
+
+def test_the_browser_is_started_without_the_token_among_its_arguments(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    door = Door(tmp_path)
+    door.open("http://127.0.0.1:8765/?token=a&b")
+    (file,) = tmp_path.iterdir()
+    assert opened == [file.as_uri()]
+    assert "token" not in opened[0]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "url=http://127.0.0.1:8765/?token=a&amp;b" in file.read_text()
+    door.open("http://127.0.0.1:8765/?token=later")
+    assert "token=a" not in file.read_text()
+    door.close()
+    assert not file.exists()
+    door.close()

@@ -15,6 +15,8 @@ from pth2om.errors import AippError, DataError
 from pth2om.gui.children import Answer
 from tests.gui.window import text
 
+pytestmark = pytest.mark.usefixtures("asked_here")
+
 PLAIN = """aipp_op {{
  aipp_mode: static
  input_format: {format}

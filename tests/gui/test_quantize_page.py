@@ -20,6 +20,8 @@ from pth2om.report import quantized
 from pth2om.spec import Preprocess
 from tests.gui.window import Window, text
 
+pytestmark = pytest.mark.usefixtures("asked_here")
+
 
 @pytest.fixture(scope="module")
 def window(project, tmp_path_factory):

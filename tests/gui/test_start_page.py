@@ -12,6 +12,8 @@ from pth2om import cli
 from pth2om.onefile.looking import look
 from tests.gui.window import ORIGIN, Window, text
 
+pytestmark = pytest.mark.usefixtures("asked_here")
+
 
 @pytest.fixture(scope="module")
 def outside(project):

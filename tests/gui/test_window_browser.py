@@ -5,87 +5,36 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import shutil
-import socket
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
-from pth2om.gui.app import build
-from pth2om.gui.settings import Settings
-from tests.report import chromium as browsers
+from tests.gui.conftest import WEIGHTS
 
-ROOT = Path(__file__).resolve().parents[2]
-NOWHERE = ("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",)
 PAGES = ("/", "/convert", "/quantize?way=onnx", "/quantize?way=command", "/accept", "/explain?file=a.log", "/aipp",
-         "/reports", "/board", "/jobs", "/waivers", "/file?path=a.log")  # fmt: skip
+         "/reports", "/board", "/jobs", "/waivers", "/file?path=a.log", "/nowhere", "JOB")  # fmt: skip
+TASTES = (
+    ("zh", "dark"),
+    ("en", "light"),
+    pytest.param("zh", "light", marks=pytest.mark.nightly),
+    pytest.param("en", "dark", marks=pytest.mark.nightly),
+)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A server on a port of its own, and the address that signs a browser in."""
-    project = tmp_path_factory.mktemp("served")
-    for name in ("models/convmixer-digits/weights/convmixer_digits.pth", "models/convmixer/net.py",
-                 "models/convmixer-digits/model.toml"):  # fmt: skip
-        (project / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, project / name)
-    (project / "a.log").write_text("E10001: Value [x] for parameter [--soc_version] is invalid. Reason: none\n")
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    settings = Settings(project, tmp_path_factory.mktemp("state"), port=listening.getsockname()[1], at_once=2)
-    settings.prepare()
-    server = uvicorn.Server(uvicorn.Config(build(settings), log_level="error", access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield settings, f"http://127.0.0.1:{settings.port}"
-    server.should_exit = True
-    thread.join(timeout=10)
+@pytest.fixture
+def job(converted):
+    return converted.place
 
 
-@pytest.fixture(scope="module")
-def browser(served):
-    if browsers.found() is None:
-        pytest.skip(f"no browser: none of {', '.join(browsers.NAMES)} is on PATH")
-    settings, base = served
-    with browsers.Chromium(flags=NOWHERE) as one:
-        end = time.monotonic() + 10
-        while not settings.jobs.is_dir() and time.monotonic() < end:
-            time.sleep(0.05)
-        one.open(f"{base}/?token={settings.tokens.current}")
-        yield one
-        own = [text for text in one.complaints if "postMessage" not in text]  # axe-core knocks at the report's frame
-        assert own == []
-
-
-@pytest.fixture(scope="module")
-def job(browser, served):
-    """Three clicks of a first-time visitor: the card, the button; the third is not needed."""
-    _, base = served
-    browser.open(f"{base}/")
-    browser.follow("document.querySelector('a.cardlink').click()")
-    browser.until("document.getElementById('line').textContent.includes('--soc Ascend310B1')")
-    browser.until("document.getElementById('f-channels').placeholder.includes('1')", 60)
-    browser.until("document.getElementById('atc').textContent.includes('--soc_version=Ascend310B1')", 60)
-    browser.follow("document.querySelector('button.go').click(); document.querySelector('button.go').click()")
-    place = browser.run("location.pathname")
-    # It reports by itself until it is over, and then shows the result without being asked.
-    over = "document.readyState === 'complete' && !document.querySelector('[data-events]')"
-    browser.until(over, 120)
-    assert browser.run("!!document.querySelector('.notice')"), browser.run("document.body.innerText")
-    return place
-
-
-def test_a_visitor_reaches_a_rehearsed_om(browser, job, served):
-    settings, _ = served
+def test_a_visitor_reaches_a_rehearsed_om(browser, converted, served):
+    browser.open(f"{served[1]}{converted.place}")
     shown = browser.run("document.querySelector('main').innerText")
     assert "EMULATED" in shown
     assert "convmixer_digits.onnx" in shown
-    assert len(list(settings.jobs.iterdir())) == 1  # the button was pressed twice
+    assert converted.jobs == 1  # the button was pressed twice
     browser.run("document.getElementById('graph').open = true")
     browser.until("document.querySelector('#graph img').naturalWidth > 50", 30)
 
@@ -132,7 +81,7 @@ def test_a_form_follows_what_the_file_is(browser, served, monkeypatch, family):
             "inputs": [{"name": "x", "shape": [4, 96, 64], "dtype": "float32"}],
             "foreign": "my.Net" if family == "foreign-module" else ""}  # fmt: skip
     monkeypatch.setattr("pth2om.gui.children.Asker.look", lambda *_: seen)
-    browser.open(f"{served[1]}/convert?file=models/convmixer-digits/weights/convmixer_digits.pth")
+    browser.open(f"{served[1]}/convert?file={WEIGHTS}")
     browser.until("!document.getElementById('seen').hidden")
     assert browser.run("document.getElementById('seen').innerText.trim()") == "<b>words</b>"
     hints = [
@@ -166,46 +115,53 @@ def test_a_form_can_be_filled_in_and_sent_by_keyboard_alone(browser, served):
     browser.until("document.querySelector('main').innerText.includes('line 1')")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_fits_a_phone_and_speaks_one_language(browser, served, page):
+def test_the_file_that_opens_a_browser_signs_it_in(browser, served, tmp_path):
+    settings, base = served
+    page = tmp_path / "open.html"
+    page.write_text(f'<meta http-equiv="refresh" content="0; url={base}/jobs?token={settings.tokens.current}">')
+    browser._call("Network.clearBrowserCookies")
+    browser.open(page)
+    browser.until(f"location.href === '{base}/jobs' && document.querySelector('nav')")
+
+
+@pytest.fixture(scope="module")
+def axe():
+    place = importlib.util.find_spec("axe_core_python")
+    if place is None:
+        return ""
+    return (Path(place.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("language", "theme"), TASTES)
+def test_every_page_fits_a_phone_speaks_one_language_and_has_no_serious_obstacle(
+    browser, served, job, axe, language, theme
+):
+    """Of each page: its width, its language, its theme, what axe-core finds, and that it asks nothing outside."""
+    browser._call("Network.setCookie", name="pth2om-lang", value=language, url=served[1])
+    browser._call("Network.setCookie", name="pth2om-theme", value=theme, url=served[1])
+    told = "one => [one.impact, one.id, one.nodes[0].html]"
+    script = f"axe.run({{resultTypes: ['violations']}}).then(found => found.violations.map({told}))"
+    serious = {}
     try:
-        for language, theme in (("zh", "dark"), ("en", "light")):
-            browser._call("Network.setCookie", name="pth2om-lang", value=language, url=served[1])
-            browser._call("Network.setCookie", name="pth2om-theme", value=theme, url=served[1])
-            picture = browser.picture(390, 844)
-            browser.open(f"{served[1]}{page}")
+        browser.picture(390, 844)
+        for page in PAGES:
+            browser.open(f"{served[1]}{job if page == 'JOB' else page}")
             assert browser.run("document.documentElement.scrollWidth <= 390"), page
-            picture = browser.picture(390, 844)
-            light = float(np.asarray(Image.open(io.BytesIO(picture)).convert("L"))[-60:, :8].mean())
-            assert (light < 60) == (theme == "dark")
+            light = np.asarray(Image.open(io.BytesIO(browser.picture(390, 844))).convert("L"))[-60:, :8].mean()
+            assert (float(light) < 60) == (theme == "dark"), page
             assert browser.run("document.documentElement.lang") == language
             heading = browser.run("document.querySelector('nav a[href=\"/convert\"]').textContent.trim()")
             assert heading == {"zh": "转换", "en": "Convert"}[language]
+            asked = browser.run("performance.getEntriesByType('resource').map(one => new URL(one.name).host)")
+            assert set(asked) <= {f"127.0.0.1:{served[0].port}"}
+            if axe:
+                browser._call("Runtime.evaluate", expression=axe)
+                found = [one for one in browser.run(script) if one[0] in ("serious", "critical")]
+                serious |= {page: found} if found else {}
     finally:
         browser.picture(1180, 900)
-
-
-def test_nothing_on_a_page_is_a_serious_obstacle(browser, job, served):
-    """axe-core, with the pages of PAGES and of a finished job, in both themes."""
-    place = importlib.util.find_spec("axe_core_python")
-    if place is None:
-        pytest.skip("axe-core-python is not installed")
-    axe = (Path(place.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8")
-    found = {}
-    for number, page in enumerate((*PAGES, job)):
-        browser._call("Network.setCookie", name="pth2om-theme", value=("dark", "light")[number % 2], url=served[1])
-        browser.open(f"{served[1]}{page}")
-        browser._call("Runtime.evaluate", expression=axe)
-        told = "one => [one.impact, one.id, one.nodes[0].html]"
-        script = f"axe.run({{resultTypes: ['violations']}}).then(found => found.violations.map({told}))"
-        serious = [one for one in browser.run(script) if one[0] in ("serious", "critical")]
-        found |= {page: serious} if serious else {}
-    assert found == {}, json.dumps(found, indent=1)
-
-
-def test_pages_ask_nothing_outside(browser, job, served):
-    """The browser resolves no other name; here that no page even tries."""
-    for page in (*PAGES, job):
-        browser.open(f"{served[1]}{page}")
-        asked = browser.run("performance.getEntriesByType('resource').map(one => new URL(one.name).host)")
-        assert set(asked) <= {f"127.0.0.1:{served[0].port}"}
+        browser._call("Network.setCookie", name="pth2om-lang", value="en", url=served[1])
+        browser._call("Network.setCookie", name="pth2om-theme", value="light", url=served[1])
+    if not axe:
+        pytest.skip("the rest holds, but axe-core-python is not installed")
+    assert serious == {}, json.dumps(serious, indent=1)

@@ -104,6 +104,11 @@ def filled(html):
     return form.values
 
 
+def link(html, begin, attribute="href"):
+    """The first address on a page that begins so."""
+    return text(re.search(rf'{attribute}="({re.escape(begin)}[^"]*)"', html)[1])
+
+
 def text(html):
     return (
         re.sub(r"<[^>]*>", "", html)

@@ -3,6 +3,18 @@
   const word = (zh, en) => (document.documentElement.lang === "zh" ? zh : en);
   const pause = (work, wait) => { let timer; return () => { clearTimeout(timer); timer = setTimeout(work, wait); }; };
 
+  // Part of a page; of a page that says what is wrong, what it says.
+  const part = async (address) => {
+    const answer = await fetch(address);
+    const html = await answer.text();
+    return answer.ok ? html : new DOMParser().parseFromString(html, "text/html").querySelector(".problem")?.outerHTML || "";
+  };
+  const gone = () => {
+    const line = document.createElement("p");
+    line.className = "problem"; line.textContent = word("服务器没有应答。请重新加载页面。", "The server does not answer. Load the page again.");
+    return line;
+  };
+
   // A line to copy gets a button.
   for (const line of document.querySelectorAll("pre.cmd")) {
     const button = document.createElement("button");
@@ -132,7 +144,7 @@
 
   // What takes a moment is filled in when it is there.
   for (const place of document.querySelectorAll("[data-fill]")) {
-    fetch(place.dataset.fill).then((answer) => answer.text()).then((html) => { place.innerHTML = html; }).catch(() => {});
+    part(place.dataset.fill).then((html) => { place.innerHTML = html; }).catch(() => place.replaceChildren(gone()));
   }
 
   // Fields that belong to one choice are shown with it.
@@ -167,8 +179,12 @@
   const picker = document.getElementById("picker");
   let target = null;
   const look = async (query) => {
-    const answer = await fetch(`/pick?${query}`);
-    picker.innerHTML = await answer.text();
+    try { picker.innerHTML = await part(`/pick?${query}`); } catch (error) { picker.replaceChildren(gone()); }
+    if (!picker.querySelector("[data-close]")) {
+      const close = document.createElement("button");
+      close.type = "button"; close.dataset.close = "1"; close.textContent = word("关闭", "Close");
+      picker.append(close);
+    }
     (picker.querySelector("[autofocus]") || picker.querySelector("button")).focus();
   };
   document.addEventListener("click", (event) => {
