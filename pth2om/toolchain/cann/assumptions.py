@@ -39,11 +39,13 @@ class Assumption:
         id: ``R4``; stays the same in all releases.
         source: one of `SOURCES`.
         text: the sentence, by language.
+        by_hand: where no program on a board decides it: why, and how a person does; by language.
     """
 
     id: str
     source: str
     text: dict[Language, str]
+    by_hand: dict[Language, str]
 
 
 @functools.cache
@@ -51,19 +53,23 @@ def assumptions() -> tuple[Assumption, ...]:
     """All of them, in the table's order."""
     text = resources.files(__package__).joinpath("assumptions.toml").read_text(encoding="utf-8")
     rows = tomllib.loads(text)["assumption"]
-    return tuple(Assumption(row["id"], row["source"], {"en": row["en"], "zh": row["zh"]}) for row in rows)
+    return tuple(
+        Assumption(row["id"], row["source"], {"en": row["en"], "zh": row["zh"]}, row.get("by_hand", {})) for row in rows
+    )
 
 
 def table(to: Language) -> str:
     """The table in one language, as Markdown."""
-    head = [say(f"cann.table-{name}").render(to) for name in ("id", "assumed", "source")]
-    lines = [f"| {' | '.join(head)} |", "|---|---|---|"]
+    head = [say(f"cann.table-{name}").render(to) for name in ("id", "assumed", "source", "tried")]
+    tried = say("cann.tried-selftest").render(to)
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|"]
     area = ""
     for entry in assumptions():
         if entry.id[0] != area:
             area = entry.id[0]
-            lines.append(f"| | **{say(f'cann.area-{AREAS[area]}').render(to)}** | |")
-        lines.append(f"| {entry.id} | {entry.text[to]} | {say(f'cann.source-{entry.source}').render(to)} |")
+            lines.append(f"| | **{say(f'cann.area-{AREAS[area]}').render(to)}** | | |")
+        how = say("cann.tried-hand", how=entry.by_hand[to]).render(to) if entry.by_hand else tried
+        lines.append(f"| {entry.id} | {entry.text[to]} | {say(f'cann.source-{entry.source}').render(to)} | {how} |")
     return "\n".join(lines)
 
 

@@ -48,12 +48,14 @@ class Asked:
         options: of it.
         limit: seconds.
         packages: folders of operator packages, for ``ASCEND_CUSTOM_OPP_PATH``.
+        environment: variables that are set for it; those that are not follow from the machine's free memory.
     """
 
     model: Path
     options: AtcOptions
     limit: float
     packages: Sequence[Path] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def files(self) -> tuple[dict[str, Path], AtcOptions]:
         """What has to be sent, by its name there, and the options with these names.
@@ -116,6 +118,7 @@ def run_atc(board: Board, asked: Asked, folder: Path, progress: Callable[[Header
         "files": board.upload(files),
         "arguments": options.command_line()[1:],
         "limit": asked.limit,
+        "environment": dict(asked.environment),
         "folders": {"ASCEND_CUSTOM_OPP_PATH": packages} if packages else {},
     }
     answer, _ = board.ask(request, limit=asked.limit, progress=progress)

@@ -224,6 +224,13 @@ class Link:
             self._process.wait()
         self._stderr.close()
 
+    def cut(self) -> None:
+        """End the connection without a word: ssh is killed, or here the agent's stdin ends."""
+        if not self.place.is_here:
+            self._process.kill()
+        elif self._process.stdin is not None:
+            self._process.stdin.close()
+
     # --- what went wrong ----------------------------------------------------------------------------------------------
 
     def _lost(self, error: OSError | FrameError) -> ToolchainError:

@@ -25,6 +25,7 @@ from pth2om.toolchain.cann.agent import compile as compiling
 from pth2om.toolchain.cann.agent import machine
 from pth2om.toolchain.cann.agent.blobs import BlobError, Blobs
 from pth2om.toolchain.cann.agent.child import how_ended
+from pth2om.toolchain.cann.agent.confining import confine
 from pth2om.toolchain.cann.agent.environment import captured, probed
 from pth2om.toolchain.cann.agent.frames import MAGIC, FrameError, Pipe, checked, described
 from pth2om.toolchain.cann.agent.lease import FOLDER, Lease, place, told
@@ -35,7 +36,7 @@ AGENT = Path(agent_package.__file__).parent
 SOURCES = sorted(AGENT.glob("*.py"))
 
 
-OPTIONAL = {"ais_bench": {"ais_bench"}, "cann_provider": {"onnxruntime"}}
+OPTIONAL = {"ais_bench": {"ais_bench"}, "cann_provider": {"onnxruntime"}, "selftest_faults": {"onnxruntime"}}
 """Packages that a way of running is made of, imported when it is asked for."""
 
 
@@ -417,3 +418,25 @@ def test_folders_of_agents_that_were_killed_are_removed(tmp_path, monkeypatch) -
     assert len(list(tmp_path.glob("pth2om-shm-*"))) == 1
     sweep()
     assert {path.name for path in tmp_path.iterdir()} == {mine.name, "pth2om-board-new", "pth2om-other", "else"}
+
+
+def test_a_helper_that_left_the_group_is_found_and_ended(tmp_path) -> None:
+    seen = run(tmp_path, "import os; os.system('setsid sleep 60 & sleep 0.3')")
+    assert (seen["code"], seen["left"]) == (0, ["sleep"])
+    assert run(tmp_path, "import os; os.system('sleep 60 &')")["left"] == []  # its group ends with it
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_compile_is_put_into_a_cgroup(tmp_path, monkeypatch, version: int) -> None:
+    root = tmp_path / "cgroup"
+    (root / "memory").mkdir(parents=True)
+    if version == 2:
+        (root / "cgroup.controllers").touch()
+    monkeypatch.setattr(compiling, "confine", lambda size: confine(size, str(root)))
+    seen = run(tmp_path, "import os; os.kill(os.getpid(), 9)", most=1 << 20)
+    assert (seen["confined"], seen["signal"]) == (True, "SIGKILL")
+    (group,) = (root if version == 2 else root / "memory").glob("pth2om-*")
+    assert (group / "cgroup.procs").read_text() == "0"
+    assert (group / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text() == str(1 << 20)
+    monkeypatch.setattr(compiling, "confine", lambda size: confine(size, str(tmp_path / "none")))
+    assert run(tmp_path, "", most=1 << 20)["confined"] is False

@@ -11,7 +11,9 @@ import time
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from .child import how_ended
+from .confining import confine, free
 from .machine import memory
+from .processes import remaining
 
 EVERY = 0.2
 REPORTED = 2.0
@@ -20,6 +22,8 @@ LEAST_FREE = 150 << 20
 
 _PER_PROCESS = 2 << 30  # what one compile process of TBE may need
 _MOST_PROCESSES = 8
+_MARK = "PTH2OM_COMPILE"
+_SOON = 1.0
 OUT, STDOUT, STDERR = "out", "stdout.txt", "stderr.txt"
 
 
@@ -52,6 +56,7 @@ def run(
     limit: float,
     report: Callable[[Dict[str, Any]], None],
     stop: Callable[[], bool],
+    most: int = 0,
 ) -> Dict[str, Any]:
     """Run one compile to its end.
 
@@ -62,25 +67,29 @@ def run(
         limit: seconds.
         report: called every few seconds with ``seconds``, ``bytes`` (of all its processes) and ``available``.
         stop: whether nobody waits for it any more.
+        most: bytes of memory beyond which the kernel is to end it; 0: no limit of its own.
 
     Returns:
-        ``code``, ``signal``, ``seconds``, ``peak_bytes``, ``settings``, and ``ended``: ``""``, or why it was ended:
-        ``time``, ``memory``, ``gone``.
+        ``code``, ``signal``, ``seconds``, ``peak_bytes``, ``settings``, ``ended``: ``""``, or why it was ended:
+        ``time``, ``memory``, ``gone``; ``left``: names of processes that its end left behind, and which were ended
+        too; ``confined``: whether ``most`` could be kept.
 
     Raises:
         OSError: it cannot be started.
     """
     chosen = settings(environment)
     floor = max(LEAST_FREE, memory()["MemTotal"] * 3 // 100)
+    group = confine(most) if most else None
     begun = time.monotonic()
+    mark = "%d-%.6f" % (os.getpid(), begun)
     with open(os.path.join(folder, STDOUT), "wb") as out, open(os.path.join(folder, STDERR), "wb") as err:
         process = subprocess.Popen(
-            _guarded(command),
+            _guarded(command, group or ""),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
             cwd=folder,
-            env={**environment, **chosen},
+            env={**environment, **chosen, _MARK: mark},
             start_new_session=True,
         )
     peak, told, ended = 0, begun, ""
@@ -107,6 +116,12 @@ def run(
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)  # what it left behind, too
         process.wait()
+        left = remaining(_MARK, mark, _SOON)
+        for number, _ in left:
+            with contextlib.suppress(OSError):
+                os.kill(number, signal.SIGKILL)
+        if group is not None:
+            free(group)
     how = how_ended(process.returncode)
     return {
         **how,
@@ -114,19 +129,22 @@ def run(
         "peak_bytes": peak,
         "settings": chosen,
         "ended": ended,
+        "left": [name for _, name in left],
+        "confined": group is not None,
     }
 
 
-def _guarded(command: List[str]) -> List[str]:
-    """The command behind a short start that ties it to this process's life."""
-    return [sys.executable, "-I", "-S", "-c", _GUARD, *command]
+def _guarded(command: List[str], group: str) -> List[str]:
+    """The command behind a short start that ties it to this process's life, and puts it into a cgroup."""
+    return [sys.executable, "-I", "-S", "-c", _GUARD, group, *command]
 
 
 _GUARD = (
     "import ctypes,os,sys\n"
     "try: ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)\n"
     "except Exception: pass\n"
-    "os.execv(sys.argv[1], sys.argv[1:])"
+    "if sys.argv[1]: open(sys.argv[1] + '/cgroup.procs', 'w').write('0')\n"
+    "os.execv(sys.argv[2], sys.argv[2:])"
 )
 
 

@@ -16,6 +16,8 @@ import threading
 import time
 from typing import Any, Dict, List, Tuple
 
+from . import selftest_faults as faults
+
 Rows = Dict[str, Dict[str, Any]]
 
 _GEAR = "ascend_mbatch_shape_data"
@@ -276,7 +278,23 @@ def flush(folder: str) -> Rows:
     return {"R11": {"holds": None, "seen": "%.3f" % (time.perf_counter() - begun)}}
 
 
+def opened(folder: str, name: str) -> _Model:
+    """A model loaded in this process, which has initialised nothing yet.
+
+    Raises:
+        SystemExit: it cannot be loaded.
+    """
+    import acl
+
+    acl.init()
+    model = _Model(acl, os.path.join(folder, name))
+    if model.code:
+        raise SystemExit("load_from_file: %s" % model.code)
+    return model
+
+
 _TRIED = {
+    **faults.STEPS,
     "basics": basics,
     "threads": threads,
     "damaged": damaged,
@@ -327,8 +345,26 @@ def everything(folder: str, command: List[str], environment: Dict[str, str]) -> 
         rows.update(found or {key: _row(False, how) for key in _OF[name]})
     if os.path.exists(os.path.join(folder, "static.om")):
         rows.update(_flush(folder, command, environment, quick))
+        rows.update(_provoked(folder, command, quick))
     rows.update(_killed(folder, command, quick))
     return rows
+
+
+def _provoked(folder: str, command: List[str], environment: Dict[str, str]) -> Rows:
+    """The steps that provoke faults, and an undisturbed one after them."""
+    found: Rows = {}
+    how: Dict[str, str] = {}
+    crashed = False
+    for name in [*faults.ORDER, "provider", "after"]:
+        wants = {"gather": "gather.om", "provider": "unique.onnx"}.get(name, "static.om")
+        if not os.path.exists(os.path.join(folder, wants)):
+            continue
+        done, printed, ended = _process(folder, command, "whole" if name == "after" else name, 60.0, environment)
+        if ended:
+            how[name] = ended
+        crashed = crashed or (name == "unfinished" and done != 0)
+        found.update({name if key == "whole" else key: row for key, row in printed.items()})
+    return faults.rows(found, how, crashed)
 
 
 def _flush(folder: str, command: List[str], environment: Dict[str, str], quick: Dict[str, str]) -> Rows:
@@ -343,10 +379,11 @@ def _flush(folder: str, command: List[str], environment: Dict[str, str], quick: 
 
 
 def _killed(folder: str, command: List[str], environment: Dict[str, str]) -> Rows:
-    """A process that is killed with the device open, and the next one."""
-    code = "import acl,time;acl.init();acl.rt.set_device(0);print(1,flush=True);time.sleep(60)"
+    """A process that is killed while it executes, and the next one."""
+    if not os.path.exists(os.path.join(folder, "static.om")):
+        return {}
     process = subprocess.Popen(
-        [command[0], "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [*command, "selftest", folder, "loop"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -355,15 +392,21 @@ def _killed(folder: str, command: List[str], environment: Dict[str, str]) -> Row
     process.wait()
     took = time.perf_counter() - begun
     process.stdout.close()
-    rows = {"R14": _row(took < 1.0, "%.2f s, in a sleep, not in the driver" % took)}
-    if os.path.exists(os.path.join(folder, "static.om")):
-        found, how = _step(folder, command, "threads", 60.0, environment)
-        rows["R13"] = _row(bool(found), how or "the next process runs")
-    return rows
+    found, how = _step(folder, command, "threads", 60.0, environment)
+    seen = "%.2f s, between one execution and the next" % took
+    return {"R14": _row(took < 1.0, seen), "R13": _row(bool(found), how or "the next process runs")}
 
 
 def _step(folder: str, command: List[str], name: str, limit: float, environment: Dict[str, str]) -> Tuple[Rows, str]:
     """What a step returned; or how its process ended."""
+    status, rows, how = _process(folder, command, name, limit, environment)
+    return (rows, "") if status == 0 and rows else ({}, how or "nothing was printed")
+
+
+def _process(
+    folder: str, command: List[str], name: str, limit: float, environment: Dict[str, str]
+) -> Tuple[int, Rows, str]:
+    """Status of a step's process, what it printed, and how it ended where that was not with 0."""
     try:
         done = subprocess.run(
             [*command, "selftest", folder, name],
@@ -374,18 +417,18 @@ def _step(folder: str, command: List[str], name: str, limit: float, environment:
             timeout=limit,
         )
     except subprocess.TimeoutExpired:
-        return {}, "no answer after %g s" % limit
+        return -1, {}, "no answer after %g s" % limit
     try:
-        rows = json.loads(done.stdout.decode("utf-8", "replace").splitlines()[-1])
-    except (ValueError, IndexError):
+        rows = dict(json.loads(done.stdout.decode("utf-8", "replace").splitlines()[-1]))
+    except (ValueError, IndexError, TypeError):
         rows = {}
-    if done.returncode == 0 and rows:
-        return dict(rows), ""
+    if done.returncode == 0:
+        return 0, rows, ""
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     ended = "status %d" % done.returncode
     if done.returncode < 0:
         ended = signal.Signals(-done.returncode).name
-    return {}, "%s %s" % (ended, lines[-1][:200] if lines else "")
+    return done.returncode, rows, "%s %s" % (ended, lines[-1][:200] if lines else "")
 
 
 def _row(holds: bool, seen: Any) -> Dict[str, Any]:

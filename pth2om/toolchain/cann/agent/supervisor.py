@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import compile as compiling
@@ -24,6 +25,7 @@ from .blobs import BlobError, Blobs, digest_of
 from .child import Child, ChildError, tail_of
 from .frames import MOST_AHEAD, PROTOCOL, FrameError, Header, Pipe, ahead, checked
 from .lease import Lease
+from .processes import AGENT, marked
 from .shared import Mapped, folder, kept, sweep
 from .worker import FLUSH
 
@@ -70,6 +72,7 @@ class Supervisor:
         self._queue: "queue.Queue[Any]" = queue.Queue()
         self._free: "queue.Queue[Slot]" = queue.LifoQueue()  # what was used last is mapped already
         self._gone = threading.Event()
+        self._token = "%d-%.6f" % (os.getpid(), time.time())
         self._home = kept("board")
         self._places: List[str] = []
         self._children: Dict[str, Child] = {}  # by the name that the other side gave its model
@@ -169,6 +172,7 @@ class Supervisor:
             "load": self._load,
             "rest": self._rest,
             "readings": self._readings,
+            "left": self._left_running,
             "doctor": self._doctor,
             "selftest": self._selftest,
         }
@@ -258,7 +262,8 @@ class Supervisor:
         def report(state: Dict[str, Any]) -> None:
             self._pipe.send({"kind": "progress", "id": number, **state})
 
-        done = compiling.run(command, environment, place, float(header["limit"]), report, self._gone.is_set)
+        limit, most = float(header["limit"]), int(header.get("confined", 0))
+        done = compiling.run(command, environment, place, limit, report, self._gone.is_set, most)
         files = []
         for parent, _, names in os.walk(place):
             for name in names:
@@ -321,6 +326,11 @@ class Supervisor:
         self._capture()
         return {"kind": "readings", "readings": dcmi.readings(self._environment)}, []
 
+    def _left_running(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
+        """The processes that an agent started and that live; without a name, this agent's."""
+        token = str(header.get("agent", self._token))
+        return {"kind": "left", "token": self._token, "processes": [name for _, name in marked(AGENT, token)]}, []
+
     def _doctor(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
         from . import doctor
 
@@ -353,7 +363,7 @@ class Supervisor:
         if not self._environment:
             environment, self._script = environments.captured()
             self._python, self._soc, self._reason = environments.probed(environment)
-            self._environment = environment
+            self._environment = {**environment, AGENT: self._token}
 
     def _job(self, files: Dict[str, str]) -> Tuple[str, str]:
         place = tempfile.mkdtemp(dir=self._home)

@@ -44,7 +44,7 @@ def init(config: str | None = None) -> int:
         return DEVICE.fail(REPEAT_INITIALIZE)
     if config and not Path(config).is_file():
         return DEVICE.fail(INVALID_FILE, f"EH0001: Value {config} for acl.json is invalid.")
-    DEVICE.initialized = True
+    DEVICE.initialized, DEVICE.process = True, os.getpid()
     atexit.register(_at_exit)
     return SUCCESS
 

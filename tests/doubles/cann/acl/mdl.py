@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,9 +54,11 @@ def count(dims: Sequence[int]) -> int:
 
 def load_from_file(path: str) -> tuple[int, int]:
     """A model's number."""
-    code, _ = DEVICE.ready("load_from_file")
+    code, asked = DEVICE.ready("load_from_file")
     if code:
         return 0, code
+    if "stray" in asked:  # a helper that outlives the process
+        subprocess.Popen(["sleep", "30"], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     if not Path(path).is_file():
         return 0, DEVICE.fail(GE_PATH, f"E10410: File {path} does not exist.")
     return _load(Path(path).read_bytes())
@@ -426,6 +429,10 @@ def execute(number: int, inputs: int, outputs: int) -> int:
     try:
         results = model.run(feeds)
     except Exception as error:  # noqa: BLE001 - a device would fail in words of its own
+        if "out of data bounds" in str(error) and not machine().get("checks_bounds"):
+            model.current = found.outputs_by_gear[model.gear or 0]
+            return SUCCESS  # an index out of range gives whatever lies there (users' logs)
+        DEVICE.error = 507011
         return DEVICE.fail(507011, f"EZ9999: Inner Error!\n        {error}")
     results = [_disturbed(result, asked) for result in results]
     model.current = [list(result.shape) for result in results]
@@ -497,6 +504,10 @@ def _write(model: Model, wanted: Any, results: list[Any]) -> int:
                 return DEVICE.fail(207001)
             described[:] = [address, len(data)]
         view = DEVICE.view(described[0], len(data))
+        if DEVICE.block(described[0]) is None:  # pains.md R15, R19
+            DEVICE.error = 507015
+            text = "The DDR address of the MTE instruction is out of range."
+            return DEVICE.fail(507015, f"EZ9999: Inner Error!\n        {text}")
         if described[1] < max(len(data), tensor.size) or view is None:
             text = f"from user add align:{described[1]} < op_size:{max(len(data), tensor.size)}"
             return DEVICE.fail(GE_SIZE, f"E19999: Inner Error!\n        {text}")

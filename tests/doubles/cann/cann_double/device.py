@@ -45,6 +45,7 @@ class Device:
 
     initialized: bool = False
     finalized: bool = False
+    process: int = 0
     handles: dict[int, Any] = field(default_factory=dict)
     blocks: dict[int, Block] = field(default_factory=dict)
     starts: list[int] = field(default_factory=list)
@@ -103,6 +104,8 @@ class Device:
         asked = {rule.do: rule.value for rule in rules.pass_by(where)}
         if not self.initialized:
             return self.fail(NOT_INITIALIZED, "EH9999: Inner Error!\n        acl is not initialized"), asked
+        if self.process != os.getpid() and not machine.machine().get("forks"):
+            self.fault("a call in a fork of the process that initialised acl")
         if "lost" in asked:
             machine.lose()
         if machine.lost():

@@ -26,6 +26,7 @@ DEFAULTS: Mapping[str, Any] = {
     "temperature_c": 54,
     "aicore_mhz": [1000, 1000],
     "processes": [],
+    "compile_mb": 0,
 }
 
 

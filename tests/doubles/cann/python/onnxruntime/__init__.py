@@ -2,7 +2,8 @@
 
 Rules at ``cann-provider``: ``fallback`` (the session is made, and says that the CPU runs it), ``nodes`` (the session
 says CANN, and its profile shows one node on the CPU), ``no-profile`` (an empty one), ``error`` (what making a session
-raises); at ``cann-provider-run``: ``return``, ``size``. A session with other providers is the real one.
+raises), ``strict`` (no session where a node is left to the CPU); at ``cann-provider-run``: ``return``, ``size``. A
+session with other providers is the real one.
 """
 
 from __future__ import annotations
@@ -62,6 +63,15 @@ class InferenceSession:
         self._path, self._options = path, dict(providers[0][1])
         self._prefix = str(sess_options.profile_file_prefix)
         self._session: Any = None
+        # A session that may fall back leaves to the CPU what the provider does not know: here Unique.
+        strict = sess_options.get_session_config_entry if hasattr(sess_options, "get_session_config_entry") else None
+        try:
+            self._may_fall_back = strict is None or strict("session.disable_cpu_ep_fallback") != "1"
+        except RuntimeError:  # it was not set
+            self._may_fall_back = True
+        self._unknown = _has_unique(path)
+        if self._unknown and (not self._may_fall_back or "strict" in self._asked):
+            raise RuntimeError("nodes are assigned to the default CPU EP, but fallback to CPU EP has been disabled")
 
     def disable_fallback(self) -> None:
         """Of a run that fails."""
@@ -75,6 +85,8 @@ class InferenceSession:
         asked = _rules("cann-provider-run")
         if "return" in asked:
             raise RuntimeError(f"[ONNXRuntimeError] : 1 : FAIL : CANN failure {asked['return']}")
+        if self._unknown:
+            return list(_Session(self._path, None, ["CPUExecutionProvider"]).run(names, feeds))
         if self._session is None:
             self._session = _emulated(self._path, self._options, feeds)
         results = self._session.run(feeds)
@@ -83,6 +95,8 @@ class InferenceSession:
     def end_profiling(self) -> str:
         """The file of a profile: the whole graph is one node of the provider."""
         nodes = {"CANNExecutionProvider_CANN_0_0": PROVIDER}
+        if self._unknown:
+            nodes["last"] = "CPUExecutionProvider"
         if "nodes" in self._asked:
             nodes["conv"] = "CPUExecutionProvider"
         events = [
@@ -92,6 +106,12 @@ class InferenceSession:
         path = f"{self._prefix}_{os.getpid()}.json"
         Path(path).write_text(json.dumps([] if "no-profile" in self._asked else events))
         return path
+
+
+def _has_unique(path: str) -> bool:
+    import onnx
+
+    return any(node.op_type == "Unique" for node in onnx.load(path, load_external_data=False).graph.node)
 
 
 def _emulated(path: str, options: dict[str, str], feeds: dict[str, Any]) -> Any:
