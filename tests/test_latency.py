@@ -76,7 +76,14 @@ def test_a_steady_session_stops_early_and_a_restless_one_at_the_cap() -> None:
     assert not measured["narrow"]
     assert measured["runs"] == pytest.approx(101, abs=1)
     slow = Clocked(forever([9_000_000_000]))
-    assert measure(slow, {}, cap_seconds=1, clock=slow.clock)["runs"] == 3
+    measured = measure(slow, {}, cap_seconds=1, clock=slow.clock)
+    assert (measured["runs"], measured["warm_up"], slow.runs) == (3, 2, 5)
+
+
+def test_a_first_run_that_loads_ends_no_warm_up() -> None:
+    session = Clocked([9_000_000_000, 10**6, 10**6, *[10**6] * 200])
+    measured = measure(session, {}, cap_seconds=1, clock=session.clock)
+    assert (measured["warm_up"], measured["narrow"]) == (3, True)
 
 
 def test_the_warm_up_is_not_counted() -> None:
