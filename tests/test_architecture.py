@@ -18,6 +18,7 @@ FLOORS = (
         "amounts",
         "escaping",
         "language",
+        "own_words",
         "terminal",
         "errors",
         "session",

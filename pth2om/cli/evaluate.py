@@ -17,13 +17,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help=say("offline.help-model").render())
     parser.add_argument("--soc", metavar="NAME", help=say("offline.help-soc").render())
     add_cann(parser)
-    parser.add_argument("--toolchain", metavar="NAME", default="emulator", help=say("offline.help-toolchain").render())
+    parser.add_argument("--toolchain", metavar="NAME", help=say("offline.help-toolchain").render())
+    parser.add_argument("--board", metavar="ssh://USER@HOST", action="append", help=say("offline.help-board").render())
     parser.add_argument("--batch-size", metavar="N[,N...]", type=_sizes, help=say("offline.help-batches").render())
     parser.add_argument("--precision", choices=get_args(Precision), help=say("offline.help-precision").render())
     parser.add_argument("--dataset", metavar="NAME", help=say("offline.help-dataset").render())
     parser.add_argument("--datasets-path", metavar="DIR", type=Path, help=say("offline.help-datasets-path").render())
     parser.add_argument("--images", metavar="N", type=int, help=say("offline.help-images").render())
     parser.add_argument("--weights", metavar="FILE", type=Path, help=say("offline.help-weights").render())
+    parser.add_argument("--trust", action="store_true", help=say("offline.help-trust").render())
     parser.add_argument("--outfmt", choices=("BIN", "TXT"), default="BIN", help=say("offline.help-outfmt").render())
     parser.add_argument("--bins", action="store_true", help=say("offline.help-bins").render())
     parser.add_argument("--calib", type=Path, default=Path("calib"), help=say("golden.help-calib").render())
@@ -39,21 +41,26 @@ def run(arguments: argparse.Namespace) -> int:
     from pth2om.offline.evaluating import evaluate
     from pth2om.spec import load
     from pth2om.store import Store
+    from pth2om.toolchain import Access
+    from pth2om.toolchain.choosing import named
 
     folder = arguments.model.parent if arguments.model.name == "model.toml" else arguments.model
     spec = load(folder)
     if arguments.images is not None and arguments.images < 1:
         raise DataError("offline.wrong-option", name="--images", value=arguments.images)
-    named = arguments.dataset or next((entry.name for entry in spec.datasets if entry.metric == "top1"), "")
+    boards = tuple(arguments.board or ())
+    dataset = arguments.dataset or next((entry.name for entry in spec.datasets if entry.metric == "top1"), "")
     settings = RunSettings(
         folder.parent,
         arguments.calib,
         (*(arguments.data_dir or ()), *data_roots()),
         soc=arguments.soc,
-        toolchain=arguments.toolchain,
+        toolchain=named(arguments.toolchain, boards),
+        access=Access(boards=boards),
         cann=arguments.cann,
         weights={} if arguments.weights is None else {spec.name: arguments.weights},
-        datasets={} if arguments.datasets_path is None else {named: arguments.datasets_path},
+        datasets={} if arguments.datasets_path is None else {dataset: arguments.datasets_path},
+        trust=frozenset({spec.name}) if arguments.trust else frozenset(),
         subset=arguments.images,
     )
     output = arguments.output or Path("results") / f"{spec.name}-{arguments.soc or 'onnx'}"
@@ -81,6 +88,9 @@ def _sizes(text: str) -> tuple[int, ...]:
     """``1,4,8`` as numbers.
 
     Raises:
-        ValueError: which argparse reports.
+        ArgumentTypeError: it is not of that form; reported with the usage.
     """
-    return tuple(int(word) for word in text.split(","))
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(say("offline.wrong-sizes", text=text).render()) from None

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pth2om.errors import DataError
+from pth2om.errors import DataError, Pth2omError
+from pth2om.escaping import shell_line
 from pth2om.files import write_text
 from pth2om.language import Message, say
 from pth2om.offline.folders import NumberedFolder
@@ -19,6 +20,7 @@ from pth2om.offline.preparing import LABELS, write_inputs, write_labels
 from pth2om.offline.results import BatchResult, modelzoo_table, write_result
 from pth2om.offline.running import FORMS, run_outputs
 from pth2om.offline.scoring import read_labels, score_outputs
+from pth2om.own_words import in_own_words
 from pth2om.spec import Variant
 
 if TYPE_CHECKING:
@@ -86,6 +88,23 @@ def evaluate(
         DataError: no such dataset, no labels, the folder holds something else, or no room is left.
         Pth2omError: the model cannot be converted.
     """
+    try:
+        return _evaluate(pipeline, folder, batches, precision, dataset, form, inputs, told)
+    except Pth2omError as error:
+        error.message = in_own_words(error.message, "offline")
+        raise
+
+
+def _evaluate(
+    pipeline: Pipeline,
+    folder: Path,
+    batches: Sequence[int],
+    precision: Precision | None,
+    dataset: str | None,
+    form: str,
+    inputs: bool,
+    told: Callable[[Message], None],
+) -> Evaluation:
     wrong = next((size for size in batches if size < 1), None)
     if wrong is not None or not batches:
         raise DataError("offline.wrong-option", name="--batch-size", value=0 if wrong is None else wrong)
@@ -94,11 +113,14 @@ def evaluate(
     from pth2om.data import Preprocessor
 
     entry = _dataset(pipeline, dataset)
+    if pipeline.settings.soc is not None:
+        _ = pipeline.settings.target  # an unknown chip, or absent weights, are refused before a file is written
+    seeded = pipeline.seeded
     preprocessor = Preprocessor(pipeline.data.preprocess())
     labelled = pipeline.data.dataset(entry.name, entry.subset)
     folder.mkdir(parents=True, exist_ok=True)
     truth = read_labels(write_labels(folder, labelled))
-    if pipeline.seeded:
+    if seeded:
         told(say("offline.seeded", model=pipeline.spec.name))  # before the time is spent
     told(say("offline.data", images=len(labelled), dataset=labelled.name, labels=str(folder / LABELS)))
     results = []
@@ -108,8 +130,10 @@ def evaluate(
             place = NumberedFolder(folder / f"prep_image_bs{batch}", made_of)
             write_inputs(labelled, preprocessor, batch, place)
             told(say("offline.inputs-written", folder=str(place.path)))
-        scored = []
+        scored: dict[str, BatchResult] = {}
         for band, session, dtype in _sessions(pipeline, precision, batch, told):
+            if session.digest in scored:
+                continue  # it computes what another band does
             path = folder / f"outputs_bs{batch}_{band}"
             place = NumberedFolder(path, {**made_of, "session": session.digest, "form": form})
             if place.kept:
@@ -118,30 +142,37 @@ def evaluate(
             title = f"{pipeline.spec.name} bs{batch} {band}"
             run_outputs(session, labelled, preprocessor, place, batch=batch, feed=feed, form=form, title=title)
             result = BatchResult.of(batch, None, score_outputs(path, truth, batch, dtype))
-            result = replace(result, ground=session.provenance.ground, band=band)
-            scored.append(_timed(result, session, labelled, preprocessor))
+            soc = pipeline.settings.soc
+            result = replace(result, ground=session.provenance.ground, band=band, soc=soc, dataset=labelled.name)
+            scored[session.digest] = _timed(result, session, labelled, preprocessor)
         # Of an emulated OM the worse band counts.
-        worst = min(scored, key=lambda one: one.top1 or 0.0)
-        if pipeline.seeded:
+        worst = min(scored.values(), key=lambda one: one.top1 or 0.0)
+        if seeded:
             worst = replace(worst, top1=None, top5=None, interval=None)
         write_result(folder / f"result_bs{batch}.json", worst)
         told(say("offline.written", path=str(folder / f"result_bs{batch}.json")))
         results.append(worst)
         pipeline.sessions.close()
-    table = modelzoo_table(results, pipeline.settings.soc or "", labelled.name)
+    table = modelzoo_table(results)
     write_text(folder / TABLE, table + "\n")
     remarks, low = _against_spec(pipeline, entry, labelled, results)
     broken = any(one.absent or one.not_finite for one in results)
-    return Evaluation(tuple(results), table, tuple(remarks), broken or low, not pipeline.seeded)
+    return Evaluation(tuple(results), table, tuple(remarks), broken or low, not seeded)
 
 
 def _dataset(pipeline: Pipeline, name: str | None) -> Dataset:
     spec = pipeline.spec
     known = [entry for entry in spec.datasets if entry.metric == "top1"]
     found = next((entry for entry in known if name in (None, entry.name)), None)
+    following = shell_line(["pytest", "-k", spec.name, *(["--soc", soc] if (soc := pipeline.settings.soc) else [])])
     if found is None:
-        names = ", ".join(entry.name for entry in known) or "-"
-        raise DataError("offline.no-dataset", where=spec.name, name=name or "-", known=names)
+        names = ", ".join(entry.name for entry in known)
+        if name is None or not names:
+            raise DataError("offline.no-classifier", where=spec.name, task=spec.task, command=following)
+        raise DataError("offline.no-dataset", where=spec.name, name=name, known=names)
+    if spec.preprocess is None:
+        fed = ", ".join(one.name for one in spec.inputs)
+        raise DataError("offline.no-pictures", where=spec.name, inputs=fed, dataset=found.name, command=following)
     return found
 
 

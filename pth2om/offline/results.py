@@ -44,6 +44,8 @@ class BatchResult:
         tool: who measured the speed.
         ground: where outputs that pth2om computed come from; None: another tool's.
         band: of an emulated OM, the band that these outputs are of.
+        soc: of the OM.
+        dataset: that top1 is of.
     """
 
     batch: int
@@ -58,6 +60,8 @@ class BatchResult:
     tool: str | None = None
     ground: Ground | None = None
     band: str | None = None
+    soc: str | None = None
+    dataset: str | None = None
 
     @classmethod
     def of(cls, batch: int, timing: Timing | None, score: Score | None) -> BatchResult:
@@ -112,17 +116,17 @@ def read_result(path: Path) -> BatchResult:
     figures = {name: data.get(name) for name in ("latency_ms", "fps", "top1", "top5")}
     counts = {name: data.get(name) for name in ("images", "absent", "not_finite")}
     ends = data.get("interval")
-    tool, ground, band = data.get("tool"), data.get("ground"), data.get("band")
+    words = {name: data.get(name) for name in ("tool", "ground", "band", "soc", "dataset")}
     fits = (
         all(value is None or _figure(value) for value in figures.values())
         and all(value is None or value == 0 or _count(value) for value in counts.values())
         and (ends is None or (isinstance(ends, list) and len(ends) == 2 and all(_figure(end) for end in ends)))
-        and all(one is None or isinstance(one, str) for one in (tool, ground, band))
-        and ground in _ORIGINS
+        and all(one is None or isinstance(one, str) for one in words.values())
+        and words["ground"] in _ORIGINS
     )
     if not fits:
         raise DataError("offline.no-result", where=where)
-    values: dict[str, Any] = {**figures, **counts, "tool": tool, "ground": ground, "band": band}
+    values: dict[str, Any] = {**figures, **counts, **words}
     values["interval"] = None if ends is None else tuple(ends)
     return BatchResult(int(data["batch_size"]), **values)
 
@@ -133,13 +137,25 @@ def best(results: Iterable[BatchResult]) -> BatchResult | None:
     return max(timed, key=lambda one: (one.fps or 0.0, -one.batch), default=None)
 
 
-def modelzoo_table(results: Iterable[BatchResult], soc: str, dataset: str) -> str:
-    """The ModelZoo's table in Markdown: SoC, batch size, dataset, accuracy, performance; the best batch below it."""
+def modelzoo_table(results: Iterable[BatchResult], soc: str = "", dataset: str = "") -> str:
+    """The ModelZoo's table in Markdown: SoC, batch size, dataset, accuracy, performance; the best batch below it.
+
+    Args:
+        results: one per batch size.
+        soc: of the results that name none.
+        dataset: likewise.
+
+    Raises:
+        DataError: a result names another SoC or dataset than the given one.
+    """
     rows = sorted(results, key=lambda one: one.batch)
     heads = [say(f"offline.head-{name}").render() for name in ("soc", "batch", "dataset", "accuracy", "performance")]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for one in rows:
-        cells = (_cell(soc), str(one.batch), _cell(dataset), _accuracy(one), _speed(one))
+        for name, mine, given in (("SoC", one.soc, soc), ("dataset", one.dataset, dataset)):
+            if mine and given and mine != given:
+                raise DataError("offline.two-values", name=name, batch=one.batch, first=mine, second=given)
+        cells = (_cell(one.soc or soc), str(one.batch), _cell(one.dataset or dataset), _accuracy(one), _speed(one))
         lines.append("| " + " | ".join(cells) + " |")
     fastest = best(rows)
     lines.append("")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pth2om.errors import Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Question
 from pth2om.language import say
-from pth2om.onefile.own_words import in_own_words
+from pth2om.own_words import in_own_words
 from pth2om.progress import Progress
 from pth2om.questions.accuracy import accuracy
 from pth2om.questions.candidate import TWIN, Candidate
@@ -213,7 +213,7 @@ def asked(steps: list[Step], progress: Progress) -> Iterator[GateRecord]:
 
 
 def _told(gate: GateRecord) -> GateRecord:
-    return gate if gate.message is None else replace(gate, message=in_own_words(gate.message))
+    return gate if gate.message is None else replace(gate, message=in_own_words(gate.message, "convert"))
 
 
 def _gate(step: Step, verdict: str, key: str, **values: str) -> GateRecord:

@@ -20,8 +20,8 @@ from pth2om.files import from_here
 from pth2om.language import Message
 from pth2om.onefile import asking, delivering, preparing
 from pth2om.onefile.options import Options
-from pth2om.onefile.own_words import in_own_words
 from pth2om.onefile.scoring import dataset_name
+from pth2om.own_words import in_own_words
 from pth2om.progress import Progress, terminal
 from pth2om.store import Store
 from pth2om.toolchain import Access
@@ -67,7 +67,7 @@ class Conversion:
         found: dict[str, Finding] = {}
         for stage in self.stages:
             for finding in stage.findings:
-                own = dataclasses.replace(finding, message=in_own_words(finding.message))
+                own = dataclasses.replace(finding, message=in_own_words(finding.message, "convert"))
                 found.setdefault(f"{finding.rule} {finding.node} {finding.message.render()}", own)
         return tuple(found.values())
 
@@ -105,7 +105,7 @@ def convert(
     try:
         return _convert(file, soc, options or Options(), progress or Progress())
     except Pth2omError as error:
-        error.message = in_own_words(error.message)
+        error.message = in_own_words(error.message, "convert")
         raise
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pth2om.errors import ConvertError
 from pth2om.spec import OPSET_LADDER, Precision, Task
+from pth2om.toolchain import choosing
 
 DYNAMO_OPSET = 18
 OWN = {
@@ -201,7 +202,7 @@ class Options:
     @property
     def chosen_toolchain(self) -> str:
         """Who compiles and runs: as asked; with a board CANN, else the emulator."""
-        return self.toolchain or ("cann" if self.boards else "emulator")
+        return choosing.named(self.toolchain, self.boards)
 
     def to_json(self) -> dict[str, Any]:
         """What was set, as JSON values."""

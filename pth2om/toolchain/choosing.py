@@ -6,7 +6,7 @@ A toolchain of another package registers itself with `register`, or by an entry 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,6 +72,21 @@ def names() -> tuple[str, ...]:
     """The names that `choose` takes, the emulator first."""
     installed = metadata.entry_points(group="pth2om.toolchains")
     return tuple(dict.fromkeys([*_MAKERS, *(entry.name for entry in installed)]))
+
+
+def named(asked: str | None, boards: Sequence[str]) -> str:
+    """Who compiles and runs: as asked; with a board ``cann``, else the emulator.
+
+    Args:
+        asked: a toolchain's name, or None.
+        boards: ``ssh://user@host`` of machines with an NPU.
+
+    Raises:
+        ToolchainError: boards for a toolchain that uses none.
+    """
+    if boards and asked not in (None, "cann"):
+        raise ToolchainError("toolchain.board-unused", toolchain=asked)
+    return asked or ("cann" if boards else "emulator")
 
 
 def choose(

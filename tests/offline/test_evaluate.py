@@ -101,16 +101,21 @@ def test_an_emulated_om_is_called_so_and_has_no_fps(
     assert "atc --model=" in told
     kept = read_result(tmp_path / "out" / "result_bs8.json")
     assert (kept.ground, kept.fps, kept.tool, kept.images) == ("emulated", None, None, 11)
+    # Nothing in this net is fused, so both bands compute the same, and one folder holds it.
     bands = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
-    assert bands == {"outputs_bs8_fused", "outputs_bs8_unfused"}
-    assert kept.band in ("fused", "unfused")
+    assert bands == {"outputs_bs8_fused"}
+    assert (kept.band, kept.soc, kept.dataset) == ("fused", "Ascend310P3", "digits")
     # A board's log beside it gives the table its speed, and its source.
     log = tmp_path / "msame_bs8.txt"
     log.write_text("Inference average time : 20.0 ms\n", encoding="utf-8")
     assert main(["parse", str(log), str(tmp_path / "out" / "result_bs8.json")]) == 0
     joined = capsys.readouterr().out
-    assert "; emulated | 400.00 fps |" in joined
+    (row,) = (line for line in joined.splitlines() if line.endswith("; emulated | 400.00 fps |"))
+    assert row.startswith("| Ascend310P3 | 8 | digits | Top1 ")
     assert "not measured by pth2om" in joined
+    for option, other in (("--soc", "Ascend310B1"), ("--dataset", "imagenet")):
+        assert main(["parse", str(tmp_path / "out" / "result_bs8.json"), option, other]) == 1
+        assert f" and {other}." in capsys.readouterr().err
     assert main([*asked, "-o", str(tmp_path / "out"), "--batch-size", "0"]) == 1
 
 
@@ -217,7 +222,41 @@ def test_seeded_weights_have_no_accuracy(folder: Path, tmp_path: Path) -> None:
     assert "--weights" in (done.remarks[0].fix() or "")
 
 
-def test_detectors_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(ROOT / "models" / "yolov6-shapes"), "-o", str(tmp_path / "out")]) == 1
-    assert "metric top1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["yolov6-shapes"], ["(task detection)", "pytest -k yolov6-shapes"]),
+        (["nnunet3d", "--soc", "Ascend310P3"], ["(task segmentation)", "pytest -k nnunet3d --soc Ascend310P3"]),
+        (["bert-tiny", "--soc", "Ascend310P3"], ["no [preprocess]", "pytest -k bert-tiny --soc Ascend310P3"]),
+        (["convmixer-digits", "--dataset", "imagenet"], ["no dataset imagenet", "with it: digits", "--dataset"]),
+        (["convmixer-digits", "--soc", "Ascend9"], ["no SoC named Ascend9"]),
+        (["convmixer-digits", "--weights", "absent.pth"], ["--weights names this file", "--weights FILE"]),
+        (["convmixer-digits", "--board", "ssh://a@b", "--toolchain", "emulator"], ["--board", "Leave out"]),
+    ],
+)
+def test_a_refusal_names_what_to_do(
+    words: list[str], says: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, *options = words
+    assert main(["evaluate", str(ROOT / "models" / model), *options, "-o", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert [part for part in says if part not in said] == []
+    assert "  → " in said
+    assert "--om-" not in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_board_is_reached_by_the_toolchain_of_cann(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(DIGITS), "--soc", "Ascend310P3", "--images", "2", "--batch-size", "2"]
+    assert main([*words, "-o", str(tmp_path / "out"), "--board", "ssh://nobody@127.0.0.1:1"]) == 1
+    said = capsys.readouterr().err
+    assert "127.0.0.1:1" in said
+    assert "  → " in said
+    assert "--om-" not in said
+
+
+def test_wrong_batch_sizes_end_in_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", str(DIGITS), "--batch-size", "1,x"])
+    assert caught.value.code == 2
+    assert "'1,x'" in capsys.readouterr().err
