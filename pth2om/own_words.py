@@ -42,9 +42,9 @@ class OwnWords(Message):
 
     def fix(self, to: Language | None = None) -> str | None:
         """See `Message.fix`."""
-        entry = _entry(self)
-        if entry in catalogue(self.room):
-            return say(f"{self.room}.{entry}", **self.values).render(to)
+        own = _instead(self, self.room)
+        if own is not None:
+            return say(own, **self.values).render(to)
         fix = super().fix(to)
         return None if fix is None else _shortened(fix, self.room)
 
@@ -57,7 +57,7 @@ def in_own_words(message: Message, room: str) -> Message:
         room: ``convert`` or ``offline`` (of ``pth2om evaluate``): whose options are named, by the catalogue's entries
             ``[instead-<room>-<entry>]``, and option by option.
     """
-    if _entry(message) in catalogue(room) or _SHORT[room]:
+    if _SHORT[room] or _instead(message, room) is not None:
         return OwnWords(message.key, message.values, room)
     return message
 
@@ -68,5 +68,8 @@ def _shortened(text: str, room: str) -> str:
     return text
 
 
-def _entry(message: Message) -> str:
-    return f"instead-{message.key.replace('.', '-')}"
+def _instead(message: Message, room: str) -> str | None:
+    """The key of what is advised instead; None where nothing is."""
+    name = message.key.replace(".", "-")
+    key = {"convert": f"convert.instead-{name}", "offline": f"offline.instead-{name}"}[room]
+    return key if key.partition(".")[2] in catalogue(room) else None
