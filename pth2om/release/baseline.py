@@ -230,6 +230,8 @@ def read(path: Path) -> Baseline:
         if path.stat().st_size > MOST_BYTES:
             raise DataError("release.too-large", where=str(path), most=MOST_BYTES)
         raw = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError("release.no-file", where=str(path)) from None
     except OSError as error:
         raise DataError("release.unreadable", where=str(path), reason=error.strerror or str(error)) from None
     try:

@@ -144,6 +144,8 @@ class Judge:
             subject = (gate.model, gate.variant)
             if subject not in causes:
                 causes[subject] = self._cause(night, *subject)
+            if gate.verdict == "not_reached":
+                continue
             found = self.gate(gate, explained=causes[subject])
             if found is None:
                 continue
@@ -171,8 +173,16 @@ class Judge:
         ran = {gate.model for gate in night.gates.values()}
         # What other shards hold is compared there, or by whoever merges them.
         others = night.coverage.models_elsewhere if night.coverage.is_shard else set()
+        unreached = [*night.coverage.unreached, *(one for one in night.gates.values() if one.verdict == "not_reached")]
+        told = {one.id for one in unreached}
+        whole = {(one.model, one.variant, one.soc, one.question) for one in unreached if one.details.get("whole")}
         absent: dict[str, int] = {}
+        lost: dict[tuple[str, str], int] = {}
         for name, old in self.baseline.entries.items():
+            # The run itself says of these that they were not reached; once is enough.
+            if name in told or (name not in night.gates and (old.model, old.variant, old.soc, old.question) in whole):
+                lost[old.model, old.variant] = lost.get((old.model, old.variant), 0) + 1
+                continue
             if name in night.gates:
                 continue
             if old.model in others - ran:
@@ -185,6 +195,8 @@ class Judge:
                 old.model, old.variant, old.soc, "regression", f"{old.question}/{old.check}", None, old.unit, None,
                 "not_reached", "host", message=message, details=self._details(old.dataset),
             )  # fmt: skip
+        for (model, variant), count in lost.items():
+            yield self._summary(model, variant, "lost", "not_measured", say("release.lost", count=count))
         for model, count in absent.items():
             yield self._summary(model, "", "not-run", "not_measured", say("release.not-run", count=count))
 

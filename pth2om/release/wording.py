@@ -9,12 +9,12 @@ from pth2om.evidence import GateRecord
 from pth2om.language import say
 from pth2om.release.waivers import owner
 
-_ORDER = ("failed", "not_reached", "inconclusive", "not_measured", "shown", "passed")
+ORDER = ("failed", "not_reached", "inconclusive", "not_measured", "shown", "passed")
 
 
 def lines(gates: Sequence[GateRecord]) -> Iterable[str]:
     """One line a gate, the worst first, with what to do below it."""
-    for gate in sorted(gates, key=lambda one: (_ORDER.index(one.verdict), one.id)):
+    for gate in sorted(gates, key=lambda one: (ORDER.index(one.verdict), one.id)):
         subject = "-".join(part for part in (gate.model, gate.variant) if part)
         dataset = gate.details.get("dataset")
         where = f"{subject} {gate.check}" + (f"@{dataset}" if dataset else "")

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from pth2om.evidence import GateRecord
 from pth2om.language import Language, Message, Value
 from pth2om.questions import QUESTIONS
+from pth2om.release.night import REGRESSION
 from pth2om.release.waivers import is_waived, owner
+from pth2om.release.wording import ORDER
 from pth2om.report import figures, wording
 from pth2om.report.collect import Card, Report, leaves, unproven_ground
 from pth2om.report.cost import costs
@@ -44,6 +46,7 @@ def render_markdown(report: Report, language: Language) -> str:
     _verdicts(write, report)
     _failures(write, report)
     _unreached(write, report)
+    _compared(write, report)
     _waivers(write, report)
     write.line(write.say("md-full-report"))
     return "\n".join(write.lines) + "\n"
@@ -249,6 +252,30 @@ def _failures(write: _Writer, report: Report) -> None:
         write.lines.append(f"{words} → {_escaped(advice)}")
     if len(failures) > _MOST_FAILURES:
         write.lines.append(f"- {write.say('more-in-evidence', count=len(failures) - _MOST_FAILURES)}")
+    write.lines.append("")
+
+
+def _compared(write: _Writer, report: Report) -> None:
+    """What the comparison with the baseline found besides what failed and what was not reached."""
+    seen: dict[int, tuple[Card, GateRecord]] = {}
+    for card in report.cards:
+        seen |= {id(gate): (card, gate) for gate in card.gates if gate.question == REGRESSION}
+    told = [(card, gate) for card, gate in seen.values() if gate.verdict not in ("failed", "not_reached")]
+    if not told:
+        return
+    write.line(f"## {write.name('question', REGRESSION)}")
+    told.sort(key=lambda one: ORDER.index(one[1].verdict))
+    for card, gate in told[:_MOST_FAILURES]:
+        waived = f"WAIVED ({_escaped(owner(gate) or '')}) " if is_waived(gate) else ""
+        ground = "" if gate.ground == "host" else f" ({write.name('ground', gate.ground)})"
+        words = f"- {waived}**{_escaped(card.name)}** {_escaped(gate.check)}{ground}: "
+        words += write.name("verdict", gate.verdict)
+        if gate.message is not None:
+            words += f". {_escaped(wording.in_language(gate.message, write.language), 600)}"
+        advice = wording.fix_in_language(gate.message, write.language)
+        write.lines.append(words + (f" → {_escaped(advice)}" if advice else ""))
+    if len(told) > _MOST_FAILURES:
+        write.lines.append(f"- {write.say('more-in-evidence', count=len(told) - _MOST_FAILURES)}")
     write.lines.append("")
 
 

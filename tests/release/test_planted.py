@@ -1,10 +1,11 @@
 """Regressions of each kind, planted in a bundled model: each is found, and the first that changed is named.
 
-The runs are whole acceptance runs; the latency is a double's, since there is no NPU here.
+The runs are whole nights, ``make nightly`` as typed; the latency is a double's, since there is no NPU here.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import pytest
 
 from pth2om.evidence import GateRecord, read
 from pth2om.release.comparing import update
-from tests.campaigns.kills import environment, scratch
+from tests.campaigns.kills import REPOSITORY, environment, scratch
 
 pytestmark = pytest.mark.nightly
 MODEL = "convmixer-digits"
 SOC = "Ascend310B1"
+BASELINE = f"reports/baselines/{SOC}.json"
 
 
 def edit(root: Path, *pairs: tuple[str, str]) -> None:
@@ -62,16 +64,30 @@ def calibration(root: Path) -> None:
     edit(root, ("images = 64", "images = 2"))
 
 
-def accept(root: Path, store: Path, reports: Path, *words: str, **more: str) -> tuple[int, str, Path]:
-    """An acceptance run; its exit status, what it printed, and its folder."""
-    command = [sys.executable, "-m", "pytest", "--soc", SOC, "-q", "-p", "no:cacheprovider", *words]
+def repository(root: Path) -> Path:
+    """A repository with the digits alone, and the Makefile."""
+    scratch(root)
+    shutil.copyfile(REPOSITORY / "Makefile", root / "Makefile")
+    return root
+
+
+def nightly(root: Path, store: Path, words: str = "", **more: str) -> tuple[int, str, Path]:
+    """``make nightly`` in a repository; its exit status, what it printed, and the run's folder.
+
+    The virtual environment is the one that runs this test, so that nothing is installed.
+    """
+    command = ["make", "nightly", f"MODEL={MODEL}", f"SOC={SOC}", f"PYTEST_ARGS=-p no:cacheprovider {words}"]
     result = subprocess.run(
-        [*command, f"--om-reports-dir={reports}"],
+        [*command, f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.installed"],
         cwd=root, env=environment(store) | more, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
-    assert reports.is_dir(), result.stdout + result.stderr
-    folder = max(reports.iterdir(), key=lambda one: one.stat().st_mtime_ns)
-    return result.returncode, result.stdout, folder
+    # Make exits with 2 when a command exits with another status than 0, and prints which.
+    failed = re.search(r"Error (\d+)", result.stderr)
+    status = int(failed[1]) if result.returncode and failed else result.returncode
+    runs = [file.parent for file in (root / "reports").glob("*/evidence.jsonl")]
+    assert runs, result.stdout + result.stderr
+    folder = max(runs, key=lambda one: one.stat().st_mtime_ns)
+    return status, result.stdout + result.stderr, folder
 
 
 def compared(folder: Path) -> dict[str, GateRecord]:
@@ -85,15 +101,18 @@ def compared(folder: Path) -> dict[str, GateRecord]:
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the digits, a store, and the baseline of a good night."""
+    """A repository with the digits, a store, and the baseline that its first good night made."""
     folder = tmp_path_factory.mktemp("planted")
-    root = scratch(folder / "repository")
+    root = repository(folder / "repository")
     edit(root, ('variants = ["fp16-bs1", "fp16-bs4", "int8-bs1"]', 'variants = ["fp16-bs1", "int8-bs1"]'))
-    status, printed, run = accept(root, folder / "store", folder / "reports", "-k", "not latency")
+    status, printed, _ = nightly(root, folder / "store")
     assert status == 0, printed
-    from pth2om.store import Store
-
-    update([run], folder / "baseline.json", Store(folder / "store"))
+    assert (root / BASELINE).is_file(), printed
+    # A night of which nothing changed is as the first one was.
+    status, printed, run = nightly(root, folder / "store")
+    assert status == 0, printed
+    assert {one.verdict for one in compared(run).values()} == {"passed"}
+    assert len((root / "reports" / "history" / f"{MODEL}.jsonl").read_text().splitlines()) == 2
     return folder
 
 
@@ -112,8 +131,9 @@ def test_a_planted_regression_is_found_and_named(night: Path, tmp_path: Path, pa
     root = tmp_path / "repository"
     shutil.copytree(night / "repository", root)
     plant(root)
-    words = ("-k", "not latency", "--baseline", str(night / "baseline.json"))
-    status, printed, run = accept(root, night / "store", tmp_path / "reports", *words)
+    before = (root / BASELINE).read_bytes()
+    status, printed, run = nightly(root, night / "store")
+    assert (root / BASELINE).read_bytes() == before  # the night that it judges never makes it
     found = compared(run)
     named = {name: one.message.key for name, one in found.items() if name.endswith("regression/first-changed")}
     assert named.get("int8-bs1 regression/first-changed") == f"release.changed-{part}", printed
@@ -156,26 +176,26 @@ choosing.register("fake", FakeToolchain.maker(answer))
 
 def test_a_slower_double_is_found(tmp_path: Path) -> None:
     """Five nights of eight variants tell the noise; then every inference takes half as long again."""
-    root = scratch(tmp_path / "repository")
+    root = repository(tmp_path / "repository")
     (root / "conftest.py").write_text(DOUBLE)
     many = ", ".join(f'"fp16-bs{batch}"' for batch in range(1, 9))
     edit(root, ('variants = ["fp16-bs1", "fp16-bs4", "int8-bs1"]', f"variants = [{many}]"))
-    words = ("-k", "latency and om", "--om-toolchain", "fake", "--om-remeasure", "--fail-on", "failed")
-    store, reports = tmp_path / "store", tmp_path / "reports"
+    words = "-k test_om_latency --om-toolchain fake --fail-on failed"
+    store = tmp_path / "store"
     runs = []
     for _ in range(5):
-        status, printed, run = accept(root, store, reports, *words, DOUBLE_SECONDS="0.010")
+        status, printed, run = nightly(root, store, words, DOUBLE_SECONDS="0.010")
         assert status == 0, printed
         runs.append(run)
-    made = update(runs, tmp_path / "baseline.json")
+        (root / BASELINE).unlink(missing_ok=True)
+    made = update(runs, root / BASELINE)
     timed = [one for one in made.entries.values() if one.kind == "latency"]
     assert len(timed) == 8
     assert {one.ground for one in timed} == {"double"}
-    more = (*words, "--baseline", str(tmp_path / "baseline.json"))
-    status, printed, run = accept(root, store, reports, *more, DOUBLE_SECONDS="0.010")
+    status, printed, run = nightly(root, store, words, DOUBLE_SECONDS="0.010")
     assert status == 0, printed
     assert "failed" not in {one.verdict for one in compared(run).values()}
-    status, printed, run = accept(root, store, reports, *more, DOUBLE_SECONDS="0.015")
+    status, printed, run = nightly(root, store, words, DOUBLE_SECONDS="0.015")
     assert status == 1
     alarms = [one for one in compared(run).values() if one.verdict == "failed"]
     assert {one.check for one in alarms} == {"latency/om/median_ms"}

@@ -243,3 +243,27 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
 def test_a_night_without_its_end_is_not_whole(tmp_path: Path) -> None:
     assert night.read(write(tmp_path / "a", [gate()])).whole
     assert not night.read(write(tmp_path / "b", [gate()], end=False)).whole
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_was_not_reached_is_told_once(tmp_path: Path, whole: bool) -> None:
+    """A test that ended before it measured leaves its gates not reached; the comparison counts them, and no more."""
+    lost = [gate(check=name, value=None, verdict="not_reached") for name in ("om/top1/drop", "om/top5/drop")]
+    if whole:
+        stands_for = {"whole": True, "dataset": "d"}
+        lost = [gate(check="accuracy/test_om_accuracy", value=None, verdict="not_reached", details=stands_for)]
+    kept = gate("closeness", "torch~om/scores/cosine", 0.99, unit="")
+    found = compared(tmp_path, [gate(), gate(check="om/top5/drop"), kept], [*lost, kept])
+    assert {name: one.verdict for name, one in found.items()} == {
+        "regression/lost": "not_measured",
+        "regression/unchanged": "passed",
+    }
+    assert found["regression/lost"].message.values["count"] == 2
+
+
+def test_an_absent_baseline_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write(tmp_path / "run", [gate()])
+    assert main(["compare", str(tmp_path / "none.json"), str(run)]) == 1
+    printed = capsys.readouterr().err
+    assert "no such file" in printed
+    assert "pth2om baseline update" in printed

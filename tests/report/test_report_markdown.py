@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 from pth2om.evidence import GateRecord
+from pth2om.language import Message
 from pth2om.report import collect
 from pth2om.report.markdown import render_markdown
 
@@ -120,3 +121,28 @@ def test_a_count_of_broken_outputs_is_no_accuracy(small):
     assert len(rows_with(with_it, "Ascend310B1")) == len(
         rows_with(render_markdown(collect(small), "en"), "Ascend310B1")
     )
+
+
+def test_what_the_comparison_found_besides_failures_is_listed(factory):
+    found = [
+        factory.gate(
+            "net", "fp16-bs1", "regression", check, None, None, verdict, factory.EMULATOR, message=Message(key, values)
+        )
+        for check, verdict, key, values in (
+            ("regression/unchanged", "passed", "release.unchanged", {"count": 7}),
+            ("regression/first-changed", "shown", "release.changed-onnx", {"what": "opset <b>"}),
+            ("accuracy/top1/drop", "inconclusive", "release.count-changed", {"before": "1", "after": "2"}),
+            ("latency/om/median_ms", "not_measured", "release.other-machine", {"before": "a", "after": "b"}),
+            ("closeness/worse", "failed", "release.worse", {"before": "3"}),
+        )
+    ]
+    text = render_markdown(collect([factory.run_record(), *found]), "en")
+    section = text.partition("## Regression\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("- ")]
+    assert [line.partition("**")[2].split()[1].rstrip("\\") for line in lines] == [
+        "accuracy/top1/drop", "latency/om/median\\_ms", "regression/first-changed", "regression/unchanged",
+    ]  # fmt: skip
+    assert "machine a" in section
+    assert "7 figures" in section
+    assert "<b>" not in section
+    assert all("emulated" in line for line in lines)
