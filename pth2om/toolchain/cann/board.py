@@ -218,6 +218,8 @@ class Board:
             ToolchainError: see `ask`.
         """
         if answer.get("kind") == "error":
+            if answer.get("id") is None:
+                self.close()  # about the connection, not about a request: nothing more comes
             raise failure(answer, self.name)
         return answer
 

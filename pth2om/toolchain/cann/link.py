@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pth2om.errors import LostError, ToolchainError, first_line
+from pth2om.toolchain.cann.agent.child import how_ended
 from pth2om.toolchain.cann.agent.frames import PROTOCOL, FrameError, Header, Pipe
 from pth2om.toolchain.cann.place import Place
 from pth2om.toolchain.cann.shipping import Shipment, agent
@@ -51,17 +52,29 @@ def ok():
 if ok():
     say("have")
 else:
+    t = "%s.%d" % (p, os.getpid())
+    try:
+        f = open(t, "wb")
+    except OSError as error:
+        sys.stderr.write("%s\\n" % error); say("full"); sys.exit(4)
     say("want")
     b = sys.stdin.buffer.read(n)
-    t = "%s.%d" % (p, os.getpid())
-    with open(t, "wb") as f: f.write(b)
-    os.replace(t, p)
+    try:
+        with f: f.write(b)
+        os.replace(t, p)
+    except OSError as error:
+        sys.stderr.write("%s\\n" % error)
+        try: os.unlink(t)
+        except OSError: pass
+        sys.exit(4)
     if not ok(): sys.exit(5)
 os.execv(sys.executable, [sys.executable, p, "serve"])
 """
 """What starts the agent: it runs in any Python, tells the version, takes the agent's file where it is not there yet."""
 
+_FULL, _DAMAGED = 4, 5  # statuses of `_BOOT`
 _SSH = {
+    "HOST IDENTIFICATION HAS CHANGED": "host-changed",
     "Host key verification failed": "host-key",
     "Permission denied": "denied",
     "Could not resolve hostname": "no-host",
@@ -246,7 +259,14 @@ class Link:
         for text, key in _SSH.items():
             if text in said and not self.place.is_here:
                 return LostError(f"cann.ssh-{key}", where=where, reason=_last(said))
-        return LostError("cann.lost", where=where, reason=_last(said) or str(error))
+        code = self._process.returncode
+        if self._number == 0 and code == _FULL:
+            return ToolchainError("cann.no-cache", where=where, reason=_last(said))
+        if self._number == 0 and code == _DAMAGED:
+            return ToolchainError("cann.other-agent", where=where)
+        # A broken pipe is only how it shows; how the other end left says more.
+        left = "" if code is None else how_ended(code)["signal"] or f"status {code}"
+        return LostError("cann.lost", where=where, reason=_last(said) or left or str(error))
 
     def _said(self) -> str:
         try:

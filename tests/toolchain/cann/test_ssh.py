@@ -87,12 +87,12 @@ def test_a_lost_connection_is_taken_up_where_it_stopped(remote, over_there, boar
     machine = board_at(board.url)
     with remote.open(over_there, "device") as session:
         found = []
-        for number, outputs in enumerate(session.stream(feeds(seed=seed) for seed in range(6))):
+        for number, outputs in enumerate(session.stream(feeds(seed=seed) for seed in range(24))):
             found.append(outputs["y"])
             if number == 2:
                 machine.link._process.kill()
-        again = [session.run(feeds(seed=seed))["y"] for seed in range(6)]
-    assert len(found) == 6
+        again = [outputs["y"] for outputs in session.stream(feeds(seed=seed) for seed in range(24))]
+    assert len(found) == 24
     assert all(np.array_equal(one, two) for one, two in zip(found, again, strict=True))
 
 
@@ -110,6 +110,7 @@ def test_an_upload_is_sent_once(remote, over_there, board, monkeypatch) -> None:
     ("change", "error", "text"),
     [
         ("known", LostError, "host's key"),
+        ("changed", LostError, r"another one than before.*\n.*ssh-keygen -R"),
         ("user", LostError, "ssh-copy-id"),
         ("port", LostError, "Nothing listens"),
     ],
@@ -119,6 +120,11 @@ def test_a_board_that_cannot_be_reached_says_why(board, keys, tmp_path, monkeypa
     if change == "known":
         (tmp_path / "none").touch()
         config = config.replace(str(keys / "known"), str(tmp_path / "none"))
+    if change == "changed":
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "new"], check=True)
+        new = (tmp_path / "new.pub").read_text().rsplit(" ", 1)[0]
+        (tmp_path / "known").write_text(f"[127.0.0.1]:{board.port} {new}\n")
+        config = config.replace(str(keys / "known"), str(tmp_path / "known"))
     if change == "user":
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
         config = config.replace(str(keys / "user"), str(tmp_path / "other"))
@@ -151,6 +157,42 @@ def test_a_login_that_starts_no_agent_is_named(board, keys, monkeypatch, command
             Link(Place.of(server.url))
     finally:
         server.stop()
+
+
+_SLOW = """
+import os, socket, sys, threading, time
+link = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def pump(read, write, end):
+    while True:
+        data = read(int(sys.argv[3]))
+        if not data:
+            break
+        time.sleep(float(sys.argv[4]))
+        write(data)
+    end()
+back = (link.recv, lambda data: os.write(1, data), lambda: os._exit(0))
+threading.Thread(target=pump, args=back, daemon=True).start()
+pump(lambda size: os.read(0, size), link.sendall, lambda: link.shutdown(1))
+time.sleep(5)
+"""
+
+
+def test_a_slow_link_is_only_slow(board, over_there, toolchain, keys, tmp_path, monkeypatch) -> None:
+    """Small pieces, each of them late: login, frames and a stream come through whole, and nothing is taken for lost."""
+    (tmp_path / "slow.py").write_text(_SLOW)
+    proxy = f"  ProxyCommand {sys.executable} -S {tmp_path / 'slow.py'} %h %p 1500 0.01\n"
+    (tmp_path / "config").write_text((keys / "config").read_text() + proxy)
+    monkeypatch.setenv(SSH_CONFIG, str(tmp_path / "config"))
+    board_at(board.url).close()
+    slow = CannToolchain(Target.of(SOC, "8.0.0"), Access((board.url,), "board"), Limits(compile=120, run=30, wait=5))
+    given = [feeds(seed=seed) for seed in range(12)]
+    try:
+        with slow.open(over_there, "device") as session:
+            found = [outputs["y"] for outputs in session.stream(given)]
+    finally:
+        board_at(board.url).close()
+    with toolchain.open(over_there, "device") as local:
+        assert all(np.array_equal(local.run(each)["y"], one) for each, one in zip(given, found, strict=True))
 
 
 def test_boards_that_differ_are_refused(board, keys, tmp_path, machine) -> None:

@@ -20,6 +20,7 @@ MOST_HEADER = 1 << 20
 MOST_PAYLOAD = 4 << 30
 _SHOWN = 200
 _AHEAD = 4096
+_SKIPPED = 1 << 16
 _PIPE_BYTES = 1 << 20
 _SET_PIPE_SIZE = 1031  # fcntl.F_SETPIPE_SZ, which Python names from 3.10 on
 _GATHERS = hasattr(os, "writev")  # not on Windows
@@ -134,6 +135,17 @@ class Pipe:
         data = bytearray(length)
         self.fill(memoryview(data), deadline)
         return data
+
+    def skip(self, length: int) -> None:
+        """Read a payload that nobody wants.
+
+        Raises:
+            FrameError: it does not come whole.
+        """
+        part = memoryview(bytearray(min(length, _SKIPPED)))
+        while length:
+            self.fill(part[: min(length, _SKIPPED)])
+            length -= min(length, _SKIPPED)
 
     def fill(self, view: memoryview, deadline: Optional[float] = None, *, first: bool = False) -> None:
         """Read exactly as many bytes as ``view`` has.

@@ -21,6 +21,10 @@ _ALIVE = "alive"
 _PLACES = ("/dev/shm",)  # noqa: S108 - the name of memory
 
 
+class RoomError(OSError):
+    """There is no room for tensors: the memory, or the folder for temporary files, is full."""
+
+
 class Mapped:
     """A file that both sides map, and that grows.
 
@@ -36,19 +40,25 @@ class Mapped:
         """At least ``size`` bytes of the file, for reading and writing.
 
         Raises:
-            OSError: there is no room.
+            RoomError: there is no room.
         """
         if self._map is None or len(self._map) < size:
             self.close()
-            whole = max(_GRAIN, -(-size // _GRAIN) * _GRAIN)
-            number = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                if os.fstat(number).st_size < whole:
-                    os.posix_fallocate(number, 0, whole)  # a full file system says so now, not by SIGBUS
-                self._map = mmap.mmap(number, os.fstat(number).st_size)
-            finally:
-                os.close(number)
+                self._map = self._grown(size)
+            except OSError as error:
+                raise RoomError(error.errno, "%s: %s" % (error.strerror, self.path)) from None
         return memoryview(self._map)[:size]
+
+    def _grown(self, size: int) -> mmap.mmap:
+        whole = max(_GRAIN, -(-size // _GRAIN) * _GRAIN)
+        number = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if os.fstat(number).st_size < whole:
+                os.posix_fallocate(number, 0, whole)  # a full file system says so now, not by SIGBUS
+            return mmap.mmap(number, os.fstat(number).st_size)
+        finally:
+            os.close(number)
 
     def close(self) -> None:
         """Unmap it; views must be gone."""

@@ -95,7 +95,10 @@ class Supervisor:
                 item = self._queue.get()
                 if item is None:
                     return 0
-                self._answer(*item)
+                if isinstance(item, dict):
+                    self._pipe.send(item)
+                else:
+                    self._answer(*item)
         except OSError:
             return 0  # nobody reads the answers any more
         finally:
@@ -116,11 +119,7 @@ class Supervisor:
                     self._queue.put((header, self._pipe.payload(length), None))
         except FrameError as error:
             if error.kind in ("garbage", "length", "header"):
-                with contextlib.suppress(OSError):
-                    self._pipe.send({"kind": "error", "error": "frame", "values": {"reason": str(error)}})
-        except OSError as error:  # no room for the inputs
-            with contextlib.suppress(OSError):
-                self._pipe.send({"kind": "error", "error": "shared", "values": {"reason": str(error)}})
+                self._queue.put({"kind": "error", "error": "frame", "values": {"reason": str(error)}})
         finally:
             self._gone.set()
             for child in list(self._children.values()):
@@ -129,8 +128,17 @@ class Supervisor:
 
     def _read_run(self, header: Header, length: int) -> None:
         tensors = checked(header.get("tensors"), length)
-        slot = self._slot(length)
-        self._pipe.fill(slot.input.view(length))
+        slot = None
+        try:
+            slot = self._slot(length)
+            view = slot.input.view(length)
+        except OSError as error:
+            if slot is not None:
+                self._free.put(slot)
+            self._pipe.skip(length)
+            self._queue.put(({"kind": "no-room", "id": header.get("id"), "reason": str(error)}, None, None))
+            return
+        self._pipe.fill(view)
         child = self._children.get(str(header.get("model")))
         if child is not None:
             command = {
@@ -175,6 +183,7 @@ class Supervisor:
             "left": self._left_running,
             "doctor": self._doctor,
             "selftest": self._selftest,
+            "no-room": self._no_room,
         }
         if slot is not None:
             self._answer_run(header, payload, slot)
@@ -349,6 +358,9 @@ class Supervisor:
         names = [name for name in ("fed.npy", "seen.npy") if os.path.isfile(os.path.join(place, name))]
         files = {name: os.path.getsize(os.path.join(place, name)) for name in names}
         return {"kind": "selftest", "rows": rows, "job": job, "files": files}, []
+
+    def _no_room(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
+        raise RefusedError("shared", reason=str(header.get("reason")))
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 

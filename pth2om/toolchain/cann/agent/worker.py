@@ -11,7 +11,7 @@ import sys
 from typing import Any, Callable, Dict, Optional
 
 from .frames import FrameError, Header, Pipe
-from .shared import Mapped
+from .shared import Mapped, RoomError
 
 FLUSH = "ASCEND_LOG_DEVICE_FLUSH_TIMEOUT"
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
@@ -147,6 +147,8 @@ def _answered(worker: Worker, header: Header) -> Header:
 
 
 def _known(error: Exception) -> Optional[Header]:
+    if isinstance(error, RoomError):
+        return {"kind": "error", "error": "shared", "values": {"reason": str(error)}}
     if isinstance(error, ImportError):
         return {"kind": "error", "error": "import", "values": {"reason": str(error)}}
     from .acl_device import AclError
