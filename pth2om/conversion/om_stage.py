@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +153,10 @@ class OmStage:
         """See `Conversion.variant`."""
         return self.variant_.name
 
+    @property
+    def _prechecked(self) -> bool:
+        return self.source.spec.compile.precheck
+
     def inputs(self) -> Mapping[str, str]:
         """See `Stage.inputs`."""
         inputs = {"onnx": self.compiled_from.record.digest}
@@ -166,14 +170,17 @@ class OmStage:
 
     def options(self) -> Mapping[str, Any]:
         """See `Stage.options`."""
-        return {"atc": asked(self.atc), "toolchain": dict(self.toolchain.compiler)}
+        first = {"precheck": True} if self._prechecked else {}
+        return {"atc": asked(self.atc), "toolchain": dict(self.toolchain.compiler), **first}
 
     def build(self, work: Work) -> Value:
         """See `Stage.build`.
 
         Raises:
-            AtcError: atc refuses it.
+            AtcError: atc refuses it, in its pre-check where the spec asks for one.
         """
+        if self._prechecked:
+            _refuse(self.toolchain.refuses(self.compiled_from.file, self.atc))
         self.toolchain.compile(self.compiled_from.file, self.atc, work.folder)
         return Value({})
 
@@ -185,6 +192,8 @@ class OmStage:
         """See `Conversion.shown`."""
         compiled = self.toolchain.compiled(artifact.path)
         details = {"compiler": dict(self.toolchain.compiler), **compiled.details}
+        if self._prechecked:
+            details["precheck"] = True
         findings = [*self.noticed, *(Finding.from_json(entry) for entry in details.pop("findings", ()))]
         if self.atc.insert_op_conf:
             model, config = self.compiled_from, Path(self.atc.insert_op_conf)
@@ -197,6 +206,20 @@ class OmStage:
             details,
             self.atc.command_line(),
         )
+
+
+def _refuse(findings: Sequence[Finding]) -> None:
+    """Raise the error of a pre-check that found some: of a parser that is missing, as a compile would."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        return
+    for finding in errors:
+        if {"type", "opset"} <= finding.details.keys():
+            kind, opset = str(finding.details["type"]), int(finding.details["opset"])
+            raise AtcError("cann.atc-opset", where=str(finding.details.get("text", "")) or None, type=kind, opset=opset)
+    nodes = ", ".join(dict.fromkeys(finding.node for finding in errors if finding.node))
+    first = errors[0].message
+    raise AtcError(first.key, where=f"atc --mode=3: {nodes}" if nodes else "atc --mode=3", **first.values)
 
 
 def lower_opsets(source: Source, error: AtcError) -> tuple[int, ...]:

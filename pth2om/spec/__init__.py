@@ -6,6 +6,7 @@ word, and concerns that model alone.
 
 from __future__ import annotations
 
+from pth2om.spec.compiling import Compiling
 from pth2om.spec.custom_ops import CustomOp
 from pth2om.spec.gates import Closeness, Dataset, Gates
 from pth2om.spec.model import Spec
@@ -34,6 +35,7 @@ __all__ = [
     "Aipp",
     "Channel",
     "Closeness",
+    "Compiling",
     "CustomOp",
     "Dataset",
     "Export",

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from pth2om.spec.compiling import Compiling
 from pth2om.spec.custom_ops import CustomOp
 from pth2om.spec.gates import Dataset, Gates
 from pth2om.spec.tables import (
@@ -62,6 +63,7 @@ class Spec(Table):
     custom_ops: tuple[CustomOp, ...] = ()
     torchscript: TorchScript | None = None
     volume: Volume | None = None
+    compile: Compiling = Compiling()
 
     @field_validator("variants", mode="before")
     @classmethod

@@ -192,6 +192,8 @@ def prechecked(board: Board, asked: Asked, folder: Path) -> list[Finding]:
         run_atc(board, asked, folder)
     except AtcError as error:
         found = [_failed(entry) for entry in _report(folder / "check_result.json") if entry.get("result") == "failed"]
+        if error.message.key == "cann.atc-opset":  # what a lower opset may mend is known from the log alone
+            return [raised(error), *found]
         return found or [raised(error)]
     return []
 
@@ -386,5 +388,7 @@ def _settings(answer: Header) -> str:
 def raised(error: ToolchainError) -> Finding:
     """A refusal of atc as a finding."""
     code = re.match(r"atc: ([EW][A-Z0-9]\d{4}): (.*)", error.where or "")
-    details = {"code": code[1], "text": code[2]} if code else {}
+    details: dict[str, Any] = {"code": code[1], "text": code[2]} if code else {}
+    if error.message.key == "cann.atc-opset":
+        details |= {name: error.message.values[name] for name in ("type", "opset")}
     return Finding(f"atc.{code[1].lower()}" if code else "atc", "error", error.message, None, details)

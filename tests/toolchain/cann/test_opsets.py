@@ -43,12 +43,12 @@ def build(num_classes, pretrained=False):
 def opened(machine, tmp_path: Path) -> Iterator[Callable[[str], Pipeline]]:
     """A pipeline of a small net whose spec tries the given opsets, as a new process would open it."""
 
-    def pipeline(opsets: str) -> Pipeline:
-        folder = tmp_path / "models" / f"net-{opsets.replace(', ', '-')}"
+    def pipeline(opsets: str, more: str = "") -> Pipeline:
+        folder = tmp_path / "models" / f"net-{opsets.replace(', ', '-')}{'-more' if more else ''}"
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
         torch.save(torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()).state_dict(), folder / "net.pth")
-        (folder / "model.toml").write_text(SPEC.format(opsets=opsets))
+        (folder / "model.toml").write_text(SPEC.format(opsets=opsets) + more)
         (folder / "net.py").write_text(NET.format(name=folder.name))
         settings = RunSettings(folder.parent, tmp_path, soc=SOC, cann="8.0.0", toolchain="cann")
         return Pipeline(specs.load(folder), settings, Store(tmp_path / "store"))
@@ -83,3 +83,46 @@ def test_without_a_lower_opset_the_refusal_stays(opened, machine) -> None:
     pipeline = opened("11, 13")
     with pytest.raises(AtcError, match="no parser for Relu at opset 11"):
         pipeline.om(pipeline.spec.variants[0])
+
+
+# --- atc --mode=3 first, where the spec asks for it -------------------------------------------------------------------
+
+FIRST = "\n[compile]\nprecheck = true\n"
+COUNTED = {"where": "atc", "do": "print", "value": "counted", "times": 9}
+
+
+def runs(machine) -> int:
+    """How often atc ran since the rules were set."""
+    return len(list((machine.home / "taken").glob("0-*")))
+
+
+@pytest.mark.parametrize(
+    ("more", "count"), [pytest.param("", 1, marks=pytest.mark.nightly), (FIRST, 2)], ids=["off", "on"]
+)
+def test_a_spec_asks_atc_before_the_compile(opened, machine, more: str, count: int) -> None:
+    machine.rules(COUNTED)
+    pipeline = opened("13", more)
+    record = pipeline.om(pipeline.spec.variants[0]).record
+    assert runs(machine) == count
+    assert record.details.get("precheck", False) is bool(more)
+
+
+def test_what_the_pre_check_refuses_is_not_compiled(opened, machine) -> None:
+    text = "E13010: No operator plugin is registered for Op: r, optype: ai.onnx::13::Relu."
+    machine.rules(COUNTED, {"where": "atc", "do": "error", "value": text})
+    pipeline = opened("13", FIRST)
+    with pytest.raises(AtcError, match="no parser for Relu at opset 13"):
+        pipeline.om(pipeline.spec.variants[0])
+    assert runs(machine) == 1
+
+    machine.rules(COUNTED, {"where": "atc", "do": "error", "value": text, "times": 1})
+    lower = opened("13, 11", FIRST)  # the ladder starts from the pre-check too
+    record = lower.om(lower.spec.variants[0]).record
+    assert [finding.rule for finding in record.findings if "lowered" in finding.rule] == ["atc.opset-lowered"]
+    assert runs(machine) == 3
+
+    machine.rules(COUNTED, {"where": "atc", "do": "error", "value": "E10016: Opname [z] is invalid.", "times": 1})
+    other = opened("11", FIRST)
+    with pytest.raises(AtcError, match=r"mode=3") as caught:
+        other.om(other.spec.variants[0])
+    assert "E10016" in caught.value.message.render("en") + str(caught.value)
