@@ -168,6 +168,10 @@ def _compare(what: str, found: Sequence[OmTensor], asked: Sequence[TensorSpec]) 
             yield _finding("wrong-dtype", "error", node=spec.name, name=spec.name, asked=dtype, found=tensor.dtype)
 
 
+_INTEGERS = {"INT4", "INT8", "UINT8"}
+"""Inputs of quantized operators: a model that has no others has none that could be FLOAT16."""
+
+
 def _check_precision(om: OmModel, precision: str) -> Iterator[Finding]:
     asked = PRECISION_MODES.get(precision, precision)
     asked = _SAME_MODES.get(asked, asked)
@@ -182,7 +186,7 @@ def _check_precision(om: OmModel, precision: str) -> Iterator[Finding]:
     if precision == "int8":
         if matrix and "INT8" not in kinds:
             yield _finding("no-int8", "error", operators=len(matrix), kinds=", ".join(sorted(kinds)))
-    elif asked == "force_fp16" and matrix and "FLOAT16" not in kinds:
+    elif asked == "force_fp16" and kinds - _INTEGERS and "FLOAT16" not in kinds:
         yield _finding("no-fp16", "error", operators=len(matrix), kinds=", ".join(sorted(kinds)))
 
 

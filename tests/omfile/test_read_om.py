@@ -427,6 +427,17 @@ def test_fp16_in_the_flags_but_not_in_the_operators(tmp_path: Path) -> None:
     assert [item.rule for item in omfile.check_against(omfile.read_om(path), precision="fp16")] == ["om.no-fp16"]
 
 
+@pytest.mark.parametrize(("kinds", "rules"), [((3, 3), []), ((3, 2), []), ((3, 1), ["om.no-fp16"])])
+def test_int8_operators_say_nothing_of_fp16(tmp_path: Path, kinds: tuple[int, ...], rules: list[str]) -> None:
+    nodes = tuple(
+        make.operator(f"c{place}", "Conv2D", (make.description(kind, (1, 32, 8, 8)),))
+        for place, kind in enumerate(kinds)
+    )
+    path = tmp_path / "m.om"
+    path.write_bytes(make.om([(0, make.model_def(nodes, {"atc_cmdline": make.text("atc.bin --model=m")}))]))
+    assert [item.rule for item in omfile.check_against(omfile.read_om(path), precision="fp16")] == rules
+
+
 def test_disagreements_inside_a_file(tmp_path: Path) -> None:
     path = tmp_path / "m.om"
     command = make.text("atc.bin --output=elsewhere/other")

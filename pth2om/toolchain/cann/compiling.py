@@ -290,6 +290,8 @@ def as_asked(path: Path, asked: Asked) -> tuple[list[TensorSpec], list[TensorSpe
             outputs=None if gears else outputs if len(outputs) == len(graph_outputs) else graph_outputs,
             precision=_mode(asked.options),
         )
+        if _is_deploy_model(asked.model):
+            findings += [found for found in check_against(om, precision="int8") if found.rule == "om.no-int8"]
     except OmFileError as error:
         raise AtcError("cann.bad-om", where=path.name, reason=error.message.render()) from None
     if len(found_inputs) != len(wanted):
@@ -299,6 +301,13 @@ def as_asked(path: Path, asked: Asked) -> tuple[list[TensorSpec], list[TensorSpe
     if errors:
         raise AtcError("cann.not-as-asked", where=path.name, reason=" ".join(e.message.render() for e in errors[:3]))
     return wanted, outputs, findings
+
+
+def _is_deploy_model(model: Path) -> bool:
+    """Whether a model has quantized layers, so that an OM without any is another one."""
+    from pth2om.onnxfile.reading import read
+
+    return any(node.op_type == "AscendQuant" for node in read(model).graph.node)
 
 
 def _mode(options: AtcOptions) -> str:

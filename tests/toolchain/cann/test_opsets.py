@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,6 +14,7 @@ from pth2om import spec as specs
 from pth2om.conversion.pipeline import Pipeline
 from pth2om.conversion.settings import RunSettings
 from pth2om.errors import AtcError
+from pth2om.evidence import StageRecord
 from pth2om.store import Store
 from tests.toolchain.cann.conftest import SOC
 
@@ -83,6 +85,93 @@ def test_without_a_lower_opset_the_refusal_stays(opened, machine) -> None:
     pipeline = opened("11, 13")
     with pytest.raises(AtcError, match="no parser for Relu at opset 11"):
         pipeline.om(pipeline.spec.variants[0])
+
+
+# --- INT8, and the static twin of a gear ------------------------------------------------------------------------------
+
+WIDE = """\
+task = "tensor"
+variants = [{variants}]
+
+[source]
+checkpoint = "net.pth"
+
+[[inputs]]
+name = "x"
+shape = [32, 8, 8]
+
+[export]
+opsets = [13, 11]
+
+[quantize]
+random = true
+"""
+CONVOLUTION = """\
+import torch
+TEMPLATE_NAME = "wide"
+
+def build(num_classes, pretrained=False):
+    return torch.nn.Sequential(torch.nn.Conv2d(32, 32, 3), torch.nn.ReLU())
+"""
+REFUSED = {"where": "atc", "do": "opset", "value": 13}
+
+
+def wide(tmp_path: Path, variants: str) -> Pipeline:
+    folder = tmp_path / "models" / "wide"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(torch.nn.Sequential(torch.nn.Conv2d(32, 32, 3), torch.nn.ReLU()).state_dict(), folder / "net.pth")
+    (folder / "model.toml").write_text(WIDE.format(variants=variants))
+    (folder / "net.py").write_text(CONVOLUTION)
+    settings = RunSettings(folder.parent, tmp_path, soc=SOC, cann="8.0.0", toolchain="cann")
+    return Pipeline(specs.load(folder), settings, Store(tmp_path / "store"))
+
+
+def said(record: StageRecord) -> list[tuple[str, int, int]]:
+    """Type, refused opset and compiled opset of each finding about the ladder."""
+    found = [finding.details for finding in record.findings if finding.rule == "atc.opset-lowered"]
+    return [(entry["type"], entry["refused"], entry["opset"]) for entry in found]
+
+
+@pytest.mark.nightly
+def test_an_int8_model_is_quantized_again_at_the_lower_opset(machine, tmp_path: Path) -> None:
+    machine.rules(REFUSED)
+    try:
+        pipeline = wide(tmp_path, '"int8-bs1"')
+        (variant,) = pipeline.spec.variants
+        record = pipeline.om(variant).record
+    finally:
+        machine.rules()
+    assert said(record) == [("Relu", 13, 11)]
+    own = pipeline.quantized(variant.shape)  # of the spec's own opset: what the questions about INT8 judge
+    opsets = {entry.domain: entry.version for entry in onnx.load(own.file).opset_import}
+    assert opsets[""] == 13
+    assert record.inputs["onnx"] != own.record.digest  # the OM's is another deploy model, of opset 11
+    assert pipeline.records[("int8-bs1", "quantized")].digest == own.record.digest
+    with pipeline.om_sessions(variant)["device"] as session:
+        assert session.run({"x": np.ones((1, 32, 8, 8), np.float32)})
+    pipeline.close()
+    machine.rules({"where": "atc", "do": "float"})
+    again = Pipeline(pipeline.spec, pipeline.settings, Store(tmp_path / "other"))
+    with pytest.raises(AtcError, match="none of the 1 matrix operators takes INT8"):
+        again.om(variant)
+    machine.rules()
+    again.close()
+
+
+def test_the_static_twin_of_a_gear_is_lowered_with_it(machine, tmp_path: Path) -> None:
+    machine.rules(REFUSED)
+    try:
+        pipeline = wide(tmp_path, '{ precision = "fp16", gears = { batch = [1, 2] } }')
+        variant = pipeline.spec.variants[1]
+        given = {"x": np.random.default_rng(0).normal(size=(2, 32, 8, 8)).astype(np.float32)}
+        found = pipeline.om_sessions(variant)["device"].run(given)
+        twin = pipeline.twin_sessions(variant)["device"].run(given)
+    finally:
+        machine.rules()
+    assert said(pipeline.om(variant).record) == [("Relu", 13, 11)]
+    assert all(np.array_equal(found[name], twin[name]) for name in found)
+    pipeline.close()
 
 
 # --- atc --mode=3 first, where the spec asks for it -------------------------------------------------------------------

@@ -9,12 +9,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cann_double import rules
 from pth2om.errors import Pth2omError
-from pth2om.quantize import QuantizeSettings, quantize
+from pth2om.quantize import QuantizeSettings, convert, quantize
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,14 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("input_shape", "data_dir", "data_types", "evaluator", "calibration_config"):
         calibration.add_argument(f"--{name}", default="")
     calibration.add_argument("--batch_num", type=int, default=1)
-    convert = verbs.add_parser("convert")
+    converting = verbs.add_parser("convert")
     for name in ("model", "save_path"):
-        convert.add_argument(f"--{name}", required=True)
+        converting.add_argument(f"--{name}", required=True)
     options = parser.parse_args(words)
     _log("INFO", f"amct_onnx {options.verb} begins")
     if options.verb == "convert":
-        print("[ERROR] this double converts no QDQ model", file=sys.stderr)
-        return 1
+        return _convert(Path(options.model), Path(options.save_path))
     given = [options.input_shape, options.data_dir, options.data_types]
     if options.evaluator and any(given):
         return _fail("the argument evaluator excludes input_shape, data_dir and data_types")
@@ -62,6 +62,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.copyfile(file, f"{stem}{ending}")
     _log("INFO", "amct_onnx calibration success")
     return 0
+
+
+def _convert(model: Path, stem: Path) -> int:
+    """A QDQ model: deploy and fake-quant (amct.md 1.1 and 2.8), no ``_quant.json``."""
+    import onnx
+
+    try:
+        graph = onnx.load(model).graph
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
+        return _fail(f"the model {model} cannot be read: {error}")
+    wrong = _unfit(graph)
+    if wrong:
+        return _fail(wrong)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        convert(model, stem.parent, prefix=stem.name)
+    except Pth2omError as error:
+        return _fail(str(error))
+    _log("INFO", "amct_onnx convert success")
+    return 0
+
+
+def _unfit(graph: Any) -> str:
+    """Why the vendor's tool does not take a graph; empty where it does."""
+    made = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+
+    def pair(name: str) -> tuple[Any, Any] | None:
+        after = made.get(name)
+        before = made.get(after.input[0]) if after is not None and after.op_type == "DequantizeLinear" else None
+        return (before, after) if before is not None and before.op_type == "QuantizeLinear" else None
+
+    layers = 0
+    for node in graph.node:
+        if node.op_type not in _SIDES or not any(pair(name) for name in node.input):
+            continue
+        layers += 1
+        pairs = [pair(name) for name in node.input[: _SIDES[node.op_type]]]
+        if node.op_type == "Add":
+            pairs = [found for found in pairs if found]
+        if not all(pairs):
+            return f"layer {node.name} has QuantizeLinear and DequantizeLinear on one side only"
+        for before, after in filter(None, pairs):
+            if list(before.input[1:]) != list(after.input[1:]):
+                return f"layer {node.name}: the two nodes of a pair have other factors"
+            scales = int(np.prod(constants.get(before.input[1], [1])))
+            if node.op_type in ("Gemm", "MatMul") and scales > 1:
+                return f"layer {node.name}: {node.op_type} takes one factor for the whole weight"
+    return "" if layers else "there is no layer with QuantizeLinear and DequantizeLinear in the model"
+
+
+_SIDES = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "MatMul": 2, "Add": 2}
+"""Layers that ``convert`` takes, and how many of their inputs carry a pair."""
 
 
 def _batches(shapes: str, folders: str, types: str, count: int) -> list[dict[str, np.ndarray]]:

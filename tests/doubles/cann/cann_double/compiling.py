@@ -124,6 +124,7 @@ def _compile(words: Sequence[str], flags: Flags, cann: str, asked: Mapping[str, 
             name=Path(flags["output"]).name,
             command=command,
             atc_version=_VERSIONS[generation(cann)],
+            int8="float" not in asked,
             half="float32" not in asked and mode not in ("force_fp32", "must_keep_origin_dtype", "origin"),
         )
     Path("fusion_result.json").write_text(json.dumps(_FUSION))

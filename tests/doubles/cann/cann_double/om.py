@@ -185,7 +185,15 @@ _GEARS = {"batch": "dynamic_batch_size", "hw": "dynamic_image_size", "dims": "dy
 
 
 def write(
-    folder: Path, model: Path, description: Description, *, name: str, command: str, atc_version: str, half: bool
+    folder: Path,
+    model: Path,
+    description: Description,
+    *,
+    name: str,
+    command: str,
+    atc_version: str,
+    half: bool,
+    int8: bool = True,
 ) -> bytes:
     """The bytes of the ``.om``.
 
@@ -197,6 +205,7 @@ def write(
         command: that atc records, beginning with its own path.
         atc_version: likewise.
         half: whether matrix operators compute in float16.
+        int8: whether quantized ones compute in INT8.
     """
     weights = _packed(folder, description)
     kernels = make.kernels(("te_double_kernel0", b"\x7fELF pth2om double"))
@@ -210,7 +219,7 @@ def write(
         "om_info_list": make.ints(len(weights), len(kernels), 0, len(tasks), 0),
         "attr_model_out_nodes_name": make.strings(*(tensor.name for tensor in description.outputs)),
     }
-    definition = make.model_def(_operators(model, description, half=half), attributes)
+    definition = make.model_def(_operators(model, description, half=half, int8=int8), attributes)
     parts = [(8, _inout(description)), (0, definition), (1, weights), (3, kernels), (2, tasks)]
     data = bytearray(make.om(parts, name=name[:31]))
     data[MARK_AT : MARK_AT + len(MARK)] = MARK
@@ -282,7 +291,7 @@ def _inout(description: Description) -> bytes:
     )
 
 
-def _operators(model: Path, description: Description, *, half: bool) -> tuple[bytes, ...]:
+def _operators(model: Path, description: Description, *, half: bool, int8: bool) -> tuple[bytes, ...]:
     def data(tensor: Tensor) -> bytes:
         shape = tuple(tensor.dims)
         return make.operator(tensor.name, "Data", (make.description(_PROTO[tensor.dtype], shape),))
@@ -290,7 +299,7 @@ def _operators(model: Path, description: Description, *, half: bool) -> tuple[by
     float_type = 2 if half else 1
     operators = [data(tensor) for tensor in description.inputs]
     for number, (name, kind, quantized) in enumerate(_nodes(model)):
-        inputs = (make.description(3 if quantized else float_type, (1,)), make.description(float_type, (1,)))
+        inputs = (make.description(3 if quantized and int8 else float_type, (1,)), make.description(float_type, (1,)))
         operators.append(make.operator(name or f"{kind}_{number}", _TYPES.get(kind, kind), inputs))
     outputs = tuple(make.description(_PROTO[tensor.dtype], tuple(tensor.dims)) for tensor in description.outputs)
     return (*operators, make.operator("Node_Output", "NetOutput", outputs))
