@@ -1,6 +1,6 @@
 """Trains ``weights/bert_tiny.pth`` on drawn sentences, on the CPU.
 
-    python models/bert-tiny/train.py                  about two minutes on one core
+    python models/bert-tiny/train.py                  about 65 s of CPU time, on one core
     python models/bert-tiny/train.py --steps 20       a taste of it; writes nothing
 
 Sentences of the held-out set are left out of training. Each batch is padded to a random length, so that all gears are

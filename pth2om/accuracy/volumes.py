@@ -72,7 +72,7 @@ def measure(
         raise DataError("accuracy.no-input", name=str(feed), known=", ".join(entry.name for entry in session.inputs))
     tile = tuple(side for side in fed.shape[2:] if side is not None)
     regions = how.regions
-    names = _names(dataset) if regions is None else ["background", *regions.names]
+    names = _names(dataset, how.names) if regions is None else ["background", *regions.names]
     heads = len(names) if regions is None else len(regions.names)
     decide = best_class if regions is None else in_order(regions.order)
     nonfinite = np.zeros(len(dataset), dtype=np.int32)
@@ -129,9 +129,12 @@ def _probabilities(scores: Floats) -> Floats:
     return found
 
 
-def _names(dataset: Labelled) -> list[str]:
+def _names(dataset: Labelled, own: Sequence[str]) -> list[str]:
+    """The dataset's names of the classes; without them the model's own, where the numbers do not contradict."""
     if dataset.names:
         return list(dataset.names)
+    if own and dataset.classes in (None, len(own)):
+        return list(own)
     if dataset.classes is None:
         raise DataError("accuracy.no-classes", where=dataset.name)
     return ["background", *(f"class {number}" for number in range(1, dataset.classes))]

@@ -36,6 +36,7 @@ class Preparation:
         crop: whether what is zero in all channels is cut away first.
         resampling: how volumes get the spacing, and the net's scores the volume's own.
         regions: what each head of the net stands for, where they are not the classes.
+        names: of the classes, as the model's ``dataset.json`` has them; for data that names none.
         softmax: nnU-Net v1 adds probabilities where windows overlap, v2 what the net returns.
     """
 
@@ -46,6 +47,7 @@ class Preparation:
     crop: bool = True
     resampling: Resampling = USUAL
     regions: Regions | None = None
+    names: tuple[str, ...] = ()
     softmax: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -113,8 +115,9 @@ def preparation(spec: Spec) -> Preparation:
     reorient = plans is not None and plans.reorient if table.reorient is None else table.reorient
     resampling = USUAL if plans is None else plans.resampling
     regions = None if about is None else about.regions
+    names = () if about is None else about.names
     softmax = plans is not None and plans.version == 1 and regions is None
-    return Preparation(channels, transpose, spacing, reorient, table.crop, resampling, regions, softmax)
+    return Preparation(channels, transpose, spacing, reorient, table.crop, resampling, regions, names, softmax)
 
 
 def check_volume(spec: Spec) -> None:

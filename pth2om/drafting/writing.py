@@ -81,17 +81,22 @@ def _judged(task: Task, found: Found, asked: Asked) -> list[str]:
     """The parts that define what is judged: post-processing, slices, variants, and a dataset to be filled in."""
     lines: list[str] = []
     decoder = {"classification": None, "segmentation": "argmax"}.get(task, "none")
+    if task == "detection" and asked.datasets:
+        decoder = "yolov6"  # the rows that boxes are scored by; others are refused by name when they are seen
     if decoder is not None:
         lines += ["", *_comment(say("starter.decoder", task=task)), "[postprocess]", f"decoder = {text_value(decoder)}"]
     if task == "classification":
         lines += ["", "[[slices]]", 'name = "scores"', 'kind = "scores"']
+    if decoder == "yolov6":
+        for part, index in (("boxes", "..., :4"), ("scores", "..., 5:")):
+            lines += ["", "[[slices]]", f'name = "{part}"', f'index = "{index}"', f'kind = "{part}"']
     if not asked.variants:
         lines += ["", "[variants]", 'precision = ["fp16"]', f"batch = [{found.batch}]"]
     shape = found.inputs[0][1]
-    if asked.volume is not None:
+    if asked.volume is not None and not asked.datasets:
         block = ["[[datasets]]", 'name = "my_dataset"', 'metric = "dice"']
         lines += ["", *_comment(say("starter.volumes")), *(f"# {line}" for line in block)]
-    elif len(shape) == 3 and shape[0] in (1, 3) and asked.preprocess is None:
+    elif len(shape) == 3 and shape[0] in (1, 3) and asked.preprocess is None and asked.volume is None:
         color = 'color = "GRAY"' if shape[0] == 1 else 'color = "RGB"'
         mean = "[0.5]" if shape[0] == 1 else "[0.485, 0.456, 0.406]"
         std = "[0.5]" if shape[0] == 1 else "[0.229, 0.224, 0.225]"

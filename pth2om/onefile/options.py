@@ -84,7 +84,7 @@ class Options:
         random_calibration: calibrate on random numbers: the files are right, the accuracy means nothing.
         calibration_config: an AMCT configuration.
         quantized: an ONNX file that is quantized already.
-        dataset: folder of labelled images that the model is scored on: one folder a class, or with ``val_label.txt``.
+        dataset: folder of labelled data that the model is scored on; see `pth2om.onefile.scoring`.
         quantizer: who quantizes.
         toolchain: who compiles and runs; None: ``cann`` where `boards` are named, else ``emulator``.
         boards: ``ssh://user@host`` of the machines with an NPU that the toolchain ``cann`` uses; none: this machine.

@@ -21,7 +21,7 @@ from pth2om.files import is_file, is_folder
 from pth2om.language import Message, say
 from pth2om.onefile import templates
 from pth2om.onefile.options import Options
-from pth2om.onefile.scoring import dataset_for, dataset_name
+from pth2om.onefile.scoring import Scored, dataset_for, dataset_name
 from pth2om.onefile.shapes import Shapes, shapes_of, sizes_of
 from pth2om.spec import Aipp, Export, Input, Preprocess, Quantize, Spec, Variant
 from pth2om.spec.torchscript import TorchScript
@@ -108,8 +108,9 @@ def prepare(file: Path, options: Options, scratch: Path) -> Prepared:
         found = dataclasses.replace(found, classes=given or found.classes, guessed=found.guessed and given is None)
     elif options.num_classes is not None:
         raise ConvertError("convert.needs", option="--num-classes", other="--template")
-    planned = with_plans(found, file) if kind != "onnx" else None
-    if planned is not None:
+    scored = _scored(options, name, found, said)
+    planned = with_plans(found, file) if kind != "onnx" or (scored is not None and scored.volumes) else None
+    if planned is not None and kind != "onnx":
         found = planned.found
         said += planned.said
     inputs, shapes = _inputs(file, kind, found, options)
@@ -124,19 +125,33 @@ def prepare(file: Path, options: Options, scratch: Path) -> Prepared:
     if shapes.gears is not None:
         said.append(say(f"convert.{'range' if shapes.gears.ranged else 'gears'}", count=len(shapes.gears.points)))
     asked = _asked(options, inputs, shapes, kind, net)
+    if scored is not None:
+        asked = dataclasses.replace(asked, task=scored.task)
     beside: dict[str, bytes] = {}
     if planned is not None and asked.preprocess is None and inputs[0][1] == planned.found.inputs[0][1]:
         asked, beside = dataclasses.replace(asked, volume=planned.volume), planned.beside
     asked, told = _calibrated_on_images(asked, options, inputs[0][0], batch, scratch)
     said += told
     manifests: dict[str, str] = {}
-    if options.dataset is not None:
-        if asked.preprocess is None:
+    if scored is not None:
+        if scored.volumes and asked.volume is None:
+            raise ConvertError("convert.volumes-need", where=str(options.dataset))
+        if not scored.volumes and asked.preprocess is None:
             raise ConvertError("convert.images-need", where=str(options.dataset))
-        table, text = dataset_for(dataset_name(name), options.dataset, options.task or found.task[0])
-        asked, manifests = dataclasses.replace(asked, datasets=(table,)), {table.name: text}
-    spec = _drafted(name, file, kind, found, asked, scratch, manifests)
+        table, manifests = scored.dataset, {scored.dataset.name: scored.manifest}
+        asked = dataclasses.replace(asked, datasets=(table,))
+    spec = _drafted(name, file, kind, found, asked, scratch, manifests, beside)
     return Prepared(file, name, kind, found, asked, spec, tuple(said), net, manifests, beside)
+
+
+def _scored(options: Options, name: str, found: Found, said: list[Message]) -> Scored | None:
+    """How the model is scored, where a folder of labelled data is named."""
+    if options.dataset is None:
+        return None
+    classes = None if found.classes is None else found.classes[0]
+    scored = dataset_for(dataset_name(name), options.dataset, options.task, found.task[0], classes)
+    said += scored.said
+    return scored
 
 
 def save_spec(prepared: Prepared, options: Options, calibration: Path | None) -> tuple[Path, ...]:
@@ -447,10 +462,17 @@ def _range(preprocess: Preprocess) -> tuple[float, float]:
 
 
 def _drafted(
-    name: str, file: Path, kind: Kind, found: Found, asked: Asked, scratch: Path, manifests: Mapping[str, str]
+    name: str,
+    file: Path,
+    kind: Kind,
+    found: Found,
+    asked: Asked,
+    scratch: Path,
+    manifests: Mapping[str, str],
+    beside: Mapping[str, bytes],
 ) -> Spec:
     try:
-        write_model(name, file, kind, found, asked, models=scratch / "models", manifests=manifests)
+        write_model(name, file, kind, found, asked, models=scratch / "models", manifests=manifests, beside=beside)
         return specs.load(scratch / "models" / name)
     except SpecError as error:
         raise ConvertError("convert.contradiction", reason=error.message.render()) from None

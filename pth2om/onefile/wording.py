@@ -53,7 +53,16 @@ def summary(done: Conversion) -> dict[str, Any]:
         "status": done.status,
         "files": {role: str(path) for role, path in done.files.items()},
         "atc": list(done.command),
-        "gates": [{"id": gate.id, "verdict": gate.verdict, "measured": gate.measured} for gate in done.gates],
+        "gates": [
+            {
+                "id": gate.id,
+                "verdict": gate.verdict,
+                "measured": gate.measured,
+                "interval": gate.interval,
+                "ground": gate.ground,
+            }
+            for gate in done.gates
+        ],
         "next": list(after(done)),
     }
 
@@ -84,18 +93,22 @@ def _verdicts(gates: list[GateRecord]) -> Iterator[str]:
 
 
 def _score(gate: GateRecord) -> str:
-    """Both figures of a metric, and what is lost."""
+    """Both figures of a metric, what is lost with its interval, and on what ground."""
     found = gate.details
-    emulated = f" [{say('plugin.ground-emulated').render()}]" if gate.ground == "emulated" else ""
-    return say(
-        "convert.score",
-        variant=gate.variant,
-        metric=str(found["metric"]),
-        images=int(found["images"]),
-        before=f"{found['reference']:.2f}",
-        after=f"{found['candidate']:.2f}",
-        role=gate.check.split("/")[0] + emulated,
-    ).render()
+    values: dict[str, str | int] = {
+        "variant": gate.variant,
+        "metric": str(found["metric"]),
+        "images": int(found["images"]),
+        "before": f"{found['reference']:.2f}",
+        "after": f"{found['candidate']:.2f}",
+        "lost": f"{gate.measured or 0.0:+.2f}",
+        "role": gate.check.split("/")[0],
+        "ground": say(f"plugin.ground-{gate.ground}").render(),
+    }
+    if gate.interval is None:
+        return say("convert.score", **values).render()
+    low, high = (f"{end:+.2f}" for end in gate.interval)
+    return say("convert.score-interval", **values, low=low, high=high).render()
 
 
 def _conclusion(done: Conversion) -> str:

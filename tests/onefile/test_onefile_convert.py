@@ -227,7 +227,7 @@ def test_scores_are_printed_where_labelled_images_are_given(tmp_path: Path, weig
         pth2om.convert(weights, None, dataclasses.replace(options, dataset=tmp_path / "labelled"))
     with pytest.raises(ConvertError, match="neither one folder"):
         pth2om.convert(weights, None, dataclasses.replace(scored, dataset=tmp_path / "nets"))
-    with pytest.raises(ConvertError, match="here is tensor"):
+    with pytest.raises(ConvertError, match="--task is tensor"):
         pth2om.convert(weights, None, dataclasses.replace(scored, task="tensor"))
     done = pth2om.convert(weights, None, scored)
     lines = list(wording.lines(done))
