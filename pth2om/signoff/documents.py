@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pth2om.errors import SignoffError
@@ -96,6 +96,31 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise SignoffError("signoff.unreadable", where=str(path), reason=error.strerror or "") from None
+
+
+def beside(om: Path, name: str) -> Path | None:
+    """A file that lies beside an OM, by its name there; None for a name that leads elsewhere."""
+    parts = PurePosixPath(name).parts
+    inside = bool(parts) and ".." not in parts and not name.startswith("/") and "\\" not in name and ":" not in name
+    return om.parent.joinpath(*parts) if inside else None
+
+
+def differing(om: Path, weights: Mapping[str, str]) -> list[str]:
+    """The weights of an OM that do not lie beside it as they were: their names.
+
+    Args:
+        om: the OM file.
+        weights: name beside it -> sha256.
+    """
+    found = []
+    for name, digest in sorted(weights.items()):
+        file = beside(om, name)
+        try:
+            if file is None or file_digest(file) != digest:
+                found.append(name)
+        except SignoffError:
+            found.append(name)
+    return found
 
 
 def _each_name_once(file: Path, evidence: bytes) -> None:

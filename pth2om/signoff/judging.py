@@ -94,6 +94,8 @@ def _asked(policy: Policy, scope: Scope) -> Iterator[Refusal]:
             yield Refusal(say("signoff.om-unproven", ground=_ground(om.stage.provenance.ground)), (om.name,))
         if om.stage.provenance.name == f"cann/{NO_OM}":
             yield Refusal(say("signoff.no-om", by=NO_OM), (om.name,))
+        if om.has_outer_weights and not om.weights:
+            yield Refusal(say("signoff.weights-unknown"), (om.name,))
         if not any(stage.stage == "onnx" for stage in om.chain):
             yield Refusal(say("signoff.no-chain"), (om.name,))
         if any(str(stage.inputs.get("checkpoint", "")).startswith(SEEDED) for stage in om.chain):

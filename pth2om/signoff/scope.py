@@ -34,6 +34,17 @@ class Om:
         """``yolov6n-fp16-bs1``."""
         return f"{self.model}-{self.variant}"
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """Its weights in files of their own: name beside the OM -> sha256."""
+        told = self.stage.details.get("weights")
+        return {str(name): str(digest) for name, digest in told.items()} if isinstance(told, Mapping) else {}
+
+    @property
+    def has_outer_weights(self) -> bool:
+        """Whether atc was asked to write weights into files of their own."""
+        return any(word in ("--external_weight=1", "--external_weight=2") for word in self.stage.command)
+
 
 @dataclass(frozen=True)
 class Scope:

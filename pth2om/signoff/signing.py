@@ -85,6 +85,7 @@ def signoff(
     given = [(path, papers.file_digest(path)) for path in om_files]
     refused = judging.refusals(night, asked, found, models, today)
     refused += judging.of_files(found, given, _stored(found, store or Store()))
+    refused += _weights(found, given)
     seals = evidence.seals(file)
     if not all(seals):
         raise SignoffError("signoff.unsealed", where=str(file))
@@ -112,6 +113,16 @@ def _key(path: Path | None) -> keys.PrivateKey:
     return keys.private(path)
 
 
+def _weights(found: Scope, given: Sequence[tuple[Path, str]]) -> Iterator[Refusal]:
+    """An OM whose weights lie in files of their own is given with them."""
+    for path, digest in given:
+        for om in found.oms:
+            names = papers.differing(path, om.weights) if om.stage.digest == digest else []
+            if names:
+                message = say("signoff.weights-differ", folder=str(path.parent))
+                yield Refusal(message, tuple(f"{om.name} {name}" for name in names))
+
+
 def _stored(found: Scope, store: Store) -> dict[str, str]:
     """The OM files that the store still has, whole: digest -> path."""
     from pth2om.toolchain import CompiledModel
@@ -120,7 +131,11 @@ def _stored(found: Scope, store: Store) -> dict[str, str]:
     for om in found.oms:
         try:
             path = CompiledModel.read(store.root / "om" / om.stage.key).path
-            if path.is_file() and papers.file_digest(path) == om.stage.digest:
+            if (
+                path.is_file()
+                and papers.file_digest(path) == om.stage.digest
+                and not papers.differing(path, om.weights)
+            ):
                 here[om.stage.digest] = str(path)
         except (ToolchainError, SignoffError):
             continue

@@ -1,8 +1,9 @@
 """The in-toto Statement v1 of a release.
 
-Subjects are the OM files and the ONNX files they were compiled from, by sha256. The predicate is our own; its field
-names follow the proposal of an eval-result predicate (``metric``, ``comparator``, ``threshold``, ``passed``,
-``sampleSize``, ``assuranceLevel``), in which a field that is absent makes no claim.
+Subjects are the OM files, with their weights where these lie in files of their own, and the ONNX files they were
+compiled from, by sha256. The predicate is our own; its field names follow the proposal of an eval-result predicate
+(``metric``, ``comparator``, ``threshold``, ``passed``, ``sampleSize``, ``assuranceLevel``), in which a field that is
+absent makes no claim.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ def _subjects(scope: Scope, *, draft: bool) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], None] = {}
     for om in scope.oms:
         found[om.file, om.stage.digest] = None
+        found |= {(f"{om.file}/{name}", digest): None for name, digest in om.weights.items()}
         source = next((stage for stage in reversed(om.chain) if stage.stage in ("onnx", "quantized")), None)
         if source is not None:
             suffix = "deploy.onnx" if source.stage == "quantized" else "onnx"

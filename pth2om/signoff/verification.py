@@ -16,7 +16,7 @@ from pth2om.evidence import Limit
 from pth2om.language import say
 from pth2om.signoff import archive, envelope, keys
 from pth2om.signoff.bundling import DRAFT_STATEMENT, STATEMENT
-from pth2om.signoff.documents import digests, file_bytes, file_digest
+from pth2om.signoff.documents import differing, digests, file_bytes, file_digest
 from pth2om.signoff.statement import DRAFT_PREDICATE, PASSED, PREDICATE, TYPE
 
 _RELATIONS = ("<=", ">=", "==", "<", ">")
@@ -100,10 +100,26 @@ def _verified(source: Path, om: Sequence[Path], key: Path | None) -> Verified:
     compared = []
     for path in om:
         digest = file_digest(path)
-        if digest not in found.oms.values():
+        names = [name for name, signed in found.oms.items() if signed == digest]
+        if not names:
             raise SignoffError("signoff.om-not-signed", where=str(path), digest=digest[:12])
+        for name in names:
+            _weights(path, name, found.subjects)
         compared.append(path)
     return Verified(**{**vars(found), "compared": tuple(compared)})
+
+
+def _weights(om: Path, name: str, subjects: Mapping[str, str]) -> None:
+    """Compare the files that were signed with an OM, its weights, with those that lie beside it.
+
+    Raises:
+        SignoffError: one is not there, or is another.
+    """
+    inside = f"{name}/"
+    signed = {one.removeprefix(inside): digest for one, digest in subjects.items() if one.startswith(inside)}
+    wrong = differing(om, signed)
+    if wrong:
+        raise SignoffError("signoff.weights-not-signed", where=str(om), names=", ".join(wrong[:3])[:200])
 
 
 def verified_bytes(data: bytes, trusted: keys.PublicKey | None) -> Verified:

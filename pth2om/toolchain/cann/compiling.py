@@ -244,10 +244,14 @@ def compiled(board: Board, asked: Asked, destination: Path, provenance: Provenan
     path = destination / "model.om"
     named = models[0].name
     shutil.move(models[0], path)
+    weights = {}
     for name, entry in ran.kept.items():
-        if "/weight/" in name:
-            (destination / "weight").mkdir(exist_ok=True)
-            shutil.move(entry, destination / "weight" / entry.name)
+        # With --external_weight=1 a file a constant in weight/, with 2 one file beside the OM.
+        if "/weight/" in name or entry.name.endswith("_weight_combined"):
+            beside = f"weight/{entry.name}" if "/weight/" in name else entry.name
+            (destination / beside).parent.mkdir(exist_ok=True)
+            shutil.move(entry, destination / beside)
+            weights[beside] = file_digest(destination / beside)
     inputs, outputs, findings = as_asked(path, asked)
     answer = ran.answer
     details = {
@@ -259,6 +263,7 @@ def compiled(board: Board, asked: Asked, destination: Path, provenance: Provenan
         "settings": dict(answer["settings"]),
         "machine": board.name,
         "findings": [finding.to_json() for finding in findings],
+        **({"weights": weights} if weights else {}),
     }
     model = CompiledModel(path, file_digest(path), provenance, details=details)
     return model.write(destination)

@@ -106,7 +106,8 @@ def files_of(compiled: CompiledModel) -> tuple[str, dict[str, Path]]:
     files = {path.name: path}
     beside = path.parent / "weight"
     files.update({f"weight/{entry.name}": entry for entry in sorted(beside.glob("*")) if entry.is_file()})
-    files.update({name: path.parent / name for name in compiled.details.get("beside", ())})
+    names = (*compiled.details.get("beside", ()), *compiled.details.get("weights", ()))
+    files.update({name: path.parent / name for name in names})
     return path.name, files
 
 
