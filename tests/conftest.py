@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 pytest_plugins = ["pytester"]
+
+# How long an example or its drawing takes is the machine's load, not a fault; what takes long is in benchmarks/.
+settings.register_profile("pth2om", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pth2om")
 
 
 def _data_folder() -> Path | None:

@@ -107,7 +107,7 @@ def test_fix_says_mistakes(tmp_path, awkward, words, capsys):
     target = [str(awkward)] if words else []
     assert run("fix", *target, "-o", str(tmp_path / "o.onnx"), *words) in (1, 2)
     said = capsys.readouterr()
-    assert said.err or said.out
+    assert said.err.strip() or "Ascend999" in said.out
     assert "Traceback" not in said.err
 
 

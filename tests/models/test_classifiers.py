@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pth2om.checkpoint import load_module, load_net
+from pth2om.errors import CheckpointError
 from pth2om.spec import load
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -69,9 +70,9 @@ def test_convmixer_1536_20_has_the_published_keys() -> None:
 
 def test_convmixer_refuses_what_it_cannot_build() -> None:
     net = load_net(MODELS / "convmixer" / "net.py")
-    with pytest.raises(Exception, match="kernel 4 is even"):
+    with pytest.raises(CheckpointError, match="kernel 4 is even"):
         net.build(10, dim=8, depth=1, kernel=4, patch=2)
-    with pytest.raises(Exception, match="activation 'silu'"):
+    with pytest.raises(CheckpointError, match="activation 'silu'"):
         net.build(10, dim=8, depth=1, kernel=3, patch=2, activation="silu")
 
 

@@ -59,7 +59,9 @@ def test_quantize_writes_every_file_and_they_agree(onnx_file, tmp_path):
     assert ops["conv1"]["attr"][0]["value"]["list"]["s"][0] == "conv1"
     assert ops["conv1"]["input"][0] == "conv1.quant:0"
     report = json.loads(result.files["report"].read_text())
-    assert all(proof["differing"] == 0 for proof in report["details"]["proof"])
+    proofs = report["details"]["proof"]
+    assert {proof["layer"] for proof in proofs} == {layer.name for layer in result.layers if layer.int8}
+    assert all(proof["differing"] == 0 for proof in proofs)
 
 
 def test_without_data_it_is_refused_or_flagged_everywhere(onnx_file, tmp_path, capsys, monkeypatch):
@@ -274,6 +276,7 @@ def test_fp32_checkpoint_runs_the_int8_weights_in_the_unchanged_net(tmp_path, fu
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "net.pth")
     written, findings = write_checkpoint(plan, tmp_path / "net.pth", tmp_path / "net_int8_as_fp32.pth")
     kinds = [entry.kind for entry in written]
+    assert kinds
     assert "none" not in kinds
     assert ("rep" in kinds) == fused
     assert all(entry.error < 2e-6 for entry in written)

@@ -99,6 +99,7 @@ def test_what_goes_out_comes_back(pipeline: Pipeline, tmp_path: Path, name: str)
     assert record["seed"] == 0
     assert len(record["samples"]) == handed.batches
     joined = ",".join(str(folder) for folder in handed.folders)
+    assert handed.commands
     assert all(f"--input {joined} " in command for command in handed.commands)
     play(pipeline, tmp_path / "in", tmp_path / "out" / "20260101", name=name)
     gates = compare_outputs(pipeline, tmp_path / "in", tmp_path / "out").gates
@@ -225,6 +226,7 @@ def test_a_gear_goes_out_in_its_own_shape(repository: Path, tmp_path: Path) -> N
     made = Pipeline(spec, RunSettings(folder.parent, repository / "calib", threads=1), Store())
     subject = chosen(made, name, None)
     handed = hand_out(subject, tmp_path / "in")
+    assert handed.commands
     assert all("--dymDims 'input_ids:1,16;attention_mask:1,16;token_type_ids:1,16'" in one for one in handed.commands)
     given = [InputShape(entry.name, (1, 16), "int64") for entry in spec.inputs]
     bins = open_bins([tmp_path / "in"], given)

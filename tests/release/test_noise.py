@@ -36,7 +36,10 @@ def test_the_scale_is_one_nights_deviation_whatever_a_gate_measures() -> None:
     stream = np.random.default_rng(0)
     series = {str(g): (10 * g * np.exp(0.01 * stream.standard_normal(20))).tolist() for g in range(1, 101)}
     found = noise.scales(series)
-    assert all(value == pytest.approx(0.01, rel=0.1) for value in list(found.values())[:1])
+    assert found.keys() == series.keys()
+    # Of a series' own scale the larger one is taken, which twenty nights leave uncertain; none is below the pool's.
+    assert min(found.values()) == pytest.approx(0.01, rel=0.1)
+    assert max(found.values()) < 0.03
     restless = {"restless": np.exp(0.05 * stream.standard_normal(60)).tolist()}
     assert noise.scales(series | restless)["restless"] == pytest.approx(0.05, rel=0.3)
     assert noise.scales({"few": [1.0, 1.1]}) == {}

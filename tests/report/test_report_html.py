@@ -97,7 +97,9 @@ def test_whatever_is_emulated_says_so(page, small):
     """Every row, cell and heading with a figure of the emulator carries the word."""
     seen = Page(page).text
     assert seen.count("emulated") > 20
-    for table in re.findall(r'<table class="close">.*?</table>', page, re.S):
+    tables = re.findall(r'<table class="close">.*?</table>', page, re.S)
+    assert tables
+    for table in tables:
         head = table.split("<tbody>")[0]
         om = [cell for cell in head.split("<th>") if "↔ OM" in cell]
         assert om
@@ -108,6 +110,7 @@ def test_whatever_is_emulated_says_so(page, small):
 
 def test_every_failure_says_what_to_do_next(page, small):
     failed = [record for record in small if isinstance(record, GateRecord) and record.verdict == "failed"]
+    assert failed
     top = page[page.index('id="failed"') : page.index('id="overview"')]
     for gate in failed:
         assert f"<code>{gate.check}</code>" in top

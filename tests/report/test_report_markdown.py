@@ -93,7 +93,7 @@ def test_the_older_table_names_a_model_that_starts_from_an_onnx_file(small):
 def test_failures_end_with_what_to_do(small):
     text = render_markdown(collect(small), "en")
     lines = [line for line in text.splitlines() if line.startswith("- ")]
-    assert len(lines) == collect(small).count("failed")
+    assert len(lines) == collect(small).count("failed") > 0
     assert all(" → " in line for line in lines)
 
 

@@ -43,19 +43,19 @@ def test_many_bins_are_merged_without_losing_the_last():
 @given(st.lists(FLOATS, max_size=8), st.lists(FLOATS, max_size=8))
 def test_a_histogram_of_anything_draws_or_draws_nothing(edges, counts):
     svg = plots.histogram(edges, counts)
-    assert not svg or "nan" not in svg.lower()
+    assert "nan" not in svg.lower()
 
 
 @given(st.lists(st.tuples(FLOATS, FLOATS, FLOATS, st.none() | st.floats(-1e6, 1e6)), max_size=4))
 def test_intervals_of_anything_draw_or_draw_nothing(rows):
     svg = plots.intervals([plots.Whisker("x", *row, "p") for row in rows])
-    assert not svg or "nan" not in svg.lower()
+    assert "nan" not in svg.lower()
 
 
 @given(st.lists(st.tuples(*[st.none() | FLOATS] * 4), max_size=4))
 def test_latencies_of_anything_draw_or_draw_nothing(rows):
     svg = plots.latencies([plots.Span("x", *row) for row in rows])
-    assert not svg or "nan" not in svg.lower()
+    assert "nan" not in svg.lower()
 
 
 def place_of(svg, kind):

@@ -139,6 +139,8 @@ def test_a_draft_says_so_in_every_line_and_is_refused(
     told = opened.statement["predicate"]
     marked = [told["verdict"], *(one["verdict"] for one in (*told["results"], *told["refusals"]))]
     assert all(str(text).startswith("DRAFT, UNPROVEN") for text in marked)
+    assert opened.statement["subject"]
+    assert told["results"]
     assert all(one["name"].startswith("DRAFT, UNPROVEN") for one in opened.statement["subject"])
     assert not any("passed" in one for one in told["results"])
     assert walked(desk, monkeypatch, f"verify statement.json --key {key_files[1]}") == 1

@@ -203,4 +203,5 @@ def test_the_whole_self_test(tmp_path: Path) -> None:
     assert {name for name, result in results.items() if result == "by hand"} == {"R18", "T5", "L5"}
     # What is broken on purpose: init twice, an end without finalize, a fork, and processes that leave as they are.
     wanted = ("a second time", "without acl.finalize", "in a fork", "leaked")
+    assert machine.broken
     assert all(any(words in line for words in wanted) for line in machine.broken)
