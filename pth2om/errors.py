@@ -26,7 +26,10 @@ faces (pytest plugin, CLI, GUI) print ``str(error)`` and never a traceback for t
 
 from __future__ import annotations
 
+import errno
 import re
+import shutil
+from collections.abc import Iterator
 from typing import ClassVar
 
 from pth2om.escaping import visible
@@ -61,6 +64,29 @@ def first_line(said: BaseException | str, most: int = 300) -> str:
         line = f"{line} {lines[1]}"
     line = _PLACE.sub("", _STATUS.sub("", line))
     return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file could not be read or written, in the system's words; of a copied folder, the first file's reason."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        return first_line(str(error.args[0][0][-1]).rpartition("] ")[2])
+    return error.strerror or first_line(error)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it was made of, the latest first; also behind ``from None``."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk or a quota was full, or a file grew beyond what the system allows: that is no model's fault."""
+    return any(isinstance(each, OSError) and each.errno in _FULL for each in causes(error))
 
 
 class Pth2omError(Exception):

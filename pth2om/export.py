@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pth2om.ascend.versions import DEFAULT
-from pth2om.errors import ExportError, GraphError, first_line
+from pth2om.errors import ExportError, GraphError, first_line, is_full
 from pth2om.evidence import Finding
 from pth2om.export_probe import at_shape, probe
 from pth2om.language import say
@@ -267,7 +267,9 @@ def _try(job: _Job, opset: int, path: Path) -> tuple[Attempt, list[MissingOperat
 
     try:
         findings = _run_exporter(job, opset, path)
-    except Exception as error:  # noqa: BLE001 - the exporter raises whatever the model's code raises
+    except Exception as error:  # the exporter raises whatever the model's code raises
+        if is_full(error):
+            raise
         return Attempt(opset, "export-failed", first_line(error)), [], []
     model = read_whole(path)
     written = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)

@@ -28,7 +28,7 @@ from typing import Any
 import filelock
 import platformdirs
 
-from pth2om.errors import Pth2omError, StoreError
+from pth2om.errors import Pth2omError, StoreError, is_full
 from pth2om.files import write_text
 
 _RECORD = "artifact.json"
@@ -345,7 +345,7 @@ class Store:
             folder.replace(place)
             shutil.rmtree(resume, ignore_errors=True)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise StoreError("store.no-space", where=str(self.root), stage=key.stage) from None
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
                 raise StoreError("store.not-writable", where=str(self.root), reason=_reason(error)) from None

@@ -98,8 +98,9 @@ def make(module: torch.nn.Module, inputs: Sequence[Input], table: TorchScript, b
             findings.append(Finding("torchscript.frozen", "error", told))
         else:
             findings.append(_finding("frozen" if frozen else "far", "error", **values))
-    with _quiet():
-        torch.jit.save(program, str(file))
+    # Given a path, PyTorch ends the whole process when the disk is full; given an open file, it raises OSError.
+    with _quiet(), file.open("wb") as opened:
+        torch.jit.save(program, opened)
     findings.append(_finding("deprecated", "info"))
     twin = _twin(module, arguments, expected, file.with_name(TWIN), findings, table) if table.twin else None
     return Made(method, error, twin, len(expected[0]), tuple(findings))

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from pth2om import __version__
 from pth2om.cli.parsing import Parser
-from pth2om.errors import Pth2omError
+from pth2om.errors import Pth2omError, reason_of
+from pth2om.escaping import visible
 from pth2om.language import say
 from pth2om.terminal import prepare_streams
 
@@ -88,4 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno is None:
+            raise
+        place = visible(str(error.filename)) if error.filename else f"pth2om {arguments.verb}"
+        print(say("cli.system", where=place, reason=reason_of(error)).with_fix(), file=sys.stderr)
+        return 1
     return status

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om import spec as specs
-from pth2om.errors import QuantizeError
+from pth2om.errors import QuantizeError, reason_of
 from pth2om.files import replacing
 from pth2om.host import data_roots
 from pth2om.language import say
@@ -162,7 +162,7 @@ def _copied(exported: Built, built: Built, destination: Path, prefix: str, stem:
             with replacing(target) as scratch:
                 shutil.copyfile(path, scratch)
     except OSError as error:
-        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
+        raise QuantizeError("quantize.not-writable", where=str(destination), reason=reason_of(error)) from None
     return {role: target for role, (_, target) in found.items()}
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from pth2om.errors import Pth2omError
+from pth2om.errors import Pth2omError, causes
 from pth2om.evidence import Finding, StageRecord
 from pth2om.progress import Progress, terminal
 from pth2om.session import Provenance
@@ -133,7 +133,7 @@ def run(stage: Stage[T], store: Store, progress: Progress = terminal) -> Done[T]
 
 _MACHINE = frozenset(
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EINTR", "ESTALE", "EROFS")
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EINTR", "ESTALE", "EROFS")
     if hasattr(errno, name)
 )
 """Errors of the system that are the machine's: a full disk, no memory, too many open files."""
@@ -141,13 +141,11 @@ _MACHINE = frozenset(
 
 def _is_transient(error: BaseException) -> bool:
     """Whether trying again may succeed: the error itself is of that kind, or what it was made of is."""
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in causes(error):
         lost = isinstance(seen, MemoryError | ConnectionError | TimeoutError | subprocess.TimeoutExpired)
         machine = isinstance(seen, OSError) and seen.errno in _MACHINE
         if lost or machine or (isinstance(seen, Pth2omError) and seen.transient):
             return True
-        seen = seen.__cause__ or seen.__context__  # also behind `from None`
     return False
 
 

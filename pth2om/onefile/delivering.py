@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pth2om.errors import ConvertError
+from pth2om.errors import ConvertError, reason_of
 from pth2om.files import is_there, replacing, write_text
 from pth2om.quantize.settings import file_names
 from pth2om.store import file_digest
@@ -94,7 +94,7 @@ def check(names: Names, file: Path, *, force: bool) -> None:
         with tempfile.TemporaryFile(dir=names.folder):  # permissions alone do not show a disk mounted read-only
             pass
     except OSError as error:
-        raise ConvertError("convert.not-writable", where=str(names.folder), reason=str(error.strerror)) from None
+        raise ConvertError("convert.not-writable", where=str(names.folder), reason=reason_of(error)) from None
     usual = (names.onnx, names.om, names.emulated, names.torchscript, names.aipp, names.calibration, names.record)
     int8: list[Path] = []
     if names.quantized:
@@ -162,7 +162,7 @@ def deliver(sources: Mapping[str, tuple[Path, Path]], names: Names, file: Path, 
         for source, target in wanted.values():
             _copy(source, target)
     except OSError as error:
-        raise ConvertError("convert.not-writable", where=str(names.folder), reason=str(error.strerror)) from None
+        raise ConvertError("convert.not-writable", where=str(names.folder), reason=reason_of(error)) from None
     return {role: target for role, (_, target) in sources.items()}
 
 
@@ -173,7 +173,7 @@ def write_record(names: Names, files: Mapping[str, Path], data: Mapping[str, Any
     try:
         write_text(names.record, json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     except OSError as error:
-        raise ConvertError("convert.not-writable", where=str(names.folder), reason=str(error.strerror)) from None
+        raise ConvertError("convert.not-writable", where=str(names.folder), reason=reason_of(error)) from None
     return names.record
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from pth2om.errors import QuantizeError
+from pth2om.errors import QuantizeError, reason_of
 from pth2om.evidence import Finding
 from pth2om.language import say
 from pth2om.quantize import batches, ranges
@@ -157,7 +157,7 @@ def _together(destination: Path, prefix: str) -> Iterator[Path]:
             for file in folder.iterdir():
                 file.replace(destination / file.name)
     except OSError as error:
-        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
+        raise QuantizeError("quantize.not-writable", where=str(destination), reason=reason_of(error)) from None
 
 
 def described(

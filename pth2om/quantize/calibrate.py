@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from pth2om.errors import QuantizeError
+from pth2om.errors import QuantizeError, reason_of
 from pth2om.files import write_bytes
 from pth2om.host import cores, return_memory, threads
 from pth2om.quantize.histogram import Histogram
@@ -250,7 +250,7 @@ def _save(path: Path, key: str, result: Calibration) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getvalue(), durable=True)
     except OSError as error:
-        raise QuantizeError("quantize.not-writable", where=str(path.parent), reason=str(error.strerror)) from None
+        raise QuantizeError("quantize.not-writable", where=str(path.parent), reason=reason_of(error)) from None
 
 
 def _load(path: Path | None, key: str, tensors: Mapping[str, int | None]) -> Calibration | None:

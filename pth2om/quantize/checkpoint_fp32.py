@@ -27,7 +27,7 @@ import numpy.typing as npt
 from pth2om.checkpoint import branches
 from pth2om.checkpoint import tensors as numbers
 from pth2om.checkpoint.formats import READABLE, Kind, kind_of
-from pth2om.errors import QuantizeError, first_line
+from pth2om.errors import QuantizeError, causes, first_line, reason_of
 from pth2om.evidence import Finding
 from pth2om.files import replacing
 from pth2om.language import Value, say
@@ -333,11 +333,13 @@ def _save(content: Any, metadata: dict[str, str] | None, kind: Kind, destination
 
                 save_file({key: value.contiguous() for key, value in content.items()}, scratch, metadata)
             else:
-                torch.save(content, scratch)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise QuantizeError("quantize.not-writable", where=str(destination), reason=reason) from None
+                with scratch.open("wb") as file:  # given a path, PyTorch does not say why it failed
+                    torch.save(content, file)
     except Exception as error:  # noqa: BLE001 - a full disk is a RuntimeError of torch, a SafetensorError of safetensors
+        refused = next((each for each in causes(error) if isinstance(each, OSError)), None)
+        if refused is not None:
+            reason = reason_of(refused)
+            raise QuantizeError("quantize.not-writable", where=str(destination), reason=reason) from None
         reason = first_line(error)
         raise QuantizeError("quantize.checkpoint-unwritten", where=str(destination), reason=reason) from None
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 import onnx.numpy_helper
 
-from pth2om.errors import GraphError, QuantizeError, first_line
+from pth2om.errors import GraphError, QuantizeError, first_line, reason_of
 from pth2om.files import is_file
 from pth2om.host import return_memory
 from pth2om.language import Message, say
@@ -358,7 +358,9 @@ def open_session(model: onnx.ModelProto, *, outputs: Sequence[str] | None = None
             path = Path(folder) / "model.onnx"
             write_model(model, path)
             session = open_runtime(path, optimize=not exact, lean=True)
-    except (RefusedError, OSError, ValueError) as error:
+    except OSError as error:
+        raise QuantizeError("quantize.not-writable", where=tempfile.gettempdir(), reason=reason_of(error)) from None
+    except (RefusedError, ValueError) as error:
         raise QuantizeError("quantize.not-runnable", reason=first_line(error)) from None
     # What building it took, some two times the weights.
     return_memory()

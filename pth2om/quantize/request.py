@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from pth2om.errors import QuantizeError
+from pth2om.errors import QuantizeError, reason_of
 from pth2om.spec.tables import Activations, Balancing, Weights
 
 _EVERYWHERE = frozenset({"model", "output", "prefix", "json"})
@@ -164,7 +164,7 @@ def check_writable(destination: Path) -> None:
         with tempfile.TemporaryFile(dir=place):  # permissions alone do not show that a disk is mounted read-only
             pass
     except OSError as error:
-        raise QuantizeError("quantize.not-writable", where=str(destination), reason=str(error.strerror)) from None
+        raise QuantizeError("quantize.not-writable", where=str(destination), reason=reason_of(error)) from None
 
 
 def _flag(name: str) -> str:

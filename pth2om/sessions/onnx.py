@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pth2om.errors import ToolchainError
+from pth2om.errors import ToolchainError, reason_of
 from pth2om.files import is_file
 from pth2om.onnxfile.runtime import (
     CPU,
@@ -88,7 +88,7 @@ class OnnxSession:
         try:
             return file_digest(self.path)
         except OSError as error:
-            raise ToolchainError("onnx_session.unreadable", where=str(self.path), reason=str(error.strerror)) from None
+            raise ToolchainError("onnx_session.unreadable", where=str(self.path), reason=reason_of(error)) from None
 
     @cached_property
     def provenance(self) -> Provenance:
