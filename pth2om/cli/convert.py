@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
+from pth2om.cli.parsing import numbers, sizes
 from pth2om.cli.passing import pass_on
 from pth2om.cli.target import add_cann
 from pth2om.errors import Pth2omError
@@ -51,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_argument_group("input")
     shape.add_argument("--batch", metavar="N", type=int, help=_text("batch"))
     shape.add_argument("--channels", "--in-channels", metavar="N", type=int, help=_text("channels"))
-    shape.add_argument("--size", metavar="H[,W]", type=_sizes, help=_text("size"))
+    shape.add_argument("--size", metavar="H[,W]", type=sizes, help=_text("size"))
     shape.add_argument("--input-shape", metavar="SHAPES", help=_text("input-shape"))
     shape.add_argument("--dynamic-batch-size", metavar="N,N", type=_sizes_of(1), help=_text("dynamic-batch-size"))
     shape.add_argument("--dynamic-image-size", metavar="H,W;H,W", type=_sizes_of(2), help=_text("dynamic-image-size"))
@@ -83,8 +84,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pixels.add_argument("--aipp", metavar="FILE", nargs="?", const="", help=_text("aipp"))
     pixels.add_argument("--aipp-format", choices=_FORMATS, help=_text("aipp-format"))
     pixels.add_argument("--color", choices=("RGB", "BGR", "GRAY"), help=_text("color"))
-    pixels.add_argument("--mean", metavar="R,G,B", type=_numbers, help=_text("mean"))
-    pixels.add_argument("--std", metavar="R,G,B", type=_numbers, help=_text("std"))
+    pixels.add_argument("--mean", metavar="R,G,B", type=numbers, help=_text("mean"))
+    pixels.add_argument("--std", metavar="R,G,B", type=numbers, help=_text("std"))
     pixels.add_argument("--scale", metavar="N", type=float, help=_text("scale"))
     pixels.add_argument("--resize", choices=("none", "stretch", "letterbox"), help=_text("resize"))
     pixels.add_argument("--preprocess", dest="recipe", metavar="FILE", type=Path, help=_text("preprocess"))
@@ -160,16 +161,6 @@ def _text(name: str) -> str:
     return say(f"convert.help-{name}").render().replace("%", "%%")
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in text.replace("x", ",").strip("[]() ").split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1 or len(sizes) > 3:
-        raise argparse.ArgumentTypeError(say("convert.bad-size", text=text).render())
-    return sizes
-
-
 def _sizes_of(each: int) -> Callable[[str], tuple[Any, ...]]:
     """A type of argparse: ``1,2,4`` (one size each), or groups between ``;``; of 0 sizes: of any number."""
 
@@ -185,14 +176,6 @@ def _sizes_of(each: int) -> Callable[[str], tuple[Any, ...]]:
         return tuple(group[0] for group in sizes) if each == 1 else tuple(sizes)
 
     return read
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.strip("[]() ").split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(say("convert.bad-numbers", text=text).render()) from None
-    return numbers
 
 
 def _words(text: str) -> tuple[str, ...]:

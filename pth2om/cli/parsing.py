@@ -30,3 +30,23 @@ class Parser(argparse.ArgumentParser):
         self._positionals.title = say("cli.positionals").render()
         self._optionals.title = say("cli.options").render()
         self.add_argument("-h", "--help", action="help", help=say("cli.show-help").render())
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """A type of argparse: one to three sizes, as ``224,224`` or ``224x224``."""
+    try:
+        found = tuple(int(part) for part in text.replace("x", ",").strip("[]() ").split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1 or len(found) > 3:
+        raise argparse.ArgumentTypeError(say("convert.bad-size", text=text).render())
+    return found
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """A type of argparse: numbers with commas between them."""
+    try:
+        found = tuple(float(part) for part in text.strip("[]() ").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(say("convert.bad-numbers", text=text).render()) from None
+    return found

@@ -407,13 +407,13 @@ def _calibrated_on_images(
 
 def _preprocess(options: Options, inputs: Inputs) -> Preprocess | None:
     """How pixels become the first input, where the options say it."""
+    from pth2om.quantize.preprocessing import loose, read_recipe, recipe_path
+
     shape = inputs[0][1]
     given = {name: getattr(options, name) for name in ("color", "scale", "resize", "mean", "std")}
     given = {name: value for name, value in given.items() if value not in (None, ())}
     recipe: Mapping[str, Any] = {}
     if options.recipe is not None:
-        from pth2om.quantize.preprocessing import read_recipe, recipe_path
-
         table = read_recipe(recipe_path(options.recipe)).preprocess
         recipe = table.model_dump(include=table.model_fields_set - {"size", "input"})
     elif not given and options.aipp_config is not None:
@@ -424,12 +424,8 @@ def _preprocess(options: Options, inputs: Inputs) -> Preprocess | None:
         return None
     if len(shape) != 3:
         raise ConvertError("convert.no-image", name=inputs[0][0], shape=str(list(shape)))
-    table_values = {"color": "GRAY" if shape[0] == 1 else "RGB", "resize": "stretch", **recipe, **given}
-    mean, std = table_values.get("mean", ()), table_values.get("std", ())
-    if "scale" not in table_values and any(abs(number) > 3 for number in (*mean, *std)):
-        table_values["scale"] = 1.0  # in units of the pixel, as 123.675
     try:
-        return Preprocess(**table_values, size=shape[1:])
+        return loose(given, (shape[0], shape[1], shape[2]), recipe)
     except ValueError as error:
         raise ConvertError("convert.contradiction", reason=_reason(error)) from None
 

@@ -6,8 +6,9 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from pth2om.errors import QuantizeError
@@ -206,6 +207,54 @@ def recipe_path(path: Path) -> Path:
     """A recipe's path as typed, or the spec of this name under ``models/``."""
     named = Path("models") / path
     return named if not is_there(path) and is_file(named / "model.toml") else path
+
+
+def loose(
+    given: Mapping[str, Any], shape: tuple[int, int, int], recipe: Mapping[str, Any] = MappingProxyType({})
+) -> Preprocess:
+    """A preprocessing from single values, as a command line or a form has them.
+
+    Args:
+        given: of ``color``, ``scale``, ``resize``, ``mean``, ``std``; what is not there is as usual: RGB (GRAY for one
+            channel), stretched, pixels of 0..1; with a mean or deviation beyond 3, pixels of 0..255.
+        shape: (channels, height, width) of the input.
+        recipe: what counts where `given` says nothing.
+
+    Raises:
+        ValueError: the values contradict each other.
+    """
+    values = {"color": "GRAY" if shape[0] == 1 else "RGB", "resize": "stretch", **recipe, **given}
+    mean, std = values.get("mean", ()), values.get("std", ())
+    if "scale" not in values and any(abs(number) > 3 for number in (*mean, *std)):
+        values["scale"] = 1.0  # in units of the pixel, as 123.675
+    return Preprocess(**values, size=shape[1:])
+
+
+def of_values(given: Mapping[str, Any], size: Sequence[int] | None, recipe: ImageRecipe | None = None) -> ImageRecipe:
+    """A recipe of single values, or a recipe in which they count more.
+
+    Args:
+        given: as `loose`.
+        size: height and width, or one number for both; None: the recipe's.
+        recipe: where there is one.
+
+    Raises:
+        QuantizeError: the size is missing, or the values contradict each other.
+    """
+    own: Mapping[str, Any] = {}
+    if recipe is not None:
+        own = recipe.preprocess.model_dump(include=recipe.preprocess.model_fields_set - {"size"})
+        size = size or recipe.preprocess.size
+    if not size:
+        raise QuantizeError("bins.no-size")
+    height, width = size[-2:] if len(size) > 1 else (*size, *size)
+    color = given.get("color", own.get("color", "RGB"))
+    try:
+        made = loose(given, (1 if color == "GRAY" else 3, height, width), own)
+    except ValueError as error:
+        reason = str(error).split("Value error, ")[-1].split(" [type=")[0]
+        raise QuantizeError("bins.contradiction", reason=reason) from None
+    return replace(recipe, preprocess=made) if recipe else ImageRecipe(made)
 
 
 def image_shape(preprocess: Preprocess) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -13,7 +14,9 @@ from pth2om.aipp.csc import STANDARDS, YUV_TO_RGB, settings
 from pth2om.aipp.preview import frame, write_preview
 from pth2om.errors import AippError, DataError
 from pth2om.gui.children import Answer
-from tests.gui.window import text
+from pth2om.gui.journal import Asked
+from pth2om.toolchain.cann import diagnosis
+from tests.gui.window import Window, text
 
 pytestmark = pytest.mark.usefixtures("asked_here")
 
@@ -133,7 +136,8 @@ def test_a_frame_has_the_bytes_of_its_format(form):
 def test_the_board_page_shows_what_doctor_says(window, monkeypatch):
     said = (
         '[{"place": "", "status": 1, "findings": [{"severity": "error", "message": {"key": "gui.no-jobs"}}, '
-        '{"severity": "info", "message": {"key": "no.such"}}], "facts": {"machine": {"cores": "<2>"}}}]'
+        '{"severity": "info", "message": {"key": "no.such"}}], "facts": {"machine": {"cores": "<2>"}}, '
+        '"shown": [["lease", "held by <me>@pc since 10:00:00"]]}]'
     )
     asked = []
     monkeypatch.setattr(
@@ -141,10 +145,39 @@ def test_the_board_page_shows_what_doctor_says(window, monkeypatch):
     )
     page = window.get("/board/seen", board="ssh://root@192.0.2.7:22").text
     assert asked == [("doctor", "--json", "--board=ssh://root@192.0.2.7:22")]
-    for word in ("No jobs yet", "no.such", "&lt;2&gt;"):
+    for word in ("No jobs yet", "no.such", "&lt;2&gt;", "held by &lt;me&gt;@pc since 10:00:00"):
         assert word in page
     monkeypatch.setattr("pth2om.gui.children.Asker.ask", lambda *_, **__: Answer(1, "", "broken <pipe>"))
     assert "broken &lt;pipe&gt;" in window.get("/board/seen").text
+
+
+@pytest.mark.parametrize(
+    ("lease", "words"),
+    [
+        ({"held": True, "who": "ann", "host": "pc<1>", "seconds": 60}, ("held by ann@pc&lt;1&gt; since", "占用")),
+        ({"held": False}, ("free", "空闲")),
+        ({"held": None, "reason": "no permission"}, ("unknown: no permission", "未知")),
+    ],
+)
+def test_the_board_page_shows_who_holds_the_npu(window, monkeypatch, lease, words):
+    """What a real board's agent collects, as the doctor prints it, in both languages."""
+    facts = diagnosis.doctor.collect("/")
+    facts["lease"], facts["machine"] = lease, {**facts["machine"], "nodes": ["davinci0"]}
+    seen = diagnosis.Diagnosis("ssh://root@192.0.2.7", facts, ())
+    monkeypatch.setattr("pth2om.gui.children.Asker.ask", lambda *_, **__: Answer(0, json.dumps([seen.to_json()]), ""))
+    for language, wanted in zip(("en", "zh"), words, strict=True):
+        window.post("/preferences", {"lang": language})
+        assert wanted in window.get("/board/seen", board="ssh://root@192.0.2.7").text
+    window.post("/preferences", {"lang": "en"})
+
+
+def test_the_board_page_shows_which_board_a_job_waits_for(project, tmp_path):
+    with Window(project, tmp_path / "state", at_once=0) as window:
+        window.sign_in()
+        for board in ("ssh://root@192.0.2.7", ""):
+            window.desk.queue.add(Asked("pytest", (board,), "accept", f"x{board}", board=board), "n")
+        page = text(window.get("/board").text)
+        assert "waiting · ssh://root@192.0.2.7" in page
 
 
 @pytest.mark.parametrize(

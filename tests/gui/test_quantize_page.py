@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -140,6 +141,45 @@ def test_calibration_images_are_shown_as_the_net_sees_them(window, project):
     absent = window.get("/picture/sheet", folder="photos", recipe="absent.json")
     assert (absent.status_code, "absent.json" in absent.text) == (422, True)
     assert window.get("/picture/sheet", folder="..", recipe="recipe.json").status_code == 400
+    assert window.get("/picture/sheet", folder="photos", recipe="../recipe.json").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mean": "123.675,116.28,103.53", "std": "58.395,57.12,57.375", "size": "16"},
+        {"mean": "0,0,0", "std": "1,1,1", "size": "16,16"},
+        {"color": "RGB", "scale": "255", "resize": "stretch", "size": "16"},
+        {"recipe": "recipe.json", "color": "RGB", "resize": "stretch"},
+    ],
+)
+def test_calibration_images_are_shown_by_single_values_as_by_a_recipe_of_the_same(window, project, values):
+    """Stretched to 16 x 16, and the normalization is undone: all these are one picture."""
+    recipe = json.loads((project / "recipe.json").read_text())
+    recipe["det_pre_params"]["fixed_scale"] = 0
+    (project / "stretched.json").write_text(json.dumps(recipe))
+    whole = window.get("/picture/sheet", folder="photos", recipe="stretched.json").content
+    drawn = window.get("/picture/sheet", loose="on", folder="photos", **values)
+    assert drawn.headers["content-type"] == "image/png", drawn.text
+    assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(one))) for one in (drawn.content, whole)))
+    swapped = window.get("/picture/sheet", loose="on", folder="photos", **{**values, "color": "BGR"}).content
+    assert not np.array_equal(*(np.asarray(Image.open(io.BytesIO(one))) for one in (swapped, whole)))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"recipe": "recipe.json"}, "Choose a folder of images"),
+        ({"folder": "photos"}, "under Preprocessing"),
+        ({"folder": "photos", "loose": "on"}, "mean and deviation"),
+        ({"folder": "photos", "loose": "on", "mean": "0,0,0"}, "fill in the input size"),
+        ({"folder": "photos", "loose": "on", "mean": "x", "size": "16"}, "--mean"),
+        ({"folder": "photos", "loose": "on", "mean": "1,2", "std": "1", "size": "16"}, "contradict"),
+    ],
+)
+def test_what_a_preview_of_calibration_images_lacks_is_said_with_where_to_give_it(window, values, words):
+    answer = window.get("/picture/sheet", **values)
+    assert (answer.status_code in (400, 422), words in text(answer.text)) == (True, True), text(answer.text)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def _machines(text: str) -> list[dict[str, Any]]:
                 "place": str(row["place"]),
                 "status": int(row["status"]),
                 "findings": [(str(one["severity"]), _said(one["message"])) for one in row["findings"]],
+                "shown": [(str(title), str(text)) for title, text in row["shown"]],
                 "facts": flat(row["facts"])[:_MOST_FACTS],
             }
             for row in rows

@@ -81,13 +81,7 @@ def routes(desk: Desk) -> list[Route]:
         return desk.start(journal.Asked("pth2om", asked, PAGE, title, language(), values, results=results), values)
 
     def sheet(_request: Request, values: Values) -> Response:
-        folder = places.confined(forms.last(values, "folder"), desk.settings)
-        recipe = places.confined(forms.last(values, "recipe"), desk.settings)
-        if not is_folder(folder):
-            raise DataError("gui.no-such-path", where=str(folder))
-        spec = desk.settings.project / "models" / forms.last(values, "recipe")
-        named = forms.last(values, "recipe") if is_folder(spec) and not recipe.exists() else str(recipe)
-        words = ("bins", str(folder), "--preprocess", named, "--sheet")
+        folder, words = _sheet(desk, values)
         return pictures.drawn(desk, folder, words, ".png", "image/png")
 
     return [
@@ -96,6 +90,35 @@ def routes(desk: Desk) -> list[Route]:
         desk.route("/preview/quantize", preview, "POST"),
         desk.route("/picture/sheet", sheet),
     ]
+
+
+def _sheet(desk: Desk, values: Values) -> tuple[Path, tuple[str, ...]]:
+    """The folder of images, and the words that draw it as the filled form would feed it.
+
+    Raises:
+        Mistake, DataError: says what is missing, and where to give it.
+    """
+    if not forms.last(values, "folder"):
+        raise forms.Mistake(say("gui.sheet-no-images").render())
+    folder = places.confined(forms.last(values, "folder"), desk.settings)
+    if not is_folder(folder):
+        raise DataError("gui.no-such-path", where=str(folder))
+    given = {name: forms.last(values, name) for name in ("color", "mean", "std", "scale", "resize")}
+    loose = tuple(f"--{name}={value}" for name, value in given.items() if value)
+    recipe, size = forms.last(values, "recipe"), forms.last(values, "size")
+    if recipe:
+        place = places.confined(recipe, desk.settings)
+        named = recipe if is_folder(desk.settings.project / "models" / recipe) and not place.exists() else str(place)
+        loose += (f"--preprocess={named}",)
+    elif not loose:
+        raise forms.Mistake(say("gui.sheet-no-pixels" if "loose" in values else "gui.sheet-no-recipe").render())
+    elif not size and forms.last(values, "file"):
+        inputs = desk.asker.look(places.file(forms.last(values, "file"), desk.settings))["inputs"]
+        shape = inputs[0]["shape"] if inputs else ()
+        size = ",".join(str(number) for number in shape[1:]) if len(shape) == 3 else ""
+    if not recipe and not size:
+        raise forms.Mistake(say("gui.sheet-no-size").render())
+    return folder, ("bins", str(folder), "--sheet", *loose, *((f"--size={size}",) if size else ()))
 
 
 def line(desk: Desk, values: Values) -> tuple[str, ...]:

@@ -123,20 +123,25 @@
   // Calibration images as the net sees them, when somebody looks.
   const sheet = document.getElementById("sheet");
   if (sheet) {
+    let shown = "";
     const show = async () => {
       if (!sheet.open) return;
-      const folder = document.getElementById("f-calib").value.trim().split("\n")[0];
-      const recipe = document.getElementById(`f-${sheet.dataset.sheet}`).value.trim();
+      const value = (name) => document.getElementById(`f-${name}`)?.value.trim().split("\n")[0] || "";
       const picture = sheet.querySelector("img"), trouble = sheet.querySelector(".problem");
-      picture.hidden = trouble.hidden = true;
-      if (!folder || !recipe) return;
-      const address = `/picture/sheet?${new URLSearchParams({ folder, recipe })}`;
-      const answer = await fetch(address);
-      if (answer.ok) { picture.src = address; picture.hidden = false; } else {
-        const text = await answer.text();
-        trouble.textContent = answer.status === 422 ? text : new DOMParser().parseFromString(text, "text/html").querySelector("main")?.textContent.trim() || text;
-        trouble.hidden = false;
+      const query = new URLSearchParams({ folder: value("calib"), recipe: value(sheet.dataset.sheet) });
+      if (sheet.dataset.sheet === "recipe") {
+        query.set("loose", "on");
+        for (const name of ["file", "size", "color", "mean", "std", "scale", "resize"]) query.set(name, value(name));
       }
+      const address = `/picture/sheet?${query}`;
+      if (address === shown) return;
+      shown = address;
+      const answer = await fetch(address);
+      if (address !== shown) return;
+      picture.hidden = !answer.ok; trouble.hidden = answer.ok;
+      if (answer.ok) { picture.src = address; return; }
+      const text = await answer.text();
+      trouble.textContent = answer.status === 422 ? text : new DOMParser().parseFromString(text, "text/html").querySelector(".problem")?.textContent.trim() || text;
     };
     sheet.addEventListener("toggle", show);
     document.addEventListener("change", show);

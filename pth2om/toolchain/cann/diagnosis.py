@@ -63,7 +63,7 @@ class Diagnosis:
         return bool(self.facts and self.facts["machine"]["device"])
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """As JSON values; ``shown`` are the titles and texts of `lines`, in the reader's language."""
         return {
             "place": self.place,
             "pth2om": __version__,
@@ -71,6 +71,7 @@ class Diagnosis:
             "findings": [finding.to_json() for finding in self.findings],
             "facts": dict(self.facts),
             "own": dict(self.own),
+            "shown": [[say(f"doctor.line-{name}").render(), text] for name, text in _rows(self, None) if text],
         }
 
     def lines(self, to: Language | None = None) -> list[str]:
