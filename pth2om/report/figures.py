@@ -45,8 +45,10 @@ def series(values: object) -> tuple[float, ...]:
 def text(value: object, digits: int = 4) -> str:
     """A number with `digits` significant digits; close below 1 it keeps two digits of what is missing to 1.
 
-    >>> text(0.99998712), text(0.0000321), text(26.4712), text(1234567.0), text(None)
-    ('0.999987', '3.21e-05', '26.47', '1.235e+06', '–')
+    Up to a million no digit before the point is left out.
+
+    >>> text(0.99998712), text(0.0000321), text(26.4712), text(1513.8, 3), text(1234567.0), text(None)
+    ('0.999987', '3.21e-05', '26.47', '1514', '1.235e+06', '–')
     """
     real = number(value)
     if real is None:
@@ -61,7 +63,8 @@ def text(value: object, digits: int = 4) -> str:
         places = min(max(9, digits), max(digits, 1 - math.floor(math.log10(1 - real))))
         shown = f"{real:.{places}f}"
         return shown if float(shown) < 1 else "1 − " + f"{1 - real:.1e}"
-    return f"{real:.{digits}g}"
+    shown = f"{real:.{digits}g}"
+    return f"{real:.0f}" if "e+" in shown and abs(real) < 999_999.5 else shown
 
 
 def amount(value: object, unit: str, digits: int = 4) -> str:
