@@ -192,9 +192,10 @@ def prechecked(board: Board, asked: Asked, folder: Path) -> list[Finding]:
         run_atc(board, asked, folder)
     except AtcError as error:
         found = [_failed(entry) for entry in _report(folder / "check_result.json") if entry.get("result") == "failed"]
-        if error.message.key == "cann.atc-opset":  # what a lower opset may mend is known from the log alone
-            return [raised(error), *found]
-        return found or [raised(error)]
+        whole = raised(error)
+        if found and error.message.key == "cann.atc-opset":  # the opset is in the log alone
+            found[0] = replace(found[0], details={**found[0].details, **whole.details})
+        return found or [whole]
     return []
 
 

@@ -154,6 +154,21 @@ def test_a_crash_at_exit_is_told_by_close(toolchain, compiled, machine, where) -
     session.close()
 
 
+def test_logs_of_the_device_are_waited_for_after_a_failure_only(toolchain, compiled, machine) -> None:
+    flushed = machine.home / "flushed"
+    flushed.unlink(missing_ok=True)
+    with toolchain.open(compiled, "device") as session:
+        session.run(feeds())
+    assert not flushed.exists()
+    with toolchain.open(compiled, "device") as session:
+        machine.rules({"where": "execute", "do": "return", "value": 507011})
+        with pytest.raises(CrashError, match="507011"):
+            session.run(feeds())
+        machine.rules()
+        session.run(feeds())  # after the worker that failed has left
+        assert flushed.exists()
+
+
 def test_what_the_libraries_print_does_no_harm(toolchain, compiled, machine) -> None:
     machine.rules({"where": "execute", "do": "print", "value": "\x1b[31m[ERROR] TBE noise"})
     with toolchain.open(compiled, "device") as session:

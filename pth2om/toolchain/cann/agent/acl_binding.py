@@ -71,7 +71,7 @@ class Model:
         second = getattr(mdl, "get_input_dims_v2", None)
         if second is not None and size:
             answer, code = second(self._desc, index)
-            if code == 0 and (-1 in dims or _bytes(_dims(answer), dtype) == size):
+            if self._device.tolerated(code) and (-1 in dims or _bytes(_dims(answer), dtype) == size):
                 other = _dims(answer)
         if -1 not in dims and _bytes(dims, dtype) != size:
             dims = other
@@ -93,10 +93,10 @@ class Model:
             is_range = any(not entry["size"] or -1 in entry["dims"] for entry in self.inputs)
             return ("range" if is_range else "static"), []
         answer, code = mdl.get_dynamic_batch(self._desc)
-        if code == 0 and answer.get("batch"):
+        if self._device.tolerated(code) and answer.get("batch"):
             return "batch", [[int(size)] for size in answer["batch"]]
         answer, code = mdl.get_dynamic_hw(self._desc, -1)
-        if code == 0 and answer.get("hw"):
+        if self._device.tolerated(code) and answer.get("hw"):
             return "hw", [[int(size) for size in pair] for pair in answer["hw"]]
         count = int(self._device.made("gear_count", mdl.get_input_dynamic_gear_count(self._desc, -1)))
         call = "acl.mdl.get_input_dynamic_dims"

@@ -37,7 +37,9 @@ class Device:
         self.acl = acl
         self.number = number
         code = acl.init()
-        if code != ALREADY_INITIALISED:
+        if code == ALREADY_INITIALISED:
+            self.tolerated(code)
+        else:
             self.check("acl.init", code)
         self.check("acl.rt.set_device", acl.rt.set_device(number))
         self.context = self.made("acl.rt.create_context", acl.rt.create_context(number))
@@ -50,6 +52,13 @@ class Device:
         """
         if code != 0:
             raise AclError(call, int(code) if isinstance(code, int) else -1, recent(self.acl))
+
+    def tolerated(self, code: Any) -> bool:
+        """Whether a call succeeded whose failure is no error: its text is read, so that no later failure gets it."""
+        if code == 0:
+            return True
+        recent(self.acl)
+        return False
 
     def made(self, call: str, answer: Any) -> Any:
         """What a call made, whose answer is ``(object, code)``.
@@ -68,7 +77,7 @@ class Device:
                 free, total, code = self.acl.rt.get_mem_info(attribute)
             except (AttributeError, TypeError, ValueError):
                 return {}
-            if code == 0 and total:
+            if self.tolerated(code) and total:
                 return {"free": int(free), "total": int(total)}
         return {}
 
@@ -79,7 +88,7 @@ class Device:
             AclError: there is none.
         """
         pointer, code = self.acl.rt.malloc(size, HUGE_FIRST)
-        if code != 0:
+        if not self.tolerated(code):
             pointer, code = self.acl.rt.malloc(size, NORMAL_ONLY)
         self.check("acl.rt.malloc", code)
         return int(pointer)
@@ -146,8 +155,12 @@ class Buffer:
         Raises:
             AclError: it fails.
         """
-        self._device.check("acl.destroy_data_buffer", self._device.acl.destroy_data_buffer(self.data))
-        self._device.check("acl.rt.free", self._device.acl.rt.free(self.pointer))
+        acl = self._device.acl
+        steps = (
+            ("acl.destroy_data_buffer", lambda: acl.destroy_data_buffer(self.data)),
+            ("acl.rt.free", lambda: acl.rt.free(self.pointer)),
+        )
+        every(self._device, steps)
         return 0
 
 

@@ -24,7 +24,7 @@ try:
     def place(name):
         try:
             spec = importlib.util.find_spec(name)
-        except Exception:
+        except Exception:  # looking for a.b imports a, and that runs whatever a package does when it is imported
             return None
         return (spec.origin or "") if spec else None
     found["missing"] = [name for name in names if place(name) is None]
@@ -51,7 +51,7 @@ try:
     if device:
         found["soc"] = acl.get_soc_name() or ""
         show()
-except Exception as error:
+except Exception as error:  # an import of numpy or acl may raise anything; what it was is the answer
     found["error"] = "%s: %s" % (type(error).__name__, str(error)[:300])
     show()
 os._exit(0)

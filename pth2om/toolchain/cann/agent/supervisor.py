@@ -31,6 +31,8 @@ from .worker import FLUSH
 
 MOST_PART = 8 << 20
 _END_LIMIT = 10.0
+_DISMISS = 3.0
+"""Seconds for a worker whose call failed: `acl.finalize` waits up to 2 s for the device's logs."""
 _SHOWN = 64 << 10
 
 
@@ -206,14 +208,15 @@ class Supervisor:
         self._pipe.send({**answer, "id": number}, parts)
 
     def _answer_run(self, header: Header, child: Optional[Child], slot: Slot) -> None:
-        number = header.get("id")
+        number, failed = header.get("id"), None
         try:
             if child is None or child is not self._children.get(str(header.get("model"))):
                 answer: Header = {"kind": "error", "error": "not-loaded", "values": {}}
             else:
                 answer = child.receive(float(header.get("limit", 60.0)))
                 if answer.get("error") in ("acl", "fallback", "output"):
-                    self._drop_child(header)  # after a failed execution a process is not to be trusted
+                    # After a failed execution a process is not to be trusted; it leaves, with the device's logs.
+                    failed = self._children.pop(str(header.get("model")), None)
         except ChildError as error:
             self._drop_child(header)
             answer = {"kind": "error", "error": error.how, "values": error.values}
@@ -221,6 +224,8 @@ class Supervisor:
         self._pipe.send({**answer, "id": number}, parts)
         del parts
         self._free.put(slot)
+        if failed is not None:
+            _dismiss(failed)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -312,7 +317,7 @@ class Supervisor:
             self._drop_child(header)
             raise
         if answer["kind"] == "error":
-            self._drop_child(header)
+            _dismiss(self._children.pop(str(header["model"])))
         return {**answer, "job": job}, []
 
     def _rest(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
@@ -402,6 +407,15 @@ class Supervisor:
         self._lease.give_back()
         for place in (self._home, *self._places):
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _dismiss(child: Child) -> None:
+    """Let a worker leave after a failure, as the vendor asks, within `_DISMISS`; whatever it does, it is gone then."""
+    child.send({"kind": "end", "failed": True})
+    with contextlib.suppress(ChildError):
+        child.receive(_DISMISS)
+    child.finish(1.0)
+    child.kill()
 
 
 def _left(child: Child) -> Optional[Dict[str, Any]]:

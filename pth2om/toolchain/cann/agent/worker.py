@@ -99,7 +99,9 @@ class Worker:
             offset += array.nbytes
         return {"kind": "ran", "tensors": described(outputs), "size": size, "times": times}
 
-    def _end(self, header: Header) -> Header:  # noqa: ARG002 - a command's
+    def _end(self, header: Header) -> Header:
+        if header.get("failed"):
+            os.environ.pop(FLUSH, None)  # after a failure the device's logs are worth the wait
         model, device = self.model, self.device
         self.model = self.device = None
         if model is not None:
