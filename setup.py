@@ -1,8 +1,14 @@
-"""What pyproject.toml cannot say: the wheel carries the acceptance tests of this repository, for ``pth2om init``."""
+"""What pyproject.toml cannot say: what of this repository the wheel carries beside the package.
+
+The acceptance tests, for ``pth2om init``; the small model that the window lets a first-time visitor try.
+"""
 
 from setuptools import find_namespace_packages, setup
 
-setup(
-    packages=[*find_namespace_packages(include=["pth2om*"]), "pth2om.test_cases"],
-    package_dir={"pth2om.test_cases": "test_cases"},
-)
+BESIDE = {
+    "pth2om.test_cases": "test_cases",
+    "pth2om.models.convmixer": "models/convmixer",
+    "pth2om.models.convmixer-digits": "models/convmixer-digits",
+}
+
+setup(packages=[*find_namespace_packages(include=["pth2om*"]), *BESIDE], package_dir=BESIDE)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pth2om.errors import DataError
 from pth2om.files import is_file
-from pth2om.gui.settings import Settings
+from pth2om.gui.settings import BUNDLED, Settings
 
 _LONGEST_NAME = 120
 MOST_ENTRIES = 20_000
@@ -108,9 +108,9 @@ def _lines(found: list[os.DirEntry[str]], settings: Settings, wanted: str) -> It
 
 
 def roots(settings: Settings) -> list[Path]:
-    """Where the picker begins; the journals are no place for users."""
+    """Where the picker begins; the journals are no place for users, and the bundled model has its card."""
     hidden = settings.jobs.resolve()
-    return [root for root in settings.readable if root != hidden]
+    return [root for root in settings.readable if root != hidden and root.parent not in BUNDLED]
 
 
 def upload_target(name: str, settings: Settings) -> Path:
@@ -132,7 +132,12 @@ def word(path: Path, settings: Settings) -> str:
 
 
 def bundled(settings: Settings) -> tuple[Path, Path] | None:
-    """The small checkpoint and its net that lie in the repository; None where this project has them not."""
-    models = settings.project / "models"
-    pair = models / "convmixer-digits" / "weights" / "convmixer_digits.pth", models / "convmixer" / "net.py"
-    return pair if all(file.is_file() for file in pair) else None
+    """The small checkpoint and its net: of the project where that is this repository, else those of the package.
+
+    None where there is neither: in a package that was copied by hand, say.
+    """
+    for models in (settings.project / "models", *BUNDLED):
+        pair = models / "convmixer-digits" / "weights" / "convmixer_digits.pth", models / "convmixer" / "net.py"
+        if all(is_file(file) for file in pair):
+            return pair
+    return None

@@ -13,6 +13,10 @@ from pth2om.files import is_folder, write_text
 from pth2om.host import data_roots
 
 PORT = 8765
+_PACKAGE = Path(__file__).resolve().parents[1]
+BUNDLED = (_PACKAGE / "models", _PACKAGE.parent / "models")
+"""Where the small model is that a visitor may try: in an installed package, or in a checkout beside it."""
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -54,7 +58,8 @@ class Settings:
     @property
     def readable(self) -> tuple[Path, ...]:
         """Every folder that may be shown and named, with links followed."""
-        folders = (self.project, *self.roots, *data_roots(), self.uploads, self.jobs)
+        demo = (folder / name for folder in BUNDLED for name in ("convmixer", "convmixer-digits"))
+        folders = (self.project, *self.roots, *data_roots(), self.uploads, self.jobs, *demo)
         return tuple(dict.fromkeys(folder.resolve() for folder in folders if is_folder(folder)))
 
     @property

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import tomllib
 
 import pytest
 
 from pth2om import cli
+from pth2om.gui import places
+from pth2om.gui.settings import BUNDLED
 from pth2om.onefile.looking import look
-from tests.gui.window import ORIGIN, Window, text
+from tests.gui.window import ORIGIN, Window, filled, link, text
 
 pytestmark = pytest.mark.usefixtures("asked_here")
 
@@ -153,5 +156,44 @@ def test_checkpoints_say_what_they_need(tmp_path, repository, capsys):
     assert (whole.family, whole.inputs[0][1][0], whole.foreign) == ("module", 4, "")
 
 
-def test_the_start_page_of_an_empty_project_has_no_card_that_leads_nowhere(window):
-    assert "convmixer" not in window.get("/").text
+def test_an_empty_project_offers_the_bundled_model_and_leads_to_a_form_that_runs(window, project):
+    """As after ``pip install``, in a folder with nothing in it: two clicks, and no card that leads nowhere."""
+    page = window.get("/").text
+    assert "/accept?" not in page  # there is no spec in this project
+    card = link(page, "/convert?")
+    form = filled(window.client.get(card).text)
+    line = window.post("/preview/convert", form).json()
+    assert (line["problem"], "--soc Ascend310B1" in line["line"]) == ("", True)
+    assert not list(project.glob("models"))
+    seen = window.get("/look", path=form["file"][0]).json()
+    assert (seen["family"], seen["problem"]) == ("state-dict", None)
+    assert form["template"][0].endswith("convmixer/net.py")
+    # Only the two folders of that model may be seen, not the package around them.
+    assert window.get("/look", path=str(BUNDLED[1].parent / "conftest.py")).status_code == 400
+    assert "convmixer" not in window.get("/pick", dir="").text
+
+
+@pytest.mark.parametrize("place", ["package", "beside", "nowhere"])
+def test_the_bundled_model_is_found_in_a_wheel_and_in_a_checkout(window, tmp_path, monkeypatch, place):
+    monkeypatch.setattr("pth2om.gui.places.BUNDLED", (tmp_path / "package", tmp_path / "beside"))
+    for name in ("convmixer-digits/weights/convmixer_digits.pth", "convmixer/net.py"):
+        (tmp_path / place / name).parent.mkdir(parents=True)
+        (tmp_path / place / name).touch()
+    found = places.bundled(window.settings)
+    assert found == (
+        None
+        if place == "nowhere"
+        else tuple(
+            tmp_path / place / name for name in ("convmixer-digits/weights/convmixer_digits.pth", "convmixer/net.py")
+        )
+    )
+    assert ("/convert?" in window.get("/").text.split("</header>")[1]) is (found is not None)
+
+
+def test_the_wheel_carries_what_the_card_leads_to(repository):
+    """The folders that setup.py puts into the package hold the files that are looked for there."""
+    names = dict(re.findall(r'"pth2om\.models\.([\w-]+)": "(models/[\w-]+)"', (repository / "setup.py").read_text()))
+    assert (repository / names["convmixer"] / "net.py").is_file()
+    assert list((repository / names["convmixer-digits"] / "weights").glob("*.pth"))
+    data = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert data["pth2om.models.convmixer-digits"] == ["weights/*.pth"]

@@ -54,6 +54,7 @@ def routes(desk: Desk) -> list[Route]:
             request,
             "accept.html",
             specs=specs(desk.settings.project / "models"),
+            tests=any((desk.settings.project / "test_cases").glob("test_*.py")),
             given=filled,
             socs=desk.socs(),
             precisions=get_args(Precision),

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from pth2om.errors import DataError
-from pth2om.files import is_folder, replacing
+from pth2om.files import is_file, is_folder, replacing
 from pth2om.gui import forms, guard, journal, places
 from pth2om.gui.desk import Desk, Values, paged
 from pth2om.gui.settings import Settings
@@ -43,7 +43,8 @@ def routes(desk: Desk) -> list[Route]:
             listing=listing,
             roots=places.roots(settings),
             recent=journal.listed(settings.jobs)[:_RECENT],
-            first=[str(file.relative_to(settings.project)) for file in first] if first is not None else [],
+            first=[places.word(file, settings) for file in first] if first is not None else [],
+            spec=is_file(settings.project / "models" / "convmixer-digits" / "model.toml"),
             megabytes=settings.upload_bytes >> 20,
         )
 
