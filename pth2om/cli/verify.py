@@ -12,6 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("statement", metavar="FILE", type=Path, help=say("signoff.cli-statement").render())
     parser.add_argument("--om", metavar="FILE", type=Path, action="append", help=say("signoff.cli-verify-om").render())
+    parser.add_argument("--policy", metavar="FILE", type=Path, help=say("signoff.cli-verify-policy").render())
     parser.add_argument("--key", metavar="PUB", type=Path, help=say("signoff.cli-verify-key").render())
 
 
@@ -21,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pth2om.signoff.verification import verify
 
     try:
-        print(verify(arguments.statement, arguments.om or (), arguments.key).line)
+        print(verify(arguments.statement, arguments.om or (), arguments.key, arguments.policy).line)
     except SignoffError as error:
         print(say("signoff.not-verified", where=error.where, reason=error.message.render()))
         return 1

@@ -10,6 +10,8 @@
     link = "https://..."
     expires = 2026-12-31
 
+The pattern names a model, or a part of a name: one for all models would hide whatever fails next.
+
 A waiver is an overlay: the gate keeps its verdict, and its details say who waived it. It never counts as passed. One
 that is expired or that cannot be read waives nothing.
 """
@@ -41,6 +43,7 @@ _KEYS = ("gate", "stage", "owner", "reason", "link", "expires")
 _MOST_BYTES = 1 << 22
 _MOST = 10_000
 _LONGEST = 1000
+_WILD = re.compile(r"\[[^\]]*\]|[*?\s]")
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,8 @@ def _problem(row: Any) -> str | None:  # noqa: ANN401 - TOML
             return key
     if not isinstance(row["expires"], date) or isinstance(row["expires"], datetime):
         return "expires"
+    if not _WILD.sub("", row["gate"].partition("/")[0]):
+        return "gate"
     return None if row["stage"] in QUESTIONS else "stage"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import SignoffError
 from pth2om.files import opened
+from pth2om.language import say
 from pth2om.signoff.canonical import sha256
 
 if TYPE_CHECKING:
@@ -186,7 +187,10 @@ def _decrypted(load: Any, data: bytes, path: Path) -> Any:  # noqa: ANN401 - cry
     if not words and sys.stdin is not None and sys.stdin.isatty():
         import getpass
 
-        words = getpass.getpass(f"{path.name}: ")
+        try:
+            words = getpass.getpass(say("signoff.key-ask", name=path.name).render())
+        except EOFError:
+            words = ""
     if not words:
         raise SignoffError("signoff.key-locked", where=str(path), variable=PASSPHRASE)
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -195,8 +199,8 @@ def _decrypted(load: Any, data: bytes, path: Path) -> Any:  # noqa: ANN401 - cry
         return load(data, words.encode())
     except UnsupportedAlgorithm:  # OpenSSH's form needs one more package
         raise SignoffError("signoff.key-bcrypt", where=str(path)) from None
-    except Exception:  # noqa: BLE001 - a wrong passphrase or a damaged key
-        raise SignoffError("signoff.key-unreadable", where=str(path)) from None
+    except Exception:  # noqa: BLE001 - a wrong passphrase, hardly ever a damaged key
+        raise SignoffError("signoff.key-passphrase", where=str(path), variable=PASSPHRASE) from None
 
 
 def _public(key: Any, path: Path | None) -> PublicKey:  # noqa: ANN401 - cryptography's keys

@@ -35,6 +35,7 @@ class Verified:
         subjects: file -> sha256 of each OM and ONNX file.
         gates: how many figures it holds.
         waivers: gate -> who waived it.
+        policy: sha256 of the policy under which it was signed.
         unproven: ``emulated`` or ``double`` -> how many figures stand on it, where the policy asked for no device.
         compared: OM files that were given, and are among the subjects.
         bundle: whether the documents of a bundle were compared too.
@@ -47,6 +48,7 @@ class Verified:
     subjects: Mapping[str, str]
     gates: int
     waivers: Mapping[str, str]
+    policy: str
     unproven: Mapping[str, int]
     compared: tuple[Path, ...] = ()
     bundle: bool = False
@@ -77,26 +79,29 @@ class Verified:
         ).render()
 
 
-def verify(source: Path, om: Sequence[Path] = (), key: Path | None = None) -> Verified:
+def verify(source: Path, om: Sequence[Path] = (), key: Path | None = None, policy: Path | None = None) -> Verified:
     """Verify a statement or a bundle.
 
     Args:
         source: ``statement.json``, or the zip file that `pth2om.signoff.bundling.bundle` wrote.
         om: OM files that must be among those that were signed.
         key: the public key of whoever is trusted to sign.
+        policy: the policy under which it must have been signed, byte for byte.
 
     Raises:
         SignoffError: it is not to be trusted, with the reason; also where no key is given: anybody can sign.
     """
     try:
-        return _verified(source, om, key)
+        return _verified(source, om, key, policy)
     except SignoffError as error:
         raise SignoffError(error.message.key, where=error.where or str(source), **error.message.values) from None
 
 
-def _verified(source: Path, om: Sequence[Path], key: Path | None) -> Verified:
+def _verified(source: Path, om: Sequence[Path], key: Path | None, policy: Path | None) -> Verified:
     trusted = None if key is None else keys.public(key)
     found = verified_bytes(file_bytes(source, archive.MOST_BYTES), trusted)
+    if policy is not None and (given := file_digest(policy)) != found.policy:
+        raise SignoffError("signoff.other-policy", signed=found.policy[:12], policy=str(policy), given=given[:12])
     compared = []
     for path in om:
         digest = file_digest(path)
@@ -195,7 +200,7 @@ def _read(statement: Mapping[str, Any], told: Mapping[str, Any], trusted: keys.P
     release = told["release"]
     found = Verified(
         str(release["name"]), str(release["soc"]), str(told["timeCreated"]), trusted.id, subjects,
-        len(told["results"]), waivers, dict(sorted(unproven.items())),
+        len(told["results"]), waivers, str(release["policy"]["sha256"]), dict(sorted(unproven.items())),
     )  # fmt: skip
     # A statement about nothing, or with two files under one name, is none.
     if not found.gates or not found.oms or len(subjects) < len(statement["subject"]):

@@ -58,7 +58,13 @@ def test_every_key_is_required(tmp_path: Path, key: str) -> None:
     assert key in waivers.wrong[0].render("en")
 
 
-@pytest.mark.parametrize(("key", "value"), [("expires", '"soon"'), ("owner", '" "'), ("stage", '"om"')])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("expires", '"soon"'), ("owner", '" "'), ("stage", '"om"'),
+        *(("gate", f'"{pattern}"') for pattern in ("*", "**", "?*/int8-bs1/*", "[!x]*", "*/", "[a-z]*[0-9]/*")),
+    ],
+)  # fmt: skip
 def test_what_cannot_be_read_waives_nothing(tmp_path: Path, key: str, value: str) -> None:
     waivers = read(file(tmp_path, **{key: value}), TODAY)
     assert not is_waived(waivers.over(FAILED))
