@@ -18,6 +18,7 @@ import contextlib
 import functools
 import locale
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,21 @@ from pth2om.escaping import visible_values
 
 Language = Literal["en", "zh"]
 Value = str | int | float | bool | None
+
+SAMPLES_ARE = "samples_are"
+"""A value that says what a sentence about images is about in truth: ``volumes`` or ``samples``."""
+
+_NOUNS: Mapping[str, Mapping[Language, Mapping[str, str]]] = {
+    "volumes": {
+        "en": {"images": "volumes", "image": "volume", "Images": "Volumes"},
+        "zh": {"张图片": "个体数据", "图片": "体数据", "张": "个"},
+    },
+    "samples": {
+        "en": {"images": "samples", "image": "sample", "Images": "Samples"},
+        "zh": {"张图片": "个样本", "图片": "样本", "张": "个"},
+    },
+}
+"""What else a data set may hold -> the word in a sentence, and what stands there instead."""
 
 _CATALOGUES = Path(__file__).parent / "messages"
 _english_only = False
@@ -124,11 +140,24 @@ class Message:
         return cast("Mapping[str, Any]", catalogue(room)[name])
 
     def _pick(self, entry: Mapping[str, str], to: Language | None) -> str:
+        text = _named(entry[to or language()], str(self.values.get(SAMPLES_ARE, "")), to or language())
         # Values come from files: characters with an effect on a terminal, a comment or a log are escaped.
-        return entry[to or language()].format_map(_Values(visible_values(self.values)))
+        return text.format_map(_Values(visible_values(self.values)))
 
     def __str__(self) -> str:
         return self.render()
+
+
+@functools.cache
+def _named(text: str, samples: str, to: Language) -> str:
+    """The text of a catalogue with other words for images; placeholders keep their names."""
+    words = _NOUNS.get(samples, {}).get(to, {})
+    if not words:
+        return text
+    # A tensor (张量) is none of the counted.
+    names = (rf"\b{word}\b" if word.isascii() else rf"{word}(?!量)" for word in words)
+    pattern = r"\{[^{}]*\}|" + "|".join(names)
+    return re.sub(pattern, lambda match: words.get(match[0], match[0]), text)
 
 
 class _Values(dict[str, Value]):

@@ -12,7 +12,7 @@ import pytest
 import pth2om
 from pth2om.errors import ToolchainError
 from pth2om.evidence import Finding
-from pth2om.language import Message, catalogue, language, say
+from pth2om.language import SAMPLES_ARE, Message, _named, catalogue, language, say
 
 MESSAGES = Path(pth2om.__file__).parent / "messages"
 ROOMS = sorted(path.stem for path in MESSAGES.glob("*.toml"))
@@ -118,3 +118,25 @@ def test_every_printer_shows_a_finding_and_its_remedy_alike() -> None:
     assert error.render("zh") == f"net.onnx: {message.with_fix('zh')}"
     assert finding.line("net.onnx:3", rule=True).endswith(f"preflight.x: {message.with_fix()}")
     assert Message("aipp.fine", {"count": 1}).with_fix("en").count("\n") == 0
+
+
+def test_sentences_name_what_a_data_set_holds() -> None:
+    values = {"count": 3, "images": 7, "first": "images of mine"}
+    plain, volumes = (Message("accuracy.unreadable", values | more) for more in ({}, {SAMPLES_ARE: "volumes"}))
+    assert plain.render("en").startswith("On 3 of 7 images the output")
+    assert volumes.render("en") == plain.render("en").replace("7 images", "7 volumes")  # a file's name stays
+    assert "7 个体数据中有 3 个" in volumes.render("zh")
+    assert "图片" not in volumes.with_fix("zh").replace("images of mine", "")
+    assert "these samples" in Message("accuracy.unreadable", values | {SAMPLES_ARE: "samples"}).with_fix("en")
+
+
+def test_no_sentence_of_accuracy_keeps_images_for_volumes() -> None:
+    """Every entry, in both languages: the words are replaced, placeholders and tensors are not."""
+    for name, entry in catalogue("accuracy").items():
+        texts = [entry, entry.get("fix", {})]
+        for text, to in ((text[to], to) for text in texts for to in ("en", "zh") if to in text):
+            found = _named(text, "volumes", to)
+            assert re.findall(r"\{[^}]*\}", found) == re.findall(r"\{[^}]*\}", text), name
+            words = re.sub(r"\{[^}]*\}", "", found)
+            assert not re.search(r"\bimages?\b|图片", words), (name, words)
+            assert words.count("张量") == re.sub(r"\{[^}]*\}", "", text).count("张量")

@@ -131,6 +131,11 @@ class Labelled:
         return known[name]
 
     @property
+    def samples_are(self) -> str:
+        """What it holds, as sentences and units name it: ``images``, ``volumes`` or ``samples``."""
+        return "volumes" if self.has_volumes else "samples" if self.has_arrays else "images"
+
+    @property
     def has_volumes(self) -> bool:
         """Whether these are volumes, which have no `image` and no `mask`."""
         return self._source.has_volumes

@@ -9,7 +9,7 @@ from typing import Any
 from pth2om.escaping import visible
 from pth2om.evidence import GateRecord
 from pth2om.files import from_here
-from pth2om.language import say
+from pth2om.language import SAMPLES_ARE, say
 from pth2om.onefile.advice import after
 from pth2om.onefile.conversion import Conversion
 from pth2om.report import figures
@@ -103,6 +103,7 @@ def _score(gate: GateRecord) -> str:
         "after": f"{found['candidate']:.2f}",
         "lost": f"{gate.measured or 0.0:+.2f}",
         "role": gate.check.split("/")[0],
+        SAMPLES_ARE: str(found.get(SAMPLES_ARE, "images")),
         "ground": say(f"plugin.ground-{gate.ground}").render(),
     }
     if gate.interval is None:

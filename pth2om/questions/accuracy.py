@@ -13,7 +13,7 @@ from pth2om.conversion.sessions import INT8_WEIGHTS
 from pth2om.conversion.stage import Work, run
 from pth2om.errors import DataError, Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Limit, Verdict
-from pth2om.language import Message, say
+from pth2om.language import SAMPLES_ARE, Message, say
 from pth2om.questions import pictures
 from pth2om.questions.candidate import Candidate
 from pth2om.questions.subject import Subject, answers
@@ -152,7 +152,8 @@ def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Messa
         labelled = pipeline.data.dataset(dataset.name, dataset.subset)
     except Pth2omError:
         return None  # absent or wrong: reported where it is used
-    return scoring.can_decide(len(labelled), _drop(pipeline, variant))[1]
+    message = scoring.can_decide(len(labelled), _drop(pipeline, variant))[1]
+    return None if message is None else _named(message, labelled.samples_are)
 
 
 def _drop(pipeline: Pipeline, variant: Variant | None) -> float:
@@ -305,10 +306,12 @@ def _pictures(
 def _gates(
     subject: Subject, judgements: Sequence[Judgement], session: Session, labelled: Labelled, artifact: Artifact
 ) -> list[GateRecord]:
-    judgements = [
-        replace(each, details={"dataset": labelled.name, "images": len(labelled), **each.details})
-        for each in judgements
-    ]
+    details: dict[str, Any] = {"dataset": labelled.name, "images": len(labelled)}
+    kind = labelled.samples_are
+    if kind != "images":
+        details[SAMPLES_ARE] = kind
+        judgements = [_of(each, kind) for each in judgements]
+    judgements = [replace(each, details={**details, **each.details}) for each in judgements]
     # Where the per-image results are: a later night is compared with them image by image.
     result = f"{artifact.path.parent.name}/{artifact.key}"
     judgements = [replace(each, details={**each.details, "result": result}) for each in judgements]
@@ -317,6 +320,17 @@ def _gates(
     if net:
         digests["net"] = _digest(net)
     return subject.gates("accuracy", judgements, session, digests, artifact)
+
+
+def _of(judgement: Judgement, kind: str) -> Judgement:
+    """A judgement whose sentence and unit name what the data set holds."""
+    unit = kind if judgement.unit == "images" else judgement.unit
+    message = judgement.message
+    return replace(judgement, unit=unit, message=None if message is None else _named(message, kind))
+
+
+def _named(message: Message, kind: str) -> Message:
+    return message if kind == "images" else replace(message, values={**message.values, SAMPLES_ARE: kind})
 
 
 def _digest(value: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pth2om.evidence import GateRecord
-from pth2om.language import Language, Message, Value, language, say
+from pth2om.language import SAMPLES_ARE, Language, Message, Value, language, say
 from pth2om.report.figures import MISSING, number
-from pth2om.report.tables import needed_images
+from pth2om.report.tables import needed_images, samples_of
 from pth2om.report.wording import in_language
 
 _LEVELS = {"om": "om", "fake-quant": "twin", "int8-weights": "weights"}
@@ -53,6 +53,11 @@ class Cost:
         count = number(gate.details.get("images")) if gate is not None else None
         return None if count is None else int(count)
 
+    @property
+    def samples_are(self) -> str:
+        """What the data set holds."""
+        return "images" if self.judged is None else samples_of(self.judged)
+
     @staticmethod
     def score(gate: GateRecord | None) -> float | None:
         """The metric's value of one level; None where it was not scored."""
@@ -75,6 +80,7 @@ class Cost:
             "dataset": self.dataset,
             "images": self.images or 0,
             "measured": gate.measured,
+            SAMPLES_ARE: samples_of(gate),
             "by": by,
         }
         reference, candidate = self.reference, self.score(gate)

@@ -20,7 +20,7 @@ from pth2om.report import figures, wording
 from pth2om.report.collect import Card, Report, leaves, unproven_ground
 from pth2om.report.cost import costs
 from pth2om.report.headline import headline
-from pth2om.report.tables import Score, Speed, scores, speeds
+from pth2om.report.tables import COUNTED, Score, Speed, scores, speeds
 
 _MOST_FAILURES = 200
 _BATCH = re.compile(r"bs(\d+)")
@@ -132,7 +132,7 @@ def _om_scores(card: Card) -> list[Score]:
     """One score per dataset and metric of the judged side: the OM's where the card has any."""
     found = [score for score in scores(card.gates) if score.candidate is not None]
     # Counts of images, such as those with NaN outputs, are no accuracy.
-    judged = [score for score in found if score.gate.ground != "host" and score.gate.unit != "images"]
+    judged = [score for score in found if score.gate.ground != "host" and score.gate.unit not in COUNTED]
     kept: dict[tuple[str, str], Score] = {}
     for score in judged:
         kept.setdefault((score.dataset, score.metric), score)

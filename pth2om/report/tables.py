@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pth2om.evidence import GateRecord
+from pth2om.language import SAMPLES_ARE
 from pth2om.report.collect import VERDICTS, Card
 from pth2om.report.figures import number, series, text
 
@@ -102,6 +103,7 @@ class Score:
         gate: the gate.
         dataset, metric: what was scored; empty when unknown.
         n: number of images, or None.
+        of: what they are: ``images``, ``volumes``, ``samples``.
         reference, candidate: the two scores, or None.
         needed: images that would settle it, or None.
         columns: what is known of each image on which the two sides disagree.
@@ -113,6 +115,7 @@ class Score:
     dataset: str
     metric: str
     n: int | None
+    of: str
     reference: float | None
     candidate: float | None
     needed: int | None
@@ -290,11 +293,22 @@ def _score(gate: GateRecord) -> Score:
         n=_first_whole(details.get("n"), details.get("images")),
         reference=_first(number(details.get("reference")), number(details.get("expected"))),
         candidate=_first(number(details.get("candidate")), number(details.get("score"))),
+        of=samples_of(gate),
         needed=needed_images(gate),
         columns=tuple(columns),
         disagreements=tuple(tuple(_cell(row.get(name)) for name in columns) for row in rows[:_MOST_DISAGREEMENTS]),
         more=max(0, total - min(len(rows), _MOST_DISAGREEMENTS)),
     )
+
+
+COUNTED = ("images", "volumes", "samples")
+"""Units of what a data set holds."""
+
+
+def samples_of(gate: GateRecord) -> str:
+    """Which of `COUNTED` a gate was scored on."""
+    found = gate.details.get(SAMPLES_ARE)
+    return str(found) if found in COUNTED else "images"
 
 
 def needed_images(gate: GateRecord) -> int | None:

@@ -111,10 +111,11 @@ def test_dice_of_volumes_is_asked_printed_and_recorded(volumes: Path, tmp_path: 
     assert drop.ground == "host"
     assert drop.verdict == "inconclusive"  # two cases decide nothing, and no one calls that passed
     lines = list(wording.lines(done))
-    (line,) = [each for each in lines if each.startswith("bs1 dice on 2 ")]
+    (line,) = [each for each in lines if each.startswith("bs1 dice on 2 volumes: reference ")]
     assert "95 % interval" in line
     assert "on this host" in line
-    assert any(each.startswith("bs1 dice:ball on 2 ") for each in lines)
+    assert any(each.startswith("bs1 dice:ball on 2 volumes") for each in lines)
+    assert not any(" images" in each for each in lines)
     record = json.loads(done.files["conversion"].read_text())
     (kept,) = [gate for gate in record["gates"] if gate["check"] == "onnx/dice/drop"]
     assert (kept["verdict"], kept["ground"], kept["interval"]) == ("inconclusive", "host", list(drop.interval))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import numpy as np
 import onnx
 import pytest
@@ -77,6 +78,10 @@ def test_every_class_has_a_score_and_a_drop(pipeline: Pipeline) -> None:
     assert [gate.check for gate in gates] == [*drops, "om/unreadable"]
     assert {gate.verdict for gate in gates} == {"passed"}
     assert {gate.ground for gate in gates} == {"emulated"}
+    assert gates[-1].unit == "volumes"
+    for text in (gate.message.render(to) for gate in gates if gate.message for to in ("en", "zh")):
+        assert re.search("volumes|体数据", text)
+        assert not re.search("images|图片", text)
     for name, roles, found in (("score", (), own), ("accuracy", ("onnx", "om"), gates)):
         planned = list(expected(name, Asked(roles, "accuracy", spec, variant, 1, dataset)))
         assert planned
