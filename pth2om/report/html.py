@@ -98,6 +98,7 @@ def render_html(report: Report, language: Language, links: Links | None = None) 
         advice=wording.advice,
         name_of=wording.name_of,
         needed=tables.needed_images,
+        samples_of=tables.samples_of,
         f=figures,
         tables=tables,
         int8_of=int8.section,

@@ -308,7 +308,7 @@ COUNTED = ("images", "volumes", "samples")
 def samples_of(gate: GateRecord) -> str:
     """Which of `COUNTED` a gate was scored on."""
     found = gate.details.get(SAMPLES_ARE)
-    return str(found) if found in COUNTED else "images"
+    return next((word for word in COUNTED if word == found), "images")
 
 
 def needed_images(gate: GateRecord) -> int | None:

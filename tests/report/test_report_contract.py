@@ -110,3 +110,21 @@ def test_latency():
     assert (second.subject, second.p50, second.roofline, second.gate.verdict) == ("om", None, 0.7, "not_measured")
     page = render_html(collect(timed + om), "en")
     assert "≥ 0.7 ms, estimate" in page
+
+
+def test_a_report_of_volumes_says_volumes() -> None:
+    judgement = evidence.Judgement(
+        "om/dice/drop",
+        0.5,
+        "points",
+        evidence.Limit("<=", 1.0),
+        "inconclusive",
+        details={"dataset": "mine", "images": 7, "samples_are": "volumes", "reference": 90.0, "candidate": 89.5}
+        | {"metric": "dice", "images_needed": 300},
+    )
+    records = list(gates("accuracy", [judgement], variant="int8-bs1"))
+    page = render_html(collect(records), "en")
+    assert "about 300 volumes would settle it" in page
+    assert "约 300 个体数据可得出结论" in page
+    assert "7 volumes" in page
+    assert "<i lang=en>Volumes</i>" in page
