@@ -121,7 +121,7 @@ def _evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     truth = read_labels(write_labels(folder, labelled))
     if seeded:
-        told(say("offline.seeded", model=pipeline.spec.name))  # before the time is spent
+        told(_seeded(pipeline))  # before the time is spent
     told(say("offline.data", images=len(labelled), dataset=labelled.name, labels=str(folder / LABELS)))
     results = []
     for batch in sorted(set(batches)):
@@ -158,6 +158,12 @@ def _evaluate(
     remarks, low = _against_spec(pipeline, entry, labelled, results)
     broken = any(one.absent or one.not_finite for one in results)
     return Evaluation(tuple(results), table, tuple(remarks), broken or low, not seeded)
+
+
+def _seeded(pipeline: Pipeline) -> Message:
+    """That the weights are absent, and how to get them."""
+    name, fetch = pipeline.spec.name, pipeline.spec.source.fetch
+    return say("offline.seeded-fetch", model=name, fetch=fetch) if fetch else say("offline.seeded", model=name)
 
 
 def _dataset(pipeline: Pipeline, name: str | None) -> Dataset:
@@ -233,7 +239,7 @@ def _against_spec(
     spec = pipeline.spec
     remarks: list[Message] = []
     if pipeline.seeded:
-        return [say("offline.seeded", model=spec.name)], False
+        return [_seeded(pipeline)], False
     low = False
     # A published figure belongs to exactly so many images.
     comparable = labelled.exact and entry.images in (None, len(labelled))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pth2om.cli import main
 from pth2om.conversion.pipeline import Pipeline, RunSettings
 from pth2om.data import Preprocessor, open_dataset
 from pth2om.errors import DataError
-from pth2om.offline import evaluate, read_sources
+from pth2om.offline import evaluate, evaluating, read_sources
 from pth2om.offline.results import read_result
 from pth2om.spec import load
 from pth2om.store import Store
@@ -220,6 +221,9 @@ def test_seeded_weights_have_no_accuracy(folder: Path, tmp_path: Path) -> None:
     assert done.results[0].top1 is None
     assert "| not measured | not measured (ONNX Runtime on this machine) |" in done.table
     assert "--weights" in (done.remarks[0].fix() or "")
+    source = made.spec.source.model_copy(update={"fetch": "convmixer"})
+    named = SimpleNamespace(spec=made.spec.model_copy(update={"source": source}), seeded=True)
+    assert "pth2om fetch convmixer" in evaluating._seeded(named).with_fix("en")
 
 
 @pytest.mark.parametrize(
