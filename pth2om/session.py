@@ -138,7 +138,7 @@ class Room:
         bytes: of outputs.
     """
 
-    bytes: int = 256 << 20
+    bytes: int = 768 << 20
 
 
 class Remembering:
