@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _UNSAFE = ("loadgroup", "loadfile")
 _PLACES = ("here", "board")
+_TARGET = "pth2om_target"
 
 
 def add(group: pytest.OptionGroup) -> None:
@@ -81,6 +82,9 @@ def settle(config: pytest.Config) -> None:
             from each other or from what was asked for.
     """
     if hasattr(config, "workerinput"):
+        # xdist gives its workers the words of the command line, not what became of them.
+        for name, value in config.workerinput.get(_TARGET, {}).items():
+            setattr(config.option, name, value)
         return
     dist = config.getoption("dist", "no")
     if dist in _UNSAFE:
@@ -105,6 +109,11 @@ def settle(config: pytest.Config) -> None:
         raise pytest.UsageError(say("plugin.other-soc", asked=soc, found=found.soc).with_fix())
     config.option.om_cann = cann or asked
     config.option.soc = soc or found.soc or None
+
+
+def hand_over(config: pytest.Config, node: Any) -> None:  # noqa: ANN401 - xdist's WorkerController
+    """Give a worker of xdist the SoC and CANN that `settle` read: no worker asks the machines again."""
+    node.workerinput[_TARGET] = {name: getattr(config.option, name) for name in ("soc", "om_cann")}
 
 
 def agrees(asked: str, found: str) -> bool:

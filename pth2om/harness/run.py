@@ -188,7 +188,8 @@ class Run:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's WorkerController
-        """Tell a worker of xdist where to leave its plan."""
+        """Tell a worker of xdist what the machines are, and where to leave its plan."""
+        machines.hand_over(self.config, node)
         if self._plans is None:
             self._plans = tempfile.TemporaryDirectory(prefix="pth2om-plans-", ignore_cleanup_errors=True)
         node.workerinput["pth2om_plans"] = self._plans.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from pth2om import evidence
 from pth2om.evidence import GateRecord
 from pth2om.harness.machines import agrees
+from tests.evidence.canonical import canonical, read
 from tests.harness.tiny import records
 from tests.toolchain.cann.sshd import Sshd, free_port, know, make_keys, needs_sshd
 
@@ -77,6 +79,39 @@ def test_a_crash_at_exit_fails_its_test_and_keeps_its_figures(repo, machine) -> 
     assert {(gate.verdict, gate.ground) for gate in gates} == {("passed", "double")}
     assert {gate.verdict for gate in every if gate.check == "om/exit"} == {"failed"}
     assert "test double" in text
+
+
+@needs_sshd
+def test_workers_on_boards_have_the_evidence_of_one_process(repo, machine, monkeypatch, tmp_path) -> None:
+    """The SoC is read from the boards once, and each worker takes whichever board is free: nothing else changes."""
+    names = ("ASCEND_HOME_PATH", "PTH2OM_BOARD_PYTHON", "PTH2OM_LEASE_DIR", "PTH2OM_BOARD_CACHE")
+    keys, servers, urls = make_keys(tmp_path), [], []
+    for number in range(2):
+        server = Sshd(keys, free_port())
+        server.start({**{name: os.environ[name] for name in names}, "PTH2OM_LEASE_DIR": str(tmp_path / f"{number}")})
+        (tmp_path / f"{number}").mkdir()
+        monkeypatch.setenv("PTH2OM_SSH_CONFIG", str(know(keys, server)))
+        servers.append(server)
+        urls.append(server.url)
+    found = {}
+    try:
+        for name, words in (("one", urls[:1]), ("two", [*urls, "-n", "2"])):
+            store = tmp_path / f"store-{name}"
+            if found:  # what PyTorch exports is no matter of boards
+                shutil.copytree(tmp_path / "store-one/onnx", store / "onnx")
+            monkeypatch.setenv("PTH2OM_STORE", str(store))
+            given = [part for word in words for part in (["--board", word] if word.startswith("ssh") else [word])]
+            asked = ["--om-compile", "board", "--om-subset", "20", "-k", "om_matches_onnx and fp16"]
+            result = repo.runpytest_subprocess(*given, *asked, "--om-reports-dir", str(tmp_path / name))
+            assert result.ret == 0, result.stdout.str()
+            rows = read(tmp_path / name)
+            assert sum(row["kind"] == "gate" and row["ground"] == "double" for row in rows) > 8
+            found[name] = canonical(rows, [str(store), str(tmp_path / name)])
+    finally:
+        for server in servers:
+            server.stop()
+    assert sorted(set(found["one"]) ^ set(found["two"])) == []
+    assert len(found["one"]) == len(found["two"])
 
 
 @needs_sshd
