@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pth2om.conversion.data import ModelData
 from pth2om.conversion.source import Source
-from pth2om.conversion.stage import Built, Shown, Work
+from pth2om.conversion.stage import Built, Measurement, Shown, Work, run
+from pth2om.errors import Absent
 from pth2om.evidence import Finding
 from pth2om.files import is_file
 from pth2om.language import say
@@ -19,6 +20,7 @@ from pth2om.spec import Quantize, Shape
 from pth2om.store import Artifact, version_of
 
 if TYPE_CHECKING:
+    from pth2om.data import Labelled
     from pth2om.quantize.calibration_data import CalibrationData
 
 
@@ -172,6 +174,8 @@ class Int8Stage:
         if data is not None and data.name in [entry.name for entry in self.source.spec.datasets]:
             message = say("pipeline.calibrated-on-scored", dataset=data.name, images=data.images)
             findings.append(Finding("pipeline.calibrated-on-scored", "info", message))
+        elif data is not None:
+            findings += self._alike(data)
         return Shown(
             artifact.file("deploy.onnx"),
             result.digest,
@@ -179,6 +183,49 @@ class Int8Stage:
             findings,
             {**result.details, "layers": result.layers, "dataset": data.name if data else ""},
         )
+
+    def _alike(self, data: CalibrationData) -> Iterator[Finding]:
+        """Whether it was calibrated on copies of images that are scored, under another dataset's name."""
+        from pth2om.data import alike
+
+        if data.bins or data.random or not (calibration := self.data.dataset(data.name)).has_images:
+            return
+        for entry in self.source.spec.datasets:
+            try:
+                scored = self.data.dataset(entry.name, entry.subset)
+            except Absent:
+                continue
+            if not scored.has_images:
+                continue
+            looked = min(len(scored), alike.MOST_IMAGES)
+
+            def measure(work: Work, scored: Labelled = scored, looked: int = looked) -> Any:  # noqa: ANN401 - JSON
+                with work.progress.counted(f"{data.name} ~ {scored.name}", data.images + looked) as seen:
+                    return alike.alike(calibration, data.images, scored, seen)
+
+            digests = {"calibration": data.digest, "scored": scored.digest}
+            stage = Measurement(
+                "alike",
+                alike.VERSION,
+                ("pth2om", "numpy", "pillow"),
+                scored.name,
+                digests,
+                {"images": data.images},
+                measure,
+            )
+            pairs = run(stage, self.source.store).result.value
+            if pairs:
+                message = say(
+                    "pipeline.calibrated-on-alike",
+                    count=len(pairs),
+                    images=data.images,
+                    calibration=data.name,
+                    dataset=scored.name,
+                    looked=looked,
+                    one=pairs[0][0],
+                    other=pairs[0][1],
+                )
+                yield Finding("pipeline.calibrated-on-alike", "warning", message)
 
     @property
     def _table(self) -> Quantize:

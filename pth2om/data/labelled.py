@@ -115,6 +115,11 @@ class Labelled:
         return self._source.mask(self._checked(index))
 
     @property
+    def has_images(self) -> bool:
+        """Whether `image` gives pictures: neither arrays nor volumes."""
+        return not self.has_volumes and not self.has_arrays
+
+    @property
     def has_arrays(self) -> bool:
         """Whether these are arrays, one an input, and no images."""
         return not self.has_volumes and self._source.tensors is not None
