@@ -15,6 +15,20 @@ SIMULATED = ((3, 7.75, 75.8, 98.5), (5, 0.35, 90.9, 98.9), (10, 0.05, 97.9, 99.1
 """
 
 
+ENOUGH_PERCENT = 95
+"""Of latency steps of 5 % that a baseline finds within two nights: with fewer it is called a weak one."""
+
+
+def weakness(runs: int) -> Message | None:
+    """What a baseline of so many runs of a latency misses; None where it finds `ENOUGH_PERCENT` of the steps."""
+    enough, _, found, _ = next(row for row in SIMULATED if row[2] >= ENOUGH_PERCENT)
+    if runs >= enough:
+        return None
+    less = max((row[2] for row in SIMULATED if noise.LEAST_NIGHTS <= row[0] <= runs), default=0)
+    key = "release.weak-baseline" if less else "release.weak-baseline-unused"
+    return say(key, runs=runs, less=less, wanted=enough, found=found)
+
+
 def needs(baseline: Baseline) -> Iterator[Message]:
     """One sentence per kind of figure and per dataset of accuracy, and what baselines of so many runs are good for."""
     level = noise.per_gate(len(baseline.entries))

@@ -17,6 +17,7 @@ from pth2om.language import Message, say
 from pth2om.release import noise
 from pth2om.release.baseline import Baseline, Entry, entry, kind_of
 from pth2om.release.causes import first_changed, made_of
+from pth2om.release.needs import weakness
 from pth2om.release.night import Night
 from pth2om.release.results import Results
 
@@ -154,6 +155,7 @@ class Judge:
             else:
                 judged.append(self._record(gate, found))
         judged += self._missing(night)
+        judged += self._weak(night)
         for (model, variant), cause in causes.items():
             count = same.get((model, variant), 0)
             if count:
@@ -199,6 +201,17 @@ class Judge:
             yield self._summary(model, variant, "lost", "not_measured", say("release.lost", count=count))
         for model, count in absent.items():
             yield self._summary(model, "", "not-run", "not_measured", say("release.not-run", count=count))
+
+    def _weak(self, night: Night) -> Iterable[GateRecord]:
+        """Models whose latency on a device is judged by few runs: a step that is not found is no proof of none."""
+        runs: dict[str, int] = {}
+        for name, old in self.baseline.entries.items():
+            if old.kind == "latency" and old.ground != "host" and name in night.gates:
+                runs[old.model] = min(len(old.values), runs.get(old.model, len(old.values)))
+        for model, count in runs.items():
+            message = weakness(count)
+            if message is not None:
+                yield self._summary(model, "", "weak-baseline", "shown", message)
 
     def _record(self, gate: GateRecord, found: Found) -> GateRecord:
         dataset = gate.details.get("dataset")

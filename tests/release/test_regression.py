@@ -267,3 +267,19 @@ def test_an_absent_baseline_says_how_to_make_one(tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr().err
     assert "no such file" in printed
     assert "pth2om baseline update" in printed
+
+
+@pytest.mark.parametrize(("runs", "key"), [(1, "weak-baseline-unused"), (5, "weak-baseline"), (10, None)])
+def test_a_weak_baseline_is_named_when_it_judges(tmp_path: Path, runs: int, key: str | None) -> None:
+    nights = [write(tmp_path / f"n{number}", [latency(10.0 + number / 1000)]) for number in range(runs)]
+    update(nights, tmp_path / "b.json")
+    found = by_check(compare(tmp_path / "b.json", write(tmp_path / "new", [latency(10.0)])))
+    weak = found.get("regression/weak-baseline")
+    assert (weak.message.key if weak is not None else None) == (f"release.{key}" if key else None)
+    if key:
+        assert weak.verdict == "shown"
+        assert f"{runs} of its runs" in weak.message.render("en")
+        assert "97.9 %" in weak.message.render("en")
+    host = [dataclasses.replace(latency(10.0), ground="host", provenance=HOST)]
+    update([write(tmp_path / "host", host)], tmp_path / "h.json")
+    assert "regression/weak-baseline" not in by_check(compare(tmp_path / "h.json", write(tmp_path / "later", host)))
