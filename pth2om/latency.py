@@ -56,7 +56,8 @@ def measure(
 
     Returns:
         JSON: ``median_ms`` with its 95 % interval, ``p90_ms``, ``p99_ms``, ``mean_ms``, ``fps = 1000 * batch / median``
-        with its interval, ``runs``, ``narrow`` (whether the interval is at most 2 % wide), ``times_ms``.
+        with its interval, ``runs``, ``narrow`` (whether the interval is at most 2 % wide), ``times_ms``; ``host_only``
+        where a device computed and did not say how long.
     """
     warmed = _warm(session, feeds, warm_up, cap_seconds, clock)
     device = innermost(session)
@@ -82,6 +83,8 @@ def measure(
     found = {"version": VERSION, "warm_up": warmed}
     on_device = _device_times(device)
     if len(on_device) != len(times):
+        # A session that could tell and does not: the copies and the link are in what is left.
+        found |= {"host_only": True} if hasattr(device, "device_times") else {}
         return {**summarize([value / 1e6 for value in times], batch), **found}
     # The device's own time is what a reference names; the host's has the copies and the link in it.
     host = summarize([value / 1e6 for value in times], batch)
@@ -116,11 +119,13 @@ def _readings(session: Session) -> list[Mapping[str, Any]]:
 
 
 def disturbed(measured: Mapping[str, Any]) -> Message | None:
-    """Why a measured time is not the chip's own: a clock below its maximum, or somebody else's process; else None.
+    """Why a measured time is not the chip's own: a low clock, somebody else's process, the host's own; or None.
 
     Args:
         measured: of `measure`; without readings of the chip nothing is known.
     """
+    if measured.get("host_only"):
+        return say("latency.host-only")
     for chips in measured.get("readings", {}).values():
         for chip in chips:
             now, most = chip.get("aicore_mhz"), chip.get("aicore_max_mhz")

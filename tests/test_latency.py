@@ -232,3 +232,16 @@ def test_a_disturbed_chip_is_shown_and_not_judged(chip, key) -> None:
     assert verdicts["om/median_ms"] == ("failed" if key is None else "shown")
     message = disturbed(measured)
     assert (message.key if message else None) == key
+
+
+def test_a_way_that_does_not_tell_the_devices_time_is_shown_and_not_judged() -> None:
+    class Silent(OnDevice):
+        def device_times(self) -> list[int]:
+            return []
+
+    measured = measure(Behind(Silent()), {}, clock=itertools.count(0, 3_000_000).__next__)
+    assert measured["host_only"] is True
+    gates = Gates(latency_ms={"fp16-bs1": 100.0})
+    found = judge(measured, subject="om", ground="device", gates=gates, variant="fp16-bs1")
+    assert {each.verdict for each in found} == {"shown"}
+    assert {each.message.key for each in found if each.message} == {"latency.host-only"}

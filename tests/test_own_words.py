@@ -20,7 +20,7 @@ NOT_IN_A_CONVERSION = {
     "checkpoint": "override-missing other-file",  # of pytest's option, and of a spec's digest
     "data": "general-advice override-empty",  # of a dataset that a spec names
     "fetch": "dataset no-answer other-present",
-    "latency": "unsteady throttled shared",
+    "latency": "unsteady throttled shared host-only",
     "signoff": "seeded no-om",
     "pipeline": "weights-absent weights-absent-fetch seeded file-absent",  # the file is there, or nothing begins
     "starter": "needs-trust next-trust",  # of init
@@ -80,7 +80,7 @@ NOT_IN_AN_EVALUATION = {
     "ascend": "soc-other-release",  # names both options
     "cann": "open-output other-way provider-aipp provider-shapes provider-amct fallback no-module",  # of --om-run-by
     "fetch": "no-answer other-present dataset",  # of the verb that downloads
-    "latency": "unsteady throttled shared",
+    "latency": "unsteady throttled shared host-only",
     "signoff": "seeded no-om",
     "starter": "needs-trust next-trust",  # of init
 }
