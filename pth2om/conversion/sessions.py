@@ -38,7 +38,7 @@ class Sessions:
         self._source = source
         self._data = data
         self._open: dict[str, Session] = {}
-        self._memories: dict[str, Remembering] = {}
+        self._memories: dict[tuple[str, Provenance], Remembering] = {}
         self._room = Room()
         self._on_devices: list[Session] = []
 
@@ -236,11 +236,13 @@ class Sessions:
     def remembering(self, session: Session) -> Session:
         """``session`` with a memory of its answers: several questions ask the same of it.
 
-        Sessions of one digest compute the same, so they share it.
+        Sessions of one digest and one tool compute the same, so they share it; an NPU's answers are its own, whatever
+        file it was given.
         """
-        if session.digest not in self._memories:
-            self._memories[session.digest] = Remembering(session, self._room)
-        return self._memories[session.digest]
+        name = session.digest, session.provenance
+        if name not in self._memories:
+            self._memories[name] = Remembering(session, self._room)
+        return self._memories[name]
 
     def rest(self) -> None:
         """Close those that run on a device, all of them even if one fails; each opens again when it runs.

@@ -96,3 +96,13 @@ def test_an_answer_that_is_kept_does_not_hide_chance(tmp_path):
     gates, _ = asked(tmp_path, torch, bands)
     said = {gate.check: gate.verdict for gate in gates}
     assert (said["torch/repeats"], said["onnx/repeats"], said["om/repeats"]) == ("failed", "passed", "failed")
+
+
+def test_a_device_given_the_same_file_answers_for_itself() -> None:
+    """ONNX Runtime's CANN provider runs the very ONNX file that the session on this CPU runs."""
+    sessions = Sessions(SimpleNamespace(), SimpleNamespace())
+    host, device = Counting("onnxruntime", "same"), Counting("cann/onnxruntime-cann", "same", "device")
+    feeds = {"x": np.ones((1, 8), np.float32)}
+    for session in (host, device, host, device):
+        sessions.remembering(session).run(feeds)
+    assert (sum(host.runs.values()), sum(device.runs.values())) == (1, 1)

@@ -7,6 +7,8 @@ on the NPU and on no file that atc made.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,7 +99,10 @@ def gathered(asked: Asked, destination: Path, provenance: Provenance) -> Compile
         "beside": sorted(beside),
         "findings": [],
     }
-    return CompiledModel(path, file_digest(path), provenance, details=details).write(destination)
+    # Not the ONNX file's own digest, which the session on this CPU has: what one of them answers is not the other's.
+    parts = [file_digest(path), {name: file_digest(destination / name) for name in sorted(beside)}, details["provider"]]
+    digest = hashlib.sha256(json.dumps([NO_OM, parts], sort_keys=True).encode()).hexdigest()
+    return CompiledModel(path, digest, provenance, details=details).write(destination)
 
 
 def files_of(compiled: CompiledModel) -> tuple[str, dict[str, Path]]:

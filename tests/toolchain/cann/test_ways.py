@@ -17,6 +17,7 @@ from pth2om.ascend.atc_options import AtcOptions
 from pth2om.ascend.target import Target
 from pth2om.errors import CrashError, ToolchainError
 from pth2om.session import Session
+from pth2om.store import file_digest
 from pth2om.toolchain import WAYS, Access, CompiledModel
 from pth2om.toolchain.cann import CannToolchain, close_all
 from pth2om.toolchain.cann.board import Limits
@@ -171,6 +172,8 @@ def asked(made, tmp_path_factory: pytest.TempPathFactory) -> CompiledModel:
 def test_the_provider_computes_what_the_emulator_computes(made, asked: CompiledModel) -> None:
     by, one = toolchain(PROVIDER), made("two inputs")
     assert asked.path.suffix == ".onnx"
+    # The session on this CPU has the file's own digest: with the same one, its answers would be taken for the NPU's.
+    assert asked.digest != file_digest(asked.path)
     assert dict(by.compiler)["name"] == PROVIDER != dict(toolchain("acl").compiler)["name"]
     with by.open(asked, "device") as session:
         assert session.provenance.name == f"cann/{PROVIDER}"
