@@ -20,7 +20,7 @@ from pth2om import __version__
 from pth2om.amounts import duration_text, size_text
 from pth2om.errors import Pth2omError
 from pth2om.escaping import shell_line, visible
-from pth2om.files import write_text
+from pth2om.files import is_folder, write_text
 from pth2om.gui import forms, guard, journal
 from pth2om.gui.children import Asker
 from pth2om.gui.queue import Queue
@@ -150,6 +150,8 @@ class Desk:
         return Route(path, answering, methods=list(methods or ("GET",)))
 
     def _answered(self, answer: Answer, request: Request, values: Values) -> Response:
+        if not is_folder(self.settings.project):
+            return self.framed(request, 503, say("gui.project-gone", where=str(self.settings.project)))
         with speaking(self.language(request)):
             try:
                 return answer(request, values)

@@ -17,7 +17,7 @@ from html import escape
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request, cookie_parser
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -99,6 +99,8 @@ class Guard:
         except _TooLarge:
             if not started:
                 await self._framed(request, 413, too_large)(scope, receive, guarded)
+        except ClientDisconnect:
+            return  # an upload that was cut off: there is nobody left to answer
         except Exception:
             if started:
                 raise

@@ -252,7 +252,8 @@ def _state(folder: Path, status: int | None, started: float | None) -> State:
         spawned = _modified(folder / "spawned")
         if spawned is None:
             return "cancelled" if cancelled else "queued"
-        if not cancelled and (time.time() - spawned < _STARTING_SECONDS or _exists(folder / "spawned")):
+        # A clock that was put back makes the start lie ahead: then only the process tells.
+        if not cancelled and (0 <= time.time() - spawned < _STARTING_SECONDS or _exists(folder / "spawned")):
             return "running"
     # The end may have been written between the first look and the lock's.
     late = _json(folder / "end.json").get("status")

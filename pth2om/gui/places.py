@@ -56,8 +56,8 @@ def confined(text: str, settings: Settings) -> Path:
     except (OSError, ValueError, RuntimeError):
         raise DataError("gui.no-such-path", where=text[:200]) from None
     if not any(real.is_relative_to(root) for root in settings.readable):
-        roots = ", ".join(str(root) for root in settings.readable[:4])
-        raise DataError("gui.outside", where=str(path), roots=roots)
+        shown = ", ".join(str(root) for root in roots(settings)[:4])
+        raise DataError("gui.outside", where=str(path), roots=shown)
     return path
 
 

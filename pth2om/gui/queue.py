@@ -100,6 +100,13 @@ class Queue:
             if (job.folder / "cancelled").exists():
                 return
             (job.folder / "spawned").touch()
+        try:
+            self._spawn(job)
+        except OSError:
+            (job.folder / "spawned").unlink(missing_ok=True)  # it waits on: a full disk may have room later
+            raise
+
+    def _spawn(self, job: journal.Job) -> None:
         environment = {**os.environ, journal.MARK: job.id, "PTH2OM_LANG": job.asked.language, "PYTHONUNBUFFERED": "1"}
         environment["PYTHONIOENCODING"] = "utf-8"
         with (job.folder / "log.txt").open("wb") as log:
@@ -112,7 +119,8 @@ class Queue:
                 env=environment,
                 start_new_session=True,
             )
-        write_text(job.folder / "spawned", str(self._children[job.id].pid))
+        with contextlib.suppress(OSError):  # it runs; its number is in its own journal too
+            write_text(job.folder / "spawned", str(self._children[job.id].pid))
 
     def _reap(self) -> None:
         for name, child in list(self._children.items()):

@@ -6,6 +6,7 @@ where the terminal's bar hears it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
@@ -41,7 +42,8 @@ class Steps:
         if new or step.ended or now - self._written >= _PAUSE:
             self._written = now
             rows = [[one.title, one.done, one.total] for one in self._steps.values()]
-            write_text(self._file, json.dumps({"steps": rows}))
+            with contextlib.suppress(OSError):  # a full disk must not end the verb by way of its bar
+                write_text(self._file, json.dumps({"steps": rows}))
 
 
 def main(folder: Path) -> int:

@@ -146,6 +146,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((host, number))
+            found.listen()  # else another window that starts at this moment may bind it too
         except (OSError, OverflowError) as error:
             found.close()
             reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")

@@ -81,6 +81,7 @@ def served(bundled_project, tmp_path_factory):
 
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    listening.listen()
     state = tmp_path_factory.mktemp("state")
     settings = Settings(bundled_project, state, port=listening.getsockname()[1], at_once=2)
     settings.prepare()

@@ -53,11 +53,13 @@
   if (form) {
     let asked = 0;
     const show = (answer) => {
+      if (answer.problem && document.getElementById("atc")) answer = { atc: "", ...answer };
       for (const [name, text] of Object.entries(answer)) {
         const place = document.getElementById(name);
         if (!place) continue;
         const button = place.querySelector("button.copy");
         place.textContent = text;
+        if (name !== "problem") place.hidden = !text;
         if (button) place.append(button);
         if (name === "problem") place.hidden = !text;
       }
