@@ -181,7 +181,7 @@ class Judge:
         absent: dict[str, int] = {}
         lost: dict[tuple[str, str], int] = {}
         for name, old in self.baseline.entries.items():
-            # The run itself says of these that they were not reached; once is enough.
+            # The run itself names these; one gate a variant counts them, without which `compare` would exit with 0.
             if name in told or (name not in night.gates and (old.model, old.variant, old.soc, old.question) in whole):
                 lost[old.model, old.variant] = lost.get((old.model, old.variant), 0) + 1
                 continue
@@ -198,7 +198,7 @@ class Judge:
                 "not_reached", "host", message=message, details=self._details(old.dataset),
             )  # fmt: skip
         for (model, variant), count in lost.items():
-            yield self._summary(model, variant, "lost", "not_measured", say("release.lost", count=count))
+            yield self._summary(model, variant, "lost", "not_reached", say("release.lost", count=count))
         for model, count in absent.items():
             yield self._summary(model, "", "not-run", "not_measured", say("release.not-run", count=count))
 

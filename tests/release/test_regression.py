@@ -255,10 +255,12 @@ def test_what_was_not_reached_is_told_once(tmp_path: Path, whole: bool) -> None:
     kept = gate("closeness", "torch~om/scores/cosine", 0.99, unit="")
     found = compared(tmp_path, [gate(), gate(check="om/top5/drop"), kept], [*lost, kept])
     assert {name: one.verdict for name, one in found.items()} == {
-        "regression/lost": "not_measured",
+        "regression/lost": "not_reached",
         "regression/unchanged": "passed",
     }
     assert found["regression/lost"].message.values["count"] == 2
+    old, new = (write(tmp_path / name, gates) for name, gates in (("old", [gate(), kept]), ("new", [lost[0], kept])))
+    assert main(["compare", str(old), str(new)]) == 1
 
 
 def test_an_absent_baseline_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
