@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pth2om.compare.closeness import Runs, closeness
+from pth2om.compare.closeness import Runs, figures
 from pth2om.compare.rounding import BOTH, HALF, Moved
 from pth2om.evidence import Judgement, Limit, Verdict
 from pth2om.language import say
@@ -171,7 +171,7 @@ def _batch_axis(batched: tuple[int, ...], single: tuple[int, ...], count: int) -
 
 def _distance(one: Array, part: Array) -> float:
     """Relative L2; infinite where one side alone is finite."""
-    values, _ = closeness(one, part.reshape(one.shape))
+    values = figures(one, part.reshape(one.shape))
     if values["new_nonfinite"] or values["lost_nonfinite"]:
         return float("inf")
     return values["relative_l2"] or 0.0

@@ -9,6 +9,7 @@ reference is finite there), ``lost_nonfinite`` (the reference is not, and the ca
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,6 +33,7 @@ ATOL = RTOL = 5e-3
 EDGES = tuple(float(edge) for edge in np.arange(-10.0, 4.5, 0.5))
 """Bin edges of the error histogram, log10 of the absolute error; smaller errors (also 0) and larger ones at the
 ends."""
+_POWERS = tuple(10.0 ** np.array(EDGES))
 
 METRICS = (
     "cosine",
@@ -302,7 +304,7 @@ def _add(
         first = firsts.setdefault(part.name, np.array(row_ours)) if not kept["samples"] else firsts[part.name]
         between = None
         if kept["samples"]:
-            between, _ = closeness(first, row_ours, kind="boxes" if kind == "boxes" else "values", pixels=pixels)
+            between = figures(first, row_ours, kind="boxes" if kind == "boxes" else "values", pixels=pixels)
         spread.widen(kept["spread"], values, between, counted=kind in ("labels", "integers"))
         kept["samples"].append(name)
         for metric in METRICS:
@@ -334,9 +336,9 @@ def _worst_column(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> f
     return float((np.linalg.norm((theirs - ours)[:, counted], axis=0) / sizes).max())
 
 
-def closeness(
+def figures(
     reference: npt.NDArray[Any], candidate: npt.NDArray[Any], *, kind: str = "values", pixels: int | None = None
-) -> tuple[dict[str, float | None], list[int]]:
+) -> dict[str, float | None]:
     """The metrics of one pair of arrays of the same shape.
 
     * cosine: ``r.c / (|r||c|)``; 1 when both are zero, 0 when one is.
@@ -353,8 +355,27 @@ def closeness(
         pixels: longer side of the input; boxes of values below 2 are taken for fractions of it.
 
     Returns:
-        Metric -> value, with the norms ``l2``, ``reference_l2`` and ``candidate_l2``; the error histogram (`EDGES`).
+        Metric -> value, with the norms ``l2``, ``reference_l2`` and ``candidate_l2``.
     """
+    return _compared(reference, candidate, kind, pixels)[0]
+
+
+def closeness(
+    reference: npt.NDArray[Any], candidate: npt.NDArray[Any], *, kind: str = "values", pixels: int | None = None
+) -> tuple[dict[str, float | None], list[int]]:
+    """The `figures` of one pair of arrays, and the histogram of its errors.
+
+    Returns:
+        `figures`; how many errors lie below the first of `EDGES`, from each to the next, and from the last on.
+    """
+    values, size = _compared(reference, candidate, kind, pixels)
+    return values, _histogram(size)
+
+
+def _compared(
+    reference: npt.NDArray[Any], candidate: npt.NDArray[Any], kind: str, pixels: int | None
+) -> tuple[dict[str, float | None], npt.NDArray[np.float64]]:
+    """`figures`, and the absolute errors where both sides are finite."""
     ours = np.asarray(reference, dtype=np.float64)
     theirs = np.asarray(candidate, dtype=np.float64)
     finite_ours, finite_theirs = np.isfinite(ours), np.isfinite(theirs)
@@ -388,7 +409,7 @@ def closeness(
         values.update(_topk(ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, ours.shape[-1])))
     if kind == "boxes":
         values["shift_pixels"] = _shift(ours, theirs, both, pixels) if compared else None
-    return values, _histogram(size)
+    return values, size
 
 
 def _same(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -449,5 +470,9 @@ def _shift(
 
 
 def _histogram(size: npt.NDArray[np.float64]) -> list[int]:
-    bins = np.digitize(size, 10.0 ** np.array(EDGES))
-    return [int(count) for count in np.bincount(bins, minlength=len(EDGES) + 1)]
+    """How many errors lie between `EDGES`: counted edge by edge, several times as fast as looking up each error."""
+    least, most = size.min(initial=math.inf), size.max(initial=0.0)
+    reached = [
+        size.size if edge <= least else 0 if edge > most else int(np.count_nonzero(size >= edge)) for edge in _POWERS
+    ]
+    return [before - after for before, after in itertools.pairwise([size.size, *reached, 0])]

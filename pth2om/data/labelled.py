@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,36 @@ from pth2om.files import is_file, is_folder, is_there
 from pth2om.store import Key, Store, file_digest
 
 VERSION = 1
+T = TypeVar("T")
 
 
 class DatasetAbsent(DataError, Absent):  # noqa: N818 - absence is no mistake
     """The data is not on this machine; the text explains how to get it. What needs it is *not measured*."""
+
+
+class Kept:
+    """The first pictures of a dataset, as they were made ready, up to a fixed amount of memory.
+
+    The first, not the last: whoever scores goes through all of them in the same order, and of a dataset that is larger
+    than the memory the last ones would never be there when they are wanted again.
+
+    Args:
+        most: bytes of pixels that are kept.
+    """
+
+    def __init__(self, most: int = 1 << 26) -> None:
+        self._left = most
+        self._pictures: dict[Hashable, tuple[Pixels, Any]] = {}
+
+    def of(self, name: Hashable, make: Callable[[], tuple[Pixels, T]]) -> tuple[Pixels, T]:
+        """What ``make`` returns for ``name``, made once where there is room; its pixels are not to be written to."""
+        found = self._pictures.get(name)
+        if found is None:
+            found = make()
+            if found[0].nbytes <= self._left:
+                self._left -= found[0].nbytes
+                self._pictures[name] = found
+        return found
 
 
 class Labelled:
@@ -34,6 +60,7 @@ class Labelled:
         folder: where the data lies.
         names: class names, in class order; empty when unknown.
         categories: for ``coco``: the category id of each class.
+        kept: pictures that were made ready already; every session that is scored is fed the same ones.
     """
 
     def __init__(self, manifest: Manifest, folder: Path, source: sources.Source, subset: int | None = None) -> None:
@@ -41,6 +68,7 @@ class Labelled:
         self.folder = folder
         self.names = source.names
         self.categories = source.categories
+        self.kept = Kept()
         self._source = source
         self._count = len(source.files) if subset is None else min(subset, len(source.files))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -247,6 +248,7 @@ def batches(
         DataError: an image cannot be read, or does not fit the input.
     """
     wanted = range(len(dataset)) if indices is None else indices
+    ready = preprocessor.spec.model_dump_json()
     for start in range(0, len(wanted), batch):
         chosen = wanted[start : start + batch]
         array: Floats | Pixels
@@ -254,14 +256,17 @@ def batches(
             array = np.empty((batch, *preprocessor.spec.size, 3), dtype=np.uint8)
         else:
             array = np.empty((batch, *preprocessor.shape), dtype=np.float32)
-        make = preprocessor.place if raw else preprocessor
         geometries = []
         for row, index in enumerate(chosen):
-            where = f"{dataset.file(index)} #{index}"
-            array[row], geometry = make(dataset.image(index), where=where)
+            pixels, geometry = dataset.kept.of((ready, index), functools.partial(_placed, dataset, preprocessor, index))
+            array[row] = pixels if raw else preprocessor.normalize(pixels)
             geometries.append(geometry)
         array[len(chosen) :] = array[len(chosen) - 1]
         yield Batch(chosen[0], len(chosen), array, tuple(geometries))
+
+
+def _placed(dataset: Labelled, preprocessor: Preprocessor, index: int) -> tuple[Pixels, Geometry]:
+    return preprocessor.place(dataset.image(index), where=f"{dataset.file(index)} #{index}")
 
 
 def plausibility(spec: Preprocess, inputs: Floats | None = None) -> list[Finding]:

@@ -6,8 +6,10 @@ import contextlib
 import gc
 import hashlib
 import json
+import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from pth2om.evidence.records import EndRecord, GateRecord, MergedRecord, Record,
 
 MOST_BYTES = 1 << 30
 """Largest file that is read."""
+SYNC_SECONDS = 1.0
+"""A run waits for the disk no more often than this, and at its end: one that finds all in the store writes dozens of
+lines in that time, and the waits would take as long as all the rest."""
 _MOST_LINE = 1 << 26
 _SEAL = b', "seal": "%s"}'
 _DIGITS = 32
@@ -29,7 +34,9 @@ _TAIL = 80
 
 
 class EvidenceFile:
-    """Appends records to a run's ``evidence.jsonl``, each line flushed, so that an interrupted run keeps what it had.
+    """Appends records to a run's ``evidence.jsonl``, each line flushed, so that a killed run keeps what it had.
+
+    A killed process loses nothing; a machine that loses its power, what was written since the disk was last waited for.
 
     Args:
         path: the file; its folder is made when the first record comes. One writer writes it from the first line on.
@@ -43,9 +50,10 @@ class EvidenceFile:
         self.records = 0
         self._digest = ""
         self._size = 0
+        self._synced = -math.inf
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write ``records``, one line each, and flush them to the disk.
+        """Write ``records``, one line each, and hand them to the system; see `SYNC_SECONDS`.
 
         Raises:
             OSError: the disk is full, or the file cannot be written; then none of these records is in the file, and
@@ -65,7 +73,10 @@ class EvidenceFile:
                 written = 0
                 while written < len(whole):
                     written += file.write(whole[written:]) or 0
-                os.fsync(file.fileno())
+                now = time.monotonic()
+                if now - self._synced >= SYNC_SECONDS or isinstance(record, EndRecord):
+                    os.fsync(file.fileno())
+                    self._synced = now
             except OSError:
                 # What is half written would make the next line unreadable.
                 file.truncate(self._size)

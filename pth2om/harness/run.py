@@ -17,7 +17,7 @@ import pytest
 
 from pth2om.errors import Pth2omError
 from pth2om.evidence import Planned, PlanRecord
-from pth2om.harness import exit_status, htmllog, junit, machines, planning, sharding, summary, watching
+from pth2om.harness import exit_status, htmllog, junit, machines, planning, selection, sharding, summary, watching
 from pth2om.harness import options as run_options
 from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
 from pth2om.harness.records import RunRecords, reason_of
@@ -122,10 +122,15 @@ class Run:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One case per model, batch, variant or dataset, as the test's fixtures ask."""
         if "acceptance_case" in metafunc.fixturenames:
+            whole, definition = self.settings.subset is None, metafunc.definition
             cases = [
                 case
-                for case in expand(self.cases, metafunc.fixturenames, self._selection)
-                if not planning.asks_nothing(metafunc.definition, case, whole=self.settings.subset is None)
+                for case in selection.left_by(
+                    self.config.option.keyword,
+                    definition,
+                    expand(self.cases, metafunc.fixturenames, self._selection),
+                )
+                if not planning.asks_nothing(definition, case, whole=whole)
             ]
             metafunc.parametrize(
                 "acceptance_case", cases, indirect=True, ids=[case.id for case in cases], scope="session"

@@ -93,6 +93,12 @@ class TestMetrics:
         assert sum(histogram) == x.size
         assert len(histogram) == len(EDGES) + 1
 
+    @given(st.lists(st.sampled_from([0.0, *(10.0**edge for edge in EDGES), 1e300]) | st.floats(1e-12, 1e6)))
+    def test_errors_are_counted_as_looking_up_each_of_them_would(self, errors: list[float]) -> None:
+        bins = np.digitize(errors, 10.0 ** np.array(EDGES))
+        counts = np.bincount(bins, minlength=len(EDGES) + 1) if errors else np.zeros(len(EDGES) + 1)
+        assert closeness(np.zeros(len(errors)), np.array(errors))[1] == counts.tolist()
+
     @given(VECTORS)
     def test_zero_vectors_are_defined(self, x: np.ndarray) -> None:
         zeros = np.zeros_like(x)

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from pth2om.data import Preprocessor, batches, open_dataset, samples
 from pth2om.data.image import decode
+from pth2om.data.labelled import Kept
 from pth2om.data.preprocess import Geometry, plausibility, sobel
 from pth2om.errors import DataError
 from pth2om.spec import Input, Preprocess, Source, Spec
@@ -222,6 +223,30 @@ class TestBatches:
         assert np.array_equal(rows, np.stack([preprocessor(seven.image(index))[0] for index in range(7)]))
         assert np.array_equal(got[2].array[1], got[2].array[0])
         assert len(got[2].geometries) == 1
+
+    def test_a_picture_is_decoded_once_for_all_who_are_fed_it(self, seven, monkeypatch) -> None:
+        decoded: list[int] = []
+        image = type(seven).image
+        monkeypatch.setattr(type(seven), "image", lambda self, index: decoded.append(index) or image(self, index))
+        preprocessor = Preprocessor(Preprocess(size=(4, 4)))
+        first = [batch.array.copy() for batch in batches(seven, preprocessor, 3)]
+        again = list(batches(seven, Preprocessor(Preprocess(size=(4, 4))), 3))
+        assert decoded == list(range(7))
+        assert all(np.array_equal(one, other.array) for one, other in zip(first, again, strict=True))
+        list(batches(seven, Preprocessor(Preprocess(size=(4, 4), resize="stretch")), 7))
+        assert len(decoded) == 14  # made ready in another way
+
+    def test_no_more_pictures_are_kept_than_fit(self) -> None:
+        made: list[int] = []
+
+        def make(number: int) -> tuple[np.ndarray, int]:
+            made.append(number)
+            return np.full(100, number, np.uint8), number
+
+        kept = Kept(most=250)
+        for _ in range(2):
+            assert [kept.of(number, lambda number=number: make(number))[1] for number in range(4)] == [0, 1, 2, 3]
+        assert made == [0, 1, 2, 3, 2, 3]
 
     def test_raw_pixels_for_aipp(self, seven) -> None:
         (piece,) = batches(seven, Preprocessor(Preprocess(size=(4, 4), color="BGR")), 7, raw=True)

@@ -220,12 +220,29 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     file = EvidenceFile(tmp_path / "evidence.jsonl")
     file.append([RUN])
     full = OSError(28, "No space left on device")
+    monkeypatch.setattr("pth2om.evidence.file.SYNC_SECONDS", 0.0)
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match="space"):
         file.append([PLAN])
     monkeypatch.undo()
     file.append([GATE])
     assert list(read(file.path)) == [RUN, GATE]
+
+
+def test_lines_are_written_at_once_and_the_disk_is_waited_for_once_a_second_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, synced = [100.0], []
+    monkeypatch.setattr("pth2om.evidence.file.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(now[0]))
+    file = EvidenceFile(tmp_path / "evidence.jsonl")
+    for moment in (100.0, 100.2, 100.9, 101.5, 101.6):
+        now[0] = moment
+        file.append([RUN])
+        assert len(list(read(file.path))) == file.records
+    assert synced == [100.0, 101.5]
+    file.append([EndRecord(file.records, False)])
+    assert synced == [100.0, 101.5, 101.6]
 
 
 JSON = st.recursive(
