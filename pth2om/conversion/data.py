@@ -102,7 +102,7 @@ class ModelData:
         are some, else on the bins that calibrate it: its ranges are calibrated for those, and noise or a black picture
         say nothing about them.
         """
-        from pth2om.data import GivenSamples, samples
+        from pth2om.data.samples import GivenSamples, samples
 
         at = Shape(shape) if isinstance(shape, int) else shape
         spec, batch = self.spec.at(at), at.batch

@@ -6,15 +6,19 @@
                                                                       └-- samples() --> rows for closeness
 
 Pillow is imported when the first image is decoded, not before: a run whose measurements are all in the store decodes
-nothing.
+nothing. NumPy comes with the first name that needs it: who only collects tests reads manifests and no arrays.
 """
 
 from __future__ import annotations
 
-from pth2om.data.labelled import DatasetAbsent, Labelled, open_dataset
-from pth2om.data.manifest import Manifest, load_manifest
-from pth2om.data.preprocess import Batch, Geometry, Preprocessor, batches
-from pth2om.data.samples import GivenSamples, Sample, Samples, samples
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pth2om.data.labelled import DatasetAbsent, Labelled, open_dataset
+    from pth2om.data.manifest import Manifest, load_manifest
+    from pth2om.data.preprocess import Batch, Geometry, Preprocessor, batches
+    from pth2om.data.samples import GivenSamples, Sample, Samples
 
 __all__ = [
     "Batch",
@@ -29,5 +33,18 @@ __all__ = [
     "batches",
     "load_manifest",
     "open_dataset",
-    "samples",
 ]
+
+_MODULES = {
+    "labelled": ("DatasetAbsent", "Labelled", "open_dataset"),
+    "manifest": ("Manifest", "load_manifest"),
+    "preprocess": ("Batch", "Geometry", "Preprocessor", "batches"),
+    "samples": ("GivenSamples", "Sample", "Samples"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -72,7 +72,6 @@ def read_cases(models: Path, calib: Path) -> list[Case]:
         calib: the folder of datasets, whose classes must be those of the spec.
     """
     from pth2om.data.columns import check_columns
-    from pth2om.data.normalizing import check_volume
     from pth2om.spec import load
 
     found = []
@@ -80,7 +79,10 @@ def read_cases(models: Path, calib: Path) -> list[Case]:
         try:
             spec = load(path.parent)
             check_columns(spec, calib)
-            check_volume(spec)
+            if spec.volume is not None:
+                from pth2om.data.normalizing import check_volume
+
+                check_volume(spec)
             found.append(Case(path.parent, spec))
         except SpecError as error:
             found.append(Case(path.parent, None, error))

@@ -35,7 +35,7 @@ def subject_of(run: Run, case: Case) -> Subject:
     return Subject(run.pipeline(case.spec), case.variant, case.shape)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def acceptance_case(request: pytest.FixtureRequest) -> Case:
     """The model, batch, variant and dataset of this test."""
     found: Case = request.param

@@ -132,9 +132,8 @@ class Run:
                 )
                 if not planning.asks_nothing(definition, case, whole=whole)
             ]
-            metafunc.parametrize(
-                "acceptance_case", cases, indirect=True, ids=[case.id for case in cases], scope="session"
-            )
+            # Of no wider scope: pytest would group the tests by case, and they are sorted by model anyway.
+            metafunc.parametrize("acceptance_case", cases, indirect=True, ids=[case.id for case in cases])
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -150,9 +149,15 @@ class Run:
 
         order = {case.folder.name: number for number, case in enumerate(self.cases)} if kept else {}
 
-        def place(item: pytest.Item) -> tuple[int, int]:
+        ranks: dict[str, int] = {}
+
+        def place(item: pytest.Item) -> tuple[int, int, int]:
             case = case_of(item)
-            return (-1, 0) if case is None else (order[case.folder.name], QUESTIONS.index(question_of(item)))
+            if case is None:
+                return (-1, 0, 0)
+            # The tests of one variant follow one another: what it was asked is remembered for the next.
+            rank = ranks.setdefault(case.id, len(ranks))
+            return (order[case.folder.name], QUESTIONS.index(question_of(item)), rank)
 
         items[:] = sorted(kept, key=place)
         if self.shard is not None:

@@ -14,7 +14,8 @@ import torch
 from pth2om.accuracy import drop, reproduces
 from pth2om.accuracy import measure as score
 from pth2om.compare import judge, measure
-from pth2om.data import Preprocessor, open_dataset, samples
+from pth2om.data import Preprocessor, open_dataset
+from pth2om.data.samples import samples
 from pth2om.session import Provenance, TensorSpec
 from pth2om.spec import load
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from pth2om.accuracy import measure
-from pth2om.data import open_dataset, samples
+from pth2om.data import open_dataset
 from pth2om.data.arrays import array_batches, row_of
 from pth2om.data.labelled import Labelled
+from pth2om.data.samples import samples
 from pth2om.errors import DataError, SpecError
 from pth2om.session import Provenance, TensorSpec
 from pth2om.spec import Input, Postprocess, Spec, load

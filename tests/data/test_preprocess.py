@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from pth2om.data import Preprocessor, batches, open_dataset, samples
+from pth2om.data import Preprocessor, batches, open_dataset
 from pth2om.data.image import decode
 from pth2om.data.labelled import Kept
 from pth2om.data.preprocess import Geometry, plausibility, sobel
+from pth2om.data.samples import samples
 from pth2om.errors import DataError
 from pth2om.spec import Input, Preprocess, Source, Spec
 
