@@ -8,6 +8,8 @@ Every sentence for users is in a catalogue, ``pth2om/messages/<room>.toml``, onc
     fix.en = "Copy it again and compare its sha256 with the origin."
     fix.zh = "重新复制，并与来源核对 sha256。"
 
+A count agrees with its noun by ``{count:gate|gates}``, see `formatted`.
+
 Code names a sentence by ``room.entry`` and passes the values; the language is chosen when the sentence is shown, so
 evidence recorded on one machine can be read in the reader's language on another.
 """
@@ -19,6 +21,7 @@ import functools
 import locale
 import os
 import re
+import string
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -142,7 +145,7 @@ class Message:
     def _pick(self, entry: Mapping[str, str], to: Language | None) -> str:
         text = _named(entry[to or language()], str(self.values.get(SAMPLES_ARE, "")), to or language())
         # Values come from files: characters with an effect on a terminal, a comment or a log are escaped.
-        return text.format_map(_Values(visible_values(self.values)))
+        return formatted(text, visible_values(self.values))
 
     def __str__(self) -> str:
         return self.render()
@@ -156,8 +159,34 @@ def _named(text: str, samples: str, to: Language) -> str:
         return text
     # A tensor (张量) is none of the counted.
     names = (rf"\b{word}\b" if word.isascii() else rf"{word}(?!量)" for word in words)
-    pattern = r"\{[^{}]*\}|" + "|".join(names)
+    # Of a count only the name is kept: its nouns are words of the sentence.
+    pattern = r"\{[^{}|]*\}|\{\w+:(?=[^{}]*\|)|" + "|".join(names)
     return re.sub(pattern, lambda match: words.get(match[0], match[0]), text)
+
+
+def formatted(text: str, values: Mapping[str, Value]) -> str:
+    """A sentence with its placeholders filled in; one without a value stays visible.
+
+    ``{count:gate was|gates were}`` is a count with what stands behind it, for one and for any other number.
+
+    >>> formatted("{count:gate was|gates were} lost", {"count": 1}), formatted("{n:run|runs}", {"n": 0})
+    ('1 gate was lost', '0 runs')
+    """
+    filled = _Values(values)
+    return _COUNTS.vformat(text, (), filled) if "|" in text else text.format_map(filled)
+
+
+class _Counts(string.Formatter):
+    """Knows ``{count:gate|gates}`` besides Python's own forms, which take longer by it."""
+
+    def format_field(self, value: Any, spec: str) -> str:  # noqa: ANN401 - as its base class has it
+        one, bar, more = spec.partition("|")
+        if not bar:
+            return format(value, spec)
+        return f"{value} {one if str(value) == '1' else more}"
+
+
+_COUNTS = _Counts()
 
 
 class _Values(dict[str, Value]):

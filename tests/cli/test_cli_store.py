@@ -36,7 +36,7 @@ def test_a_damaged_artifact_is_listed_and_goes(store: Store, capsys) -> None:
     assert "damaged" in capsys.readouterr().out
     assert main(["store", "why", place.name]) == 1
     assert main(["store", "gc"]) == 0
-    assert "1 artifacts removed" in capsys.readouterr().out
+    assert "1 artifact removed" in capsys.readouterr().out
     assert not place.exists()
 
 

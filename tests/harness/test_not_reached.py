@@ -127,7 +127,7 @@ def test_a_gate_measured_twice_is_a_failure(repo: pytest.Pytester) -> None:
     )
     result = repo.runpytest_subprocess("-k", "checkpoint or again")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["The run fails: 1 gates failed."])
+    result.stdout.fnmatch_lines(["The run fails: 1 gate failed."])
     assert "measured the gate" in report_of(repo)
 
 

@@ -85,7 +85,7 @@ def test_the_other_kinds() -> None:
         (Options(input_shape="x:-1,3,-1,-1", dynamic_image_size=((8, 8), (4, 4))), "E10019"),
         (Options(input_shape="x:1,3", dynamic_image_size=((8, 8), (4, 4))), "E10019"),
         (Options(dynamic_dims=((1,), (2,))), "one value for each -1"),
-        (Options(input_shape="x:1,-1,-1", dynamic_dims=((1,), (2,))), "has 1 values"),
+        (Options(input_shape="x:1,-1,-1", dynamic_dims=((1,), (2,))), "has 1 value"),
         (Options(dynamic_batch_size=(4,)), "E10035"),
         (Options(dynamic_batch_size=(4, 4)), "E10039"),
         (Options(input_shape="x:8~2,4"), "1~8"),

@@ -130,8 +130,8 @@ def test_summaries_count_waived_gates_apart(tmp_path: Path, also: bool) -> None:
     page = render(folder, folder).read_text(encoding="utf-8")
     results = (folder / "results.md").read_text(encoding="utf-8")
     for text in (page, results):
-        assert ("1 of 1 gates did not pass, and all of them are WAIVED" in text) != also
-        assert ("1 gates are WAIVED" in text) == also
+        assert ("1 of 1 gate did not pass, and all of them are WAIVED" in text) != also
+        assert ("1 gate is WAIVED" in text) == also
         assert "lapses on 2026-06-10, in 9 days" in text
     report = load(folder)
     assert (report.count("failed"), report.unwaived("failed"), report.waived) == (1 + also, int(also), 1)

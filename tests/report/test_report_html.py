@@ -315,7 +315,7 @@ def test_the_headline_never_calls_an_emulated_run_proven(factory):
         "m", "v", "closeness", "onnx~om/x/cosine", 1.0, Limit(">=", 0.9), "passed", factory.EMULATOR
     )
     text = Page(render_html(collect([emulated]), "en")).text
-    assert "1 of 1 gates passed without an NPU and are unproven." in text
+    assert "1 of 1 gate passed without an NPU and are unproven." in text
     device = dataclasses.replace(emulated, ground="device", provenance=factory.DEVICE)
     text = Page(render_html(collect([device]), "en")).text
     assert "All 1 measured gates passed." in text
@@ -327,7 +327,7 @@ def test_an_error_finding_without_a_gate_is_still_a_failure(factory):
     stage = factory.stage("m", "v", "om", findings=(finding,))
     assert isinstance(stage, StageRecord)
     text = Page(render_html(collect([factory.run_record(), stage]), "en")).text
-    assert "there are 1 errors among the findings" in text
+    assert "1 finding is an error" in text
     assert "because" in text
 
 

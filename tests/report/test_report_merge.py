@@ -18,7 +18,7 @@ def test_shards_become_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["report", "merge", *shards[:2], "-o", str(out)]) == 1
     printed = capsys.readouterr().out
     assert "Collected and not reported: t.py::t[c]" in printed
-    assert "1 gates were not reached" in printed
+    assert "1 gate was not reached" in printed
     assert main(["report", "merge", *shards, "-o", str(out)]) == 0
     assert "3 runs, 3 gates" in capsys.readouterr().out
     assert (out / "pictures" / "1.webp").read_bytes() == b"RIFF"

@@ -39,7 +39,7 @@ def test_the_whole_way_as_typed(
         shutil.copy2(file, desk.root / file.name)
     sign = "signoff reports/RUN --policy release.toml --key release.key --om net.om -o statement.json"
     assert walked(desk, monkeypatch, sign) == 0
-    assert "statement.json: net 1.2, 1 OMs, 3 gates, signed by key" in capsys.readouterr().out
+    assert "statement.json: net 1.2, 1 OM, 3 gates, signed by key" in capsys.readouterr().out
     assert walked(desk, monkeypatch, "verify statement.json --om net.om --key release.pub") == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("VERIFIED: net 1.2 for Ascend310B1: 3 gates, signed 20")
