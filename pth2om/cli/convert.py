@@ -97,6 +97,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     int8.add_argument("--calibration-config", metavar="FILE", type=Path, help=_text("calibration-config"))
     int8.add_argument("--quantized", metavar="FILE", type=Path, help=_text("quantized"))
     int8.add_argument("--quantizer", choices=("pth2om", "amct_onnx"), help=_text("quantizer"))
+    model.add_argument("--configuration", metavar="NAME", help=_text("configuration"))
     score = parser.add_argument_group("accuracy")
     score.add_argument("--dataset", metavar="FOLDER", type=Path, help=_text("dataset"))
     pass_on(parser, _split, _to_atc)

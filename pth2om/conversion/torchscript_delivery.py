@@ -110,7 +110,8 @@ def deliver(
             raise SpecError("torchscript.needs-shape", where=str(source))
         spec = _spec_of(source, shapes, outputs, opset)
         weights = {spec.name: source}
-    settings = RunSettings(folder, folder, tuple(data_roots), weights=weights)
+    models = folder.absolute().parent
+    settings = RunSettings(models, models.parent / "calib", tuple(data_roots), weights=weights)
     pipeline = Pipeline(spec, settings, Store())
     try:
         return _deliver(pipeline, destination or source.parent, int32=int32)

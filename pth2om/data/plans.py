@@ -281,8 +281,14 @@ def _second(path: Path, data: Mapping[str, Any], name: str | None, patch: tuple[
     read = _checked(path, _V2, data)
     patches = {}
     for each in read.configurations:
-        found = _inherited(path, read.configurations, each).get("patch_size")
-        patches[each] = tuple(found) if isinstance(found, list) else ()
+        table = _inherited(path, read.configurations, each)
+        found = table.get("patch_size")
+        # What takes another net's segmentation is no choice where a single other one is there.
+        if name == each or table.get("previous_stage") is None:
+            patches[each] = tuple(found) if isinstance(found, list) else ()
+    if not patches:
+        first = next(iter(read.configurations))
+        raise DataError("data.plans-cascade", where=str(path), name=first, first="-")
     chosen = _chosen(path, name, patch, patches, "3d_fullres")
     values = _checked(path, _Configuration, _inherited(path, read.configurations, chosen), ("configurations", chosen))
     if values.previous_stage is not None:

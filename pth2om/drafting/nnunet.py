@@ -79,10 +79,14 @@ def with_plans(
         table["configuration"] = chosen
     about = place.with_name(DATASET)
     if is_file(about):
-        names = read_dataset_json(about).names
+        told = read_dataset_json(about)
+        names = told.names if told.regions is None else told.regions.names
+        if found.classes is not None and not found.guessed and found.classes[0] != told.heads:
+            values = {"key": "classes", "ours": str(found.classes[0]), "theirs": str(told.heads), "file": DATASET}
+            raise DataError("data.plans-differ", where=source.name, **values)
         beside[DATASET] = about.read_bytes()
         table["dataset_json"] = DATASET
-        classes = len(names), say("starter.classes-plans", file=DATASET, names=", ".join(names)[:200])
+        classes = told.heads, say("starter.classes-plans", file=DATASET, names=", ".join(names)[:200])
     elif read.classes is not None:
         classes = read.classes, say("starter.classes-plans", file=place.name, names="all_classes")
     inputs = ((name, shape, dtype, comment), *found.inputs[1:])

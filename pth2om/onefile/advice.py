@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _NET: dict[str, Any] = {"template": "NET.py", "templates": None}
 _PIXELS: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_WITHOUT_PLANS: dict[str, Any] = {"size": (64, 64, 64), "configuration": None, "dataset": None}
 _ELSEWHERE: dict[str, Any] = {"output": Path("OTHER_FOLDER")}
 _EXPORTERS: dict[str, Any] = {"torchscript": "dynamo", "dynamo": "torchscript"}
 _FINER: dict[str, Any] = {"fp16": "mixed", "mixed": "origin"}
@@ -103,6 +104,12 @@ def after_refusal(error: Pth2omError, file: Path, soc: str | None, options: Opti
         return _again(file, soc, replace(given, num_classes=int(str(values["file_classes"]))))
     if key.startswith("checkpoint.") and given.template is not None and key not in _WORDS:
         return _again(file, soc, replace(given, template="NET.py"))
+    if key in ("data.plans-several", "data.plans-no-configuration", "data.plans-cascade"):
+        known = str(values.get("first", values.get("known", "NAME"))).split(", ")[0].split(" (")[0]
+        return _again(file, soc, replace(given, configuration=known if known not in ("", "-") else "NAME"))
+    if key.startswith(("data.plans", "data.json-", "data.dataset-json-")):
+        # nnU-Net's files cannot be used: with a size they are not read, and the net itself can be converted.
+        return _again(file, soc, replace(given, **_WITHOUT_PLANS))
     if key in _WORDS:
         return _again(file, soc, replace(given, **_WORDS[key]))
     if key.startswith("cann.") and given.boards:

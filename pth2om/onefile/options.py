@@ -84,6 +84,7 @@ class Options:
         random_calibration: calibrate on random numbers: the files are right, the accuracy means nothing.
         calibration_config: an AMCT configuration.
         quantized: an ONNX file that is quantized already.
+        configuration: which one of nnU-Net's plans beside the file; default the one that the folder is named after.
         dataset: folder of labelled data that the model is scored on; see `pth2om.onefile.scoring`.
         quantizer: who quantizes.
         toolchain: who compiles and runs; None: ``cann`` where `boards` are named, else ``emulator``.
@@ -136,6 +137,7 @@ class Options:
     calibration_config: Path | None = None
     quantized: Path | None = None
     quantizer: Literal["pth2om", "amct_onnx"] = "pth2om"
+    configuration: str | None = None
     dataset: Path | None = None
     toolchain: str | None = None
     boards: tuple[str, ...] = ()

@@ -109,7 +109,10 @@ def prepare(file: Path, options: Options, scratch: Path) -> Prepared:
     elif options.num_classes is not None:
         raise ConvertError("convert.needs", option="--num-classes", other="--template")
     scored = _scored(options, name, found, said)
-    planned = with_plans(found, file) if kind != "onnx" or (scored is not None and scored.volumes) else None
+    volumes = scored is not None and scored.volumes
+    # A size that is given needs no plans; volumes need them whatever the size.
+    wanted = volumes or (kind != "onnx" and not options.size and options.input_shape is None)
+    planned = with_plans(found, file, None, options.configuration) if wanted or options.configuration else None
     if planned is not None and kind != "onnx":
         found = planned.found
         said += planned.said

@@ -276,6 +276,13 @@ def test_a_cascades_second_stage_is_refused_and_its_first_is_named(tmp_path: Pat
     assert read_plans(path, "3d_lowres").configuration == "3d_lowres"
 
 
+def test_the_second_stage_is_no_choice_beside_one_that_is(tmp_path: Path) -> None:
+    path = written(tmp_path, without(without(V2, "configurations", "2d"), "configurations", "3d_lowres"))
+    assert read_plans(path, patch=(64, 192, 160)).configuration == "3d_fullres"
+    renamed = json.loads(json.dumps(V2).replace("3d_fullres", "mine").replace('"3d_lowres"', '"low"'))
+    assert read_plans(written(tmp_path, renamed), patch=(64, 192, 160)).configuration == "mine"
+
+
 def test_resampling_is_read_from_the_plans(tmp_path: Path) -> None:
     assert read_plans(written(tmp_path, V2)).resampling == Resampling()  # plans without it: nnU-Net's usual
     assert read_plans(written(tmp_path, V1)).resampling == Resampling(first=True)

@@ -11,7 +11,9 @@ from PIL import Image
 
 import pth2om
 from pth2om import spec as specs
-from pth2om.errors import ConvertError
+from pth2om.data.normalizing import preparation
+from pth2om.drafting.start import start
+from pth2om.errors import ConvertError, Pth2omError
 from pth2om.onefile import Options, wording
 from pth2om.onefile.advice import after_refusal
 from pth2om.onefile.scoring import dataset_for
@@ -186,3 +188,52 @@ def test_map_of_boxes_is_asked(tmp_path: Path) -> None:
     (drop,) = [gate for gate in done.gates if gate.check == "onnx/mAP50-95/drop"]
     assert drop.details["reference"] == drop.details["candidate"] == pytest.approx(100, abs=1)
     assert any(line.startswith("bs1 mAP50-95 on 8 images: reference ") for line in wording.lines(done))
+
+
+@pytest.mark.parametrize(
+    ("plans", "dataset", "key", "word"),
+    [
+        ("{", None, "data.json-unreadable", "--size"),
+        ("swapped", None, "data.plans-unknown", "--size"),
+        ("cascade", None, "data.plans-cascade", "--configuration 3d_lowres"),
+        (None, {"labels": {"background": 0, "ball": 1}}, "data.plans-differ", "--size"),
+        (None, {"labels": {"background": 0, "all": [1, 2]}}, "data.dataset-json-order", "--size"),
+    ],
+)
+def test_files_of_nnunet_that_do_not_fit_lead_on(
+    volumes: Path, tmp_path: Path, plans: str | None, dataset: object, key: str, word: str
+) -> None:
+    for file in ("nnunet3d.pth", "plans.json", "dataset.json"):
+        (tmp_path / file).write_bytes((volumes / file).read_bytes())
+    whole = json.loads((tmp_path / "plans.json").read_text())
+    options = Options(template=str(ROOT / "models" / "nnunet3d" / "net.py"))
+    if plans == "cascade":
+        whole["configurations"]["second"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+        options = Options(template=options.template, configuration="second")
+        plans = json.dumps(whole)
+    elif plans == "swapped":
+        plans = (tmp_path / "dataset.json").read_text()
+    if plans is not None:
+        (tmp_path / "plans.json").write_text(plans)
+    if dataset is not None:
+        (tmp_path / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(Pth2omError) as caught:
+        pth2om.convert(tmp_path / "nnunet3d.pth", None, options)
+    assert caught.value.message.key == key
+    line = after_refusal(caught.value, tmp_path / "nnunet3d.pth", None, options)
+    assert word in line
+    assert not list(tmp_path.glob("*-converted"))
+
+
+def test_regions_have_a_head_each_and_the_background_none(volumes: Path, tmp_path: Path) -> None:
+    for file in ("nnunet3d.pth", "plans.json"):
+        (tmp_path / file).write_bytes((volumes / file).read_bytes())
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "deep": 3}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "regions_class_order": [1, 2, 3]}))
+    net = ROOT / "models" / "nnunet3d" / "net.py"
+    start("own", tmp_path / "nnunet3d.pth", models=tmp_path / "models", net=net)
+    spec = specs.load(tmp_path / "models" / "own")
+    assert spec.source.num_classes == 3
+    regions = preparation(spec).regions
+    assert regions is not None
+    assert regions.names == ("whole", "core", "deep")
