@@ -159,6 +159,7 @@ def test_an_int8_model_is_quantized_again_at_the_lower_opset(machine, tmp_path: 
     again.close()
 
 
+@pytest.mark.nightly
 def test_the_static_twin_of_a_gear_is_lowered_with_it(machine, tmp_path: Path) -> None:
     machine.rules(REFUSED)
     try:

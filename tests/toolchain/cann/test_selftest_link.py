@@ -33,6 +33,7 @@ def test_a_connection_that_is_cut_leaves_nothing(machine, compiled, tmp_path) ->
     assert found.seen.endswith("left after the cut: none")
 
 
+@pytest.mark.nightly
 def test_a_process_that_stays_is_seen(machine, compiled, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(connection, "_GONE", 4.0)
     machine.rules({"where": "load_from_file", "do": "stray"})
