@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _UNSAFE = ("loadgroup", "loadfile")
 _PLACES = ("here", "board")
-_TARGET = "pth2om_target"
+_TARGET, _MACHINES = "pth2om_target", "pth2om_machines"
 
 
 def add(group: pytest.OptionGroup) -> None:
@@ -69,7 +69,16 @@ def access(config: pytest.Config) -> Access:
             raise pytest.UsageError(
                 say("plugin.unknown-word", option=option, word=word, nearest="", words=words).render()
             )
-    return Access(tuple(dict.fromkeys(config.getoption("--board"))), place or "", way)
+    boards = tuple(dict.fromkeys(config.getoption("--board")))
+    # Each worker begins at a board of its own, so that none connects to all of them to find the free one.
+    first = _worker(config) % len(boards) if boards else 0
+    return Access(boards[first:] + boards[:first], place or "", way)
+
+
+def _worker(config: pytest.Config) -> int:
+    """The number of a worker of xdist; 0 without workers."""
+    name = str(getattr(config, "workerinput", {}).get("workerid", ""))
+    return int(name.removeprefix("gw")) if name.removeprefix("gw").isdigit() else 0
 
 
 def settle(config: pytest.Config) -> None:
@@ -85,6 +94,10 @@ def settle(config: pytest.Config) -> None:
         # xdist gives its workers the words of the command line, not what became of them.
         for name, value in config.workerinput.get(_TARGET, {}).items():
             setattr(config.option, name, value)
+        if config.workerinput.get(_MACHINES):
+            from pth2om.toolchain.cann import remember
+
+            remember(config.workerinput[_MACHINES])
         return
     dist = config.getoption("dist", "no")
     if dist in _UNSAFE:
@@ -112,8 +125,12 @@ def settle(config: pytest.Config) -> None:
 
 
 def hand_over(config: pytest.Config, node: Any) -> None:  # noqa: ANN401 - xdist's WorkerController
-    """Give a worker of xdist the SoC and CANN that `settle` read: no worker asks the machines again."""
+    """Give a worker of xdist what `settle` read of the machines: no worker asks all of them again."""
     node.workerinput[_TARGET] = {name: getattr(config.option, name) for name in ("soc", "om_cann")}
+    if toolchain(config) == "cann":
+        from pth2om.toolchain.cann import known
+
+        node.workerinput[_MACHINES] = known()
 
 
 def agrees(asked: str, found: str) -> bool:

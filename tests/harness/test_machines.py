@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,9 @@ import pytest
 
 from pth2om import evidence
 from pth2om.evidence import GateRecord
-from pth2om.harness.machines import agrees
+from pth2om.harness.machines import access, agrees
+from pth2om.toolchain.cann import close_all, known, remember
+from pth2om.toolchain.cann import machine as board_at
 from tests.evidence.canonical import canonical, read
 from tests.harness.tiny import records
 from tests.toolchain.cann.sshd import Sshd, free_port, know, make_keys, needs_sshd
@@ -94,11 +97,13 @@ def test_workers_on_boards_have_the_evidence_of_one_process(repo, machine, monke
         servers.append(server)
         urls.append(server.url)
     found = {}
+    exported = Path(os.environ["PTH2OM_STORE"]) / "onnx"
     try:
         for name, words in (("one", urls[:1]), ("two", [*urls, "-n", "2"])):
             store = tmp_path / f"store-{name}"
-            if found:  # what PyTorch exports is no matter of boards
-                shutil.copytree(tmp_path / "store-one/onnx", store / "onnx")
+            # What PyTorch exports is no matter of boards: another test's serves, or the first run's.
+            if exported.is_dir():
+                shutil.copytree(exported, store / "onnx")
             monkeypatch.setenv("PTH2OM_STORE", str(store))
             given = [part for word in words for part in (["--board", word] if word.startswith("ssh") else [word])]
             asked = ["--om-compile", "board", "--om-subset", "20", "-k", "om_matches_onnx and fp16"]
@@ -106,6 +111,7 @@ def test_workers_on_boards_have_the_evidence_of_one_process(repo, machine, monke
             assert result.ret == 0, result.stdout.str()
             rows = read(tmp_path / name)
             assert sum(row["kind"] == "gate" and row["ground"] == "double" for row in rows) > 8
+            exported = store / "onnx"
             found[name] = canonical(rows, [str(store), str(tmp_path / name)])
     finally:
         for server in servers:
@@ -162,3 +168,26 @@ def test_an_acceptance_run_passes_and_has_the_emulators_figures(
         assert gate.measured == other.measured or gate.question == "accuracy", gate.check
     assert same > 8
     assert machine.broken == []
+
+
+def test_each_worker_begins_at_another_board(pytestconfig, monkeypatch) -> None:
+    """With as many workers as boards nobody waits, and nobody connects to a board that it does not use."""
+    boards = ["ssh://a", "ssh://b", "ssh://c", "ssh://b"]
+    found = []
+    for number in range(4):
+        monkeypatch.setattr(pytestconfig, "workerinput", {"workerid": f"gw{number}"}, raising=False)
+        monkeypatch.setattr(pytestconfig.option, "board", boards, raising=False)
+        found.append(access(pytestconfig).boards)
+    assert [each[0] for each in found] == ["ssh://a", "ssh://b", "ssh://c", "ssh://a"]
+    assert {frozenset(each) for each in found} == {frozenset(boards)}
+
+
+def test_what_one_process_read_of_a_board_serves_another_one(machine) -> None:
+    """As xdist hands it over: JSON's lists instead of tuples."""
+    close_all()
+    facts = board_at().facts
+    told = json.loads(json.dumps(known()))
+    close_all()
+    remember(told)
+    assert board_at().known == facts
+    close_all()

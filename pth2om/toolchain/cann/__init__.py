@@ -10,9 +10,9 @@ import atexit
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import ToolchainError
 from pth2om.session import Provenance
@@ -43,6 +43,20 @@ def machine(url: str = "", limits: Limits | None = None) -> Board:
     if url not in _OPEN:
         _OPEN[url] = Board(Place.of(url) if url else Place(), limits)
     return _OPEN[url]
+
+
+def known() -> dict[str, dict[str, Any]]:
+    """What this process has read of its machines, by their URL, for `remember` in another one of the same run."""
+    return {url: asdict(board.known) for url, board in _OPEN.items() if board.known is not None}
+
+
+def remember(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Take over what `known` told; a machine that was started anew since is still noticed."""
+    for url, facts in found.items():
+        rows: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
+        }
+        machine(url).known = Facts(**rows)
 
 
 @atexit.register

@@ -109,13 +109,16 @@ class Board:
     Args:
         place: where it is.
         limits: see `Limits`.
+
+    Attributes:
+        known: what was read of it, here or in another process of the same run.
     """
 
     def __init__(self, place: Place, limits: Limits | None = None) -> None:
         self.place = place
         self.limits = limits or Limits()
         self._link: Link | None = None
-        self._facts: Facts | None = None
+        self.known: Facts | None = None
         self._leased = False
         self._models: set[str] = set()
 
@@ -142,9 +145,9 @@ class Board:
             LostError: it cannot be reached.
             ToolchainError: an agent cannot run there.
         """
-        if self._facts is None:
-            self._facts = self._asked_facts()
-        return self._facts
+        if self.known is None:
+            self.known = self._asked_facts()
+        return self.known
 
     def _asked_facts(self) -> Facts:
         header, _ = self.ask({"kind": "machine"}, limit=2 * _SOON)
@@ -161,16 +164,16 @@ class Board:
         """
         if self._link is None:
             self._link = self._opened()
-            if self._facts is not None:
+            if self.known is not None:
                 boot = self._asked_facts().boot
-                if boot != self._facts.boot:
-                    self._facts = None
+                if boot != self.known.boot:
+                    self.known = None
                     raise CrashError("cann.restarted", where=self.name)
         return self._link
 
     def _opened(self) -> Link:
         # A first connection that fails is a wrong address or key; one that worked before is worth waiting for.
-        pauses = _BACK_OFF if self._facts is not None and not self.place.is_here else ()
+        pauses = _BACK_OFF if self.known is not None and not self.place.is_here else ()
         for pause in pauses:
             with contextlib.suppress(LostError):
                 return Link(self.place)

@@ -19,6 +19,7 @@ import pytest
 from pth2om.errors import CrashError, LostError, ToolchainError
 from pth2om.toolchain.cann import CannToolchain, shipping
 from pth2om.toolchain.cann import machine as board_at
+from pth2om.toolchain.cann.agent.child import ChildError
 from pth2om.toolchain.cann.agent.frames import MAGIC, PROTOCOL, FrameError, Pipe
 from pth2om.toolchain.cann.agent.lease import Lease
 from pth2om.toolchain.cann.agent.supervisor import Supervisor
@@ -108,6 +109,38 @@ def test_a_request_that_is_cut_at_any_byte_ends_the_agent_and_nothing_else(tmp_p
     assert {path.name for path in tmp_path.iterdir()} <= {"cache", "pth2om-device-0.lock"}
 
 
+def test_a_worker_that_starts_while_the_connection_ends_is_ended(tmp_path, monkeypatch) -> None:
+    """The connection is lost between the start of a worker and its first command: nobody else would end it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("PTH2OM_BOARD_CACHE", str(tmp_path / "cache"))
+
+    class Started:
+        killed = False
+
+        def kill(self) -> None:
+            self.killed = True
+
+        def ask(self, header: object, limit: float) -> dict[str, object]:
+            if not self.killed:
+                raise AssertionError("it would be waited for")
+            raise ChildError("crash", signal="SIGKILL")
+
+    read, write = os.pipe()
+    supervisor = Supervisor(Pipe(read, write), [], "digest")
+    supervisor._environment, supervisor._python = {"A": "b"}, sys.executable
+
+    def start(place: str) -> Started:
+        supervisor._gone.set()  # the reading thread met the end, and found no worker
+        return Started()
+
+    monkeypatch.setattr(supervisor, "_start", start)
+    with pytest.raises(ChildError):
+        supervisor._load({"model": "m", "files": {}, "main": "model.om", "limit": 300}, b"")
+    assert supervisor._children == {}
+    os.close(read)
+    os.close(write)
+
+
 @pytest.mark.parametrize(
     ("said", "error", "text"),
     [
@@ -166,7 +199,7 @@ def test_a_board_that_starts_anew_while_it_is_leased(toolchain, compiled) -> Non
     board = board_at()
     with toolchain.open(compiled, "device") as session:
         right = session.run(feeds())["y"]
-        board._facts = replace(board.facts, boot="of before the restart")
+        board.known = replace(board.facts, boot="of before the restart")
         board.link._process.kill()
         with pytest.raises(LostError, match="lost"):
             session.run(feeds())

@@ -232,7 +232,7 @@ def test_a_compile_takes_this_machine_only_where_it_has_an_npu(toolchain, tmp_pa
     waiting = CannToolchain(toolchain.target, limits=replace(toolchain.limits, wait=0.3))
     try:
         assert waiting.compile(model, OPTIONS, tmp_path).path.is_file()
-        monkeypatch.setattr(board(), "_facts", replace(board().facts, nodes=("/dev/davinci0",)))
+        monkeypatch.setattr(board(), "known", replace(board().facts, nodes=("/dev/davinci0",)))
         with pytest.raises(LostError, match=r"ada@lab"):
             waiting.compile(model, OPTIONS, tmp_path / "other")
     finally:

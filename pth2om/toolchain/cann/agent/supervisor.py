@@ -310,6 +310,8 @@ class Supervisor:
         job, place = self._job(header["files"])
         child = self._start(place)
         self._children[str(header["model"])] = child
+        if self._gone.is_set():
+            child.kill()  # the reading thread looked before it was there
         path = os.path.join(place, str(header["main"]))
         try:
             answer = child.ask({"kind": "load", "path": path, "device": 0, **way}, float(header["limit"]))
@@ -322,15 +324,15 @@ class Supervisor:
 
     def _rest(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
         """End the workers and give the lease back; the first that does not leave in peace is told."""
-        children, self._children = list(self._children.values()), {}
         ended: Optional[Dict[str, Any]] = None
         try:
-            for child in children:
+            for child in list(self._children.values()):
                 if ended is None:
-                    ended = _left(child)
+                    ended = _left(child)  # it stays known: a connection that ends meanwhile ends it at once
                 else:
                     child.kill()
         finally:
+            self._children = {}
             self._lease.give_back()
         return {"kind": "rested", "ended": ended}, []
 
