@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pth2om.cli import VERBS, main
@@ -29,3 +31,32 @@ def test_a_verb_of_a_verb_has_its_whole_name(
         with pytest.raises(SystemExit):
             main(["aipp", "preview", "--help"])
         assert capsys.readouterr().out.startswith(first)
+
+
+_WRONG = {
+    "": "缺少必需的参数",
+    "verify": "缺少必需的参数：FILE",
+    "nonsense": "无效的取值：'nonsense'",
+    "report x --lang fr": "参数 --lang：无效的取值：'fr'（可选：",
+    "report x --lang": "需要一个值",
+    "report x --mode": "无法识别的参数：--mode",
+    "gui --port x": "不是有效的 int 值",
+}
+
+
+@pytest.mark.parametrize("words", _WRONG)
+def test_the_errors_of_argparse_are_in_the_readers_language(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    english = {}
+    for language in ("zh", "en"):
+        monkeypatch.setenv("PTH2OM_LANG", language)
+        with pytest.raises(SystemExit) as caught:
+            main(words.split())
+        assert caught.value.code == 2
+        english[language] = capsys.readouterr().err.splitlines()[-1]
+    assert _WRONG[words] in english["zh"], english
+    assert "错误：" in english["zh"]
+    assert not re.search(r"argument|required|invalid|expected|error", english["zh"]), english
+    assert "error: " in english["en"]
+    assert not re.search(r"[\u4e00-\u9fff]", english["en"])
