@@ -174,3 +174,14 @@ def test_one_is_singular(count: object, shown: str) -> None:
 def test_other_words_for_images_reach_the_nouns_of_counts() -> None:
     text = "At least {images:image|images} of {images}"
     assert _named(text, "volumes", "en") == "At least {images:volume|volumes} of {images}"
+
+
+def test_chinese_has_one_word_for_a_gate_and_its_own_punctuation() -> None:
+    ascii_marks = r"[\u4e00-\u9fff）」”]: |[\u4e00-\u9fff）]:$|\}: (?=\{|[\u4e00-\u9fff])|[\u4e00-\u9fff]; "
+    for room in ROOMS:
+        for name, entry in catalogue(room).items():
+            for sentence in _sentences(entry):
+                text = sentence["zh"]
+                assert not re.search(r"(?<!有)限值", text), f"{room}.{name}"
+                if re.search(r"[\u4e00-\u9fff]", re.sub(r"\{[^}]*\}", "", text)):
+                    assert not re.search(ascii_marks, text), f"{room}.{name}: {text}"
