@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import tempfile
 import warnings
 from collections.abc import Generator, Sequence
@@ -168,6 +169,7 @@ class Run:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Make the plan; a worker hands it to the controller."""
+        gc.freeze()  # as do the tests; see `pth2om.harness.plugin`
         if getattr(self.config.option, "collectonly", False) or self.config.getoption("--om-dry-run"):
             return
         tests = []

@@ -66,6 +66,15 @@ def test_the_same_tests_are_left(pytester: pytest.Pytester, expression: str) -> 
     assert early.made <= late.made
 
 
+@pytest.mark.parametrize("specs", [True, False])
+def test_only_a_run_with_specs_rests_the_collector_on_what_stays(pytester: pytest.Pytester, specs: bool) -> None:
+    if specs:
+        (pytester.mkdir("models") / "x").mkdir()
+        (pytester.path / "models" / "x" / "model.toml").write_text("")
+    pytester.makepyfile(f"import gc\ndef test_it():\n    assert (gc.get_freeze_count() > 10_000) is {specs}\n")
+    pytester.runpytest_subprocess("-q").assert_outcomes(passed=1)
+
+
 def test_models_that_nobody_asked_for_are_not_made_into_tests(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=TESTS)
     plugin = _Asks(early=True)
