@@ -98,7 +98,7 @@ class Judge:
             probability = self._scaled(old, now)
         if probability is not None and probability > self._level:
             return Found("passed", None, change, probability)
-        values = {"before": _shown(old.value), "after": _shown(now.value), "unit": old.unit}
+        values = {"before": _shown(old.value), "after": f"{_shown(now.value)} {old.unit}".rstrip()}
         cause = (explained or say("release.changed-nothing")).render()
         if probability is None:
             key = "release.count-changed" if old.kind == "count" else "release.noise-unknown"

@@ -95,6 +95,9 @@ def test_a_loss_is_found_and_the_first_that_changed_is_named(tmp_path: Path, cau
     assert alarm.ground == "double"
     name = {"opset": "onnx"}.get(cause, cause)
     assert found["regression/first-changed"].message.key == f"release.changed-{name}"
+    told = alarm.message.render("en")
+    assert "2 points now" in told
+    assert "  " not in told
     if cause == "opset":
         assert "onnx opset 17 → 11" in found["regression/first-changed"].message.render("en")
 
