@@ -211,9 +211,10 @@ def bare_rate(url: str, size: int, runs: int) -> tuple[float, dict[str, float]]:
     """Inputs a second that ``ssh HOST 'cat > /dev/null'`` moves: same options and cipher, connected and warm.
 
     The connection stands before the clock starts, the bytes are not all alike, and the end is what the other side
-    prints after its last byte, so that neither the login nor what is still under way counts.
+    prints after its last byte, so that neither the login nor what is still under way counts. It then stays a moment, so
+    that its processor time can be read.
     """
-    words = [*Place.of(url).command()[:-1], "echo ready; cat > /dev/null; echo done"]
+    words = [*Place.of(url).command()[:-1], "echo ready; cat > /dev/null; echo done; sleep 0.5"]
     blob = memoryview(os.urandom(size))
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         pipe = Pipe(process.stdout.fileno(), process.stdin.fileno())  # as large as ours
