@@ -89,6 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "pth2om":
+            raise
+        print(say("cli.not-installed", name=error.name).with_fix(), file=sys.stderr)
+        return 1
     except OSError as error:
         if error.errno is None:
             raise
