@@ -112,7 +112,7 @@ class Net:
         deployed: torch.nn.Module = self._call("deploy", hook, module)
         return deployed.eval()
 
-    def _call(self, name: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
+    def _call(self, name: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401 - the net's
         with _importable(self.path.parent), _explained(self.path, name):
             return function(*arguments, **keywords)
 

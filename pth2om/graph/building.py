@@ -33,7 +33,7 @@ class Builder:
         self.data_type = data_type
         self._base = node_label(node)
 
-    def add(self, op_type: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:  # noqa: ANN401
+    def add(self, op_type: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:  # noqa: ANN401 - of ONNX
         """A node with one output; the output's name."""
         from onnx import helper
 

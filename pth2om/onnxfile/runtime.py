@@ -77,7 +77,7 @@ def open_runtime(
         source = model if isinstance(model, bytes) else str(model)
         try:
             return onnxruntime.InferenceSession(source, options, providers=chosen)
-        except Exception as error:
+        except Exception as error:  # of no common base, as below
             other = _apart(model) if "No Op registered for" in str(error) else None
             if other is None:
                 raise
@@ -126,7 +126,7 @@ def run_runtime(
         timer.start()
     try:
         values = session.run(names, dict(feeds), options)
-    except Exception as error:
+    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise RefusedError(first_line(error)) from error
     finally:
         if timer is not None:
