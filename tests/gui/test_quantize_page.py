@@ -117,6 +117,16 @@ def test_each_way_is_the_line_that_one_would_type(window, given, line):
     assert window.post("/preview/quantize", given).json() == {"line": f"pth2om {line}", "problem": ""}
 
 
+@pytest.mark.parametrize("model", ["digits", "models/digits", "models/digits/model.toml"])
+def test_a_spec_says_itself_what_is_measured(window, project, model):
+    """``--sensitivity`` has no effect beside a spec, and the verb refuses it."""
+    (project / "models" / "digits").mkdir(parents=True, exist_ok=True)
+    (project / "models" / "digits" / "model.toml").touch()
+    given = {"way": "onnx", "model": model, "max_drop": "1%"}
+    line = window.post("/preview/quantize", given).json()
+    assert (line["line"], line["problem"]) == (f"pth2om quantize {model} --max-drop 1%", "")
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

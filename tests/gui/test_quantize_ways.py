@@ -197,3 +197,16 @@ def test_from_a_qat_model(ended, files):
     kept = [numpy_helper.to_array(one) for one in made.graph.initializer]
     assert any(one.dtype == np.int8 and one.shape == (8, 32, 3, 3) for one in kept)  # the trained integers themselves
     assert "qat_deploy_model.onnx" in page
+
+
+@pytest.mark.nightly
+def test_from_a_spec_with_the_scores_of_its_own_dataset(ended, files, prototype):
+    """The metric is that of the spec, before and after, on the images of its dataset."""
+    for name in ("models", "calib"):
+        shutil.copytree(prototype / name, files / name)
+    page, _ = ended(way="onnx", model="models/tiny", random_calibration="on", small_channels="on", max_drop="50%",
+                    output="spec")  # fmt: skip
+    drop = json.loads((files / "spec" / "tiny_quantize.json").read_text())["details"]["search"]["drop"]
+    assert (drop["before"], drop["images"]) == (100.0, 400)
+    assert "Score: float 100 %" in page
+    assert "on 400 images" in page

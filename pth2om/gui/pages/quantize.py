@@ -140,12 +140,21 @@ def line(desk: Desk, values: Values) -> tuple[str, ...]:
     if way == "command" and not forms.last(given, "command"):
         raise forms.Mistake(say("gui.needs-command").render())
     asked = forms.words(verb, given, desk.settings)
-    asked += tuple(word for word in words if word != "--command")
+    if way != "onnx" or not _is_spec(desk, forms.last(given, "model")):  # a spec says itself what is measured
+        asked += tuple(word for word in words if word != "--command")
     from pth2om.quantize import request
 
     arguments = vars(forms.parsed(verb, asked))
     request.check(request.Request(**{name: value for name, value in arguments.items() if name != "verb"}))
     return (verb, *asked)
+
+
+def _is_spec(desk: Desk, model: str) -> bool:
+    """Whether the model is a spec: its name under ``models/``, its folder, or its file."""
+    project = desk.settings.project
+    return Path(model).name == "model.toml" or any(
+        is_file(place / "model.toml") for place in (project / model, project / "models" / model)
+    )
 
 
 def shown(desk: Desk, job: journal.Job) -> Mapping[str, Any]:
