@@ -84,7 +84,9 @@ def read(path: Path) -> Policy:
         SpecError: there is none, or it is wrong; with its line and the nearest valid word.
     """
     try:
-        if path.exists() and not path.is_file():
+        if not path.exists():
+            raise SpecError("signoff.no-policy", where=str(path))
+        if not path.is_file():
             raise SpecError("spec.unreadable", where=str(path), reason="not a regular file")
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise SpecError("signoff.too-large", where=str(path), most=MOST_BYTES)

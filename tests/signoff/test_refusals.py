@@ -347,3 +347,9 @@ def test_the_digest_of_a_policy_is_that_of_its_bytes(tmp_path: Path) -> None:
     file.write_bytes(b"#" * (policy.MOST_BYTES + 1))
     with pytest.raises(SpecError, match="larger"):
         policy.read(file)
+
+
+def test_an_absent_policy_is_no_absent_model(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no such policy") as caught:
+        policy.read(tmp_path / "release.toml")
+    assert "pth2om init" not in str(caught.value)
