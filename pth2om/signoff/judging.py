@@ -13,7 +13,7 @@ from pth2om.evidence import GateRecord
 from pth2om.files import opened
 from pth2om.language import Message, say
 from pth2om.latency import same_chip
-from pth2om.release.night import Night
+from pth2om.release.night import REGRESSION, Night
 from pth2om.signoff import scope as scoping
 from pth2om.signoff.canonical import sha256
 from pth2om.signoff.policy import Policy
@@ -167,7 +167,9 @@ def _values(scope: Scope) -> Iterator[Refusal]:
     interval.
     """
     for gate in scope.gates:
-        unfit = gate.verdict == "passed" and (gate.limit is None or gate.measured is None)
+        # What is as it was in the baseline is counted, and has no figure of its own.
+        counted = gate.question == REGRESSION and gate.limit is None and gate.measured is None
+        unfit = gate.verdict == "passed" and (gate.limit is None or gate.measured is None) and not counted
         unfit |= gate.verdict == "shown" and gate.limit is not None
         unfit |= gate.measured is not None and not math.isfinite(gate.measured)
         unfit |= gate.limit is not None and not math.isfinite(gate.limit.value)

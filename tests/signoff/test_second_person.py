@@ -196,3 +196,15 @@ def test_a_statement_of_one_release_is_none_of_another_om(desk: Desk, key_files:
         pth2om.verify(path, [other], key_files[1])
     desk.run.stages[2] = dataclasses.replace(desk.run.stages[2], digest="d" * 64)
     assert "signoff.other-om" in {one.message.key for one in desk.sign().refusals}
+
+
+def test_a_night_that_was_compared_with_its_baseline_is_signed(desk: Desk, key_files: tuple[Path, Path]) -> None:
+    """What is as it was is counted, and has no figure of its own; of any other question that is no pass."""
+    unchanged = {"ground": "host", "digests": {}, "details": {"baseline": "b" * 64}, "verdict": "passed"}
+    same = gate("regression", "regression/unchanged", None, **unchanged)
+    desk.run.gates.append(dataclasses.replace(same, soc=None, provenance=None))
+    path = desk.sign().path
+    assert path is not None
+    assert pth2om.verify(path, key=key_files[1]).gates == len(desk.run.gates)
+    desk.run.gates[-1] = dataclasses.replace(desk.run.gates[-1], question="export")
+    assert {one.message.key for one in desk.sign().refusals} == {"signoff.values"}
