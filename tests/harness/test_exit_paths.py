@@ -14,7 +14,6 @@ ENDS = {
     "first failure": (["-x"], ""),
     "failures": (["--maxfail=1"], ""),
     "first failure with workers": (["-x", "-n", "1"], ""),
-    "by file": (["-n", "2", "--dist", "loadfile"], ""),
     "without xdist": (["-p", "no:xdist", "-x"], ""),
     "exit in a hook": ([], "def pytest_runtest_teardown(item):\n    pytest.exit('enough', returncode=0)\n"),
     "exit in a test's set-up": ([], "def pytest_runtest_setup(item):\n    'tiny' in item.name and pytest.exit('so')\n"),
