@@ -68,8 +68,8 @@ class EvidenceFile:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = b"".join(lines)
-        with self.path.open("ab", buffering=0) as file:
-            try:
+        try:
+            with self.path.open("ab", buffering=0) as file:
                 written = 0
                 while written < len(whole):
                     written += file.write(whole[written:]) or 0
@@ -77,10 +77,11 @@ class EvidenceFile:
                 if now - self._synced >= SYNC_SECONDS or isinstance(record, EndRecord):
                     os.fsync(file.fileno())
                     self._synced = now
-            except OSError:
-                # What is half written would make the next line unreadable.
-                file.truncate(self._size)
-                raise
+        except OSError:  # a file of a network may fail when it is closed
+            # What is half written would make the next line unreadable.
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, self._size)
+            raise
         self._digest = digest
         self._size += len(whole)
         self.records += len(lines)

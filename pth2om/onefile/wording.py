@@ -77,7 +77,9 @@ def _export(details: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
 def _verdicts(gates: list[GateRecord]) -> Iterator[str]:
     """What passed on one line, with the figure that is nearest to its limit; everything else on its own."""
     if gates[0].question == "accuracy":  # figures that are asked for are printed, also where they are good
-        yield from (_score(gate) for gate in gates if gate.check.endswith("/drop"))
+        yield from (
+            _score(gate, gate.measured) for gate in gates if gate.check.endswith("/drop") and gate.measured is not None
+        )
     passed = [gate for gate in gates if gate.verdict == "passed"]
     if passed:
         nearest = max(passed, key=lambda gate: figures.share_used(gate) or 0.0)
@@ -92,7 +94,7 @@ def _verdicts(gates: list[GateRecord]) -> Iterator[str]:
             yield say("convert.more", count=len(several) - _SHOWN, verdict=word).render()
 
 
-def _score(gate: GateRecord) -> str:
+def _score(gate: GateRecord, lost: float) -> str:
     """Both figures of a metric, what is lost with its interval, and on what ground."""
     found = gate.details
     values: dict[str, str | int] = {
@@ -101,7 +103,7 @@ def _score(gate: GateRecord) -> str:
         "images": int(found["images"]),
         "before": f"{found['reference']:.2f}",
         "after": f"{found['candidate']:.2f}",
-        "lost": f"{gate.measured or 0.0:+.2f}",
+        "lost": f"{lost:+.2f}",
         "role": gate.check.split("/")[0],
         SAMPLES_ARE: str(found.get(SAMPLES_ARE, "images")),
         "ground": say(f"plugin.ground-{gate.ground}").render(),

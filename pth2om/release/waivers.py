@@ -43,7 +43,8 @@ _KEYS = ("gate", "stage", "owner", "reason", "link", "expires")
 _MOST_BYTES = 1 << 22
 _MOST = 10_000
 _LONGEST = 1000
-_WILD = re.compile(r"\[[^\]]*\]|[*?\s]")
+_WILD = re.compile(r"\[[^\]]*\]|[\W_]")
+"""What is no letter and no digit of a pattern: a pattern of nothing else names no model."""
 
 
 @dataclass(frozen=True)

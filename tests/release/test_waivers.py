@@ -62,7 +62,8 @@ def test_every_key_is_required(tmp_path: Path, key: str) -> None:
     ("key", "value"),
     [
         ("expires", '"soon"'), ("owner", '" "'), ("stage", '"om"'),
-        *(("gate", f'"{pattern}"') for pattern in ("*", "**", "?*/int8-bs1/*", "[!x]*", "*/", "[a-z]*[0-9]/*")),
+        *(("gate", f'"{pattern}"') for pattern in
+          ("*", "**", "*-*", "*_?/*", "?*/int8-bs1/*", "[!x]*", "*/", "[a-z]*[0-9]/*")),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_waives_nothing(tmp_path: Path, key: str, value: str) -> None:

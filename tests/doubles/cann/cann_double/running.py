@@ -12,6 +12,7 @@ import numpy as np
 
 from cann_double import om
 from cann_double.machine import machine
+from cann_double.rules import home
 from pth2om.ascend import families
 from pth2om.session import Array
 from pth2om.toolchain.emulator.gears import GearedOmSession, read_geared
@@ -71,7 +72,8 @@ def load(data: bytes, context: int) -> Model:
     Raises:
         om.NotADoubleError: it is none of ours, or damaged.
     """
-    folder = Path(tempfile.mkdtemp(prefix="acl-double-"))
+    # Beside the machine's own files, which the test removes: a process that dies removes nothing.
+    folder = Path(tempfile.mkdtemp(prefix="acl-double-", dir=home()))
     try:
         return Model(om.read(data, folder), context, folder)
     except Exception:
