@@ -421,10 +421,10 @@ def _external(request: Request) -> Outcome:
         command = amct.convert_command(request.model, prefix)
     else:
         command = _amct_calibration(request, prefix, outcome)
-    shown = str(say("quantize.command-preview", command=command.preview()))
     if request.preview:
-        outcome.said.append(shown)
+        outcome.said.append(command.preview())  # nothing else, so that it can be used as it is
         return outcome
+    shown = str(say("quantize.command-preview", command=command.preview()))
     print(shown, file=sys.stderr, flush=True)  # before the work begins
     with _made(destination):
         outcome.result = amct.run_command(command)

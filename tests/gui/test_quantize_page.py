@@ -19,7 +19,7 @@ from pth2om.gui.pages.quantize import WAYS
 from pth2om.quantize.sheet import pixels, write_sheet
 from pth2om.report import quantized
 from pth2om.spec import Preprocess
-from tests.gui.window import Window, text
+from tests.gui.window import Window, filled, link, text
 
 pytestmark = pytest.mark.usefixtures("asked_here")
 
@@ -56,14 +56,14 @@ def window(project, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(window):
-    filled = {
+    given = {
         "model": "net.onnx",
         "calib": "photos",
         "preprocess": "recipe.json",
         "output": "q",
         "small_channels": "on",
     }
-    place = window.ask("/quantize", way="onnx", **filled)
+    place = window.ask("/quantize", way="onnx", **given)
     assert window.wait(place) == "done", window.get(f"{place}/log").text
     return place
 
@@ -115,6 +115,37 @@ def test_every_way_has_a_form_in_both_languages(window):
 )  # fmt: skip
 def test_each_way_is_the_line_that_one_would_type(window, given, line):
     assert window.post("/preview/quantize", given).json() == {"line": f"pth2om {line}", "problem": ""}
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"way": "onnx", "model": "net.onnx", "random_calibration": "on"}, None),
+        ({"way": "qat", "model": "net.onnx"}, None),
+        ({"way": "command", "model": "net.onnx", "calib": "photos", "command": "tool {onnx_in} {onnx_out} {calib_dir}"},
+         "tool net.onnx net_deploy_model.onnx photos"),
+        ({"way": "have", "file": "net.onnx", "quantized": "net.onnx", "soc": ""}, "Without a SoC nothing is compiled."),
+    ],
+)  # fmt: skip
+def test_the_line_of_somebody_elses_program_is_previewed_as_it_will_run(window, given, line):
+    expected = {} if line is None else {"atc": line, "problem": ""}
+    assert window.post("/preview/quantizer", {"nonce": "p", **given}).json() == expected
+    assert ('data-later="/preview/quantizer"' in window.get("/quantize", way=given["way"]).text) is (line is not None)
+
+
+def test_what_keeps_a_quantizer_from_running_is_said_before_it_is_asked_to(window):
+    answer = window.post("/preview/quantizer", {"way": "amct", "model": "net.onnx", "calib": "photos", "nonce": "p"})
+    assert "no .bin batches" in answer.json()["problem"]
+
+
+def test_a_quantized_onnx_leads_to_its_om(window, job):
+    """The form behind the button is filled in: the float model, and what was made of it."""
+    values = filled(window.client.get(link(window.get(job).text, "/quantize?way=have")).text)
+    line = window.post("/preview/quantize", values).json()
+    expected = "pth2om convert net.onnx --soc Ascend310B1 --quantized q/net_deploy_model.onnx"
+    assert line == {"line": expected, "problem": ""}
+    atc = shlex.split(window.post("/preview/quantizer", values).json()["atc"])
+    assert {"--model=net-converted/net_deploy_model.onnx", "--soc_version=Ascend310B1"} <= set(atc)
 
 
 @pytest.mark.parametrize("model", ["digits", "models/digits", "models/digits/model.toml"])

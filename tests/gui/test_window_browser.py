@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pth2om.gui.children import Answer
 from tests.gui.conftest import WEIGHTS
 
 PAGES = ("/", "/convert", "/quantize?way=onnx", "/quantize?way=command", "/accept", "/explain?file=a.log", "/aipp",
@@ -94,6 +96,31 @@ def test_a_form_follows_what_the_file_is(browser, served, monkeypatch, family):
         assert "my.Net" in browser.run("document.getElementById('trust').innerText")
         assert browser.run("document.querySelector('[name=trust]').checked") is False
         assert "--trust" not in browser.run("document.getElementById('line').innerText")
+
+
+def test_a_line_of_an_earlier_form_does_not_stay_while_the_new_one_is_asked_for(browser, served, monkeypatch):
+    """Copied in between, it would compile something else; and a field that is only left asks nothing again."""
+    go_on, asked = threading.Event(), []
+
+    def ask(_self, words, _place=""):
+        asked.append(words)
+        if "--batch" in words:
+            go_on.wait(60)
+        return Answer(0, f"atc of {len(asked)}", "")
+
+    monkeypatch.setattr("pth2om.gui.children.Asker.ask", ask)
+    shown = "document.getElementById('atc').firstChild.textContent"
+    browser.open(f"{served[1]}/convert?file={WEIGHTS}&soc=Ascend310B1")
+    browser.until(f"{shown}.startsWith('atc of')")
+    batch = "document.getElementById('f-batch')"
+    browser.run(f"{batch}.value = '2'; {batch}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+    browser.until(f"{shown} === 'The file is being read …'")
+    go_on.set()
+    browser.until(f"{shown}.startsWith('atc of')")
+    before = len(asked)
+    browser.run(f"{batch}.dispatchEvent(new Event('change', {{bubbles: true}}))")
+    time.sleep(1.2)
+    assert len(asked) == before
 
 
 def test_a_form_can_be_filled_in_and_sent_by_keyboard_alone(browser, served):

@@ -44,15 +44,7 @@ def routes(desk: Desk) -> list[Route]:
         return JSONResponse({"line": shell_line(("pth2om", VERB, *asked)), "problem": ""})
 
     def atc(_request: Request, values: Values) -> Response:
-        asked = line(desk, values)
-        if "--soc" not in asked:
-            return JSONResponse({"atc": say("gui.atc-none").render(), "problem": ""})
-        try:
-            answer = desk.asker.ask((VERB, *asked, "--preview"), forms.last(values, "nonce"))
-        except DataError as error:
-            return JSONResponse({} if error.message.key == "gui.superseded" else {"problem": forms.said(error)})
-        problem = answer.err.strip() if answer.status else ""
-        return JSONResponse({"atc": answer.out.strip(), "problem": problem})
+        return previewed(desk, (VERB, *line(desk, values)), values)
 
     def run(_request: Request, values: Values) -> Response:
         asked = line(desk, values)
@@ -92,6 +84,26 @@ def line(desk: Desk, values: Values) -> tuple[str, ...]:
     asked = forms.words(VERB, values, desk.settings)
     options_of(forms.parsed(VERB, asked)).check()
     return asked
+
+
+def previewed(desk: Desk, words: tuple[str, ...], values: Values) -> Response:
+    """The line of another program that a verb will run, or why there is none.
+
+    Nothing is said where a newer form is asked about already.
+
+    Args:
+        desk: asks the verb with ``--preview``.
+        words: behind ``pth2om``.
+        values: the form.
+    """
+    if words[0] == VERB and "--soc" not in words:
+        return JSONResponse({"atc": say("gui.atc-none").render(), "problem": ""})
+    try:
+        answer = desk.asker.ask((*words, "--preview"), forms.last(values, "nonce"))
+    except DataError as error:
+        return JSONResponse({} if error.message.key == "gui.superseded" else {"problem": forms.said(error)})
+    problem = answer.err.strip() if answer.status else ""
+    return JSONResponse({"atc": answer.out.strip(), "problem": problem})
 
 
 def record_of(desk: Desk, asked: tuple[str, ...]) -> Path:

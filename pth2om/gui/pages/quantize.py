@@ -47,6 +47,8 @@ WAYS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "qat": ("quantize", ("model", *_OUT), ("--convert",)),
 }  # fmt: skip
 """Way -> verb, its fields, and the words that stand for the way itself."""
+_ELSEWHERE = {"checkpoint": "atc-line", "have": "atc-line", "amct": "tool-line", "command": "tool-line"}
+"""Ways that run a program of somebody else, and what its line is called."""
 
 
 def routes(desk: Desk) -> list[Route]:
@@ -63,10 +65,15 @@ def routes(desk: Desk) -> list[Route]:
             filled["soc"] = ["Ascend310B1"]
         known = {one.name: one for one in forms.fields(verb)}
         shown = [known[name] for name in names]
-        return desk.page(request, "quantize.html", ways=WAYS, way=way, fields=shown, given=filled, socs=desk.socs())
+        further = {"elsewhere": _ELSEWHERE.get(way), "socs": desk.socs()}
+        return desk.page(request, "quantize.html", ways=WAYS, way=way, fields=shown, given=filled, **further)
 
     def preview(_request: Request, values: Values) -> Response:
         return JSONResponse({"line": shell_line(("pth2om", *line(desk, values))), "problem": ""})
+
+    def elsewhere(_request: Request, values: Values) -> Response:
+        asked = line(desk, values)
+        return convert.previewed(desk, asked, values) if _way(values) in _ELSEWHERE else JSONResponse({})
 
     def run(_request: Request, values: Values) -> Response:
         way = _way(values)
@@ -88,6 +95,7 @@ def routes(desk: Desk) -> list[Route]:
         desk.route("/quantize", form),
         desk.route("/quantize", run, "POST"),
         desk.route("/preview/quantize", preview, "POST"),
+        desk.route("/preview/quantizer", elsewhere, "POST"),
         desk.route("/picture/sheet", sheet),
     ]
 
@@ -171,6 +179,7 @@ def shown(desk: Desk, job: journal.Job) -> Mapping[str, Any]:
             prefix = path.name.removesuffix("_quantize.json")
             known = sorted(path.parent.glob(f"{prefix}_*")) if is_folder(path.parent) else []
             found["files"] = [(one, one.is_dir()) for one in known if one.stat().st_mtime >= (job.started or 0) - 1]
+            found["compile"] = _compile(job, path.with_name(f"{prefix}_deploy_model.onnx"), found["files"])
     if job.over and is_file(path) and path.stat().st_mtime >= (job.started or 0.0) - 1:
         try:
             found |= _layers(path)
@@ -180,6 +189,14 @@ def shown(desk: Desk, job: journal.Job) -> Mapping[str, Any]:
 
 
 jobs.RESULTS[PAGE] = shown
+
+
+def _compile(job: journal.Job, deploy: Path, files: list[tuple[Path, bool]]) -> Mapping[str, str] | None:
+    """The filled form that makes an OM of the deploy model, where the float model beside it is an ONNX file."""
+    model = forms.last(job.asked.values, "model")
+    if not model.endswith(".onnx") or (deploy, False) not in files:
+        return None
+    return {"way": "have", "file": model, "quantized": str(deploy)}
 
 
 def _layers(path: Path) -> dict[str, Any]:

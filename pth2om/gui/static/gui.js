@@ -51,9 +51,11 @@
   // The lines of a form, as it is filled in.
   const form = document.querySelector("form[data-preview]");
   if (form) {
-    let asked = 0;
+    let asked = 0, latest = "";
+    const atc = document.getElementById("atc");
+    const working = atc ? atc.firstChild.textContent : "";  // before the button
     const show = (answer) => {
-      if (answer.problem && document.getElementById("atc")) answer = { atc: "", ...answer };
+      if (answer.problem && atc) answer = { atc: "", ...answer };
       for (const [name, text] of Object.entries(answer)) {
         const place = document.getElementById(name);
         if (!place) continue;
@@ -66,15 +68,22 @@
     };
     const ask = async (target, mine) => {
       try {
-        const body = new URLSearchParams(new FormData(form));
-        const answer = await fetch(target, { method: "POST", body });
+        const answer = await fetch(target, { method: "POST", body: new URLSearchParams(new FormData(form)) });
         if (answer.ok && mine === asked) show(await answer.json());
-      } catch (error) { /* the server is gone; the form stays */ }
+      } catch (error) { latest = ""; /* the server is gone; the form stays */ }
     };
     // By getAttribute: a field named "dataset" or "action" hides the form's own property of that name.
     const [now, afterwards] = ["data-preview", "data-later"].map((name) => form.getAttribute(name));
     const later = pause(() => ask(afterwards, asked), 700);
-    const quick = () => { asked += 1; ask(now, asked); if (afterwards) later(); };
+    const quick = () => {
+      const body = String(new URLSearchParams(new FormData(form)));
+      if (body === latest) return;
+      latest = body;
+      asked += 1;
+      ask(now, asked);
+      // What stood there belongs to another form; nobody is to copy it.
+      if (afterwards) { show({ atc: working }); later(); }
+    };
     form.addEventListener("input", pause(quick, 150));
     form.addEventListener("change", pause(quick, 150));
     quick();
