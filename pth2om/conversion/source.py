@@ -178,6 +178,15 @@ class Source:
             digests |= {self.role(file): self.store.digest(file) for file in net_files(body)}
         return digests
 
+    @property
+    def digest(self) -> str:
+        """What evidence names as the checkpoint: the weights' sha256, the spec's ONNX, or the seed.
+
+        Raises:
+            Absent: see `written`.
+        """
+        return next(iter(self.written.values()), "")
+
     @functools.cached_property
     def _read(self) -> dict[str, str]:
         if not self.runs_code:
@@ -405,7 +414,7 @@ class CheckpointStage:
         fetch = source.spec.source.fetch
         return Shown(
             file,
-            next(iter(source.digests.values())),
+            source.digest,
             Provenance("torch", version_of("torch"), "host"),
             [*source.stand_ins(), *result.findings],
             {**result.details, "file": file.name, "bytes": file.stat().st_size, "seeded": source.seeded}

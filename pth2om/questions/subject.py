@@ -6,6 +6,7 @@ nothing again and records this (``cached``, ``measured_at``).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -159,8 +160,11 @@ class Subject:
         found = {"spec": pipeline.spec.digest} if pipeline.spec.digest else {}
         if provenance is None:
             return found
+        # Not from the records: whether this process has read the checkpoint depends on what it asked before.
+        with contextlib.suppress(Absent):
+            found |= {"checkpoint": weights} if (weights := pipeline.source.digest) else {}
         stages = ("onnx", "quantized", "om") if provenance.ground != "host" else _MADE_OF.get(provenance.name, ())
-        for stage in ("checkpoint", *stages):
+        for stage in stages:
             record = pipeline.records.get((self._owner(stage), stage))
             if record is not None:
                 found[stage] = record.digest
@@ -170,7 +174,7 @@ class Subject:
 
     def _owner(self, stage: str) -> str:
         """Whose record the stage of this subject is: the model's, a shape's, or a variant's."""
-        if stage == "checkpoint" or self.shape is None:
+        if self.shape is None:
             return ""
         if stage == "onnx":
             return self.shape.name

@@ -107,8 +107,8 @@ def test_a_gate_names_what_its_side_was_made_of():
         spec=SimpleNamespace(name="net", digest="s"),
         settings=SimpleNamespace(soc="Ascend310B1"),
         device=lambda: {"driver": "24.1"},
+        source=SimpleNamespace(digest="c"),  # named also by a process that has not read it
         records={
-            ("", "checkpoint"): record("c"),
             ("bs1", "onnx"): record("x"),
             ("int8-bs1", "quantized"): record("q", calibration_digest="k"),
             ("int8-bs1-aipp", "om"): record("o8"),
