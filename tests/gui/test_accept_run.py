@@ -111,7 +111,17 @@ def test_two_runs_are_compared(window, run, typed):
     assert f'<option value="{typed[1]}">' in shown  # the page of the job offers the other run
 
 
-def test_a_run_is_cancelled_within_two_seconds(window, project):
+@pytest.fixture
+def _a_test_that_waits(project):
+    """Among the project's own tests, so that the run is not over before it is cancelled."""
+    file = project / "test_cases" / "test_own.py"
+    file.write_text("import time\n\n\ndef test_tiny_waits():\n    time.sleep(60)\n")
+    yield
+    file.unlink()
+
+
+@pytest.mark.usefixtures("_a_test_that_waits")
+def test_a_run_is_cancelled_within_two_seconds(window):
     place = window.ask("/accept", **FORM)
     name = place.rsplit("/", 1)[1]
     end = time.monotonic() + 60
