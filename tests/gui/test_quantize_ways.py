@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from pth2om.quantize.network import open_session, run_session
-from tests.gui.window import Window, text
+from tests.gui.window import Window, link, text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "doubles" / "cann"))
 from cann_double.install import install
@@ -117,7 +118,7 @@ def files(project):
 
 @pytest.fixture(scope="module")
 def ended(files, tmp_path_factory):
-    """Asks for a way and waits for its end; the page and the log of the job."""
+    """Asks for a way and waits for its end; the page's text, the log of the job, and the page."""
     machine = install(tmp_path_factory.mktemp("machine") / "home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{machine.toolkit / 'bin'}{os.pathsep}{os.environ['PATH']}")
@@ -130,7 +131,8 @@ def ended(files, tmp_path_factory):
                 place = window.ask("/quantize", **given)
                 state, log = window.wait(place, 120), window.get(f"{place}/log").text
                 assert state == "done", log
-                return text(window.get(place).text), log
+                html = window.get(place).text
+                return text(html), log, html
 
             yield run
 
@@ -148,7 +150,7 @@ def deployed(path):
 
 
 def test_from_an_onnx_file_with_the_scores_before_and_after(quantized, files):
-    page, _ = quantized
+    page, *_ = quantized
     assert "AscendQuant" in deployed(files / "own" / "images_deploy_model.onnx")
     assert "Score: float 90 %" in page
     assert "INT8 against float" in page
@@ -158,14 +160,14 @@ def test_from_an_onnx_file_with_the_scores_before_and_after(quantized, files):
 @pytest.mark.nightly
 def test_a_quantized_onnx_that_one_has(quantized, ended, files):
     shutil.copy(files / "own" / "images_deploy_model.onnx", files / "mine.onnx")
-    page, _ = ended(way="have", file="images.onnx", quantized="mine.onnx", soc="Ascend310B4", output="have")
+    page, *_ = ended(way="have", file="images.onnx", quantized="mine.onnx", soc="Ascend310B4", output="have")
     assert list((files / "have").glob("*_int8.emulated"))
     assert "emulated" in page
 
 
 @pytest.mark.nightly
 def test_from_a_checkpoint(ended, files):
-    page, _ = ended(
+    page, *_ = ended(
         way="checkpoint", file="small.pth", template="small.py", num_classes="3", batch="1", size=str(SIZE),
         soc="Ascend310B4", calib="photos", color="RGB", mean="0,0,0", std="1,1,1", output="checkpoint",
     )  # fmt: skip
@@ -176,7 +178,7 @@ def test_from_a_checkpoint(ended, files):
 
 
 def test_with_amct_onnx(ended, files):
-    page, _ = ended(way="amct", model="bins.onnx", calib="bins", images="4", output="amct")
+    page, *_ = ended(way="amct", model="bins.onnx", calib="bins", images="4", output="amct")
     assert "AscendQuant" in deployed(files / "amct" / "bins_deploy_model.onnx")
     assert "bins_deploy_model.onnx" in page
     assert "success" in (files / "amct_log" / "amct_onnx.log").read_text()
@@ -185,18 +187,22 @@ def test_with_amct_onnx(ended, files):
 @pytest.mark.nightly
 def test_with_a_command_of_ones_own(ended, files):
     template = f"{sys.executable} tool.py {{onnx_in}} {{onnx_out}} {{calib_dir}}"
-    page, _ = ended(way="command", model="bins.onnx", calib="bins", command=template, output="command")
+    page, *_ = ended(way="command", model="bins.onnx", calib="bins", command=template, output="command")
     assert "AscendQuant" in deployed(files / "command" / "bins_deploy_model.onnx")
     assert "bins_deploy_model.onnx" in page
 
 
 def test_from_a_qat_model(ended, files):
-    page, _ = ended(way="qat", model="qat.onnx", output="qat")
+    page, _, html = ended(way="qat", model="qat.onnx", output="qat")
     made = onnx.load(files / "qat" / "qat_deploy_model.onnx")
     assert "AscendDequant" in {node.op_type for node in made.graph.node}
     kept = [numpy_helper.to_array(one) for one in made.graph.initializer]
     assert any(one.dtype == np.int8 and one.shape == (8, 32, 3, 3) for one in kept)  # the trained integers themselves
     assert "qat_deploy_model.onnx" in page
+    # atc parses no QDQ model, so the OM is made beside the twin of standard operators.
+    values = parse_qs(urlsplit(link(html, "/quantize?way=have")).query)
+    assert Path(values["file"][0]).name == "qat_fake_quant_model.onnx"
+    assert Path(values["quantized"][0]).name == "qat_deploy_model.onnx"
 
 
 @pytest.mark.nightly
@@ -204,7 +210,7 @@ def test_from_a_spec_with_the_scores_of_its_own_dataset(ended, files, prototype)
     """The metric is that of the spec, before and after, on the images of its dataset."""
     for name in ("models", "calib"):
         shutil.copytree(prototype / name, files / name)
-    page, _ = ended(way="onnx", model="models/tiny", random_calibration="on", small_channels="on", max_drop="50%",
+    page, *_ = ended(way="onnx", model="models/tiny", random_calibration="on", small_channels="on", max_drop="50%",
                     output="spec")  # fmt: skip
     drop = json.loads((files / "spec" / "tiny_quantize.json").read_text())["details"]["search"]["drop"]
     assert (drop["before"], drop["images"]) == (100.0, 400)

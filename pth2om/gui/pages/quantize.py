@@ -192,8 +192,13 @@ jobs.RESULTS[PAGE] = shown
 
 
 def _compile(job: journal.Job, deploy: Path, files: list[tuple[Path, bool]]) -> Mapping[str, str] | None:
-    """The filled form that makes an OM of the deploy model, where the float model beside it is an ONNX file."""
+    """The filled form that makes an OM of the deploy model, where an ONNX file is there as its reference.
+
+    Of a QAT model that is the fake-quant twin: atc does not parse the model itself.
+    """
     model = forms.last(job.asked.values, "model")
+    if forms.last(job.asked.values, "way") == "qat":
+        model = str(deploy.with_name(deploy.name.removesuffix("_deploy_model.onnx") + "_fake_quant_model.onnx"))
     if not model.endswith(".onnx") or (deploy, False) not in files:
         return None
     return {"way": "have", "file": model, "quantized": str(deploy)}
