@@ -103,7 +103,7 @@ def test_every_way_has_a_form_in_both_languages(window):
         ({"way": "checkpoint", "file": "net.onnx", "random_calibration": "on"},
          "convert net.onnx --int8 --random-calibration"),
         ({"way": "checkpoint", "file": "net.onnx", "random_calibration": "on", "validate_onnx": "off",
-          "validate_om": ["off", "on"]}, "convert net.onnx --int8 --random-calibration --no-validate-onnx"),
+          "validate_om": ["off", "on"]}, "convert net.onnx --no-validate-onnx --int8 --random-calibration"),
         ({"way": "onnx", "model": "net.onnx", "calib": "photos"}, "quantize net.onnx --calib photos --sensitivity"),
         ({"way": "amct", "model": "net.onnx", "calib": "photos", "activations": "mse"},
          "quantize net.onnx --calib photos --amct"),
