@@ -51,6 +51,7 @@ def build(settings: Settings, told: Callable[[str], None] = lambda _: None) -> S
     pages: list[BaseRoute] = [route for page in _PAGES for route in page.routes(desk)]
     desk.know([route.path for route in pages if isinstance(route, Route)])
     routes = [*pages, desk.route("/preferences", preferences, "POST"), Route("/static/{name}", _static)]
+    routes.append(Route("/favicon.ico", _no_icon))  # asked for by browsers before the page names its own
     guard = Middleware(Guard, settings=settings, framed=desk.framed, told=told)
 
     def refused(request: Request, error: Exception) -> Response:
@@ -65,6 +66,10 @@ def build(settings: Settings, told: Callable[[str], None] = lambda _: None) -> S
     app = Starlette(routes=routes, middleware=[guard], lifespan=life, exception_handlers=handlers)
     app.state.desk = desk
     return app
+
+
+def _no_icon(_: Request) -> Response:
+    return Response(status_code=204)
 
 
 def _static(request: Request) -> Response:

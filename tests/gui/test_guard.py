@@ -198,3 +198,7 @@ def test_the_browser_is_started_without_the_token_among_its_arguments(tmp_path, 
     door.close()
     assert not file.exists()
     door.close()
+
+
+def test_a_browser_that_asks_for_an_icon_finds_no_fault(window):
+    assert window.client.get("/favicon.ico").status_code == 204
