@@ -213,6 +213,9 @@ def test_a_batch_norm_without_shift_is_found_though_the_exporter_left_its_zeros_
     written, findings = write_checkpoint(plan, tmp_path / "net.pth", tmp_path / "out.pth")
     assert [entry.kind for entry in written] == ["batch_norm", "plain"]
     assert not rules(findings)
+    # The same bytes again under another name: what is computed with it is known by its digest.
+    write_checkpoint(plan, tmp_path / "net.pth", tmp_path / "again.pth")
+    assert (tmp_path / "out.pth").read_bytes() == (tmp_path / "again.pth").read_bytes()
 
 
 def test_a_weight_that_cannot_serve_two_layers_stays_and_is_named(tmp_path):
