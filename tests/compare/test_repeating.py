@@ -147,6 +147,7 @@ def test_chance_is_reported_as_such_and_excuses_nothing(tmp_path):
         spec=spec,
         settings=SimpleNamespace(soc=None),
         has_torch=True,
+        source=SimpleNamespace(digest=""),
         records={},
         store=Store(tmp_path / "store"),
         torch_session=lambda: reference,

@@ -38,6 +38,7 @@ def gates(folder: Path, shape, *, decoder="yolov6", classes=80, metric="mAP50", 
         source=SimpleNamespace(num_classes=None if here else classes),
     )
     pipeline = SimpleNamespace(
+        source=SimpleNamespace(digest=""),
         records={},
         spec=spec,
         data=SimpleNamespace(dataset=dataset),

@@ -58,6 +58,7 @@ def asked(tmp_path, torch, bands, *, batch=4):
         spec=spec,
         settings=SimpleNamespace(soc=None),
         has_torch=True,
+        source=SimpleNamespace(digest=""),
         records={},
         store=Store(tmp_path / "store"),
         torch_session=lambda: torch,

@@ -56,7 +56,7 @@ def ask(tmp_path: Path):
             records={},
             device=dict,
             settings=SimpleNamespace(soc=soc, cann="9.x", target=Target.of("Ascend310P3")),
-            source=SimpleNamespace(target=Target.of("Ascend310P3")),
+            source=SimpleNamespace(target=Target.of("Ascend310P3"), digest=""),
             store=Store(tmp_path / "store"),
             toolchain=lambda: toolchain,
             atc_options=lambda *_: AtcOptions(model=str(file), output="net", soc_version=soc, input_shape="x:1,3"),
