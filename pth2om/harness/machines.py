@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pth2om.errors import ToolchainError
 from pth2om.language import say
 
 if TYPE_CHECKING:
@@ -47,11 +48,12 @@ def toolchain(config: pytest.Config) -> str:
     Raises:
         UsageError: boards for a toolchain that uses none.
     """
-    asked = config.getoption("--om-toolchain")
-    boards = config.getoption("--board")
-    if boards and asked not in (None, "cann"):
-        raise pytest.UsageError(say("plugin.board-toolchain", toolchain=asked).with_fix())
-    return str(asked or ("cann" if boards else "emulator"))
+    from pth2om.toolchain.choosing import named
+
+    try:
+        return named(config.getoption("--om-toolchain"), config.getoption("--board"))
+    except ToolchainError as error:
+        raise pytest.UsageError(error.message.with_fix()) from None
 
 
 def access(config: pytest.Config) -> Access:

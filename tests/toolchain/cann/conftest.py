@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -47,7 +48,13 @@ def feeds(batch: int = 2, seed: int = 0) -> dict[str, np.ndarray]:
 def machine(tmp_path_factory) -> Iterator[Installed]:
     """One for a module: a test that changes it puts it back."""
     installed = install(tmp_path_factory.mktemp("machine") / "home")
-    folder = tmp_path_factory.mktemp("board")
+    with this_machine(installed, tmp_path_factory.mktemp("board")):
+        yield installed
+
+
+@contextlib.contextmanager
+def this_machine(installed: Installed, folder: Path) -> Iterator[None]:
+    """Inside the block the toolkit of the doubles is this machine's, and `folder` holds what the agent writes."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("ASCEND_", "PTH2OM_DOUBLE"))]:
             patch.delenv(name)
@@ -57,7 +64,7 @@ def machine(tmp_path_factory) -> Iterator[Installed]:
         patch.setenv("PTH2OM_LEASE_DIR", str(folder))
         patch.setenv("TMPDIR", str(folder))  # the agent's folders; pytest has its own already
         close_all()
-        yield installed
+        yield
         close_all()
 
 

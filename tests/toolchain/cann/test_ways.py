@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +17,10 @@ from pth2om.errors import CrashError, ToolchainError
 from pth2om.session import Session
 from pth2om.store import file_digest
 from pth2om.toolchain import WAYS, Access, CompiledModel
-from pth2om.toolchain.cann import CannToolchain, close_all
+from pth2om.toolchain.cann import CannToolchain
 from pth2om.toolchain.cann.board import Limits
 from pth2om.toolchain.emulator import EmulatorToolchain
-from tests.toolchain.cann.conftest import OPTIONS, SOC, Installed, feeds, install, write_model
+from tests.toolchain.cann.conftest import OPTIONS, SOC, Installed, feeds, install, this_machine, write_model
 from tests.toolchain.cann.test_shapes import CASES, RANGE, normal, sums
 
 PROVIDER = "onnxruntime-cann"
@@ -37,18 +35,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """One with every way, and a CANN that takes ranges."""
     packages = ("ais_bench", "onnxruntime")
     installed = install(tmp_path_factory.mktemp("machine") / "home", packages=packages, cann="9.2.0")
-    folder = tmp_path_factory.mktemp("board")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("ASCEND_", "PTH2OM_DOUBLE"))]:
-            patch.delenv(name)
-        patch.setenv("ASCEND_HOME_PATH", str(installed.toolkit))
-        patch.setenv("PTH2OM_BOARD_PYTHON", sys.executable)
-        patch.setenv("PTH2OM_BOARD_CACHE", str(folder / "cache"))
-        patch.setenv("PTH2OM_LEASE_DIR", str(folder))
-        patch.setenv("TMPDIR", str(folder))
-        close_all()
+    with this_machine(installed, tmp_path_factory.mktemp("board")):
         yield installed
-        close_all()
 
 
 @pytest.fixture(autouse=True)
