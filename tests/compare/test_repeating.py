@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,8 +18,9 @@ from pth2om.questions.closeness import closeness
 from pth2om.questions.subject import Subject
 from pth2om.sessions.onnx import OnnxSession
 from pth2om.sessions.torch import TorchSession
-from pth2om.spec import Export, Gates, Input
+from pth2om.spec import Input
 from pth2om.store import Store
+from tests.questions.asking import model
 
 INPUT = Input(name="x", shape=(8,))
 FED = Sample(("random-0",), {"x": np.random.default_rng(0).normal(size=(1, 8)).astype(np.float32)})
@@ -129,32 +129,10 @@ def test_chance_is_reported_as_such_and_excuses_nothing(tmp_path):
 
     module = Drawing()
     reference = of_torch(module)
-    spec = SimpleNamespace(
-        name="net",
-        task="tensor",
-        inputs=(Input(name="x", shape=(8,)),),
-        fed_input="x",
-        export=Export(),
-        slices=(),
-        preprocess=None,
-        volume=None,
-        digest="",
-        gates=Gates(),
-        datasets=(),
-    )
     onnx_session = of_graph(tmp_path, "Relu")
-    pipeline = SimpleNamespace(
-        spec=spec,
-        settings=SimpleNamespace(soc=None),
-        has_torch=True,
-        source=SimpleNamespace(digest=""),
-        records={},
-        store=Store(tmp_path / "store"),
-        torch_session=lambda: reference,
-        module=lambda: module,
-        remembering=lambda one: one,
-    )
-    fed = samples(spec, None, batch=1, seed=0)
+    given, store = Input(name="x", shape=(8,)), Store(tmp_path / "store")
+    pipeline = model(given, reference, store, module=lambda: module, remembering=lambda one: one)
+    fed = samples(pipeline.spec, None, batch=1, seed=0)
     gates = closeness(Subject(pipeline), Candidate.of(reference), Candidate.of(onnx_session), fed)
     said = {gate.check: gate for gate in gates}
     assert said["torch/repeats"].verdict == "failed"

@@ -15,8 +15,9 @@ from pth2om.questions.candidate import Candidate
 from pth2om.questions.closeness import closeness
 from pth2om.questions.subject import Subject
 from pth2om.session import Provenance
-from pth2om.spec import Export, Gates, Input, Shape
+from pth2om.spec import Input, Shape
 from pth2om.store import Store
+from tests.questions.asking import model
 
 WEIGHT = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
 INPUT = Input(name="x", shape=(8,))
@@ -41,30 +42,9 @@ class Counting:
 def asked(tmp_path, torch, bands, *, batch=4):
     """The gates of all three comparisons at a batch size, and the session of ONNX Runtime."""
     onnx = Counting("onnxruntime", "onnx")
-    spec = SimpleNamespace(
-        name="net",
-        task="tensor",
-        inputs=(INPUT,),
-        fed_input="x",
-        export=Export(),
-        slices=(),
-        preprocess=None,
-        volume=None,
-        digest="",
-        gates=Gates(),
-        datasets=(),
-    )
-    pipeline = SimpleNamespace(
-        spec=spec,
-        settings=SimpleNamespace(soc=None),
-        has_torch=True,
-        source=SimpleNamespace(digest=""),
-        records={},
-        store=Store(tmp_path / "store"),
-        torch_session=lambda: torch,
-        remembering=Sessions(SimpleNamespace(), SimpleNamespace()).remembering,
-    )
-    fed = samples(spec, None, batch=batch, seed=0)
+    remembering = Sessions(SimpleNamespace(), SimpleNamespace()).remembering
+    pipeline = model(INPUT, torch, Store(tmp_path / "store"), remembering=remembering)
+    fed = samples(pipeline.spec, None, batch=batch, seed=0)
     subject = Subject(pipeline, shape=Shape(batch))
     sides = [Candidate.of(torch), Candidate.of(onnx), Candidate("om", bands)]
     gates = [
