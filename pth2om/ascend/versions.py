@@ -45,4 +45,4 @@ def at_least(cann: str, major: int, minor: int) -> bool:
     """
     first, _, rest = version(cann).partition(".")
     digits = re.match(r"\d+", rest)
-    return (int(re.match(r"\d+", first)[0]), int(digits[0]) if digits else 0) >= (major, minor)  # type: ignore[index]
+    return (int(re.match(r"\d+", first)[0]), int(digits[0]) if digits else 0) >= (major, minor)  # type: ignore[index]  # the pattern fits by now

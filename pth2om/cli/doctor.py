@@ -53,7 +53,7 @@ def _selftest(found: Sequence[Diagnosis]) -> int:
     for entry in found:
         steps = itertools.count(1)
         with terminal.counted(say("doctor.trial-title").render(), None) as seen:
-            trials = selftest.selftest(entry.place, lambda _, steps=steps, seen=seen: seen(next(steps)))  # type: ignore[misc]
+            trials = selftest.selftest(entry.place, lambda _, steps=steps, seen=seen: seen(next(steps)))  # type: ignore[misc]  # a lambda with bound defaults
         print(visible_lines(f"\n{selftest.table(trials, entry.facts)}"))
         status = max(status, selftest.status(trials))
     print(say("doctor.trial-send"))

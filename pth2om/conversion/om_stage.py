@@ -115,7 +115,7 @@ def atc_options(spec: Spec, settings: RunSettings, variant: Variant, model: Path
         input_shape=shapes,
         precision_mode=PRECISION_MODES[variant.precision],
         insert_op_conf=aipp.as_posix() if aipp else None,
-        **(gears.flags(spec.inputs) if gears is not None else {}),  # type: ignore[arg-type]
+        **(gears.flags(spec.inputs) if gears is not None else {}),  # type: ignore[arg-type]  # each flag is text
     )
     return options.given(variant.atc)
 

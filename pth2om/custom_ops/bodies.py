@@ -115,7 +115,7 @@ def _register(operator: CustomOp) -> None:
         if known != schema:
             raise ExportError("export.symbol-differs", symbol=symbol, known=known, wanted=schema)
         return
-    library = torch.library.Library(space, "FRAGMENT")  # type: ignore[no-untyped-call]
+    library = torch.library.Library(space, "FRAGMENT")  # type: ignore[no-untyped-call]  # torch has no types here
 
     def dispatch(*arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401 - of the operator
         entry, body = _ACTIVE[symbol]
@@ -124,11 +124,11 @@ def _register(operator: CustomOp) -> None:
         return run_body(entry, body, arguments[:count], {**entry.attributes, **given})
 
     try:
-        library.define(schema)  # type: ignore[no-untyped-call]
-        library.impl(name, dispatch, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        library.define(schema)  # type: ignore[no-untyped-call]  # torch has no types here
+        library.impl(name, dispatch, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]  # torch has no types here
     except RuntimeError:  # an extension that is installed has it already: only its CPU side is ours
         try:
-            library.impl(name, dispatch, "CPU")  # type: ignore[no-untyped-call]
+            library.impl(name, dispatch, "CPU")  # type: ignore[no-untyped-call]  # torch has no types here
         except RuntimeError as error:
             raise ExportError("export.symbol-differs", symbol=symbol, known=first_line(error), wanted=schema) from error
     _LIBRARIES.append(library)

@@ -228,7 +228,7 @@ def _write(files: Mapping[Path, bytes], place: Path, name: str) -> None:
         raise CheckpointError(
             "starter.not-writable", where=str(place.parent), reason=error.strerror or str(error)
         ) from None
-    except BaseException:
+    except BaseException:  # an interrupt too: nothing is half-written
         _undo(made, temporary, folders)
         raise
 

@@ -183,7 +183,7 @@ class Ranges:
         return None
 
     def _hull(self, names: object) -> Interval | None:
-        found = [self._found.get(name) for name in names if name]  # type: ignore[attr-defined]
+        found = [self._found.get(name) for name in names if name]  # type: ignore[attr-defined]  # names of a node
         if not found or any(interval is None for interval in found):
             return None
         return min(one[0] for one in found if one), max(one[1] for one in found if one)

@@ -101,7 +101,7 @@ class Guard:
                 await self._framed(request, 413, too_large)(scope, receive, guarded)
         except ClientDisconnect:
             return  # an upload that was cut off: there is nobody left to answer
-        except Exception:
+        except Exception:  # a fault of ours, whatever it is: a page that says so, and the reason in the log
             if started:
                 raise
             _LOG.exception("%s %s", scope["method"], ascii(scope["path"]))

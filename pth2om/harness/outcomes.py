@@ -53,7 +53,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         yield
     except Pth2omError as error:
         met = error
-    except BaseException:
+    except BaseException:  # also what pytest raises to skip or to fail
         _rested(item)  # what failed the test comes first
         raise
     ended = _rested(item)

@@ -180,7 +180,7 @@ class Run:
         soc, shard = self.settings.soc, str(self.shard or "")
         plan = PlanRecord(tuple(tests), soc, shard, planning.others(self._elsewhere, soc))
         if self.is_worker:
-            given = self.config.workerinput  # type: ignore[attr-defined]
+            given = self.config.workerinput  # type: ignore[attr-defined]  # of xdist
             if "pth2om_plans" in given:
                 planning.hand_over(plan, Path(given["pth2om_plans"]), given["workerid"])
         else:

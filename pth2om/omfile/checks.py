@@ -191,4 +191,4 @@ def _check_precision(om: OmModel, precision: str) -> Iterator[Finding]:
 
 
 def _finding(rule: str, severity: str, *, node: str | None = None, **values: str | int) -> Finding:
-    return Finding(f"om.{rule}", severity, say(f"omfile.{rule}", **values), node, dict(values))  # type: ignore[arg-type]
+    return Finding(f"om.{rule}", severity, say(f"omfile.{rule}", **values), node, dict(values))  # type: ignore[arg-type]  # one of the three severities

@@ -95,7 +95,7 @@ def read_inout(source: Source, partition: Partition) -> InOut:
             values[kind] = tuple(record.text(size) for size in sizes)
         at += length
     names = ("inputs", "outputs", "batches", "image_sizes", "dims", "dynamic_output_shapes", "data_order")
-    return InOut(**{name: values[kind] for kind, name in enumerate(names) if kind in values})  # type: ignore[arg-type]
+    return InOut(**{name: values[kind] for kind, name in enumerate(names) if kind in values})  # type: ignore[arg-type]  # each kind has its field
 
 
 class _Record:

@@ -217,5 +217,5 @@ def _told(gate: GateRecord) -> GateRecord:
 
 
 def _gate(step: Step, verdict: str, key: str, **values: str) -> GateRecord:
-    judgement = Judgement(step.check, None, "", None, verdict, message=say(key, **values))  # type: ignore[arg-type]
+    judgement = Judgement(step.check, None, "", None, verdict, message=say(key, **values))  # type: ignore[arg-type]  # one of the verdicts
     return step.subject.gate(step.question, judgement, None, {}, "host")

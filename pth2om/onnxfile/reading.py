@@ -37,7 +37,7 @@ def parse(data: bytes) -> ModelProto:
         NotOnnxError: they are no protobuf of a model, or hold text that is not UTF-8 (which ATC's proto3 refuses too).
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf has no types
 
     try:
         model: ModelProto = onnx.ModelProto.FromString(data)

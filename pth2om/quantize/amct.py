@@ -205,7 +205,7 @@ def _run(arguments: Sequence[str], timeout: float, folder: Path | None) -> tuple
     )
     try:
         raw, _ = process.communicate(timeout=timeout)
-    except BaseException as error:
+    except BaseException as error:  # an interrupt too: the tool may not outlive us
         end_group(process)
         if isinstance(error, subprocess.TimeoutExpired):
             raise QuantizeError("quantize.tool-too-slow", tool=arguments[0], seconds=round(timeout)) from None

@@ -194,7 +194,7 @@ def _nearest(word: str, words: Sequence[str]) -> str:
 def _examine(
     network: Network, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], types: dict[str, int]
 ) -> Layer:
-    layer = Layer(node.name, node.op_type, node, node.input[0], node.output[0])  # type: ignore[arg-type]
+    layer = Layer(node.name, node.op_type, node, node.input[0], node.output[0])  # type: ignore[arg-type]  # the kind is one of the table
     shape = shapes.get(layer.output)
     layer.rank = None if shape is None else len(shape)
     if node.op_type == "AveragePool":

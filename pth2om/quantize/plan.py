@@ -186,7 +186,7 @@ def _examine_activations(plan: Plan) -> None:
 
 def _leave(plan: Plan, layer: Layer, message: Message, severity: str) -> None:
     layer.reason = message
-    plan.findings.append(Finding(message.key, severity, message, node=layer.name))  # type: ignore[arg-type]
+    plan.findings.append(Finding(message.key, severity, message, node=layer.name))  # type: ignore[arg-type]  # one of the three severities
 
 
 def choose_parameters(plan: Plan) -> None:

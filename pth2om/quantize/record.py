@@ -321,7 +321,7 @@ def render_records(records: Mapping[str, Record]) -> str:
         body += _repeated("scale_w", record.scale_w)
         body += _repeated("offset_w", record.offset_w)
         body += _repeated("shift_bit", record.shift_bit)
-        body += list(record.other)  # type: ignore[arg-type]
+        body += list(record.other)  # type: ignore[arg-type]  # lines of text
         message.append(("record", [("key", key), ("value", body)]))
     return render(message)
 

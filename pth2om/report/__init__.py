@@ -49,7 +49,7 @@ def render(
     alone = destination.suffix.lower() in (".html", ".htm")
     page = destination if alone else destination / "index.html"
     file = source if isinstance(source, Path) else None
-    report = _filled(load(file) if file else collect(source, page.parent), file)  # type: ignore[arg-type]
+    report = _filled(load(file) if file else collect(source, page.parent), file)  # type: ignore[arg-type]  # one of the two is given
     if log is None:
         log = "log.html" if (page.parent / "log.html").is_file() else ""
     links = Links(

@@ -355,7 +355,7 @@ class Board:
         request = {"kind": "run", "model": model, "tensors": described(arrays), "limit": self.limits.run}
         try:
             return self.link.send(request, [array.reshape(-1).view(np.uint8) for _, array in arrays if array.size])
-        except BaseException:
+        except BaseException:  # an interrupt too: the answer that is under way would be taken for the next one's
             self.close()
             raise
 
@@ -369,7 +369,7 @@ class Board:
         """
         try:
             answer, data = self.link.receive(number, self.limits.run)
-        except BaseException:
+        except BaseException:  # an interrupt too: the answer that is under way would be taken for the next one's
             self.close()
             raise
         try:

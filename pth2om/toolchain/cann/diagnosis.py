@@ -300,7 +300,7 @@ def _lease(facts: Mapping[str, Any], to: Language | None) -> str:
 def _machine(facts: Mapping[str, Any]) -> str:
     gigabyte = 2**30
     memory = facts["memory"]
-    disk = next((free for place, free in facts["disk"].items() if place != "/dev/shm" and free is not None), 0)  # noqa: S108
+    disk = next((free for place, free in facts["disk"].items() if place != "/dev/shm" and free is not None), 0)  # noqa: S108 - a place to look at, not a file
     parts = (
         facts["machine"]["arch"],
         facts["system"]["os"],

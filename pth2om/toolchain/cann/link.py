@@ -118,7 +118,7 @@ class Link:
         self._limit = _Limit(self._process)
         try:
             self._start()
-        except BaseException:
+        except BaseException:  # an interrupt too: ssh may not outlive us
             self.close()
             raise
 

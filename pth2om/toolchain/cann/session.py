@@ -161,7 +161,7 @@ class CannSession:
             main, files = files_of(self._compiled)
             try:
                 board.load(self._name, files, main, self._way)
-            except BaseException:
+            except BaseException:  # an interrupt too: the lease is given back
                 self._board = None
                 if board.is_idle:
                     with contextlib.suppress(ToolchainError):

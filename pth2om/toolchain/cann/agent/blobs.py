@@ -143,7 +143,7 @@ def digest_of(file: object) -> str:
     """sha256 of an open binary file, in hexadecimal."""
     total = hashlib.sha256()
     while True:
-        data = file.read(_CHUNK)  # type: ignore[attr-defined]
+        data = file.read(_CHUNK)  # type: ignore[attr-defined]  # an open file
         if not data:
             return total.hexdigest()
         total.update(data)

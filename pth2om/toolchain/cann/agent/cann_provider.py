@@ -48,7 +48,7 @@ class CannProvider:
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=[(PROVIDER, asked)])
             self._session.disable_fallback()
-        except Exception as error:
+        except Exception as error:  # of no common base in ONNX Runtime
             text = str(error)
             kind = "fallback" if "fallback" in text.lower() else "acl"
             raise WayError(kind, call="InferenceSession", code=-1, where="", text=text) from error
@@ -75,7 +75,7 @@ class CannProvider:
         begun = time.perf_counter_ns()
         try:
             arrays = self._session.run([entry["name"] for entry in self._description["outputs"]], feeds)
-        except Exception as error:
+        except Exception as error:  # of no common base in ONNX Runtime
             raise WayError("acl", call="InferenceSession.run", code=-1, text=str(error)) from error
         took = time.perf_counter_ns() - begun
         if not self._proven:

@@ -62,7 +62,7 @@ def collect(root: str = "/", limit: float = _LIMIT) -> dict[str, Any]:
         "stubs": installed.stubs_before(given),
         "memory": machine.memory(),
         "swap_total": _swap(),
-        "disk": {place: _free(place) for place in ("/tmp", os.path.expanduser("~"), "/dev/shm")},  # noqa: S108
+        "disk": {place: _free(place) for place in ("/tmp", os.path.expanduser("~"), "/dev/shm")},  # noqa: S108 - a place to look at, not a file
         "clock": time.time(),
         "lease": Lease().look(),
         "environment": {name: value for name, value in given.items() if name.startswith(_SHOWN)},
@@ -243,9 +243,9 @@ def _room(facts: dict[str, Any]) -> list[Finding]:
         found.append(_say("warning", "little-memory", free="%.1f" % (free / _GB)))
     for place, bytes_free in facts["disk"].items():
         if bytes_free is None:
-            if place == "/dev/shm":  # noqa: S108
+            if place == "/dev/shm":  # noqa: S108 - a place to look at, not a file
                 found.append(_say("error", "no-shm"))
-        elif bytes_free < (_GB if place != "/dev/shm" else _GB // 16):  # noqa: S108
+        elif bytes_free < (_GB if place != "/dev/shm" else _GB // 16):  # noqa: S108 - a place to look at, not a file
             found.append(_say("warning", "little-disk", place=place, free="%.2f" % (bytes_free / _GB)))
     if facts["clock"] < _BUILT:
         found.append(_say("warning", "clock", time=date(facts["clock"])))

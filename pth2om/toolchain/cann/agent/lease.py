@@ -23,7 +23,7 @@ _TEXT = 200  # characters of a name that are told
 
 def place(number: int) -> str:
     """The lock file of device ``number``."""
-    return os.path.join(os.environ.get(FOLDER) or "/tmp", "pth2om-device-%d.lock" % number)  # noqa: S108
+    return os.path.join(os.environ.get(FOLDER) or "/tmp", "pth2om-device-%d.lock" % number)  # noqa: S108 - a place to look at, not a file
 
 
 class Lease:

@@ -128,7 +128,7 @@ def _machine(facts: Mapping[str, Any]) -> Iterator[Trial]:
     yield trial("M3", None if bare else bool(runner.get("acl") and runner.get("numpy")), seen)
     if machine["nodes"]:
         yield trial("M4", bool(facts["openable"]) == bool(machine["soc"]), f"openable: {len(facts['openable'])}")
-    free = facts["disk"].get("/dev/shm")  # noqa: S108
+    free = facts["disk"].get("/dev/shm")  # noqa: S108 - a place to look at, not a file
     yield trial("M5", free is not None, "-" if free is None else f"{free >> 20} MB free")
     driver = facts["dcmi"]
     if driver.get("error") != "none":

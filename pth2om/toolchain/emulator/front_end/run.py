@@ -282,7 +282,7 @@ def _to_json(flags: Flags, folder: Path) -> _Outcome:
 
 
 def _graph_json(path: Path, cann: str) -> dict[str, Any]:
-    from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
+    from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]  # protobuf has no types
 
     model = onnx_model.load(path, cann)
     for _, tensor, _ in tensors(model):

@@ -66,7 +66,7 @@ def overflow_report(compiled: Compiled, feeds: Feeds | Iterable[Feeds], band: st
             _beside(compiled.folder / DATA_FILE, Path(folder) / DATA_FILE)
         with OnnxSession(path) as session:
             for each in [feeds] if _is_one(feeds) else feeds:
-                results = session.run(each)  # type: ignore[arg-type]
+                results = session.run(each)  # type: ignore[arg-type]  # feeds by name
                 for index in range(len(sites)):
                     totals[index] += np.array([results[f"pth2om_{kind}_{index}"] for kind in ("n", "over", "zero")])
                     largest[index] = max(largest[index], float(results[f"pth2om_max_{index}"]))
