@@ -167,10 +167,14 @@ def read(jobs: Path, name: str) -> Job | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    process, end = _json(folder / "process.json"), _json(folder / "end.json")
+    end = _json(folder / "end.json")
+    lives = not end and alive(folder)
+    if not end and not lives:
+        end = _json(folder / "end.json")  # a job writes it before it gives up its lock: perhaps between the two looks
+    process = _json(folder / "process.json")
     started, ended = _number(process.get("started")), _number(end.get("ended"))
     status = end.get("status") if isinstance(end.get("status"), int) else None
-    state = _state(folder, status, started)
+    state = _state(folder, status, started, lives)
     if state in OVER and ended is None:
         ended = _modified(folder / "log.txt") or started or created
     steps = tuple(_steps(_json(folder / "progress.json"))) if state == "running" else ()
@@ -242,11 +246,11 @@ def remember(file: Path, data: Mapping[str, Any]) -> None:
     write_text(file, json.dumps(data))
 
 
-def _state(folder: Path, status: int | None, started: float | None) -> State:
+def _state(folder: Path, status: int | None, started: float | None, lives: bool) -> State:
     cancelled = (folder / "cancelled").exists()
     if status is not None:
         return "cancelled" if cancelled and status != 0 else "done" if status == 0 else "failed"
-    if alive(folder):
+    if lives:
         return "running"
     if started is None:
         spawned = _modified(folder / "spawned")
@@ -255,10 +259,6 @@ def _state(folder: Path, status: int | None, started: float | None) -> State:
         # A clock that was put back makes the start lie ahead: then only the process tells.
         if not cancelled and (0 <= time.time() - spawned < _STARTING_SECONDS or _exists(folder / "spawned")):
             return "running"
-    # The end may have been written between the first look and the lock's.
-    late = _json(folder / "end.json").get("status")
-    if isinstance(late, int):
-        return "cancelled" if cancelled and late != 0 else "done" if late == 0 else "failed"
     return "cancelled" if cancelled else "died"
 
 

@@ -202,3 +202,21 @@ def test_a_log_is_shown_as_text_and_only_its_end(tmp_path):
 def test_a_journal_is_for_its_user_alone(window):
     assert window.settings.jobs.stat().st_mode & 0o077 == 0
     assert (window.settings.state / "session").stat().st_mode & 0o077 == 0
+
+
+def test_an_end_that_is_written_between_two_looks_is_read_whole(project, tmp_path, log, monkeypatch):
+    """A job that ends while it is looked at is not "done" without a status and a time."""
+    with Window(project, tmp_path / "state") as window:
+        name = window.desk.queue.add(explain(log), "n")
+        over(window, name)
+        folder = window.settings.jobs / name
+        written = (folder / "end.json").read_bytes()
+        (folder / "end.json").unlink()
+
+        def ends(folder):
+            (folder / "end.json").write_bytes(written)
+            return False
+
+        monkeypatch.setattr(journal, "alive", ends)
+        job = journal.read(window.settings.jobs, name)
+        assert (job.state, job.status, job.ended) == ("done", 0, json.loads(written)["ended"])
