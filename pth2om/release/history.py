@@ -5,20 +5,29 @@ One line a run, so that an interrupted write damages that line only. Readers ski
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import math
 import os
 import re
+import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from pth2om.errors import DataError
+from pth2om.files import opened
 from pth2om.language import Message, say
 from pth2om.release.night import Night
 
 MOST_BYTES = 256 << 20
+"""What is read of a file, from its end: it only grows, and one day it is larger."""
+MOST_NIGHTS = 400
+"""The last of its lines that are read."""
 _MOST_LINE = 1 << 24
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 
@@ -60,50 +69,92 @@ def append(night: Night, folder: Path) -> list[Path]:
         if not _PLAIN.fullmatch(model):
             raise DataError("release.no-file-name", name=model[:100])
         path = folder / f"{model}.jsonl"
-        points, _ = read(path)
-        if any(one.run == point.run for one in points):
-            continue
-        line = json.dumps(asdict(point), ensure_ascii=False, allow_nan=False, sort_keys=True)
+        line = json.dumps(asdict(point), ensure_ascii=False, allow_nan=False, sort_keys=True).encode("utf-8", "replace")
         try:
+            if _holds(path, point.run):
+                continue
             folder.mkdir(parents=True, exist_ok=True)
-            with path.open("a+b", buffering=0) as file:
-                # After a line that was cut off, begin a new one.
-                if file.seek(0, os.SEEK_END):
-                    file.seek(-1, os.SEEK_END)
-                    line = line if file.read(1) == b"\n" else f"\n{line}"
-                file.write(line.encode("utf-8", "replace") + b"\n")
-                os.fsync(file.fileno())
+            _add(path, line)
         except OSError as error:
             raise DataError("release.unwritable", where=str(path), reason=error.strerror or str(error)) from None
         written.append(path)
     return written
 
 
-def read(path: Path) -> tuple[list[Point], list[Message]]:
-    """The nights of a file, oldest first, and what was skipped; nothing where there is no file.
+def _holds(path: Path, run: str) -> bool:
+    """Whether a line of the file is of this run."""
+    if not path.exists():
+        return False
+    named = f'"run": {json.dumps(run, ensure_ascii=False)}'.encode("utf-8", "replace")
+    with opened(path) as file:
+        return any(named in line and (point := _parsed(line)) is not None and point.run == run for line in _lines(file))
+
+
+def _add(path: Path, line: bytes) -> None:
+    """One line more at the end, whole or not at all.
 
     Raises:
-        DataError: the file cannot be read or is too large.
+        OSError: there is no room for it.
     """
-    points: list[Point] = []
+    with path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            # After a line that was cut off, begin a new one.
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        # One write: of two nights that end at the same time, neither stands within the other.
+        done = file.write(line + b"\n") or 0
+        if done <= len(line):
+            if file.seek(0, os.SEEK_END) == size + done:
+                file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> tuple[list[Point], list[Message]]:
+    """The last `MOST_NIGHTS` nights of a file, oldest first, and what was skipped; nothing where there is no file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    points: dict[str, Point] = {}
     skipped: list[Message] = []
     try:
         if not path.exists():
             return [], []
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError("release.too-large", where=str(path), most=MOST_BYTES)
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE), b""), 1):
-                if not line.strip():
-                    continue
-                point = _parsed(line)
-                if point is None:
-                    skipped.append(say("release.line-skipped", path=str(path), number=number))
-                elif all(one.run != point.run for one in points):
-                    points.append(point)
+        with opened(path) as file:
+            last = _last(file)
     except OSError as error:
         raise DataError("release.unreadable", where=str(path), reason=error.strerror or str(error)) from None
-    return sorted(points, key=lambda one: one.started), skipped
+    for number, line in last:
+        point = _parsed(line)
+        if point is None:
+            skipped.append(say("release.line-skipped", path=str(path), number=number))
+        else:
+            points.setdefault(point.run, point)
+    return sorted(points.values(), key=lambda one: one.started), skipped
+
+
+def _last(file: BufferedReader) -> deque[tuple[int, bytes]]:
+    """The last lines that are not empty, with their numbers."""
+    begin = max(0, file.seek(0, os.SEEK_END) - MOST_BYTES)
+    file.seek(0)
+    before = 0
+    if begin:
+        for position in range(0, begin, _MOST_LINE):
+            before += file.read(min(_MOST_LINE, begin - position)).count(b"\n")
+        rest = file.readline(_MOST_LINE)  # of a line that is not read whole
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(_MOST_LINE)
+        before += 1
+    found: deque[tuple[int, bytes]] = deque(maxlen=MOST_NIGHTS)
+    found.extend((number, line) for number, line in enumerate(_lines(file), before + 1) if line.strip())
+    return found
+
+
+def _lines(file: BufferedReader) -> Iterator[bytes]:
+    """The lines from here on; one that is too long in pieces, none of which is a night."""
+    return iter(lambda: file.readline(_MOST_LINE), b"")
 
 
 def files(folder: Path) -> Iterator[Path]:
@@ -131,6 +182,12 @@ def _parsed(line: bytes) -> Point | None:
 
     try:
         data: Any = from_json(line, allow_inf_nan=False)
-        return pydantic.TypeAdapter(Point).validate_python(data)
+        point = pydantic.TypeAdapter(Point).validate_python(data)
     except ValueError:
         return None
+    # Each night names the same figures, grounds and machines.
+    values = {
+        sys.intern(name): (value, sys.intern(ground), sys.intern(host))
+        for name, (value, ground, host) in point.values.items()
+    }
+    return dataclasses.replace(point, values=values)

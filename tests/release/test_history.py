@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +15,8 @@ from hypothesis import strategies as st
 from pth2om.cli import main
 from pth2om.errors import DataError
 from pth2om.release import history, night
-from pth2om.report.trend import curve, page
+from pth2om.release.history import Point
+from pth2om.report.trend import curve, page, series_of
 from tests.release.nights import FAKE, gate, stages, write
 
 
@@ -63,8 +69,98 @@ def test_the_page_marks_other_toolchains_and_holds_no_markup_of_a_file(tmp_path:
     assert curve([], []) == ""
 
 
+def nights_of(values: Mapping[str, Sequence[float | None]], machine: str = "m1") -> list[Point]:
+    """Nights of figures on the host: a None is a night that did not measure it."""
+    count = max(map(len, values.values()))
+    return [
+        Point(
+            f"run{n}", f"2026-01-{n + 1:02d}T02:00:00+00:00", "fake 1",
+            {name: (value, "host", machine) for name, of in values.items() if (value := of[n]) is not None},
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def test_what_changed_comes_first_and_what_never_did_is_folded_away() -> None:
+    nights = nights_of({
+        "net/a/accuracy/early": [1.0, 2.0, 2.0, 2.0],
+        "net/b/accuracy/late": [1.0, 1.0, 1.0, 0.5],
+        "net/c/accuracy/same": [3.0, 3.0, 3.0, 3.0],
+        "net/d/accuracy/gone": [4.0, 4.0, None, None],
+        "net/e/accuracy/gap": [5.0, None, 6.0, None],
+    })  # fmt: skip
+    assert [one.name.rpartition("/")[2] for one in series_of(nights)] == ["late", "gap", "early", "same", "gone"]
+    text = page("net", nights)
+    shown, folded = text.split("<details>")
+    assert re.findall(r"accuracy/(\w+)", shown) == ["late", "gap", "early"]
+    assert re.findall(r"accuracy/(\w+)", folded) == ["same", "gone"]
+    assert "3 figures that changed" in shown
+    assert folded.startswith("<summary>2 figures that never changed</summary>")
+    assert shown.count("<svg") == text.count("<svg") == 3
+    # What the last night did not measure carries the day of its value.
+    assert "(last measured 2026-01-02)" in folded
+    assert "(last measured 2026-01-03)" in shown
+    assert text.count("last measured") == 2
+
+
+def test_figures_of_two_machines_or_grounds_are_no_change() -> None:
+    one, two = nights_of({"net/x/latency/p50": [1.0, 1.0]})
+    two = dataclasses.replace(two, values={"net/x/latency/p50": (9.0, "host", "m2")})
+    assert [each.changed for each in series_of([one, two])] == [0, 0]
+
+
+def test_more_plots_than_a_page_can_hold_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pth2om.report.trend._MOST_PLOTS", 2)
+    text = page("net", nights_of({f"net/{n}/accuracy/x": [0.0, 1.0] for n in range(5)}))
+    assert text.count("<svg") == 2
+    assert "3 more figures that changed" in text
+    assert all(f"net/{n}/accuracy/x" in text for n in range(5))
+
+
+def test_within_equal_values_only_the_ends_are_drawn() -> None:
+    drawn = str(curve([1.0] * 30 + [2.0] * 30, []))
+    assert drawn.count(",") == 4
+    assert curve([1.0] * 60, []).count(",") == 2
+
+
+def test_a_file_that_is_larger_than_what_is_read_gives_its_last_nights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "net.jsonl"
+    lines = [json.dumps(dataclasses.asdict(one)).encode() for one in nights_of({"net/x/accuracy/y": [1.0] * 9})]
+    file.write_bytes(b"\n".join(lines[:8]) + b"\ndamaged\n" + lines[8] + b"\n")
+    monkeypatch.setattr(history, "MOST_BYTES", len(lines[8]) + len(lines[7]) + 20)
+    points, skipped = history.read(file)
+    assert [one.run for one in points] == ["run7", "run8"]
+    assert "net.jsonl:9" in skipped[0].render("en")
+    monkeypatch.setattr(history, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(history, "MOST_NIGHTS", 3)
+    assert [one.run for one in history.read(file)[0]] == ["run7", "run8"]
+    assert history.append(night.read(write(tmp_path / "run0", [gate()])), tmp_path) == []
+
+
+def test_a_full_disk_leaves_the_history_as_it_was(tmp_path: Path) -> None:
+    history.append(night.read(write(tmp_path / "a", [gate()])), tmp_path / "history")
+    file = tmp_path / "history" / "net.jsonl"
+    before = file.read_bytes()
+    run = write(tmp_path / "b", [gate()])
+    code = (
+        "import resource, signal, sys\nfrom pathlib import Path\nfrom pth2om.errors import DataError\n"
+        "from pth2om.release import history, night\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "found = night.read(Path(sys.argv[1]))\n"
+        "most = int(sys.argv[3])\nresource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
+        "try:\n    history.append(found, Path(sys.argv[2]))\nexcept DataError as error:\n    print(error)\n"
+    )
+    words = [sys.executable, "-c", code, str(run), str(file.parent), str(len(before) + 40)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "cannot be written" in done.stdout
+    assert file.read_bytes() == before
+
+
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write(tmp_path / "a", [gate()])
     assert main(["history", str(run), "-o", str(tmp_path / "h")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "h" / "net.html")
-    assert "<svg" in (tmp_path / "h" / "net.html").read_text(encoding="utf-8")
+    text = (tmp_path / "h" / "net.html").read_text(encoding="utf-8")
+    assert "1 figure that never changed" in text
+    assert "net/int8-bs1/Ascend310B1/accuracy" in text
