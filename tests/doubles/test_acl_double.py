@@ -97,7 +97,9 @@ def models(machine: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path
 def ask(machine: Installed, models: Path, *names: str) -> dict[str, Any]:
     script = Path(__file__).parent / "acl_scenarios.py"
     line = [sys.executable, str(script), str(models), *names]
-    done = subprocess.run(line, env=machine.environment, capture_output=True, text=True, timeout=120)
+    (scratch := machine.home / "scratch").mkdir(exist_ok=True)
+    environment = {**machine.environment, "TMPDIR": str(scratch)}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -286,6 +288,9 @@ def test_every_failure_can_be_asked_for(machine: Installed, models: Path) -> Non
     assert value["again"] == value["clean"]  # a rule that holds once holds once over all processes
     assert value["garbage"] == value["clean"]
     assert value["lost"]["codes"] == [0, 507899]
+    # What dies removes nothing: it has to lie in the machine's folder, which the test removes.
+    assert list(machine.home.glob("acl-double-*"))
+    assert list((machine.home / "scratch").glob("[!.]*")) == []
 
 
 def test_the_file_is_read_as_an_om_and_says_whose_it_is(models: Path) -> None:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error))
     stem = Path(options.save_path)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="amct-double-", dir=rules.home()) as folder:
         try:
             result = quantize(Path(options.model), iter(batches), QuantizeSettings(), Path(folder))
         except Pth2omError as error:

@@ -105,7 +105,7 @@ def _compile(words: Sequence[str], flags: Flags, cann: str, asked: Mapping[str, 
     recorded = str(asked.get("cann", cann))
     target = Target.of(soc, _rules(cann))
     toolchain = EmulatorToolchain(target, threads=1, join=join_int8)
-    with tempfile.TemporaryDirectory(prefix="atc-double-") as name:
+    with tempfile.TemporaryDirectory(prefix="atc-double-", dir=rules.home()) as name:
         folder = Path(name)
         toolchain.compile(model, options, folder)
         aipp = {}
