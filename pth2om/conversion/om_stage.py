@@ -18,6 +18,7 @@ from pth2om.files import is_file
 from pth2om.language import say
 from pth2om.spec import PRECISION_MODES, Spec, Variant
 from pth2om.store import Artifact
+from pth2om.toolchain import NO_OM
 
 if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions
@@ -204,8 +205,13 @@ class OmStage:
             self.toolchain.provenance,
             findings,
             details,
-            self.atc.command_line(),
+            self.atc.command_line() if compiles(self.toolchain) else (),
         )
+
+
+def compiles(toolchain: Toolchain) -> bool:
+    """Whether an atc is run, a real or an emulated one; not where ONNX Runtime compiles the ONNX file itself."""
+    return toolchain.compiler.get("name") != NO_OM
 
 
 def _refuse(findings: Sequence[Finding]) -> None:

@@ -60,9 +60,9 @@ def access(config: pytest.Config) -> Access:
     """Where the toolchain finds its machines.
 
     Raises:
-        UsageError: a place to compile, or a way to run, that there is not.
+        UsageError: a place to compile, or a way to run, that there is not, or that this run has no use for.
     """
-    from pth2om.toolchain import WAYS, Access
+    from pth2om.toolchain import NO_OM, WAYS, Access
 
     place, way = config.getoption("--om-compile"), config.getoption("--om-run-by")
     for option, word, known in (("--om-compile", place, _PLACES), ("--om-run-by", way, WAYS)):
@@ -71,6 +71,11 @@ def access(config: pytest.Config) -> Access:
             raise pytest.UsageError(
                 say("plugin.unknown-word", option=option, word=word, nearest="", words=words).render()
             )
+        if word not in (None, WAYS[0]) and toolchain(config) != "cann":
+            used = toolchain(config)
+            raise pytest.UsageError(say("plugin.machine-unused", option=option, word=word, toolchain=used).with_fix())
+    if place and way == NO_OM:
+        raise pytest.UsageError(say("plugin.compile-unused", word=place, by=way).with_fix())
     boards = tuple(dict.fromkeys(config.getoption("--board")))
     # Each worker begins at a board of its own, so that none connects to all of them to find the free one.
     first = _worker(config) % len(boards) if boards else 0

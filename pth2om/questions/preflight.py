@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pth2om.conversion.om_stage import compiles
 from pth2om.errors import AtcError
 from pth2om.evidence import Finding, GateRecord, Judgement, Limit
 from pth2om.questions.subject import Subject, answers
@@ -87,7 +88,7 @@ def preflight(subject: Subject, variant: Variant, built: Built) -> list[GateReco
         refused,
     )
     ours = Provenance("pth2om", version_of("pth2om"), "host")
-    command = options.command_line()
+    command = options.command_line() if compiles(toolchain) else ()
     return [
         _gate(subject, "preflight/errors", by_rules, command, ours, inputs, rules_artifact),
         _gate(subject, "preflight/refused", by_front_end, command, provenance, inputs, front_artifact),

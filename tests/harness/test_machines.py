@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -47,6 +48,23 @@ def machine(tmp_path_factory, monkeypatch):
 )  # fmt: skip
 def test_a_release_agrees_with_its_beginning(asked: str, found: str, same: bool) -> None:
     assert agrees(asked, found) is same
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"om_run_by": "msame"}, "--om-run-by msame .* toolchain is emulator"),
+        ({"om_compile": "here"}, "--om-compile here .* toolchain is emulator"),
+        ({"om_toolchain": "cann", "om_run_by": "onnxruntime-cann", "om_compile": "here"}, "nothing is compiled"),
+        ({"om_toolchain": "cann", "om_run_by": "msame", "om_compile": "here"}, ""),
+        ({"board": ["ssh://a"], "om_run_by": "onnxruntime-cann"}, ""),
+    ],
+)
+def test_an_option_without_a_use_is_refused(pytestconfig, monkeypatch, options: dict, said: str) -> None:
+    for name, value in {"board": [], "om_toolchain": None, "om_compile": None, "om_run_by": "acl", **options}.items():
+        monkeypatch.setattr(pytestconfig.option, name, value, raising=False)
+    with pytest.raises(pytest.UsageError, match=said) if said else contextlib.nullcontext():
+        assert access(pytestconfig).run_by == options["om_run_by"]
 
 
 @pytest.mark.parametrize(

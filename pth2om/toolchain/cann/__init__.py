@@ -173,12 +173,19 @@ class CannToolchain:
     def refuses(self, model: Path, options: AtcOptions) -> Sequence[Finding]:
         """What ``atc --mode=3`` refuses: operators without a parser, names that are not unique, a damaged file.
 
+        Where ONNX Runtime compiles by itself no atc is asked; what its provider cannot do is refused.
+
         Raises:
             CrashError: it was ended before it answered.
             ToolchainError: it cannot be asked.
         """
+        from pth2om.evidence import Finding
         from pth2om.toolchain.cann.compiling import Asked, prechecked
+        from pth2om.toolchain.cann.ways import refusal
 
+        if self._access.run_by == NO_OM:
+            refused = refusal(model, options)
+            return [] if refused is None else [Finding(refused.message.key, "error", refused.message)]
         board = self._compiler()
         with tempfile.TemporaryDirectory() as folder, self._job(board):
             asked = Asked(model, replace(options, mode=3), self.limits.compile, self._packages(folder))

@@ -374,8 +374,9 @@ class Board:
             raise
         try:
             self.good(answer)
-        except (CrashError, LostError):
-            self._models.discard(model)
+        except ToolchainError as error:
+            if answer.get("gone") or isinstance(error, CrashError | LostError):
+                self._models.discard(model)
             raise
         try:
             rows = checked(answer["tensors"], len(data))

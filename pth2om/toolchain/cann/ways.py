@@ -62,6 +62,27 @@ def described(compiled: CompiledModel, by: str) -> dict[str, Any]:
     return {"by": by, "kind": kind, "gears": gears.get(kind, []), **sides}
 
 
+def refusal(model: Path, options: AtcOptions) -> ToolchainError | None:
+    """Why ONNX Runtime's CANN provider cannot do what atc is asked for: AIPP, gears, ranges, layers of AMCT.
+
+    Args:
+        model: an ONNX file.
+        options: of atc, were it asked.
+
+    Raises:
+        GraphError: the ONNX file cannot be read.
+    """
+    from pth2om.onnxfile.reading import read
+    from pth2om.toolchain.cann.compiling import Asked, specs_of
+
+    lacks = "aipp" if options.insert_op_conf else ""
+    lacks = lacks or ("shapes" if any(getattr(options, flag) for flag in _GEARS) else "")
+    lacks = lacks or ("amct" if any(node.op_type in _AMCT for node in read(model).graph.node) else "")
+    if not lacks and any(None in spec.shape for spec in specs_of(Asked(model, options, 0.0))[0]):
+        lacks = "shapes"
+    return ToolchainError(f"cann.provider-{lacks}", where=model.name, by=NO_OM) if lacks else None
+
+
 def gathered(asked: Asked, destination: Path, provenance: Provenance) -> CompiledModel:
     """What ONNX Runtime is given instead of an OM: the ONNX file and its weights, and the provider's options.
 
@@ -71,21 +92,16 @@ def gathered(asked: Asked, destination: Path, provenance: Provenance) -> Compile
         provenance: who runs it.
 
     Raises:
-        ToolchainError: the provider cannot do what atc is asked for: AIPP, gears, ranges, layers of AMCT.
+        ToolchainError: see `refusal`.
         GraphError: the ONNX file cannot be read.
     """
-    from pth2om.onnxfile.reading import read
     from pth2om.toolchain.cann.compiling import external_files, specs_of
 
     options = asked.options
-    lacks = "aipp" if options.insert_op_conf else ""
-    lacks = lacks or ("shapes" if any(getattr(options, flag) for flag in _GEARS) else "")
-    lacks = lacks or ("amct" if any(node.op_type in _AMCT for node in read(asked.model).graph.node) else "")
-    inputs, outputs = ([], []) if lacks else specs_of(asked)
-    if not lacks and any(None in spec.shape for spec in inputs):
-        lacks = "shapes"
-    if lacks:
-        raise ToolchainError(f"cann.provider-{lacks}", where=asked.model.name, by=NO_OM)
+    refused = refusal(asked.model, options)
+    if refused is not None:
+        raise refused
+    inputs, outputs = specs_of(asked)
     path = destination / "model.onnx"
     shutil.copyfile(asked.model, path)
     beside = external_files(asked.model)

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from pth2om.ascend.atc_options import AtcOptions
 from pth2om.ascend.target import Target
+from pth2om.conversion.om_stage import compiles
 from pth2om.errors import CrashError, ToolchainError
 from pth2om.session import Session
 from pth2om.store import file_digest
@@ -21,11 +22,12 @@ from pth2om.toolchain.cann import CannToolchain
 from pth2om.toolchain.cann.board import Limits
 from pth2om.toolchain.emulator import EmulatorToolchain
 from tests.toolchain.cann.conftest import OPTIONS, SOC, Installed, feeds, install, this_machine, write_model
-from tests.toolchain.cann.test_shapes import CASES, RANGE, normal, sums
+from tests.toolchain.cann.test_shapes import CASES, RANGE, Sizes, normal, sums
 
 PROVIDER = "onnxruntime-cann"
 GEARS = replace(OPTIONS, input_shape="x:-1,3,8,8", dynamic_batch_size="1,2,4")
 TWO = replace(OPTIONS, input_shape="x:2,3,8,8;mask:2,5", input_format="ND")
+DIMS = CASES["dims of two inputs"]
 FED = {"x": (2, 3, 8, 8), "mask": (2, 5)}
 ASSIGNED = "nodes that are assigned to the default CPU EP, but fallback to CPU EP has been explicitly disabled"
 
@@ -70,6 +72,7 @@ def made(machine: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "two inputs": (lambda path: sums(path, FED), TWO),
         "batch": (lambda path: write_model(path, "n"), GEARS),
         "images": (lambda path: sums(path, CASES["images"].shapes), replace(OPTIONS, **CASES["images"].flags)),
+        "dims": (lambda path: sums(path, DIMS.shapes), replace(OPTIONS, **DIMS.flags)),
         "range": (lambda path: sums(path, RANGE.shapes), replace(OPTIONS, **RANGE.flags)),
     }
     done: dict[str, Made] = {}
@@ -106,7 +109,8 @@ def equal(session: Session, emulated: Session, given: dict[str, np.ndarray]) -> 
     [
         ("two inputs", (FED, FED), "new"),
         ("batch", ({"x": (2, 3, 8, 8)}, {"x": (4, 3, 8, 8)}), "old"),
-        pytest.param("images", CASES["images"].fed, "new", marks=pytest.mark.nightly),
+        ("images", CASES["images"].fed, "new"),
+        ("dims", DIMS.fed, "old"),
         pytest.param("range", RANGE.fed[:2], "new", marks=pytest.mark.nightly),
     ],
 )
@@ -120,9 +124,16 @@ def test_ais_bench_computes_what_the_emulator_computes(
         for seed, shapes in enumerate(fed):
             equal(session, one.emulated, normal(seed, **shapes))
         assert len(session.device_times()) == len(fed)
-        if kind == "batch":
+        wrong = {"batch": {"x": (3, 3, 8, 8)}, "images": CASES["images"].wrong, "dims": DIMS.wrong}.get(kind)
+        if wrong is not None:
             with pytest.raises(ToolchainError, match="gear"):
-                session.run(feeds(batch=3))
+                session.run(normal(**wrong))
+            equal(session, one.emulated, normal(5, **fed[0]))  # the worker lives
+        if kind == "batch":
+            machine.rules({"where": "ais_bench-infer", "do": "whole"})
+            with pytest.raises(ToolchainError, match="4x4x6x6; the model has float32 2x4x6x6"):
+                session.run(feeds())  # two samples in a buffer for four
+            machine.rules()
             with pytest.raises(ToolchainError, match="inputs"):
                 session.run({"other": feeds()["x"]})
 
@@ -170,6 +181,23 @@ def test_the_provider_computes_what_the_emulator_computes(made, asked: CompiledM
         assert session.device_times() == []  # how long the NPU computed is not known
         with pytest.raises(ToolchainError, match="size"):
             session.run(normal(x=(1, 3, 8, 8), mask=(2, 5)))
+
+
+def test_no_atc_is_asked_for_where_nothing_is_compiled(
+    made, machine: Installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither before a compile nor for it, on a machine that has none; what the provider cannot do is a finding."""
+    by, model = toolchain(PROVIDER), made("two inputs").model
+    assert compiles(toolchain("acl"))
+    monkeypatch.setattr(by._boards.all[0], "known", replace(by.facts, has_atc=False))
+    machine.rules({"where": "atc", "do": "exit", "value": 255})
+    assert by.refuses(model, TWO) == []
+    (finding,) = by.refuses(tmp_path / "not read.onnx", replace(OPTIONS, dynamic_image_size="8,8;8,12"))
+    assert (finding.rule, finding.severity) == ("cann.provider-shapes", "error")
+    assert not compiles(by)
+    assert by.compile(model, TWO, tmp_path).path.suffix == ".onnx"
+    with pytest.raises(ToolchainError, match="atc"):
+        toolchain("acl").refuses(model, TWO)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +252,42 @@ def test_msame_takes_gears_of_the_batch(made, machine: Installed) -> None:
         with pytest.raises(ToolchainError, match="gear"):
             session.run(feeds(batch=3))
     machine.machine(msame_whole_buffer=False)
+
+
+def pooled(path: Path, shapes: dict[str, Sizes]) -> Path:
+    """As `sums`, but the output of ``x`` has the same sizes whatever the picture's."""
+    model = onnx.load(sums(path, {"x": shapes["x"]}))
+    model.graph.node[0].output[0] = "c"
+    model.graph.node.append(helper.make_node("GlobalAveragePool", ["c"], ["y"], name="pool"))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 4, 1, 1]))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flags", "wrong"),
+    [
+        ({"input_shape": "x:2,3,-1,-1", "dynamic_image_size": "8,8;8,12"}, "gear"),
+        ({"input_shape": "x:2,3,8,-1", "input_format": "ND", "dynamic_dims": "8;12"}, "gear"),
+        nightly({"input_shape": "x:2,3,8,8~12", "input_format": "ND"}, ""),
+    ],
+    ids=["images", "dims", "range"],
+)
+def test_msame_takes_other_gears_where_the_outputs_sizes_are_fixed(
+    machine: Installed, tmp_path: Path, flags: dict[str, str], wrong: str
+) -> None:
+    sides: Sizes = ("h", "w") if "dynamic_image_size" in flags else (8, "w")
+    model, options = pooled(tmp_path / "m.onnx", {"x": (2, 3, *sides)}), replace(OPTIONS, **flags)
+    by, acl = toolchain("msame"), toolchain("acl")
+    om = by.compile(model, options, tmp_path)
+    with by.open(om, "device") as session, acl.open(om, "device") as other:
+        for seed, width in enumerate((12, 8)):
+            given = normal(seed, x=(2, 3, 8, width))
+            equal(session, other, given)
+        if wrong:
+            with pytest.raises(ToolchainError, match=wrong):
+                session.run(normal(x=(2, 3, 8, 10)))
 
 
 def test_what_a_way_cannot_do_is_refused_with_one_that_can(made, asked: CompiledModel, tmp_path: Path) -> None:

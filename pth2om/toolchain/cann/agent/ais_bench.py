@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from .shapes import gear_of
+from .shapes import Sizes, gear_of
 from .ways import Description, Results, WayError, fed, forms, named
 
 _MODES = {"batch": "batch", "hw": "hw", "dims": "dims", "range": "shape"}
@@ -59,12 +59,14 @@ class AisBench:
         """
         ordered = fed(self._description, feeds)
         kind = self._description["kind"]
+        gear: Sizes = []
         if kind in ("batch", "hw", "dims"):
-            gear_of(kind, self._description["gears"], forms(self._description), [array.shape for array in ordered])
+            shapes = [array.shape for array in ordered]
+            gear = gear_of(kind, self._description["gears"], forms(self._description), shapes)
         begun = time.perf_counter_ns()
         arrays = self._inferred(ordered)
         times = {"call": time.perf_counter_ns() - begun, **self._computed()}
-        return named(self._description, arrays), times
+        return named(self._description, arrays, gear), times
 
     def close(self) -> None:
         """Free what the session holds, and end ``acl``, before the process ends.

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Sequence
 import numpy as np
 
 from .shapes import Sizes, gear_of
-from .ways import Description, Results, WayError, fed, forms
+from .ways import Description, Results, WayError, fed, forms, share
 
 _TIME = re.compile(r"^Inference time: ([\d.]+) ?ms", re.MULTILINE)
 _SHOWN = 4000
@@ -88,7 +88,7 @@ class Msame:
         outputs = []
         for place, entry in enumerate(self._description["outputs"]):
             kind, path = np.dtype(entry["dtype"]), written.get("input_0_output_%d.bin" % place, "")
-            shape = self._shape(entry, gear)
+            shape = share(self._description, entry, gear)
             wanted = _count(shape) * kind.itemsize
             whole = _count(entry["largest"]) * kind.itemsize if gear else wanted
             size = os.path.getsize(path) if path else -1
@@ -113,15 +113,6 @@ class Msame:
             "hw": ["--dymHW", _listed(gear)],
             "dims": ["--dymDims", every],
         }.get(kind, [])
-
-    def _shape(self, entry: Dict[str, Any], gear: Sizes) -> Sizes:
-        """Of an output: where it is open, that share of the largest gear's size."""
-        if self._description["kind"] != "batch":
-            return list(entry["form"])
-        most = max(size for (size,) in self._description["gears"])
-        return [
-            size if size >= 0 else largest * gear[0] // most for size, largest in zip(entry["form"], entry["largest"])
-        ]
 
     def _fail(self, code: int, said: str) -> None:
         from .child import how_ended

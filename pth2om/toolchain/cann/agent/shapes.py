@@ -52,16 +52,23 @@ def gear_of(kind: str, gears: Sequence[Sizes], forms: Sequence[Sizes], shapes: S
     Args:
         kind: ``batch``, ``hw`` or ``dims``.
         gears: of a ``batch`` one size each, of ``hw`` height and width, of ``dims`` the sizes of all inputs' axes.
-        forms: of each input, -1 where the gears differ.
+        forms: of each input, -1 where the gears differ; of sizes that are the same in all of them -1 or the size.
         shapes: of what is fed.
 
     Raises:
         ShapeError: the model has no such gear.
     """
-    opened = [given for form, shape in zip(forms, shapes) for size, given in zip(form, shape) if size == -1]
-    every = [int(size) for shape in shapes for size in shape]
-    gear = {"batch": opened[:1], "hw": opened[:2], "dims": every}[kind]
-    if gear not in gears or (kind == "batch" and len(set(opened)) > 1):
+    opened = [[given for size, given in zip(form, shape) if size == -1] for form, shape in zip(forms, shapes)]
+    sizes = next((each for each in opened if each), [])  # of the first input in which the gears differ
+    if kind == "dims":
+        gear = [int(size) for shape in shapes for size in shape]
+    else:
+        gear = list(gears[0])
+        every = list(range(len(gear)))
+        differing = [place for place in every if len({each[place] for each in gears}) > 1]
+        for place, size in zip(every if len(sizes) >= len(gear) else differing, sizes):
+            gear[place] = int(size)
+    if gear not in gears or (kind == "batch" and len({size for each in opened for size in each}) > 1):
         raise ShapeError("gear", given=written(gear), gears=" | ".join(written(each) for each in gears))
     return gear
 

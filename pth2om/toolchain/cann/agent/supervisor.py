@@ -217,6 +217,7 @@ class Supervisor:
                 if answer.get("error") in ("acl", "fallback", "output"):
                     # After a failed execution a process is not to be trusted; it leaves, with the device's logs.
                     failed = self._children.pop(str(header.get("model")), None)
+                    answer["gone"] = True
         except ChildError as error:
             self._drop_child(header)
             answer = {"kind": "error", "error": error.how, "values": error.values}

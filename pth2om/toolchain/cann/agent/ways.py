@@ -74,8 +74,27 @@ def forms(description: Description) -> List[Sizes]:
     return [list(entry["form"]) for entry in description["inputs"]]
 
 
-def named(description: Description, arrays: Sequence[Any]) -> List[Tuple[str, Any]]:
+def share(description: Description, entry: Dict[str, Any], gear: Sizes) -> Sizes:
+    """The form of an output when a gear ran: of the batch, that share of the largest gear's size.
+
+    Args:
+        description: see the module.
+        entry: of the output.
+        gear: of `gear_of`; empty for a model without gears.
+    """
+    if description["kind"] != "batch" or not gear:
+        return list(entry["form"])
+    most = max(size for (size,) in description["gears"])
+    return [size if size >= 0 else largest * gear[0] // most for size, largest in zip(entry["form"], entry["largest"])]
+
+
+def named(description: Description, arrays: Sequence[Any], gear: Sequence[int] = ()) -> List[Tuple[str, Any]]:
     """The results under the model's names.
+
+    Args:
+        description: see the module.
+        arrays: of the outputs.
+        gear: that ran, where the model has gears.
 
     Raises:
         WayError: there are more or fewer than the model's, or one is of another type or size.
@@ -89,8 +108,9 @@ def named(description: Description, arrays: Sequence[Any]) -> List[Tuple[str, An
     for entry, result in zip(entries, arrays):
         array = np.ascontiguousarray(result)
         shape = [int(size) for size in np.shape(result)]  # NumPy makes one axis of none
-        if array.dtype.name != entry["dtype"] or not fits(entry["form"], shape):
-            wanted = "%s %s" % (entry["dtype"], written(entry["form"]))
+        form = share(description, entry, list(gear))
+        if array.dtype.name != entry["dtype"] or not fits(form, shape):
+            wanted = "%s %s" % (entry["dtype"], written(form))
             given = "%s %s" % (array.dtype.name, written(shape))
             raise WayError("output", name=entry["name"], wanted=wanted, given=given)
         found.append((entry["name"], array.reshape(shape)))

@@ -3,7 +3,7 @@
 It loads the double's OM as the double of ``acl`` does, and demands the same of its caller: inputs in the model's order
 and of its size, and a mode that is the model's. ``machine.json``: ``ais_bench`` is ``new`` (from 2023-09 on) or ``old``
 (modes with an m, ``sumary``, no ``out_array``). Rules at ``ais_bench`` and ``ais_bench-infer``: ``return`` raises a
-code, ``size`` drops the last sample of each output, ``dtype`` returns float16.
+code, ``size`` drops the last sample of each output, ``whole`` returns the largest gear's buffer, ``dtype`` float16.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class InferSession:
             for room, result in zip(rooms, results, strict=True):
                 if room < result.nbytes:
                     raise _refuse(1, f"from user add align:{room} < op_size:{result.nbytes}")
+        if "whole" in asked:  # the buffers of a model with gears are the largest gear's
+            results = [np.resize(result, largest) for result, largest in zip(results, self._largest(), strict=True)]
         if "size" in asked:
             results = [result[:-1] for result in results]
         if "dtype" in asked:
@@ -97,6 +99,10 @@ class InferSession:
         if fed not in found.shapes:
             raise _refuse(145013, f"dynamic batch size invalid: {fed}")
         return fed
+
+    def _largest(self) -> list[list[int]]:
+        """Shapes of the outputs of the largest gear."""
+        return max(self._model.description.outputs_by_gear, key=lambda shapes: sum(map(int, map(np.prod, shapes))))
 
     def summary(self) -> SimpleNamespace:
         """Milliseconds of each inference."""
