@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from pth2om.escaping import visible
-from pth2om.language import Language, Message, Value
+from pth2om.language import Language, Message, Value, joined
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
@@ -111,8 +111,7 @@ class Pth2omError(Exception):
 
     def render(self, to: Language | None = None) -> str:
         """The place, the problem, and on the next line what to do, in language ``to`` (default: the reader's)."""
-        what = self.message.with_fix(to)
-        return f"{visible(self.where)}: {what}" if self.where else what
+        return joined((visible(self.where or ""), self.message.with_fix(to)), ": ", to)
 
     def __str__(self) -> str:
         return self.render()

@@ -20,7 +20,7 @@ from pth2om.ascend.versions import DEFAULT
 from pth2om.errors import ExportError, GraphError, first_line, is_full
 from pth2om.evidence import Finding
 from pth2om.export_probe import at_shape, probe
-from pth2om.language import say
+from pth2om.language import joined, say
 from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.writing import is_external, write_model
 from pth2om.sessions.torch import flat_tensors, output_names
@@ -163,7 +163,7 @@ def export(
             if attempt.outcome == "taken":
                 break
         if best is None:
-            tried = "; ".join(f"{attempt.opset}: {attempt.reason}" for attempt in attempts)
+            tried = joined((joined((str(attempt.opset), str(attempt.reason)), ": ") for attempt in attempts), "; ")
             raise ExportError("export.no-opset", tried=tried)
         opset, index, lacking, findings = best
         if lacking:

@@ -24,7 +24,7 @@ import re
 import string
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,6 +194,37 @@ class _Values(dict[str, Value]):
 
     def __missing__(self, key: str) -> str:
         return "{" + key + "}"
+
+
+Mark = Literal[": ", ", ", "; "]
+_FULL_WIDTH: Mapping[str, str] = {": ": "：", ", ": "、", "; ": "；"}
+
+
+def joined(parts: Iterable[str], mark: Mark, to: Language | None = None) -> str:
+    """Parts of a line, one of which at least is a sentence or a word for the reader: a label and its text, a list.
+
+    Chinese has marks of full width, without a space. Parts that are empty are left out.
+
+    Args:
+        parts: in the reader's language, or names.
+        mark: between them, as English has it.
+        to: the language (default: the reader's).
+
+    >>> joined(("net.onnx", "", "error"), ": ", "en"), joined(("net.onnx", "错误"), ": ", "zh")
+    ('net.onnx: error', 'net.onnx：错误')
+    """
+    return (mark if (to or language()) == "en" else _FULL_WIDTH[mark]).join(filter(None, parts))
+
+
+def bracketed(text: str, to: Language | None = None) -> str:
+    """A text in parentheses as it stands behind a word; nothing for none.
+
+    >>> "cosine" + bracketed("emulated", "en"), "cosine" + bracketed("模拟", "zh")
+    ('cosine (emulated)', 'cosine（模拟）')
+    """
+    if not text:
+        return ""
+    return f" ({text})" if (to or language()) == "en" else f"（{text}）"
 
 
 def say(key: str, /, **values: Value) -> Message:

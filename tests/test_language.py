@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import string
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 import pth2om
 from pth2om.errors import ToolchainError
 from pth2om.evidence import Finding
-from pth2om.language import SAMPLES_ARE, Message, _named, catalogue, language, say
+from pth2om.language import SAMPLES_ARE, Message, _named, bracketed, catalogue, joined, language, say
 
 MESSAGES = Path(pth2om.__file__).parent / "messages"
 ROOMS = sorted(path.stem for path in MESSAGES.glob("*.toml"))
@@ -115,7 +117,7 @@ def test_every_printer_shows_a_finding_and_its_remedy_alike() -> None:
     error = ToolchainError("ascend.cann-version", where="net.onnx", cann="10")
     finding = Finding("preflight.x", "error", message)
     assert message.with_fix("en").splitlines()[1] == f"  → {message.fix('en')}"
-    assert error.render("zh") == f"net.onnx: {message.with_fix('zh')}"
+    assert error.render("zh") == f"net.onnx：{message.with_fix('zh')}"
     assert finding.line("net.onnx:3", rule=True).endswith(f"preflight.x: {message.with_fix()}")
     assert Message("aipp.fine", {"count": 1}).with_fix("en").count("\n") == 0
 
@@ -185,3 +187,62 @@ def test_chinese_has_one_word_for_a_gate_and_its_own_punctuation() -> None:
                 assert not re.search(r"(?<!有)限值", text), f"{room}.{name}"
                 if re.search(r"[\u4e00-\u9fff]", re.sub(r"\{[^}]*\}", "", text)):
                     assert not re.search(ascii_marks, text), f"{room}.{name}: {text}"
+
+
+_SAYS = {"say", "render", "with_fix", "fix", "line_of", "in_language", "name_in"}
+_HALF = (": ", "; ", ", ", " (")
+
+
+def _says(node: ast.AST) -> bool:
+    """Whether a sentence for the reader is made here."""
+    calls = (each.func for each in ast.walk(node) if isinstance(each, ast.Call))
+    return bool({each.id if isinstance(each, ast.Name) else getattr(each, "attr", "") for each in calls} & _SAYS)
+
+
+def _half_width(tree: ast.AST) -> Iterator[int]:
+    """Lines at which a translated part is joined to another by a mark that only English has."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            for place, part in enumerate(node.values):
+                if not (isinstance(part, ast.FormattedValue) and _says(part.value)):
+                    continue
+                before = node.values[place - 1] if place else None
+                after = node.values[place + 1] if place + 1 < len(node.values) else None
+                texts = [each.value if isinstance(each, ast.Constant) else "" for each in (before, after)]
+                if str(texts[0]).endswith(_HALF) or str(texts[1]).startswith((*_HALF, ":", ";", ")")):
+                    yield node.lineno
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "join":
+            mark = node.func.value
+            if isinstance(mark, ast.Constant) and mark.value in _HALF and any(map(_says, node.args)):
+                yield node.lineno
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            for one, other in ((node.left, node.right), (node.right, node.left)):
+                if isinstance(one, ast.Constant) and one.value in _HALF and _says(other):
+                    yield node.lineno
+
+
+def test_translated_parts_are_joined_by_the_marks_of_their_language() -> None:
+    """Every module but those that run where pth2om is not installed, and what is written in English alone."""
+    root = Path(pth2om.__file__).parent
+    found = [
+        f"{path.relative_to(root)}:{line}"
+        for path in sorted(root.rglob("*.py"))
+        if "agent" not in path.parts
+        for line in _half_width(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "code",
+    ['f"{say(1)}: {x}"', 'f"{x}; {y.render()}"', '", ".join(a.fix() for a in b)', 'x + (", " + say(1).render())'],
+)
+def test_that_scan_finds_each_way_of_joining(code: str) -> None:
+    assert list(_half_width(ast.parse(code))) == [1]
+
+
+def test_parts_that_are_empty_leave_no_mark() -> None:
+    assert joined(("a", "", "b"), "; ", "en") == "a; b"
+    assert joined(("甲", "", "乙"), ", ", "zh") == "甲、乙"
+    assert joined((), ": ", "zh") == ""
+    assert bracketed("", "zh") == bracketed("", "en") == ""

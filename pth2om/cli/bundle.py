@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pth2om.language import say
+from pth2om.language import joined, say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
 
     made = bundle(arguments.run, arguments.output, arguments.statement)
     line = say("signoff.bundled", path=str(made.path), count=len(made.names)).render()
-    print(f"{DRAFT}: {line}" if made.draft else line)
+    print(joined((DRAFT if made.draft else "", line), ": "))
     return 0

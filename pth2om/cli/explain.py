@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pth2om.errors import DataError
 from pth2om.escaping import json_text, visible, visible_lines
-from pth2om.language import say
+from pth2om.language import joined, say
 
 _STAGES = ("load", "export", "ort", "simplify", "env", "atc", "amct", "om-run")
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(Text.assemble((item.id, f"bold {colour}"), f"  {place}  ", (visible(item.text, 300), "dim")))
         console.print(Text(f"  {visible_lines(item.cause())}"))
         console.print(Text(f"  → {visible_lines(item.fix())}"))
-        console.print(Text(f"  {say('explain.index-source')}: {item.source}", style="dim"))
+        console.print(Text("  " + joined((say("explain.index-source").render(), item.source), ": "), style="dim"))
         console.print()
     if not found:
         print(say("explain.nothing"))

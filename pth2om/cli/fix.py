@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pth2om.cli.target import add_cann
 from pth2om.escaping import json_text
-from pth2om.language import say
+from pth2om.language import joined, say
 
 if TYPE_CHECKING:
     from pth2om.evidence import Finding
@@ -103,7 +103,7 @@ def _print(model: Path, fixed: Fixed) -> None:
     applied = {f"graph.{name}" for name in fixed.cleaned.applied}
     for finding in fixed.cleaned.findings:
         mark = "done" if finding.rule in applied else "undone-mark" if finding.rule == "graph.undone" else "left-mark"
-        print(f"  {say(f'graph.{mark}')}: {finding.message.with_fix()}")
+        print("  " + joined((say(f"graph.{mark}").render(), finding.message.with_fix()), ": "))
     _print_proof(fixed)
     counts = {"errors": _count(fixed.after, "error"), "warnings": _count(fixed.after, "warning")}
     print(say("graph.fix-after", **counts, nodes=fixed.nodes[1]))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pth2om.language import Message, say
+from pth2om.language import Message, joined, say
 from pth2om.session import Ground, Provenance
 
 Verdict = Literal["passed", "failed", "inconclusive", "not_measured", "not_reached", "shown"]
@@ -86,8 +86,7 @@ class Finding:
             fix: whether it says what to do.
         """
         said = self.message.with_fix() if fix else self.message.render()
-        parts = [place, self.severity_name, self.rule if rule else "", said]
-        return ": ".join(part for part in parts if part)
+        return joined((place, self.severity_name, self.rule if rule else "", said), ": ")
 
     @property
     def severity_name(self) -> str:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pth2om.explain.knowledge import STAGES, Entry, entries, families
-from pth2om.language import Language, say
+from pth2om.language import Language, joined, say
 
 FILES: dict[Language, str] = {"en": "error-index.md", "zh": "error-index.zh.md"}
 
@@ -50,7 +50,7 @@ def _entry(entry: Entry, to: Language) -> list[str]:
         "",
         f"**{labels['fix']}** {_as_markdown(entry.fix[to])}",
         "",
-        f"{labels['source']}: {entry.source}",
+        joined((labels["source"], entry.source), ": ", to),
         "",
     ]
 

@@ -25,7 +25,7 @@ from pth2om.gui import forms, guard, journal
 from pth2om.gui.children import Asker
 from pth2om.gui.queue import Queue
 from pth2om.gui.settings import Settings
-from pth2om.language import Language, Message, language, say, speaking
+from pth2om.language import Language, Message, joined, language, say, speaking
 from pth2om.report import figures
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -54,6 +54,7 @@ class Desk:
             t=_t,
             said=_said,
             visible=visible,
+            joined=joined,
             version=__version__,
             settings=settings,
             destinations=set(),

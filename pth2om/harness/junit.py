@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from pth2om.evidence import GateRecord, properties
+from pth2om.language import joined, say
 from pth2om.release.night import REGRESSION
 from pth2om.release.waivers import is_waived, owner
 from pth2om.report.lines import line_of
@@ -32,7 +33,8 @@ def complete(config: pytest.Config, gates: Sequence[GateRecord], unreached: Sequ
     for xml in _files(config):
         for gate in unreached:
             item = str(gate.details.get("item", gate.check))
-            reason = f"not reached: {gate.message.render() if gate.message is not None else ''}"
+            told = gate.message.render() if gate.message is not None else ""
+            reason = joined((say("report.verdict-not-reached").render(), told), ": ")
             _add(xml, item, "failed", reason, gate, when="setup")
         for gate in gates:
             if gate.question == REGRESSION:

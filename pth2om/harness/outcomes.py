@@ -19,7 +19,7 @@ from pth2om.harness.fixtures import subject_of
 from pth2om.harness.planning import PLANNED, check_of, planned
 from pth2om.harness.records import EVIDENCE, MISSING, RECORDS, keep
 from pth2om.harness.run import RUN
-from pth2om.language import Message, say
+from pth2om.language import Message, joined, say
 from pth2om.release.waivers import is_waived
 from pth2om.report.lines import line_of
 
@@ -158,11 +158,11 @@ def _as_judged(report: pytest.TestReport, item: pytest.Item, gates: Sequence[Gat
     if not unsure and not waived and (not gates or len(missing) < len(gates)):
         return
     word = say("plugin.word-inconclusive").render() if unsure else ""
-    reason = "; ".join(dict.fromkeys(line_of(gate) for gate in waived + unsure or missing))
+    reason = joined(dict.fromkeys(line_of(gate) for gate in waived + unsure or missing), "; ")
     case = case_of(item)
     place = str(case.folder / "model.toml") if case is not None else str(item.path)
     report.outcome = "skipped"
-    report.longrepr = (place, 1, f"Skipped: {f'{word}: ' if word else ''}{reason}")
+    report.longrepr = (place, 1, f"Skipped: {joined((word, reason), ': ')}")
 
 
 @pytest.hookimpl(wrapper=True)

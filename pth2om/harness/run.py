@@ -22,7 +22,7 @@ from pth2om.harness import exit_status, htmllog, junit, machines, planning, sele
 from pth2om.harness import options as run_options
 from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
 from pth2om.harness.records import RunRecords, reason_of
-from pth2om.language import Message, say
+from pth2om.language import Message, joined, say
 from pth2om.release import waivers
 
 if TYPE_CHECKING:
@@ -250,7 +250,10 @@ class Run:
             message = undecidable(self.pipeline(case.spec), case.dataset, case.variant)
             if message is not None:
                 warnings.warn_explicit(
-                    UndecidableWarning(f"{case.spec.name}: {message}"), None, str(case.spec.folder / "model.toml"), 1
+                    UndecidableWarning(joined((case.spec.name, str(message)), ": ")),
+                    None,
+                    str(case.spec.folder / "model.toml"),
+                    1,
                 )
 
     @pytest.hookimpl(tryfirst=True)

@@ -15,7 +15,7 @@ from pth2om.evidence import GateRecord, unmeasured_models
 from pth2om.harness import options
 from pth2om.harness.cases import Case, Selection
 from pth2om.harness.records import RunRecords
-from pth2om.language import Message, say
+from pth2om.language import Message, joined, say
 from pth2om.release.night import REGRESSION
 from pth2om.release.waivers import is_waived, owner, remarks
 from pth2om.release.wording import lines
@@ -37,10 +37,10 @@ def header(config: pytest.Config, settings: RunSettings, cases: Sequence[Case], 
         lines = [say(key, soc=soc, cann=settings.cann, toolchain=settings.toolchain).render()]
     variants = [variant for case in cases if case.spec is not None for variant in case.spec.variants]
     if variants and not any(selection.has(variant.precision, variant.batch) for variant in variants):
-        lines.append(f"pth2om: {say('plugin.no-variant', options=options.filters(config))}")
+        lines.append(joined(("pth2om", say("plugin.no-variant", options=options.filters(config)).render()), ": "))
     for case in cases:
         if case.error is not None:
-            lines.append(f"pth2om: {case.error}")
+            lines.append(joined(("pth2om", str(case.error)), ": "))
     return lines
 
 

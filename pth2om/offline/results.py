@@ -12,7 +12,7 @@ from typing import Any
 from pth2om.errors import DataError
 from pth2om.escaping import json_text, visible
 from pth2om.files import is_file, write_text
-from pth2om.language import say
+from pth2om.language import joined, say
 from pth2om.offline.logs import Timing
 from pth2om.offline.scoring import Score
 from pth2om.session import Ground
@@ -171,18 +171,18 @@ def modelzoo_table(results: Iterable[BatchResult], soc: str = "", dataset: str =
 def _accuracy(result: BatchResult) -> str:
     if result.top1 is None:
         return say("offline.not-read" if result.ground is None else "offline.not-measured").render()
-    text = f"Top1 {result.top1:.2f}%"
+    parts = [f"Top1 {result.top1:.2f}%"]
     if result.interval is not None:
-        text += f" [{result.interval[0]:.2f}, {result.interval[1]:.2f}]"
+        parts[0] += f" [{result.interval[0]:.2f}, {result.interval[1]:.2f}]"
     if result.top5 is not None:
-        text += f"; Top5 {result.top5:.2f}%"
+        parts.append(f"Top5 {result.top5:.2f}%")
     if result.absent:
-        text += "; " + say("offline.absent-cell", absent=result.absent, images=result.images).render()
+        parts.append(say("offline.absent-cell", absent=result.absent, images=result.images).render())
     if result.not_finite:
-        text += "; " + say("offline.not-finite-cell", count=result.not_finite, images=result.images).render()
+        parts.append(say("offline.not-finite-cell", count=result.not_finite, images=result.images).render())
     if result.ground is not None and result.ground != "device":
-        text += "; " + say(f"offline.cell-{result.ground}").render()
-    return text
+        parts.append(say(f"offline.cell-{result.ground}").render())
+    return joined(parts, "; ")
 
 
 def _speed(result: BatchResult) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pth2om.errors import Pth2omError
 from pth2om.evidence import GateRecord, Judgement, Question
-from pth2om.language import say
+from pth2om.language import joined, say
 from pth2om.own_words import in_own_words
 from pth2om.progress import Progress
 from pth2om.questions.accuracy import accuracy
@@ -203,7 +203,7 @@ def asked(steps: list[Step], progress: Progress) -> Iterator[GateRecord]:
         else:
             shape = step.subject.shape
             gear = f"{shape.name} " if shape is not None and shape.gears is not None else ""
-            with progress.counted(f"{step.subject.pipeline.spec.name}: {gear}{step.title}", 1) as seen:
+            with progress.counted(joined((step.subject.pipeline.spec.name, f"{gear}{step.title}"), ": "), 1) as seen:
                 try:
                     yield from (_told(gate) for gate in step.ask())
                 except Pth2omError as error:

@@ -18,7 +18,7 @@ from pth2om.drafting.nnunet import with_plans
 from pth2om.drafting.start import new_spec, write_model
 from pth2om.errors import CheckpointError, ConvertError, SpecError
 from pth2om.files import is_file, is_folder
-from pth2om.language import Message, say
+from pth2om.language import Message, joined, say
 from pth2om.onefile import templates
 from pth2om.onefile.options import Options
 from pth2om.onefile.scoring import Scored, dataset_for, dataset_name
@@ -245,7 +245,7 @@ def _template(file: Path, kind: Kind, found: Found, options: Options, said: list
         raise CheckpointError("convert.templates-fit", where=str(file), names=names, folder=str(folder))
     if not tried.problems:
         raise ConvertError("convert.no-templates", where=str(folder))
-    reasons = "; ".join(f"{one.name}: {why.render()}" for one, why in tried.problems[:5]) or "-"
+    reasons = joined((joined((one.name, why.render()), ": ") for one, why in tried.problems[:5]), "; ") or "-"
     raise CheckpointError("convert.no-template-fits", where=str(file), folder=str(folder), reasons=reasons)
 
 

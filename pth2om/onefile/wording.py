@@ -9,7 +9,7 @@ from typing import Any
 from pth2om.escaping import visible
 from pth2om.evidence import GateRecord
 from pth2om.files import from_here
-from pth2om.language import SAMPLES_ARE, say
+from pth2om.language import SAMPLES_ARE, joined, say
 from pth2om.onefile.advice import after
 from pth2om.onefile.conversion import Conversion
 from pth2om.report import figures
@@ -89,7 +89,7 @@ def _verdicts(gates: list[GateRecord]) -> Iterator[str]:
         several = list(group)
         word = say(f"convert.verdict-{verdict.replace('_', '-')}").render()
         for gate in several[:_SHOWN]:
-            yield f"{word}: {line_of(gate, subject=gate.variant)}"
+            yield joined((word, line_of(gate, subject=gate.variant)), ": ")
         if several[_SHOWN:]:
             yield say("convert.more", count=len(several) - _SHOWN, verdict=word).render()
 

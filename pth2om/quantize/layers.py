@@ -17,7 +17,7 @@ import onnx
 
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
-from pth2om.language import Message, say
+from pth2om.language import Message, joined, say
 from pth2om.quantize.network import Network, attributes, kind_of, shapes_of, types_of
 from pth2om.quantize.settings import matches
 
@@ -167,7 +167,7 @@ def select(
     if not layers:
         raise QuantizeError("quantize.no-candidates", where=where or None, kinds=", ".join(KINDS))
     if not selection.chosen:
-        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:5]) or "-"
+        reasons = joined((joined((layer.name, str(layer.reason)), ": ") for layer in layers[:5]), "; ") or "-"
         raise QuantizeError("quantize.nothing-to-quantize", where=where or None, count=len(layers), reasons=reasons)
     return selection
 

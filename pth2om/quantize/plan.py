@@ -13,7 +13,7 @@ import onnx
 
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
-from pth2om.language import Message, say
+from pth2om.language import Message, joined, say
 from pth2om.quantize import batches, ranges
 from pth2om.quantize.balance import Balance, balance, channel_magnitudes, depthwise, equalize
 from pth2om.quantize.calibrate import Calibration, Feeds, Progress, calibrate
@@ -217,7 +217,7 @@ def choose_parameters(plan: Plan) -> None:
         except QuantizeError as error:
             _leave(plan, layer, error.message, "warning")
     if not plan.quantized:
-        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in plan.selection.layers[:5])
+        reasons = joined((joined((layer.name, str(layer.reason)), ": ") for layer in plan.selection.layers[:5]), "; ")
         raise QuantizeError("quantize.nothing-left", count=len(plan.selection.layers), reasons=reasons)
     _name_dead_channels(plan)
 

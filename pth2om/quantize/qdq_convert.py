@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from pth2om.errors import QuantizeError
 from pth2om.evidence import Finding
-from pth2om.language import say
+from pth2om.language import joined, say
 from pth2om.onnxfile.walking import subgraphs
 from pth2om.quantize.deploy import build_deploy
 from pth2om.quantize.layers import KINDS, Layer, select
@@ -160,7 +160,7 @@ def _convert(model: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[
             message = say("quantize.rolls-back", channels=layer.channels_in)
             findings.append(Finding("quantize.rolls-back", "warning", message, node=layer.name))
     if not layers:
-        reasons = "; ".join(f"{one.node}: {one.message}" for one in findings if one.node) or "-"
+        reasons = joined((joined((one.node, str(one.message)), ": ") for one in findings if one.node), "; ") or "-"
         raise QuantizeError("quantize.not-qdq", where=where or None, reasons=reasons)
     return build_deploy(prepared, layers), findings
 

@@ -37,7 +37,7 @@ def needs(baseline: Baseline) -> Iterator[Message]:
     machines: dict[str, list[Entry]] = {}
     for one in baseline.entries.values():
         if one.kind == "latency":
-            machines.setdefault(f"{one.ground} {one.host}", []).append(one)
+            machines.setdefault(f"{_ground(one.ground)} {one.host}", []).append(one)
     for machine, entries in sorted(machines.items()):
         yield from _scaled(machine, entries)
     images: dict[tuple[str, int, bool], tuple[int, Entry]] = {}
@@ -76,6 +76,10 @@ def least_alarm(images: int, rate: float | None, level: float) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if noise.paired(middle, 0, images, rate) <= level else (middle + 1, high)
     return low
+
+
+def _ground(name: str) -> str:
+    return name if name == "host" else say(f"release.ground-{name}").render()
 
 
 def _scaled(name: str, entries: list[Entry]) -> Iterator[Message]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pth2om.escaping import visible
 from pth2om.evidence import GateRecord
-from pth2om.language import say
+from pth2om.language import bracketed, joined, say
 from pth2om.release.waivers import owner
 
 ORDER = ("failed", "not_reached", "inconclusive", "not_measured", "shown", "passed")
@@ -21,5 +21,6 @@ def lines(gates: Sequence[GateRecord]) -> Iterable[str]:
         ground = "" if gate.ground == "host" else f" [{say(f'release.ground-{gate.ground}')}]"
         text = gate.message.with_fix() if gate.message is not None else ""
         by = owner(gate)
-        ground += f" WAIVED ({visible(by)})" if by is not None else ""
-        yield f"{say('release.verdict-' + gate.verdict.replace('_', '-'))}: {visible(where)}{ground}: {text}"
+        ground += f" WAIVED{bracketed(visible(by))}" if by is not None else ""
+        verdict = say(f"release.verdict-{gate.verdict.replace('_', '-')}").render()
+        yield joined((verdict, f"{visible(where)}{ground}", text), ": ")

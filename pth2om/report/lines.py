@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pth2om.escaping import visible
 from pth2om.evidence import GateRecord
-from pth2om.language import say
+from pth2om.language import bracketed, joined, say
 from pth2om.report import figures
 
 
@@ -18,13 +18,13 @@ def line_of(gate: GateRecord, subject: str | None = None) -> str:
     if gate.measured is not None:
         text += f" = {figures.measured(gate)}{f' {gate.unit}' if gate.unit else ''}"
     if gate.limit is not None:
-        text += f" ({say('plugin.limit').render()} {gate.limit})"
+        text += bracketed(f"{say('plugin.limit').render()} {gate.limit}")
     if gate.ground == "emulated":
         text += f" [{say('plugin.ground-emulated').render()}]"
     if gate.message is not None:
-        text += f": {gate.message.with_fix()}"
+        text = joined((text, gate.message.with_fix()), ": ")
     waived = gate.details.get("waived")
     if isinstance(waived, Mapping):
         by, until = str(waived.get("owner", "")), str(waived.get("expires", ""))
-        text = f"{say('release.waived', owner=by, expires=until).render()}: {text}"
+        text = joined((say("release.waived", owner=by, expires=until).render(), text), ": ")
     return text

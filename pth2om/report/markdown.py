@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pth2om.evidence import GateRecord
-from pth2om.language import Language, Message, Value
+from pth2om.language import Language, Message, Value, bracketed, joined
 from pth2om.questions import QUESTIONS
 from pth2om.release.night import REGRESSION
 from pth2om.release.waivers import is_waived, owner
@@ -242,9 +242,10 @@ def _failures(write: _Writer, report: Report) -> None:
         unit = f" {wording.name_in('unit', gate.unit, write.language)}" if gate.unit else ""
         against = write.say("measured-against", measured=figures.measured(gate) + unit, limit=figures.limit(gate.limit))
         waived = f"WAIVED ({_escaped(owner(gate) or '')}) " if is_waived(gate) else ""
-        words = f"- {waived}**{_escaped(card.name)}** {_escaped(gate.check)}: {_escaped(against)}"
+        about = f"- {waived}**{_escaped(card.name)}** {_escaped(gate.check)}"
+        words = joined((about, _escaped(against)), ": ", write.language)
         if gate.ground != "host":
-            words += f" ({write.name('ground', gate.ground)})"
+            words += bracketed(write.name("ground", gate.ground), write.language)
         if gate.message is not None:
             words += f" {_escaped(wording.in_language(gate.message, write.language))}"
         advice = wording.fix_in_language(gate.message, write.language)
@@ -267,11 +268,12 @@ def _compared(write: _Writer, report: Report) -> None:
     told.sort(key=lambda one: ORDER.index(one[1].verdict))
     for card, gate in told[:_MOST_FAILURES]:
         waived = f"WAIVED ({_escaped(owner(gate) or '')}) " if is_waived(gate) else ""
-        ground = "" if gate.ground == "host" else f" ({write.name('ground', gate.ground)})"
-        words = f"- {waived}**{_escaped(card.name)}** {_escaped(gate.check)}{ground}: "
-        words += write.name("verdict", gate.verdict)
+        ground = "" if gate.ground == "host" else bracketed(write.name("ground", gate.ground), write.language)
+        about = f"- {waived}**{_escaped(card.name)}** {_escaped(gate.check)}{ground}"
+        words = joined((about, write.name("verdict", gate.verdict)), ": ", write.language)
         if gate.message is not None:
-            words += f". {_escaped(wording.in_language(gate.message, write.language), 600)}"
+            words += ". " if write.language == "en" else "。"
+            words += _escaped(wording.in_language(gate.message, write.language), 600)
         advice = wording.fix_in_language(gate.message, write.language)
         write.lines.append(words + (f" → {_escaped(advice)}" if advice else ""))
     if len(told) > _MOST_FAILURES:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pth2om import evidence
 from pth2om.errors import SignoffError, ToolchainError
 from pth2om.files import write_bytes
-from pth2om.language import Language, say
+from pth2om.language import Language, joined, say
 from pth2om.language import language as readers_language
 from pth2om.release import night as nights
 from pth2om.signoff import documents as papers
@@ -172,7 +172,7 @@ def _drafted(output: Path, found: Scope, refused: Sequence[Refusal]) -> Iterator
                     ).render()
                     for (verdict, ground), count in sorted(counts.items())
                 ]
-                yield f"{om.name} {question}: {', '.join(words)}"
+                yield joined((f"{om.name} {question}", joined(words, ", ")), ": ")
         for one in refused:
             yield say("signoff.in-the-way", reason=one.message.render()).render()
             yield from (f"  {line}" for line in _listed(one))
@@ -181,7 +181,7 @@ def _drafted(output: Path, found: Scope, refused: Sequence[Refusal]) -> Iterator
         yield say("signoff.drafted", path=str(output), oms=len(found.oms), gates=len(found.gates)).render()
 
     for line in lines():
-        yield f"{DRAFT}: {line}"
+        yield joined((DRAFT, line), ": ")
 
 
 def _told(output: Path, found: Scope, key: keys.PublicKey, asked: policy.Policy) -> Iterator[str]:
@@ -195,4 +195,4 @@ def _told(output: Path, found: Scope, key: keys.PublicKey, asked: policy.Policy)
         by=key.short,
     ).render()
     if waived:
-        yield say("signoff.signed-waived", owners=", ".join(waived)).render()
+        yield say("signoff.signed-waived", owners=joined(waived, ", ")).render()

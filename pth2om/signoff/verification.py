@@ -13,7 +13,7 @@ from typing import Any
 
 from pth2om.errors import SignoffError
 from pth2om.evidence import Limit
-from pth2om.language import say
+from pth2om.language import joined, say
 from pth2om.release.night import REGRESSION
 from pth2om.signoff import archive, envelope, keys
 from pth2om.signoff.bundling import DRAFT_STATEMENT, STATEMENT
@@ -62,7 +62,7 @@ class Verified:
     @property
     def line(self) -> str:
         """All of it in one line."""
-        owners = ", ".join(sorted(set(self.waivers.values())))
+        owners = joined(sorted(set(self.waivers.values())), ", ")
         told = say("signoff.verified-waived", count=len(self.waivers), owners=owners).render() if owners else ""
         for ground, count in self.unproven.items():
             word = say(f"release.ground-{ground}").render()

@@ -21,7 +21,7 @@ from typing import Any
 from pth2om import __version__
 from pth2om.errors import ToolchainError
 from pth2om.evidence import Finding
-from pth2om.language import Language, Message, say
+from pth2om.language import Language, Message, joined, say
 from pth2om.toolchain.cann.agent import doctor
 from pth2om.toolchain.cann.boards import holder
 from pth2om.toolchain.cann.link import Link
@@ -257,7 +257,7 @@ def _rows(diagnosis: Diagnosis, to: Language | None) -> Iterator[tuple[str, str]
     else:
         absent = [name for name, here_ in (("nodes", machine["nodes"]), ("driver", machine["driver"])) if not here_]
         absent += [] if machine["soc"] else ["soc"]
-        texts = ", ".join(say(f"doctor.missing-{name}").render(to) for name in absent) or "acl.DOUBLE"
+        texts = joined((say(f"doctor.missing-{name}").render(to) for name in absent), ", ", to) or "acl.DOUBLE"
         yield "ground", say("doctor.ground-double", missing=texts).render(to)
 
 
@@ -281,7 +281,7 @@ def _device(facts: Mapping[str, Any], none: str, to: Language | None) -> str:
     soc = doctor.soc_of(dict(facts))
     head = ", ".join(part for part in (soc, f"driver {driver}" if driver else "") if part)
     rest = f"+{len(texts) - 4}" if len(texts) > 4 else ""  # more than a screen has room for
-    return "; ".join(part for part in (head, *texts[:4], rest) if part) or none
+    return joined((head, *texts[:4], rest), "; ", to) or none
 
 
 def _lease(facts: Mapping[str, Any], to: Language | None) -> str:

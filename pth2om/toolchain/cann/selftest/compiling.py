@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pth2om.errors import AtcError, CrashError, Pth2omError
+from pth2om.evidence import Finding
+from pth2om.language import joined
 from pth2om.toolchain import CompiledModel
 from pth2om.toolchain.cann import CannToolchain
 from pth2om.toolchain.cann.agent.frames import Header
@@ -36,6 +38,10 @@ def files(first: CompiledModel, models: Mapping[str, Path]) -> Iterator[Trial]:
     yield trial("N2", not wrong, "; ".join(wrong) or "float16 matrix operators")
 
 
+def _sentences(found: Sequence[Finding]) -> str:
+    return joined((finding.message.render("en") for finding in found), "; ", "en")
+
+
 def refusals(toolchain: CannToolchain, board: Board, folder: Path) -> Iterator[Trial]:
     """C5, C9, C10: what atc takes and what not."""
     place = folder / "refused"
@@ -44,9 +50,9 @@ def refusals(toolchain: CannToolchain, board: Board, folder: Path) -> Iterator[T
     asked = options(toolchain, "static")
     try:
         found = toolchain.refuses(model, asked)
-        yield trial("C5", not found, "; ".join(finding.message.render("en") for finding in found) or "nothing refused")
+        yield trial("C5", not found, _sentences(found) or "nothing refused")
         found = toolchain.refuses(network(place, "static", last="Pth2omUnknown"), asked)
-        yield trial("C10", found, "; ".join(finding.message.render("en") for finding in found)[:200] or "not refused")
+        yield trial("C10", found, _sentences(found)[:200] or "not refused")
     except Pth2omError as error:
         yield Trial("C5", "fails", line(error))
     other = next(soc for soc in _OTHER if soc != board.facts.soc)

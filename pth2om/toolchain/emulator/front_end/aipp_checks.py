@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pth2om.errors import AippError, first_line
-from pth2om.language import Message, say
+from pth2om.language import Message, joined, say
 from pth2om.toolchain.emulator.front_end.flags import Flags
 from pth2om.toolchain.emulator.front_end.onnx_model import ParsedModel
 from pth2om.toolchain.emulator.front_end.shapes import InputShapes
@@ -51,7 +51,7 @@ def check_configuration(flags: Flags, path: Path, parsed: ParsedModel, shapes: I
             if advice is None:  # ATC's own Reason says it all but the place
                 advice = say("atc.aipp-place", place=place)
             else:
-                advice = say("atc.aipp-line", reason=f"{place}: {advice.render()}")
+                advice = say("atc.aipp-line", reason=joined((place, advice.render()), ": "))
         raise AtcRefusedError(failure(item.code, *item.arguments, cann=cann, advice=advice))
     return [finding.message for finding in aipp.findings(config, soc=flags["soc_version"])]
 

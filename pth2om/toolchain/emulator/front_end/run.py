@@ -15,7 +15,7 @@ from pth2om.ascend.atc_options import FLAGS, AtcOptions
 from pth2om.ascend.versions import generation
 from pth2om.errors import AtcError, OmFileError
 from pth2om.escaping import visible_lines
-from pth2om.language import Message, say
+from pth2om.language import Message, joined, say
 from pth2om.onnxfile.walking import tensors
 from pth2om.toolchain.emulator.front_end import arguments as argument_checks
 from pth2om.toolchain.emulator.front_end import onnx_model
@@ -141,9 +141,9 @@ def run_atc(
         console.print(line)
     console.print(SUCCESS)
     for note in outcome.notes:
-        console.print(f"pth2om: {note.render()}")
+        console.print(joined(("pth2om", note.render()), ": "))
     if outcome.last is not None:
-        console.print(f"pth2om: {outcome.last.render()}")
+        console.print(joined(("pth2om", outcome.last.render()), ": "))
     return AtcResult(0, console.text, (), outcome.report, tuple(outcome.notes))
 
 
@@ -202,7 +202,7 @@ def _refused(
         text = message.with_fix()
         if text not in shown:
             shown.add(text)
-            console.print(f"pth2om: {text}")
+            console.print(joined(("pth2om", text), ": "))
     return AtcResult(STATUS_FAILED, console.text, tuple(failures), notes=notes)
 
 
