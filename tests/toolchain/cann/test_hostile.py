@@ -19,11 +19,11 @@ import pytest
 from pth2om.errors import CrashError, LostError, ToolchainError
 from pth2om.toolchain.cann import CannToolchain, shipping
 from pth2om.toolchain.cann import machine as board_at
-from pth2om.toolchain.cann.agent.child import ChildError
+from pth2om.toolchain.cann.agent.child import Child, ChildError
 from pth2om.toolchain.cann.agent.frames import MAGIC, PROTOCOL, FrameError, Pipe
 from pth2om.toolchain.cann.agent.lease import Lease
 from pth2om.toolchain.cann.agent.supervisor import Supervisor
-from pth2om.toolchain.cann.board import Limits
+from pth2om.toolchain.cann.board import Board, Limits
 from pth2om.toolchain.cann.link import Link
 from pth2om.toolchain.cann.place import Place
 from tests.toolchain.cann.conftest import feeds
@@ -210,6 +210,40 @@ def test_a_board_that_starts_anew_while_it_is_leased(toolchain, compiled) -> Non
     assert Lease().look() == {"held": False}
 
 
+@pytest.mark.parametrize("where", ["execute", "load_from_file"])
+def test_a_failure_is_told_before_its_worker_has_left(toolchain, compiled, machine, where: str) -> None:
+    """A worker that takes its time keeps neither its verdict nor other requests; the next model waits for its end."""
+    board = board_at()
+    rules = ({"where": where, "do": "return", "value": 507011}, {"where": "finalize", "do": "hang-deaf", "times": 1})
+    with toolchain.open(compiled, "device") as session:
+        machine.rules(*rules)
+        with pytest.raises(CrashError, match="507011"):
+            session.run(feeds())
+        assert workers(board), "its end was waited for"
+        machine.rules()
+        session.run(feeds())
+        assert len(workers(board)) == 1
+    assert workers(board) == []
+
+
+def workers(board: Board) -> list[str]:
+    """The processes of the agent."""
+    return [str(name) for name in board.ask({"kind": "left"})[0]["processes"]]
+
+
+def test_a_worker_that_sigkill_does_not_end_at_once_is_told_at_its_limit(monkeypatch, tmp_path) -> None:
+    """One that hangs in the driver: the kernel ends it when the driver lets go."""
+    child = Child([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), str(tmp_path))
+    real = child.signal
+    monkeypatch.setattr(child, "signal", lambda: None)
+    begun = time.monotonic()
+    with pytest.raises(ChildError, match="hang"):
+        child.receive(0.2)
+    assert time.monotonic() - begun < 1.2  # at its limit and a second; to wait for its end takes 5
+    real()
+    child.kill()
+
+
 def test_tensors_for_which_there_is_no_room(toolchain, compiled) -> None:
     """A full /dev/shm: the run is told, whatever else was under way goes on, and with room it works again."""
     board = board_at()
@@ -235,7 +269,7 @@ def test_two_runs_at_once_take_turns(toolchain, compiled, tmp_path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom tests.toolchain.cann.conftest import SOC, feeds\n"
         "from pth2om.ascend.target import Target\nfrom pth2om.toolchain.cann import CannToolchain\n"
-        "from pth2om.toolchain.cann.board import Limits\n"
+        "from pth2om.toolchain.cann.board import Board, Limits\n"
         "toolchain = CannToolchain(Target.of(SOC, '8.0.0'), limits=Limits(compile=120, run=9, wait=30))\n"
         "om = toolchain.compiled(Path(sys.argv[1]))\n"
         "for _ in range(2):\n"

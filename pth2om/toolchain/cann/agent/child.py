@@ -13,6 +13,7 @@ from .frames import FrameError, Header, Pipe
 
 _TAIL = 8192
 _LINES = 40
+_SOON = 0.2
 
 
 class ChildError(Exception):
@@ -72,7 +73,8 @@ class Child:
             return self._pipe.receive(begun + limit)[0]
         except FrameError as error:
             if error.kind == "late":
-                self.kill()
+                self.signal()
+                self._wait(_SOON)  # one that does not die in the driver is not waited for: the caller does that
                 raise ChildError("hang", seconds=round(time.monotonic() - begun, 3), text=self.tail()) from None
             self._wait(1.0)
             raise ChildError("crash", **self.ended(), text=self.tail()) from None
@@ -96,10 +98,14 @@ class Child:
         how = self.ended()
         return None if how["code"] == 0 else {**how, "text": self.tail()}
 
-    def kill(self) -> None:
-        """End it and what it started."""
+    def signal(self) -> None:
+        """End it and what it started, without waiting for it."""
         with contextlib.suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End it and what it started."""
+        self.signal()
         self._wait(5.0)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:

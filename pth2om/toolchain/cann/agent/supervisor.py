@@ -78,6 +78,7 @@ class Supervisor:
         self._home = kept("board")
         self._places: List[str] = []
         self._children: Dict[str, Child] = {}  # by the name that the other side gave its model
+        self._leaving: List[Tuple[Child, threading.Thread]] = []
         self._python = ""
         self._reason = ""
         self._environment: Dict[str, str] = {}
@@ -124,8 +125,8 @@ class Supervisor:
                 self._queue.put({"kind": "error", "error": "frame", "values": {"reason": str(error)}})
         finally:
             self._gone.set()
-            for child in list(self._children.values()):
-                child.kill()  # a worker that hangs would keep the other thread waiting
+            for child in [*self._children.values(), *(child for child, _ in self._leaving)]:
+                child.signal()  # a worker that hangs would keep the other thread waiting
             self._queue.put(None)
 
     def _read_run(self, header: Header, length: int) -> None:
@@ -208,7 +209,7 @@ class Supervisor:
         self._pipe.send({**answer, "id": number}, parts)
 
     def _answer_run(self, header: Header, child: Optional[Child], slot: Slot) -> None:
-        number, failed = header.get("id"), None
+        number = header.get("id")
         try:
             if child is None or child is not self._children.get(str(header.get("model"))):
                 answer: Header = {"kind": "error", "error": "not-loaded", "values": {}}
@@ -216,7 +217,7 @@ class Supervisor:
                 answer = child.receive(float(header.get("limit", 60.0)))
                 if answer.get("error") in ("acl", "fallback", "output"):
                     # After a failed execution a process is not to be trusted; it leaves, with the device's logs.
-                    failed = self._children.pop(str(header.get("model")), None)
+                    self._drop_child(header, _dismiss)
                     answer["gone"] = True
         except ChildError as error:
             self._drop_child(header)
@@ -225,8 +226,6 @@ class Supervisor:
         self._pipe.send({**answer, "id": number}, parts)
         del parts
         self._free.put(slot)
-        if failed is not None:
-            _dismiss(failed)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -295,6 +294,7 @@ class Supervisor:
         return {"kind": "compiled", "job": job, "program": program, "files": files, **said, **done}, []
 
     def _take_lease(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
+        self._settle()
         other = self._lease.take(dict(header["holder"]), float(header.get("wait", 0.0)), self._gone.is_set)
         return ({"kind": "leased"} if other is None else {"kind": "busy", "holder": other}), []
 
@@ -314,13 +314,14 @@ class Supervisor:
         if self._gone.is_set():
             child.kill()  # the reading thread looked before it was there
         path = os.path.join(place, str(header["main"]))
+        self._settle()  # the device, and its memory, are free before it is opened again
         try:
             answer = child.ask({"kind": "load", "path": path, "device": 0, **way}, float(header["limit"]))
         except ChildError:
             self._drop_child(header)
             raise
         if answer["kind"] == "error":
-            _dismiss(self._children.pop(str(header["model"])))
+            self._drop_child(header, _dismiss)
         return {**answer, "job": job}, []
 
     def _rest(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
@@ -334,7 +335,7 @@ class Supervisor:
                     child.kill()
         finally:
             self._children = {}
-            self._lease.give_back()
+            self._release()
         return {"kind": "rested", "ended": ended}, []
 
     def _readings(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
@@ -399,12 +400,39 @@ class Supervisor:
         environment.setdefault(FLUSH, "0")  # else every child may wait 2 s at its end for logs that nobody collects
         return Child([self._python, *self._program, "worker"], environment, place)
 
-    def _drop_child(self, header: Header) -> None:
+    def _drop_child(self, header: Header, end: Callable[[Child], None] = lambda child: child.kill()) -> None:
+        """Let go of a worker: its end may take seconds, in which the failure is told and other requests are answered."""
         child = self._children.pop(str(header.get("model")), None)
         if child is not None:
-            child.kill()
+            thread = threading.Thread(target=end, args=(child,), daemon=True)
+            self._leaving.append((child, thread))
+            thread.start()
+
+    def _settle(self) -> None:
+        """Wait for the end of the workers that were let go of."""
+        while self._leaving:
+            self._leaving[0][1].join()
+            del self._leaving[0]
+
+    def _release(self) -> None:
+        """Give the lease back, once the workers that were let go of have left the device."""
+        if not self._leaving:
+            self._lease.give_back()
+            return
+        waiting = list(self._leaving)
+
+        def release() -> None:
+            for _, thread in waiting:
+                thread.join()
+            self._lease.give_back()
+
+        self._leaving.append((waiting[-1][0], threading.Thread(target=release, daemon=True)))
+        self._leaving[-1][1].start()
 
     def _end_all(self) -> None:
+        for child in [*self._children.values(), *(child for child, _ in self._leaving)]:
+            child.signal()
+        self._settle()
         for child in self._children.values():
             child.kill()
         self._lease.give_back()
