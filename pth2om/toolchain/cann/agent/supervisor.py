@@ -401,7 +401,7 @@ class Supervisor:
         return Child([self._python, *self._program, "worker"], environment, place)
 
     def _drop_child(self, header: Header, end: Callable[[Child], None] = lambda child: child.kill()) -> None:
-        """Let go of a worker: its end may take seconds, in which the failure is told and other requests are answered."""
+        """Let go of a worker: its end may take seconds, in which the failure is told and others are answered."""
         child = self._children.pop(str(header.get("model")), None)
         if child is not None:
             thread = threading.Thread(target=end, args=(child,), daemon=True)
