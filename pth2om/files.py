@@ -98,3 +98,20 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write ``text`` to ``path`` as UTF-8 with line feeds, completely or not at all; see `replacing`."""
     write_bytes(path, text.encode("utf-8"), durable=durable)
+
+
+State = tuple[int, int, int, int, int]
+"""What a change of a file cannot keep: device, inode, size, and the times of its content and of its inode.
+
+The time of modification can be set back; that of the last change of the inode cannot.
+"""
+
+
+def state_of(path: str | Path) -> State:
+    """The `State` of a file, or of what a link leads to.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    status = os.stat(path)  # noqa: PTH116 - thousands of times in a run: a Path for each takes longer than the call
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -23,19 +23,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import filelock
-import platformdirs
+from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import Pth2omError, StoreError, is_full
-from pth2om.files import write_text
+from pth2om.files import State, state_of, write_text
+
+if TYPE_CHECKING:
+    import filelock  # when something is built: a run that finds all in the store locks nothing
 
 _RECORD = "artifact.json"
 _NOT_STAGES = ("building", "digests", "locks", "resume")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _STAGE = re.compile(r"[a-z][a-z0-9_-]*")
 _CHUNK = 1 << 20
+_LOOK_AGAIN = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Key:
             "libraries": dict(self.libraries),
         }
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """sha256 over the canonical JSON of `parts`."""
         text = json.dumps(self.parts(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -129,7 +130,28 @@ class Entry:
 def default_root() -> Path:
     """``PTH2OM_STORE``, else the user's cache folder."""
     asked = os.environ.get("PTH2OM_STORE")
-    return Path(asked) if asked else Path(platformdirs.user_cache_dir("pth2om", appauthor=False)) / "store"
+    if asked:
+        return Path(asked)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("pth2om", appauthor=False)) / "store"
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """An artifact whose record and files were read and compared in this process, and their states then."""
+
+    artifact: Artifact
+    files: tuple[tuple[str, State], ...]
+    at: float
+
+    def unchanged(self) -> bool:
+        """Whether all is as it was; after a minute no, so that the time of last use does not lag behind.
+
+        Raises:
+            OSError: a file is gone, or cannot be looked at.
+        """
+        return time.monotonic() - self.at < _LOOK_AGAIN and all(state_of(file) == state for file, state in self.files)
 
 
 class Store:
@@ -146,7 +168,8 @@ class Store:
         self.root = (root or default_root()).absolute()
         self.failures: dict[str, Pth2omError] = {}
         self.undeclared = 0
-        self._digests: dict[str, str] = {}
+        self._digests: dict[State, str] = {}
+        self._verified: dict[Path, _Verified] = {}
 
     def place(self, key: Key) -> Path:
         """The folder of the artifact of ``key``, whether it is there or not."""
@@ -194,29 +217,25 @@ class Store:
             self._remove(self.place(key))
 
     def digest(self, path: Path) -> str:
-        """sha256 of a file's bytes, remembered by what a change of the file cannot keep: inode, size and times.
-
-        The time of modification can be set back; that of the last change of the inode cannot.
+        """sha256 of a file's bytes, remembered by what a change of the file cannot keep (see `pth2om.files.State`).
 
         Raises:
             StoreError: the file cannot be read.
         """
         try:
-            status = path.stat()
-            state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            name = hashlib.sha256(repr(state).encode()).hexdigest()
-            if name in self._digests:
-                return self._digests[name]
-            memo = self.root / "digests" / name
+            state = state_of(path)
+            if state in self._digests:
+                return self._digests[state]
+            memo = self.root / "digests" / hashlib.sha256(repr(state).encode()).hexdigest()
             with contextlib.suppress(OSError):
                 text = memo.read_text(encoding="ascii")
                 if len(text) == 64:
-                    self._digests[name] = text
+                    self._digests[state] = text
                     return text
             digest = file_digest(path)
         except OSError as error:
             raise StoreError("store.unreadable", where=str(path), reason=_reason(error)) from None
-        self._digests[name] = digest
+        self._digests[state] = digest
         with contextlib.suppress(OSError):  # a memo that cannot be kept costs time, nothing else
             memo.parent.mkdir(parents=True, exist_ok=True)
             write_text(memo, digest)
@@ -295,11 +314,16 @@ class Store:
         """The artifact at ``place``; None where there is none, or a damaged one, which is then built anew."""
         record = place / _RECORD
         try:
+            if (known := self._verified.get(place)) is not None and known.unchanged():
+                return known.artifact
             data = json.loads(record.read_text(encoding="utf-8"))
-            sizes = data.get("files", {})
-            for name, (size, digest) in sizes.items():
-                if (place / name).stat().st_size != size or self.digest(place / name) != digest:
+            files = []
+            for name, (size, digest) in data.get("files", {}).items():
+                file = place / name
+                state = state_of(file)
+                if state[2] != size or self.digest(file) != digest:
                     return None
+                files.append((os.fspath(file), state))
             artifact = Artifact(place, place.name, True, float(data["seconds"]), str(data["created"]))
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -309,9 +333,14 @@ class Store:
             return None
         with contextlib.suppress(OSError):
             os.utime(record)  # the time of last use, for collect_garbage
+            self._verified[place] = _Verified(
+                artifact, (*files, (os.fspath(record), state_of(record))), time.monotonic()
+            )
         return artifact
 
     def _build(self, key: Key, place: Path, build: Callable[[Path], None]) -> Artifact:
+        import filelock
+
         building = self.root / "building"
         folder = building / uuid.uuid4().hex
         resume = self.resume(key)
@@ -360,6 +389,8 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self, digest: str) -> Iterator[None]:
+        import filelock
+
         lock = self.root / "locks" / f"{digest}.lock"
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -378,6 +409,8 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what killed builds left: folders whose process holds no lock any more."""
+        import filelock
+
         building = self.root / "building"
         if not self._is_own(building):
             return

@@ -246,3 +246,31 @@ def test_parts_that_are_empty_leave_no_mark() -> None:
     assert joined(("甲", "", "乙"), ", ", "zh") == "甲、乙"
     assert joined((), ": ", "zh") == ""
     assert bracketed("", "zh") == bracketed("", "en") == ""
+
+
+def test_a_catalogue_is_read_again_where_its_kept_form_is_of_another_text_or_damaged(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("pth2om.language._CATALOGUES", tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    written, kept = tmp_path / "room.toml", tmp_path / "__pycache__" / "room.catalogue"
+
+    def en() -> str:
+        catalogue.cache_clear()
+        return catalogue("room")["word"]["en"]
+
+    try:
+        written.write_text('[word]\nen = "one"\nzh = "一"\n', encoding="utf-8")
+        assert (en(), kept.exists()) == ("one", True)
+        monkeypatch.setattr("tomllib.loads", None)
+        assert en() == "one"
+        monkeypatch.undo()
+        monkeypatch.setattr("pth2om.language._CATALOGUES", tmp_path)
+        written.write_text('[word]\nen = "two"\nzh = "二"\n', encoding="utf-8")
+        assert en() == "two"
+        for damage in (b"", b"{", b"[]", b"{}", b'{"digest": 1, "entries": 2}', b"\xff\xfe"):
+            kept.write_bytes(damage)
+            assert en() == "two"
+        kept.unlink(missing_ok=True)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        assert (en(), kept.exists()) == ("two", False)
+    finally:
+        catalogue.cache_clear()

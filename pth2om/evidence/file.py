@@ -31,6 +31,7 @@ _SEALED = 2  # the first format whose lines carry digests
 # What nearly all lines of a large file end with, as this package writes them.
 _USUAL = re.compile(rb'"kind": "(gate|outcome)", "seal": "[0-9a-f]{32}"\}\n\Z')
 _TAIL = 80
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 class EvidenceFile:
@@ -61,7 +62,7 @@ class EvidenceFile:
         """
         digest, lines = self._digest, []
         for record in records:
-            text = json.dumps(to_json(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+            text = _JSON.encode(to_json(record)).encode("utf-8", "replace")
             digest = _chained("" if isinstance(record, RunRecord) else digest, text)
             lines.append(text[:-1] + _SEAL % digest.encode() + b"\n")
         if not lines:

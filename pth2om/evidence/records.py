@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -449,15 +449,14 @@ Record = RunRecord | PlanRecord | StageRecord | GateRecord | OutcomeRecord | Wai
 
 def to_json(record: Record) -> dict[str, Any]:
     """The record as JSON values (NaN and infinities as the strings ``NaN``, ``Infinity``, ``-Infinity``)."""
-    data = asdict(record)
+    written: dict[str, Any] = {}
     if isinstance(record, StageRecord):
-        data["findings"] = [finding.to_json() for finding in record.findings]
-    if isinstance(record, GateRecord) and record.message is not None:
-        data["message"] = record.message.to_json()
-    if isinstance(record, WaiverRecord) and record.wrong is not None:
-        data["wrong"] = record.wrong.to_json()
-    plain: dict[str, Any] = _json_value(data)
-    return plain
+        written["findings"] = [finding.to_json() for finding in record.findings]
+    elif isinstance(record, GateRecord) and record.message is not None:
+        written["message"] = record.message.to_json()
+    elif isinstance(record, WaiverRecord) and record.wrong is not None:
+        written["wrong"] = record.wrong.to_json()
+    return {name: _json_value(written.get(name, getattr(record, name))) for name in record.__dataclass_fields__}
 
 
 def properties(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
@@ -475,13 +474,15 @@ def properties(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
 
 
 def _json_value(value: Any) -> Any:  # noqa: ANN401 - JSON values of any depth
-    """Tuples to lists, NumPy scalars to Python ones, non-finite floats to their names."""
+    """Dataclasses to objects, tuples to lists, NumPy scalars to Python ones, non-finite floats to their names."""
+    if value is None or isinstance(value, str | int):
+        return value
+    if is_dataclass(value):
+        return {name: _json_value(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
         return {str(key): _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_json_value(item) for item in value]
-    if isinstance(value, bool | int | str) or value is None:
-        return value
     if isinstance(value, Path):
         return value.as_posix()
     number = float(value)

@@ -6,13 +6,12 @@ the options. Nothing here imports torch, onnx or onnxruntime.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Generator
 
 import pytest
 
 from pth2om import progress
-from pth2om.harness import options, rootdir, watching
+from pth2om.harness import garbage, options, rootdir, watching
 from pth2om.language import say
 from pth2om.terminal import choose_language, prepare_streams
 
@@ -44,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(say(key, folder=str(models), parent=str(models.parent)).render())
     if not asked and not any(models.glob("*/model.toml")):
         return
+    garbage.rest(config)
     from pth2om.harness import fixtures, outcomes, workers
     from pth2om.harness.run import RUN, Run
 
@@ -55,7 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(fixtures, "pth2om-fixtures")
     config.pluginmanager.register(outcomes, "pth2om-outcomes")
     config.pluginmanager.register(workers, "pth2om-workers")
-    gc.freeze()  # modules stay to the end: looking through them for garbage takes a fifth of a second run
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 import tempfile
 import warnings
 from collections.abc import Generator, Sequence
@@ -18,7 +17,18 @@ import pytest
 
 from pth2om.errors import Pth2omError
 from pth2om.evidence import Planned, PlanRecord
-from pth2om.harness import exit_status, htmllog, junit, machines, planning, selection, sharding, summary, watching
+from pth2om.harness import (
+    exit_status,
+    garbage,
+    htmllog,
+    junit,
+    machines,
+    planning,
+    selection,
+    sharding,
+    summary,
+    watching,
+)
 from pth2om.harness import options as run_options
 from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
 from pth2om.harness.records import RunRecords, reason_of
@@ -169,7 +179,6 @@ class Run:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Make the plan; a worker hands it to the controller."""
-        gc.freeze()  # as do the tests; see `pth2om.harness.plugin`
         if getattr(self.config.option, "collectonly", False) or self.config.getoption("--om-dry-run"):
             return
         tests = []
@@ -259,6 +268,7 @@ class Run:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """``--om-dry-run``: say what would run and stop."""
+        garbage.work(self.config)
         if not self.config.getoption("--om-dry-run"):
             return None
         writer = self.config.get_terminal_writer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
@@ -158,17 +159,34 @@ def test_two_workers_give_the_same(repo: pytest.Pytester) -> None:
     assert len(runs) == 1
 
 
-def test_a_second_run_imports_neither_torch_nor_onnx(repo: pytest.Pytester) -> None:
+def test_a_second_run_is_light(repo: pytest.Pytester) -> None:
+    """It imports neither torch nor onnx nor what locks the store; garbage is collected from the first test on."""
     options = ("--soc", "Ascend310B1", "-p", "no:cacheprovider")
     assert repo.runpytest_subprocess(*options).ret == 0
     (repo.path / "conftest.py").write_text(
-        "import sys\n\n\ndef pytest_unconfigure():\n"
-        "    heavy = {'torch', 'onnx', 'onnxruntime', 'scipy', 'PIL'} & set(sys.modules)\n"
+        "import gc\nimport sys\n\n\n"
+        "def pytest_collection_finish():\n    print('collector before the tests:', gc.isenabled())\n\n\n"
+        "def pytest_unconfigure():\n"
+        "    heavy = {'torch', 'onnx', 'onnxruntime', 'scipy', 'PIL', 'filelock'} & set(sys.modules)\n"
         "    print('heavy modules:', sorted(heavy))\n"
+        "    print('collector after the tests:', gc.isenabled())\n"
     )
     result = repo.runpytest_subprocess(*options)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["heavy modules: []"])
+    result.stdout.fnmatch_lines(["*collector before the tests: False", "heavy modules: []"])
+    result.stdout.fnmatch_lines(["collector after the tests: True"])
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_session_that_is_refused_leaves_the_collector_as_it_was(repo: pytest.Pytester, enabled: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        assert repo.inline_run("--soc", "Ascend999").ret == pytest.ExitCode.USAGE_ERROR
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+        gc.unfreeze()
 
 
 def test_without_a_soc_om_rows_skip_and_say_so(repo: pytest.Pytester) -> None:

@@ -1,0 +1,32 @@
+"""Python's collector of garbage rests while a run begins.
+
+What is made between the reading of the options and the first test (modules, specs, tests) stays to the end. Looking
+through it for garbage again and again takes a tenth of a second run.
+"""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+_RESTS = pytest.StashKey[bool]()
+
+
+def rest(config: pytest.Config) -> None:
+    """Collect nothing before `work`, or before the session ends, where it does not come to its tests."""
+    if gc.isenabled():
+        gc.disable()
+        config.stash[_RESTS] = True
+        config.add_cleanup(lambda: work(config))
+
+
+def work(config: pytest.Config) -> None:
+    """Collect again, and never look through what there is now; does nothing where the caller of pytest switched it off.
+
+    What is collected after the session (pytest does so several times) then takes no time either.
+    """
+    if config.stash.get(_RESTS, False):
+        config.stash[_RESTS] = False
+        gc.freeze()
+        gc.enable()
