@@ -155,6 +155,14 @@ def test_empty_files_and_killed_workers_both_say_eoferror() -> None:
     assert explain("EOFError: Ran out of input") == []
 
 
+def test_a_worker_of_the_compiler_whose_pipe_broke() -> None:
+    raised = (
+        '  File "/usr/lib/python3.9/multiprocessing/connection.py", line 368, in _send\n    n = write(self._handle)\n'
+    )
+    assert [item.id for item in explain(f"{raised}BrokenPipeError: [Errno 32] Broken pipe\n")] == ["C12"]
+    assert [item.id for item in explain("BrokenPipeError: [Errno 32] Broken pipe\nin te_fusion/x.py\n")] == ["C12"]
+
+
 _SLOW = "W11001: Op [/Mod] does not hit the high-priority operator information library\n"
 
 
