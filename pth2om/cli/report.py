@@ -42,6 +42,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _merge(runs: list[Path], output: str | None) -> int:
+    import atexit
+    import gc
+
+    from pth2om.evidence import uncollected
+
+    # Looking for circles among the records of a whole night would take a tenth of the time, once more at the end.
+    atexit.register(gc.freeze)
+    with uncollected():
+        return _merged(runs, output)
+
+
+def _merged(runs: list[Path], output: str | None) -> int:
     from pth2om.report import github
     from pth2om.report.merging import merge_runs, told
 

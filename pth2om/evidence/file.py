@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import json
@@ -28,8 +29,8 @@ _SEAL = b', "seal": "%s"}'
 _DIGITS = 32
 _SEAL_BYTES = len(_SEAL % (b"0" * _DIGITS))
 _SEALED = 2  # the first format whose lines carry digests
-# What nearly all lines of a large file end with, as this package writes them.
-_USUAL = re.compile(rb'"kind": "(gate|outcome)", "seal": "[0-9a-f]{32}"\}\n\Z')
+# What the lines that may be many or long end with, as this package writes them.
+_USUAL = re.compile(rb'"kind": "(gate|outcome|plan|stage)", "seal": "[0-9a-f]{32}"\}\n\Z')
 _TAIL = 80
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
@@ -146,7 +147,7 @@ def scan(path: Path) -> Iterator[tuple[bytes, Record, str]]:
     last: list[str] = []
     name = where = str(path)
     with path.open("rb", buffering=1 << 18) as file:
-        for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE + 1), b""), 1):
+        for number, line in enumerate(iter(functools.partial(file.readline, _MOST_LINE + 1), b""), 1):
             where = f"{name}:{number}"
             if len(line) > _MOST_LINE:
                 raise DataError("evidence.too-large", where=where, size=len(line), most=_MOST_LINE)

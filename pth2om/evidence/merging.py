@@ -103,14 +103,19 @@ class Merged:
     """What `merge` made.
 
     Attributes:
-        text: of the evidence file.
+        parts: of the text of the evidence file, in order: its first line, then each run.
         seals: the running digests of its runs, sorted.
         joined: what they say together; its coverage is what was collected against what was reported.
     """
 
-    text: bytes
+    parts: tuple[bytes, ...]
     seals: tuple[str, ...]
     joined: Joined
+
+    @property
+    def text(self) -> bytes:
+        """Of the evidence file."""
+        return b"".join(self.parts)
 
 
 def merge(files: Sequence[Path]) -> Merged:
@@ -126,7 +131,7 @@ def merge(files: Sequence[Path]) -> Merged:
 
 
 def _merge(files: Sequence[Path]) -> Merged:
-    runs: dict[str, list[bytes]] = {}
+    runs: dict[str, bytes] = {}
     inner: set[str] = set()
     records: dict[str, list[Record]] = {}
     for file in files:
@@ -138,30 +143,36 @@ def _merge(files: Sequence[Path]) -> Merged:
                 continue
             if isinstance(record, RunRecord):
                 if last:
-                    runs[last], records[last] = lines, kept
+                    runs[last], records[last] = _whole(lines), kept
                 lines, kept, name = [], [], record.run
             elif last:
                 inner.add(last)
             if not seal or not name:
                 raise DataError("evidence.unsealed", where=str(file))
             last = seal
-            lines.append(line if line.endswith(b"\n") else line + b"\n")
+            lines.append(line)
             kept.append(record)
         if last:
-            runs[last], records[last] = lines, kept
+            runs[last], records[last] = _whole(lines), kept
     # A run that was read while it was being written is the beginning of the same run, read later.
     chosen = tuple(sorted(runs.keys() - inner))
     if not chosen:
         raise DataError("evidence.nothing-to-merge")
     _agree({seal: records[seal] for seal in chosen})
     head = MergedRecord(chosen)
-    text = b"".join([json.dumps(to_json(head)).encode() + b"\n", *(line for seal in chosen for line in runs[seal])])
-    if len(text) > MOST_BYTES:
-        raise DataError("evidence.too-large", size=len(text), most=MOST_BYTES)
+    parts = json.dumps(to_json(head)).encode() + b"\n", *(runs[seal] for seal in chosen)
+    if (size := sum(map(len, parts))) > MOST_BYTES:
+        raise DataError("evidence.too-large", size=size, most=MOST_BYTES)
     joined = Joined().take([head])
     for seal in chosen:
         joined.take(records[seal])
-    return Merged(text, chosen, joined)
+    return Merged(parts, chosen, joined)
+
+
+def _whole(lines: Sequence[bytes]) -> bytes:
+    """The lines of a run, of which the last may lack its end."""
+    text = b"".join(lines)
+    return text if text.endswith(b"\n") else text + b"\n"
 
 
 def _weight(gate: GateRecord) -> tuple[int, bool]:

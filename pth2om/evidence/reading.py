@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pth2om.errors import DataError
@@ -71,10 +71,16 @@ def from_line(kind: str, line: bytes) -> Record | None:
         None where it is none; `from_json` says why.
     """
     try:
-        record: Record = _adapter(kind).validator.validate_json(line)
+        record: Record = _reader(kind)(line)
     except ValueError:  # pydantic's, whose import this saves where nothing is read
         return None
     return record
+
+
+@functools.cache
+def _reader(kind: str) -> Callable[[bytes], Any]:
+    read: Callable[[bytes], Any] = _adapter(kind).validator.validate_json
+    return read
 
 
 @functools.cache

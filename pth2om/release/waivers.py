@@ -144,6 +144,8 @@ def remarks(records: Iterable[WaiverRecord]) -> Iterator[Message]:
 def owner(gate: GateRecord) -> str | None:
     """Who waived a gate; None where nobody did."""
     waived = gate.details.get("waived")
+    if waived is None:  # nearly all, and asking what a value can do takes long
+        return None
     return str(waived.get("owner", "")) or None if isinstance(waived, Mapping) else None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pth2om import evidence
 from pth2om.errors import DataError
 from pth2om.evidence import Merged
-from pth2om.files import replacing, write_bytes
+from pth2om.files import replacing
 from pth2om.language import Message, say
 from pth2om.release.night import file_of
 from pth2om.release.status import reasons
@@ -49,7 +49,8 @@ def _merge_runs(files: Sequence[Path], output: Path | None) -> tuple[Path, Merge
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(files):
             _carry(file.parent / _PICTURES, folder / _PICTURES)
-        write_bytes(folder / EVIDENCE, merged.text)
+        with replacing(folder / EVIDENCE) as scratch, scratch.open("wb") as file:
+            file.writelines(merged.parts)
     except OSError as error:
         where = str(error.filename or output or "reports")
         raise DataError("report.not-writable", where=where, reason=error.strerror or str(error)) from None
@@ -79,7 +80,7 @@ def told(merged: Merged) -> tuple[list[Message], list[Message]]:
 def _keep(folder: Path, merged: Merged) -> None:
     """Refuse to write over a run that would be lost."""
     there = folder / EVIDENCE
-    if not there.exists() or _holds(there, merged.text):
+    if not there.exists() or _holds(there, merged.parts):
         return
     held = set(evidence.seals(there))
     inside = set(merged.seals)
@@ -87,8 +88,11 @@ def _keep(folder: Path, merged: Merged) -> None:
         raise DataError("report.merge-would-lose", where=str(there), count=len(held - inside))
 
 
-def _holds(file: Path, text: bytes) -> bool:
-    return file.stat().st_size == len(text) and file.read_bytes() == text
+def _holds(file: Path, parts: Sequence[bytes]) -> bool:
+    if file.stat().st_size != sum(map(len, parts)):
+        return False
+    with file.open("rb") as opened:
+        return all(opened.read(len(part)) == part for part in parts)
 
 
 def _carry(source: Path, destination: Path) -> None:
