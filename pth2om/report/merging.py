@@ -49,8 +49,8 @@ def _merge_runs(files: Sequence[Path], output: Path | None) -> tuple[Path, Merge
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(files):
             _carry(file.parent / _PICTURES, folder / _PICTURES)
-        with replacing(folder / EVIDENCE) as scratch, scratch.open("wb") as file:
-            file.writelines(merged.parts)
+        with replacing(folder / EVIDENCE) as scratch, scratch.open("wb") as written:
+            written.writelines(merged.parts)
     except OSError as error:
         where = str(error.filename or output or "reports")
         raise DataError("report.not-writable", where=where, reason=error.strerror or str(error)) from None
