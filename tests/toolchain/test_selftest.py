@@ -67,25 +67,6 @@ def test_a_step_that_crashes_fails_its_assumptions_and_no_others(machine: Instal
     assert rows["R16"]["holds"] is True
 
 
-def provoked(machine: Installed, oms: Path, *rules: dict[str, object]) -> dict[str, dict[str, object]]:
-    """What the steps that provoke faults say alone."""
-    environment = {**machine.environment, "PTH2OM_DOUBLE_RULES": json.dumps(rules)}
-    return steps._provoked(str(oms), [sys.executable, "-m", "pth2om.toolchain.cann.agent"], environment)
-
-
-def test_a_machine_of_another_kind_contradicts(machine: Installed, oms: Path) -> None:
-    machine.machine(checks_bounds=True)
-    try:
-        flip, strict = {"where": "execute", "do": "flip"}, {"where": "cann-provider", "do": "strict"}
-        rows = provoked(machine, oms, flip, strict)
-    finally:
-        machine.machine(checks_bounds=False)
-    assert {name: row["holds"] for name, row in rows.items()} == dict.fromkeys(("N5", "X3", "R12", "R15", "R17"), False)
-    assert "outside 507011" in str(rows["N5"]["seen"])
-    assert "an error" in str(rows["X3"]["seen"])
-    assert str(rows["R12"]["seen"]).startswith("SIGSEGV")
-
-
 def test_what_was_not_provoked_decides_nothing() -> None:
     whole = {"holds": True, "seen": "digest"}
     found = {"whole": whole, "after": whole, "unfinished": whole, "beside": {"holds": True, "seen": "works"}}

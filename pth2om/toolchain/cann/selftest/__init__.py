@@ -148,7 +148,7 @@ def _compiled(
     toolchain: CannToolchain, board: Board, access: Access, folder: Path, progress: Callable[[str], None]
 ) -> Iterator[Trial]:
     models: dict[str, Path] = {}
-    failed: dict[str, str] = {}
+    failed: dict[str, Pth2omError] = {}
     first: CompiledModel | None = None
     for name in SHAPES:
         if name == "wide":
@@ -159,18 +159,19 @@ def _compiled(
         try:
             compiled = toolchain.compile(network(place, name), options(toolchain, name), place)
         except Pth2omError as error:
-            failed[name] = line(error)
+            failed[name] = error
             continue
         models[f"{name}.om"] = compiled.path
         first = first or compiled
+    yield from compiling.failures(failed, folder)
     if first is None:
-        yield Trial("C1", "fails" if board.facts.has_atc else "untried", failed.get("static", ""))
+        seen = "; ".join(dict.fromkeys(map(line, failed.values())))
+        yield trial("C1", False if board.facts.has_atc else None, seen)
         return
-    yield Trial("C1", "holds", f"{len(models)} models compiled")
+    yield from compiling.verdicts(board, f"{len(models)} models compiled")
     yield from compiling.files(first, models)
     if "range" in failed:
-        yield Trial("G6", "holds", f"atc: {failed['range']}")
-        yield Trial("G5", "untried", "atc takes no range here")
+        yield Trial("G6", "holds", f"atc: {line(failed['range'])}")
     progress("aipp")
     yield from _aipp(toolchain, folder)
     progress("msame")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,20 +23,75 @@ _SMALL = {"TE_PARALLEL_COMPILER": "1", "MAX_COMPILE_CORE_NUMBER": "1"}
 _LARGE = {"TE_PARALLEL_COMPILER": "8", "MAX_COMPILE_CORE_NUMBER": "8"}
 _CONFINED = 192 << 20
 """Bytes that no compile of CANN fits into."""
+_UNKNOWN = "Pth2omUnknown"
+_REFUSED = 255
+_FAILED = re.compile(r"^ATC run failed", re.MULTILINE)
+_CODED = re.compile(r"\bE[A-Z0-9]\d{4}\b")
+_OF = {"static": (), "batch": ("G1", "G2", "G3"), "hw": ("G4",), "gather": ("N5",), "range": ("G5",)}
+"""The rows that a model is for."""
 
 
 def files(first: CompiledModel, models: Mapping[str, Path]) -> Iterator[Trial]:
     """C2, C3, C4, N2: what atc left."""
-    from pth2om.omfile import check_against, read_om
-
-    om = read_om(first.path)
-    known = [om.soc_version, om.atc_cmdline, om.inputs, om.outputs]
-    yield trial("C3", all(known), f"{om.soc_version}; inputs {len(om.inputs)}; outputs {len(om.outputs)}")
+    yield from recorded(first.path)
     yield Trial("C2", "holds", f"one OM each: {', '.join(sorted(models))}")
     kept = sorted(path.name for path in (first.path.parent / "atc").glob("*"))
     yield trial("C4", "fusion_result.json" in kept, ", ".join(kept))
+
+
+def verdicts(board: Board, compiled: str) -> Iterator[Trial]:
+    """C1: the lines and the status of a refusal; those of a success are seen in each compile.
+
+    Args:
+        board: where.
+        compiled: how many models were compiled.
+    """
+    request = {"kind": "compile", "program": "atc", "arguments": ["--framework=5"], "limit": 60.0, "files": {}}
+    try:
+        answer, _ = board.ask(request, limit=_LIMIT)
+    except Pth2omError as error:
+        yield Trial("C1", "fails", line(error))
+        return
+    said, code = str(answer["stdout"]), answer["code"]
+    coded = _CODED.search(said) is not None
+    seen = f"a refusal: status {code}, {'its code' if coded else 'no code'} on stdout"
+    yield trial("C1", code == _REFUSED and _FAILED.search(said) and coded, f"{compiled}; {seen}")
+
+
+def recorded(path: Path) -> Iterator[Trial]:
+    """C3, N2: what an OM records of itself.
+
+    Args:
+        path: of the OM, also of one that is not what was asked for.
+    """
+    from pth2om.omfile import check_against, read_om
+
+    try:
+        om = read_om(path)
+    except Pth2omError as error:
+        yield Trial("C3", "fails", line(error))
+        return
+    known = [om.soc_version, om.atc_cmdline, om.inputs, om.outputs]
+    yield trial("C3", all(known), f"{om.soc_version}; inputs {len(om.inputs)}; outputs {len(om.outputs)}")
     wrong = [finding.message.render("en") for finding in check_against(om, precision="force_fp16")]
     yield trial("N2", not wrong, "; ".join(wrong) or "float16 matrix operators")
+
+
+def failures(failed: Mapping[str, Pth2omError], folder: Path) -> Iterator[Trial]:
+    """What follows of models that atc did not compile, or not as they were asked for.
+
+    Args:
+        failed: the model's name -> why.
+        folder: of all of them.
+    """
+    for name, error in failed.items():
+        if error.message.key == "cann.no-om":
+            yield Trial("C2", "fails", line(error))
+        path = folder / name / "model.om"
+        if path.is_file():
+            yield from (each for each in recorded(path) if each.result == "fails")
+        for row in _OF[name]:
+            yield Trial(row, "untried", f"atc: {line(error)}")
 
 
 def _sentences(found: Sequence[Finding]) -> str:
@@ -51,8 +107,8 @@ def refusals(toolchain: CannToolchain, board: Board, folder: Path) -> Iterator[T
     try:
         found = toolchain.refuses(model, asked)
         yield trial("C5", not found, _sentences(found) or "nothing refused")
-        found = toolchain.refuses(network(place, "static", last="Pth2omUnknown"), asked)
-        yield trial("C10", found, _sentences(found)[:200] or "not refused")
+        seen = _sentences(toolchain.refuses(network(place, "static", last=_UNKNOWN), asked)) or "not refused"
+        yield trial("C10", _UNKNOWN in seen, seen)
     except Pth2omError as error:
         yield Trial("C5", "fails", line(error))
     other = next(soc for soc in _OTHER if soc != board.facts.soc)

@@ -164,4 +164,28 @@ def _at_exit() -> None:
         DEVICE.fault("the process ends without acl.finalize")
 
 
+def _contrary() -> None:
+    """Calls that answer otherwise than recorded: ``{"where": "answer mdl.execute", "do": "code", "value": 0}``.
+
+    ``code`` replaces the return code, ``value`` the whole answer; what the call does is done all the same.
+    """
+    import functools
+    import sys
+
+    for rule in rules.rules():
+        if rule.where.startswith("answer "):
+            module, _, name = f"acl.{rule.where.removeprefix('answer ')}".rpartition(".")
+            place = sys.modules[module]
+
+            def called(*given: object, real: object, asked: rules.Rule) -> object:
+                answer = real(*given)  # type: ignore[operator]
+                if asked.do == "code":
+                    return (*answer[:-1], asked.value) if isinstance(answer, tuple) else asked.value
+                return tuple(asked.value) if isinstance(asked.value, list) else asked.value
+
+            setattr(place, name, functools.partial(called, real=getattr(place, name), asked=rule))
+
+
+_contrary()
+
 __all__ = ["finalize", "get_recent_err_msg", "get_soc_name", "init", "mdl", "rt", "util"]

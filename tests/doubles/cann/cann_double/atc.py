@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = {rule.do: rule.value for rule in rules.pass_by("atc")}
     if "error" in asked:
         print("...", FAILURE, asked["error"], sep="\n", flush=True)
-        return 255
+        return int(str(asked.get("status", 255)))
     if "opset" in asked and _opset(words) >= int(asked["opset"]):
         print("...", FAILURE, _UNREGISTERED.format(_opset(words)), sep="\n", flush=True)
         return 255

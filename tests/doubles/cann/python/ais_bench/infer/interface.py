@@ -3,7 +3,8 @@
 It loads the double's OM as the double of ``acl`` does, and demands the same of its caller: inputs in the model's order
 and of its size, and a mode that is the model's. ``machine.json``: ``ais_bench`` is ``new`` (from 2023-09 on) or ``old``
 (modes with an m, ``sumary``, no ``out_array``). Rules at ``ais_bench`` and ``ais_bench-infer``: ``return`` raises a
-code, ``size`` drops the last sample of each output, ``whole`` returns the largest gear's buffer, ``dtype`` float16.
+code, ``size`` drops the last sample of each output, ``whole`` returns the largest gear's buffer, ``dtype`` float16,
+``shift`` adds ``value``.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class InferSession:
                     raise _refuse(1, f"from user add align:{room} < op_size:{result.nbytes}")
         if "whole" in asked:  # the buffers of a model with gears are the largest gear's
             results = [np.resize(result, largest) for result, largest in zip(results, self._largest(), strict=True)]
+        if "shift" in asked:
+            results = [result + result.dtype.type(asked["shift"]) for result in results]
         if "size" in asked:
             results = [result[:-1] for result in results]
         if "dtype" in asked:
