@@ -200,6 +200,13 @@ class Store:
                 return found
             return self._build(key, place, build)
 
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether an artifact that this process found before, less than a minute ago, is here as it was then."""
+        known = self._verified.get(artifact.path)
+        with contextlib.suppress(OSError):
+            return known is not None and known.unchanged()
+        return False
+
     def kept(self, name: str) -> Artifact | None:
         """The artifact of ``stage/<digest of its key>``; None where there is none, or one of its files was changed.
 

@@ -28,6 +28,7 @@ FLOORS = (
         "progress",
         "files",
         "host",
+        "on_demand",
     },
     {"ascend", "explain", "onnxfile"},
     {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,14 +22,14 @@ from pth2om.accuracy.dice import (
 from pth2om.accuracy.layout import check_voxels
 from pth2om.accuracy.packed import pack, pack_names
 from pth2om.data.labelled import Labelled
-from pth2om.data.normalizing import Preparation, prepare
 from pth2om.errors import DataError
 from pth2om.evidence import Judgement
-from pth2om.segmentation import whole
-from pth2om.segmentation.deciding import best_class, in_order
-from pth2om.segmentation.window import Floats
 from pth2om.session import Session
 from pth2om.spec import Volume
+
+if TYPE_CHECKING:
+    from pth2om.data.normalizing import Preparation
+    from pth2om.segmentation.window import Floats
 
 VERSION = 2
 """Of what is measured here: raised when a measurement holds something else."""
@@ -66,6 +66,11 @@ def measure(
     Raises:
         DataError: a volume or its labels cannot be used, or the output is not scores of the classes or regions.
     """
+    # Here, for who judges what was measured before needs none of them.
+    from pth2om.data.normalizing import prepare
+    from pth2om.segmentation import whole
+    from pth2om.segmentation.deciding import best_class, in_order
+
     taken = output or session.outputs[0].name
     fed = next((entry for entry in session.inputs if entry.name == (feed or session.inputs[0].name)), None)
     if fed is None:

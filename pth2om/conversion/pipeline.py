@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pth2om.conversion.data import ModelData
 from pth2om.conversion.int8_stage import Int8Stage
@@ -18,7 +18,7 @@ from pth2om.conversion.onnx_stage import OnnxStage
 from pth2om.conversion.sessions import Sessions
 from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import CheckpointStage, Source
-from pth2om.conversion.stage import Built, built, key_of, run
+from pth2om.conversion.stage import Built, Conversion, built, key_of, run
 from pth2om.conversion.torchscript_stage import TorchScriptStage
 from pth2om.errors import Absent, AtcError
 from pth2om.escaping import shell_line
@@ -62,6 +62,7 @@ class Pipeline:
         self.data = ModelData(spec, settings, store)
         self.sessions = Sessions(self.source, self.data)
         self.records: dict[tuple[str, str], StageRecord] = {}
+        self._made: dict[str, Built] = {}
 
     # --- where it comes from ------------------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ class Pipeline:
 
     def checkpoint(self) -> Built:
         """Read the checkpoint, fit it to its net, and tell what was found."""
-        return built(CheckpointStage(self.source), self.store, self.spec.name, self.records)
+        return self._once("checkpoint", lambda: self._built(CheckpointStage(self.source)))
 
     def onnx_key(self, shape: int | Shape) -> Key:
         """What the exported ONNX of this batch size, or of all gears, depends on."""
@@ -114,7 +115,22 @@ class Pipeline:
         Args:
             shape: the batch size, or one gear: all gears have one file.
         """
-        return built(OnnxStage(self.source, _shape(shape)), self.store, self.spec.name, self.records)
+        return self._once(f"onnx {_shape(shape)}", lambda: self._built(OnnxStage(self.source, _shape(shape))))
+
+    def _built(self, stage: Conversion[Any]) -> Built:
+        return built(stage, self.store, self.spec.name, self.records)
+
+    def _once(self, asked: str, make: Callable[[], Built]) -> Built:
+        """What was made before, as long as its files are as they were: many tests ask for the same.
+
+        Args:
+            asked: the stage and all that the caller chose for it; what the model and the run choose stays.
+            make: finds or builds it.
+        """
+        known = self._made.get(asked)
+        if known is None or not self.store.holds(known.artifact):
+            known = self._made[asked] = make()
+        return known
 
     def torchscript(self, batch: int) -> Built:
         """The TorchScript program at ``batch``, compared with PyTorch.
@@ -122,7 +138,7 @@ class Pipeline:
         Raises:
             ExportError: no program can be made of the net.
         """
-        return built(TorchScriptStage(self.source, batch), self.store, self.spec.name, self.records)
+        return self._once(f"torchscript {batch}", lambda: self._built(TorchScriptStage(self.source, batch)))
 
     def quantized(self, shape: int | Shape) -> Built:
         """INT8: calibrate the exported ONNX, and write the deploy model with its twins.
@@ -134,7 +150,7 @@ class Pipeline:
             Absent: the calibration images are not here.
             QuantizeError: the model cannot be quantized.
         """
-        return self._quantized(shape, self.onnx(shape), self.records)
+        return self._once(f"int8 {_shape(shape)}", lambda: self._quantized(shape, self.onnx(shape), self.records))
 
     def _quantized(self, shape: int | Shape, exported: Built, records: Records) -> Built:
         calibration = None if self.spec.quantize.onnx is not None else self.data.calibration(_shape(shape))
@@ -189,7 +205,8 @@ class Pipeline:
             Absent: no SoC was asked for.
             AtcError: what atc refuses.
         """
-        return self._compiled(variant, lambda options: options, self.records)
+        asked = f"om {variant.model_dump_json()}"
+        return self._once(asked, lambda: self._compiled(variant, lambda options: options, self.records))
 
     def _compiled(self, variant: Variant, asked: Callable[[AtcOptions], AtcOptions], records: Records) -> Built:
         """Compile; where atc has no parser for an operator at the export's opset, from an export at a lower one.

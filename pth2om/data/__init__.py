@@ -11,8 +11,9 @@ nothing. NumPy comes with the first name that needs it: who only collects tests 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from pth2om import on_demand
 
 if TYPE_CHECKING:
     from pth2om.data.labelled import DatasetAbsent, Labelled, open_dataset
@@ -35,16 +36,12 @@ __all__ = [
     "open_dataset",
 ]
 
-_MODULES = {
-    "labelled": ("DatasetAbsent", "Labelled", "open_dataset"),
-    "manifest": ("Manifest", "load_manifest"),
-    "preprocess": ("Batch", "Geometry", "Preprocessor", "batches"),
-    "samples": ("GivenSamples", "Sample", "Samples"),
-}
-
-
-def __getattr__(name: str) -> object:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_demand.names(
+    __name__,
+    {
+        "labelled": ("DatasetAbsent", "Labelled", "open_dataset"),
+        "manifest": ("Manifest", "load_manifest"),
+        "preprocess": ("Batch", "Geometry", "Preprocessor", "batches"),
+        "samples": ("GivenSamples", "Sample", "Samples"),
+    },
+)

@@ -1,7 +1,8 @@
-"""Python's collector of garbage rests while a run begins.
+"""Python's collector of garbage rests while a run begins and while it ends.
 
-What is made between the reading of the options and the first test (modules, specs, tests) stays to the end. Looking
-through it for garbage again and again takes a tenth of a second run.
+What is made between the reading of the options and the first test (modules, specs, tests) stays to the end, and the
+end itself is near once the report is drawn. Looking through all that for garbage, again and again, takes a tenth of a
+second run.
 """
 
 from __future__ import annotations

@@ -302,6 +302,7 @@ class Run:
 
         The innermost wrapper: what goes wrong here is still told in the terminal's summary.
         """
+        garbage.rest(self.config)
         if not self.is_worker:
             if self.baseline is not None:
                 self.records.compare(self.baseline)

@@ -95,3 +95,20 @@ def test_a_file_that_an_atc_argument_names_counts_by_its_content(make: Make, mod
     first = key()
     listed.write_text("b\n")
     assert first != key()
+
+
+def test_what_was_asked_before_is_built_anew_where_its_files_are_not_as_they_were(make: Make) -> None:
+    pipeline = make("plain")
+    (variant,) = pipeline.spec.variants
+    asks = {"model.onnx": lambda: pipeline.onnx(1), "result.json": lambda: pipeline.om(variant)}
+    for name, ask in asks.items():
+        file = ask().artifact.file(name)
+        whole = file.read_bytes()
+        for damage in (Path.unlink, lambda path: path.write_bytes(b"another")):
+            assert ask() is ask()  # found whole, and then only looked at
+            damage(file)
+            again = ask()
+            assert not again.artifact.cached
+            assert again.artifact.file(name).read_bytes() == whole
+    other = variant.model_copy(update={"atc": ("--enable_small_channel=1",)})  # of the same name
+    assert pipeline.om(other).artifact.key != pipeline.om(variant).artifact.key

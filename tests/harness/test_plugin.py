@@ -164,25 +164,30 @@ def test_a_second_run_is_light(repo: pytest.Pytester) -> None:
     options = ("--soc", "Ascend310B1", "-p", "no:cacheprovider")
     assert repo.runpytest_subprocess(*options).ret == 0
     (repo.path / "conftest.py").write_text(
-        "import gc\nimport sys\n\n\n"
+        "import gc\nimport sys\n\nduring = set()\n\n\n"
         "def pytest_collection_finish():\n    print('collector before the tests:', gc.isenabled())\n\n\n"
+        "def pytest_runtest_teardown():\n    during.add(gc.isenabled())\n\n\n"
         "def pytest_unconfigure():\n"
         "    heavy = {'torch', 'onnx', 'onnxruntime', 'scipy', 'PIL', 'filelock'} & set(sys.modules)\n"
         "    print('heavy modules:', sorted(heavy))\n"
-        "    print('collector after the tests:', gc.isenabled())\n"
+        "    print('collector in the tests:', *during)\n"
     )
     result = repo.runpytest_subprocess(*options)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*collector before the tests: False", "heavy modules: []"])
-    result.stdout.fnmatch_lines(["collector after the tests: True"])
+    result.stdout.fnmatch_lines(
+        ["*collector before the tests: False", "heavy modules: []", "collector in the tests: True"]
+    )
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_session_that_is_refused_leaves_the_collector_as_it_was(repo: pytest.Pytester, enabled: bool) -> None:
+@pytest.mark.parametrize(("words", "status"), [(("--soc", "Ascend999"), "USAGE_ERROR"), (("--co",), "OK")])
+def test_a_session_leaves_the_collector_as_it_was(
+    repo: pytest.Pytester, enabled: bool, words: tuple[str, ...], status: str
+) -> None:
     before = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
-        assert repo.inline_run("--soc", "Ascend999").ret == pytest.ExitCode.USAGE_ERROR
+        assert repo.inline_run(*words).ret == pytest.ExitCode[status]
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if before else gc.disable)()
