@@ -286,7 +286,8 @@ def test_a_wrong_clock_and_little_room(facts: dict[str, Any]) -> None:
     [
         ({"held": False}, "free"),
         ({"held": True, "who": "ada", "host": "pc7", "seconds": 90.0}, "held by ada@pc7 since {since}"),
-        ({"held": True}, "held by ?@? since ?"),
+        ({"held": True, "who": "ada", "host": "pc7"}, "held by ada@pc7, it is not known since when"),
+        ({"held": True}, "held, and its lock does not say by whom"),
         ({"held": None, "reason": "Permission denied"}, "unknown: Permission denied"),
     ],
 )

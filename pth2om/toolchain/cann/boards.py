@@ -100,7 +100,7 @@ def busy(name: str, waited: float, found: Mapping[str, Any]) -> LostError:
         found: of the agent: see `holder`.
     """
     who, since = holder(found, time.time())
-    return LostError("cann.busy", where=name, seconds=round(waited), holder=who, since=since)
+    return LostError("cann.busy" + unsaid(who, since), where=name, seconds=round(waited), holder=who, since=since)
 
 
 def holder(found: Mapping[str, Any], now: float) -> tuple[str, str]:
@@ -109,10 +109,18 @@ def holder(found: Mapping[str, Any], now: float) -> tuple[str, str]:
     Args:
         found: ``who``, ``host`` and ``seconds`` as the agent tells them, as far as they are known.
         now: seconds since 1970.
+
+    Returns:
+        ``ada@pc7`` and a time; ``""`` for what is not known.
     """
-    who = f"{found.get('who', '?')}@{found.get('host', '?')}"
+    who = f"{found.get('who', '?')}@{found.get('host', '?')}" if "who" in found or "host" in found else ""
     seconds = found.get("seconds")
     if not isinstance(seconds, int | float):
-        return who, "?"
+        return who, ""
     form = "%H:%M:%S" if seconds < _DAY else "%Y-%m-%d %H:%M"
     return who, time.strftime(form, time.localtime(now - seconds))
+
+
+def unsaid(who: str, since: str) -> str:
+    """The ending of a message's key for what `holder` does not know: ``-unnamed``, ``-undated``, or none."""
+    return "" if who and since else "-undated" if who else "-unnamed"

@@ -205,7 +205,7 @@ def _report(path: Path) -> list[dict[str, Any]]:
 
     try:
         entries = json.loads(path.read_text(encoding="utf-8", errors="replace")).get("op", [])
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return []
     return [entry for entry in entries if isinstance(entry, dict)]
 

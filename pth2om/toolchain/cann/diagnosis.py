@@ -23,7 +23,7 @@ from pth2om.errors import ToolchainError
 from pth2om.evidence import Finding
 from pth2om.language import Language, Message, joined, say
 from pth2om.toolchain.cann.agent import doctor
-from pth2om.toolchain.cann.boards import holder
+from pth2om.toolchain.cann.boards import holder, unsaid
 from pth2om.toolchain.cann.link import Link
 from pth2om.toolchain.cann.place import Place
 
@@ -289,7 +289,7 @@ def _lease(facts: Mapping[str, Any], to: Language | None) -> str:
     found = facts.get("lease", {})
     if found.get("held"):
         who, since = holder(found, time.time())
-        return say("doctor.lease-held", holder=who, since=since).render(to)
+        return say("doctor.lease-held" + unsaid(who, since), holder=who, since=since).render(to)
     if not facts["machine"]["nodes"] or "held" not in found:
         return ""
     if found["held"] is None:

@@ -104,7 +104,7 @@ def kernels(path: str) -> Dict[str, str]:
     with open(path, encoding="utf-8", errors="replace") as file:
         try:
             events: List[Any] = json.load(file)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
     found = {}
     for event in events if isinstance(events, list) else ():

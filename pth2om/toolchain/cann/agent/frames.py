@@ -120,7 +120,7 @@ class Pipe:
         self.fill(memoryview(text), deadline)
         try:
             header = json.loads(text.decode("ascii"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FrameError("header", str(error)[:_SHOWN]) from None
         if not isinstance(header, dict):
             raise FrameError("header", type(header).__name__)

@@ -77,7 +77,8 @@ class Lease:
             break
         with contextlib.suppress(OSError):  # somebody else's file on a full disk is a lock all the same
             os.ftruncate(number, 0)
-            os.pwrite(number, json.dumps({**holder, "since": time.time(), "pid": os.getpid()}).encode(), 0)
+            row = {**holder, "since": time.time(), "up": running(), "pid": os.getpid()}
+            os.pwrite(number, json.dumps(row).encode(), 0)
         self._file = number
         return None
 
@@ -127,17 +128,23 @@ class Lease:
     def _read(number: int) -> Dict[str, Any]:
         try:
             found = json.loads(os.pread(number, _MOST, 0).decode("utf-8", "replace"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):  # whatever any user wrote there
             return {}
-        return told(found, time.time())
+        return told(found, time.time(), running())
 
 
-def told(found: Any, now: float) -> Dict[str, Any]:
+def running() -> float:
+    """Seconds since this machine started, for all of its processes alike, whatever is done to its clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def told(found: Any, now: float, up: float) -> Dict[str, Any]:
     """What a lock file says, as far as it can be: any user of the machine may have written it.
 
     Args:
         found: JSON values.
         now: seconds since 1970 by this machine's clock, which may be wrong: so a holder's time is told as a duration.
+        up: seconds since this machine started: a clock that is set meanwhile changes nothing.
 
     Returns:
         ``who`` and ``host``, texts; ``seconds`` since it was taken, not where it is unknown; ``pid`` of the agent.
@@ -145,12 +152,15 @@ def told(found: Any, now: float) -> Dict[str, Any]:
     if not isinstance(found, dict):
         return {}
     row: Dict[str, Any] = {name: str(found[name])[:_TEXT] for name in ("who", "host") if name in found}
-    for name in ("since", "pid"):
-        value = found.get(name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e12:
-            continue
-        if name == "pid":
-            row[name] = int(value)
-        elif value <= now:
-            row["seconds"] = round(now - value, 3)
+    given = {name: found.get(name) for name in ("pid", "since", "up")}
+    numbers = {
+        name: value
+        for name, value in given.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12
+    }
+    if "pid" in numbers:
+        row["pid"] = int(numbers["pid"])
+    for name, current in (("since", now), ("up", up)):  # the second is the better one
+        if name in numbers and 0 <= numbers[name] <= current:
+            row["seconds"] = round(current - numbers[name], 3)
     return row
