@@ -152,11 +152,7 @@ def test_a_worker_that_starts_while_the_connection_ends_is_ended(tmp_path, monke
         (b"PTH2OM have 3.11.2\n" + HELLO[:20], LostError, "lost"),
         (b"PTH2OM have 3.11.2\n" + MAGIC + b"\xff" * 12, ToolchainError, "length that cannot be"),
         (b"PTH2OM have 3.11.2\n" + MAGIC + b"\2" + b"\0" * 11 + b"[]", ToolchainError, "damaged header"),
-        (
-            b"PTH2OM have 3.11.2\n" + MAGIC + DEEP.to_bytes(4, "little") + bytes(8) + b"[" * DEEP,
-            ToolchainError,
-            "damaged",
-        ),
+        (b"PTH2OM have 3.11.2\n" + DEEP, ToolchainError, "damaged header"),
         (b"PTH2OM have 3.11.2\n" + framed({"kind": "hello", "protocol": 99}), ToolchainError, "another protocol: 99"),
         (
             b"PTH2OM have 3.11.2\n" + framed({"kind": "hello", "protocol": PROTOCOL, "agent": "0" * 64}),
