@@ -1,14 +1,16 @@
-"""Injected faults: ``python -m tests.campaigns.faults 1000`` (at night a share of it).
+"""Injected faults: ``python -m tests.campaigns.faults 1000 --shards 16`` (at night a share of it).
 
 Each one is a run of pytest in this process: a few inferences through a session, and its end, against agents that stay
 connected (on this machine, and behind a real sshd where there is one), with one random failure of the doubles of CANN
 or of the connection in it. What each test must report is known before. Whatever happens: every test that was collected
-is reported, with the verdict and the name of what was injected; nothing takes longer than its limit and a second;
-figures that come are the right ones; and afterwards no worker, no lease and no folder is left.
+is reported, with the verdict and the name of what was injected; nothing takes longer than its limit and a second, and
+a death is told within a second, from the call to a started worker to the verdict; figures that come are the right ones;
+and afterwards no worker, no lease and no folder is left.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from pth2om.toolchain.cann import machine as board_at
 from pth2om.toolchain.cann.agent.lease import FOLDER, Lease
 from pth2om.toolchain.cann.board import Limits
 from pth2om.toolchain.cann.place import SSH_CONFIG
+from tests.campaigns import sharding
 from tests.toolchain.cann.conftest import OPTIONS, SOC, feeds, install, write_model
 from tests.toolchain.cann.sshd import SSHD, Sshd, free_port, know, make_keys
 
@@ -149,11 +152,23 @@ class Run:
     kill_agent: Callable[[], None]
     session: Any = None
     timers: list[threading.Timer] = field(default_factory=list)
+    took: dict[str, float] = field(default_factory=dict)
 
     def _open(self) -> Any:
+        """A session whose worker is started and has its model: what follows is the call alone."""
         if self.session is None:
             self.session = self.toolchain.open(self.compiled, "device")
+        self.session._ready()
         return self.session
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        """Keep how long the last call of a test took, also where it fails."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.took[name] = time.monotonic() - begun
 
     def _strike(self, number: int) -> None:
         """What is done to the connection before an inference, or in the middle of it."""
@@ -172,13 +187,19 @@ class Run:
     def infer(self, number: int) -> None:
         session = self._open()
         self._strike(number)
-        assert np.array_equal(session.run(self.given[number])["y"], self.right[number]), "another figure"
+        with self._timed(f"test_inference[{number}]"):
+            outputs = session.run(self.given[number])
+        assert np.array_equal(outputs["y"], self.right[number]), "another figure"
 
     def stream(self) -> None:
-        session = self._open()
-        seen = 0
-        for number, outputs in enumerate(session.stream(self._fed())):
-            assert np.array_equal(outputs["y"], self.right[number]), "another figure"
+        """Each answer by itself: the limit of an inference begins with the answer before it."""
+        answers, seen = self._open().stream(self._fed()), 0
+        while True:
+            with self._timed("test_stream"):
+                outputs = next(answers, None)
+            if outputs is None:
+                break
+            assert np.array_equal(outputs["y"], self.right[seen]), "another figure"
             seen += 1
         assert seen == RUNS, "inferences are missing"
 
@@ -191,7 +212,40 @@ class Run:
         for timer in self.timers:
             timer.join()
         if self.session is not None:
-            self.session.close()
+            with self._timed("test_end"):
+                self.session.close()
+
+
+class Stalls(threading.Thread):
+    """How long this process was kept from the CPU at most: what a loaded machine adds to every time.
+
+    Attributes:
+        longest: seconds, since it was put back.
+    """
+
+    _EVERY = 0.02
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.longest = 0.0
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        before = time.monotonic()
+        while not self._over.wait(self._EVERY):
+            now = time.monotonic()
+            self.longest = max(self.longest, now - before - self._EVERY)
+            before = now
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        load = os.getloadavg()[0]
+        return f"load {load:.1f} on {os.cpu_count()} CPUs, kept from the CPU for {self.longest:.2f} s at most"
 
 
 class Watch:
@@ -213,9 +267,14 @@ class Watch:
             self.reported[name] = (f"{report.when} {report.outcome}", str(report.longrepr or ""), report.duration)
 
 
-def judge(run: Run, streamed: bool, file: Path) -> list[str]:
-    """One run of pytest; what it reported wrongly, one sentence each."""
+def judge(run: Run, streamed: bool, file: Path, stalls: Stalls) -> list[str]:
+    """One run of pytest; what it reported wrongly, one sentence each.
+
+    Raises:
+        KeyboardInterrupt: pytest was interrupted, which it tells only by its status.
+    """
     wrong = []
+    stalls.longest = 0.0
     watch = Watch()
     expected = run.fault.expected(streamed)
     _CURRENT.append(run)
@@ -224,6 +283,8 @@ def judge(run: Run, streamed: bool, file: Path) -> list[str]:
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         status = pytest.main([*line, "-k", " or ".join(_named(expected))], plugins=[watch])
     _CURRENT.pop()
+    if status == pytest.ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
     if sorted(watch.collected) != sorted(watch.reported) or sorted(watch.collected) != sorted(expected):
         wrong.append(f"collected {watch.collected}, reported {sorted(watch.reported)}")
     if int(status) != int(any(expected.values())):
@@ -233,15 +294,16 @@ def judge(run: Run, streamed: bool, file: Path) -> list[str]:
         if outcome != ("failed" if said else "passed") or said not in text:
             wrong.append(f"{name}: {outcome}, not {said or 'passed'}: {text[-600:]}")
         if said in ("longer than", "did not leave"):
-            limit = LIMIT if said == "longer than" else LEAVE
-            if not limit - 0.1 <= seconds <= limit + LATE + _START:
-                wrong.append(f"{name}: a limit of {limit} s was {seconds:.2f} s")
+            limit, took = LIMIT if said == "longer than" else LEAVE, run.took.get(name, 0.0)
+            if not limit - 0.1 <= took <= limit + LATE:
+                wrong.append(f"{name}: a limit of {limit} s was {took:.2f} s ({stalls.text})")
+        elif said and run.fault.where == "execute" and run.took.get(name, 0.0) > LATE:
+            wrong.append(f"{name}: told {run.took[name]:.2f} s after the call ({stalls.text})")
         elif seconds > _MOST:
             wrong.append(f"{name}: took {seconds:.1f} s")
     return wrong
 
 
-_START = 3.0  # seconds that a worker may take to start on a busy machine, within the test that starts it
 _MOST = 30.0
 
 
@@ -307,14 +369,28 @@ class Place:
             time.sleep(0.05)
 
 
-def campaign(folder: Path, count: int, seed: int, only: int | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Inject ``count`` faults; for each its number and what went wrong, one sentence each.
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one fault.
+
+    Attributes:
+        number: with the campaign's seed it is the same fault again.
+        kind: ``execute/segfault``.
+        wrong: one sentence each.
+    """
+
+    number: int
+    kind: str
+    wrong: list[str]
+
+
+def campaign(folder: Path, numbers: Iterable[int], seed: int) -> Iterator[Outcome]:
+    """Inject faults.
 
     Args:
         folder: an empty one.
-        count: of faults.
+        numbers: of the faults; each is drawn by itself, whatever the others are.
         seed: of the whole.
-        only: a single number to repeat.
     """
     close_all()
     places = [Place(folder / "here")]
@@ -336,43 +412,63 @@ def campaign(folder: Path, count: int, seed: int, only: int | None = None) -> It
         with place.toolchain.open(compiled[-1], "device") as session:
             right = [session.run(each)["y"] for each in given]
         board_at(place.url).limits = Limits(compile=300, run=LIMIT, wait=20)
+    stalls = Stalls()
+    stalls.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         try:
-            for number in range(count) if only is None else [only]:
+            for number in numbers:
                 generator = random.Random(f"{seed} {number}")
                 index = generator.randrange(len(places))
                 place, streamed, fault = places[index], generator.random() < 0.3, draw(generator)
                 place.installed.rules(*fault.rules)
                 run = Run(place.toolchain, compiled[index], place.url, fault, given, right, place.kill_agent)
-                wrong = judge(run, streamed, file)
+                wrong = judge(run, streamed, file, stalls)
                 with contextlib.suppress(CrashError, LostError):
                     run.leave()
                 place.installed.rules()
                 wrong += place.left()
-                kind = "streamed" if streamed else "single"
-                yield number, [f"{number} {place.url or 'here'} {kind} {fault}: {text}" for text in wrong]
+                how = "streamed" if streamed else "single"
+                texts = [f"{number} {place.url or 'here'} {how} {fault}: {text}" for text in wrong]
+                yield Outcome(number, f"{fault.where}/{fault.do}", texts)
         finally:
+            stalls.stop()
             close_all()
             if server is not None:
                 server.stop()
 
 
-def main(words: list[str]) -> int:
-    """``faults COUNT [SEED [NUMBER]]``; prints what goes wrong as it does."""
-    count, seed = int(words[0]), int(words[1]) if len(words) > 1 else 0
-    problems = done = 0
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
-        for number, wrong in campaign(Path(name), count, seed, int(words[2]) if len(words) > 2 else None):
-            done += 1
-            problems += bool(wrong)
-            for text in wrong:
-                print(text, flush=True)
-            if number % 50 == 49:
-                print(f"{done} faults, {problems} wrong, {time.monotonic() - begun:.0f} s", flush=True)
-    print(f"{done} faults, {problems} wrong, {time.monotonic() - begun:.0f} s")
-    return int(problems > 0 or done == 0)
+def main(words: Sequence[str]) -> int:
+    """``faults COUNT [SEED [NUMBER]] [--shards N]``; prints what goes wrong as it does, and a total."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.faults")
+    parser.add_argument("count", type=int, help="how many faults")
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    parser.add_argument("number", type=int, nargs="?", help="a single one to repeat")
+    parser.add_argument("--shards", type=int, default=1, help="so many processes beside each other")
+    parser.add_argument("--share", metavar="K/N", help=argparse.SUPPRESS)  # of such a process
+    asked = parser.parse_args(words)
+    # A shell starts what it puts into the background with this signal ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    if asked.share:
+        first, step = (int(part) for part in asked.share.split("/"))
+        return sharding.tell(injected(range(first, asked.count, step), asked.seed))
+    if asked.number is not None:
+        return sharding.total(injected([asked.number], asked.seed))
+    if asked.shards == 1:
+        return sharding.total(injected(range(asked.count), asked.seed))
+    line = [sys.executable, "-m", "tests.campaigns.faults", str(asked.count), str(asked.seed)]
+    shares = [[*line, "--share", f"{first}/{asked.shards}"] for first in range(min(asked.shards, asked.count))]
+    return sharding.total(sharding.joined(shares))
+
+
+def injected(numbers: Iterable[int], seed: int) -> Iterator[Outcome]:
+    """`campaign` in a folder that is removed afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="faults-") as name,
+        contextlib.closing(campaign(Path(name), numbers, seed)) as outcomes,
+    ):
+        yield from outcomes
 
 
 if __name__ == "__main__":
