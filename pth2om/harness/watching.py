@@ -11,17 +11,21 @@ Considered and left: starting pytest again from its plugin, or forking in it (de
 watchdog beside every run (cannot change the exit status either). Under a plain ``pytest`` the evidence without an end
 record remains, and ``pth2om report`` says so. With pytest-xdist the controller notices a dead worker itself.
 
-The child leaves its words in a file that the environment names; a warm run pays one write for it.
+The child leaves its words in a file that the environment names; a warm run pays one write for it. It ends with its
+parent: a parent that is told to end (a CI that cancels a job, a terminal that closes) ends it as Ctrl-C does, and one
+that is killed lets go of a pipe that the child listens to.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -34,15 +38,25 @@ from pth2om.language import say
 from pth2om.report import github
 
 _NOTE = "PTH2OM_RUN_NOTE"
+_PARENT = "PTH2OM_RUN_PARENT"
 _ENDED = "ended"
 _PLACE = pytest.StashKey[Path]()
 
 
 def take_note(config: pytest.Config) -> None:
     """In the child: remember where the parent reads; not in workers of xdist, nor in a pytest that a test starts."""
-    place = os.environ.pop(_NOTE, None)
+    place, pipe = os.environ.pop(_NOTE, None), os.environ.pop(_PARENT, None)
     if place is not None and not hasattr(config, "workerinput"):
         config.stash[_PLACE] = Path(place)
+        if pipe is not None:
+            threading.Thread(target=_end_with_parent, args=(int(pipe),), daemon=True).start()
+
+
+def _end_with_parent(pipe: int) -> None:
+    """In the child: wait until the parent is gone, then end as by Ctrl-C."""
+    with contextlib.suppress(OSError):
+        os.read(pipe, 1)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def note_folder(config: pytest.Config, folder: Path) -> None:
@@ -81,7 +95,7 @@ class Watched:
 def watch(words: Sequence[str], root: Path, stdout: IO[str] | None = None, stderr: IO[str] | None = None) -> Watched:
     """Run ``pytest WORDS`` as a child, and see what became of it.
 
-    Ctrl-C reaches the child too, which then writes its report; it is waited for.
+    Ctrl-C reaches the child too, which then writes its report; it is waited for. So it is after SIGTERM and SIGHUP.
 
     Args:
         words: of pytest's command line.
@@ -94,14 +108,19 @@ def watch(words: Sequence[str], root: Path, stdout: IO[str] | None = None, stder
     """
     with tempfile.TemporaryDirectory(prefix="pth2om-run-") as place:
         note = Path(place) / "note"
-        child = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *words],
-            cwd=root, stdout=stdout, stderr=stderr, env={**os.environ, _NOTE: str(note)},
-        )  # fmt: skip
-        status: int | None = None
-        while status is None:
-            with contextlib.suppress(KeyboardInterrupt):
-                status = child.wait()
+        environment = {**os.environ, _NOTE: str(note)}
+        with _pipe() as ends:
+            if ends:
+                environment[_PARENT] = str(ends[0])
+            child = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *words],
+                cwd=root, stdout=stdout, stderr=stderr, env=environment, pass_fds=ends,
+            )  # fmt: skip
+            status: int | None = None
+            with _told_to_end(child):
+                while status is None:
+                    with contextlib.suppress(KeyboardInterrupt):
+                        status = child.wait()
         lines = note.read_text(encoding="utf-8").splitlines() if note.exists() else []
     ended = _ENDED in lines
     folder = next((Path(line) for line in lines if line != _ENDED), None)
@@ -119,6 +138,40 @@ def watch(words: Sequence[str], root: Path, stdout: IO[str] | None = None, stder
             with contextlib.suppress(Pth2omError, OSError):
                 render(evidence, evidence.parent)
     return Watched(status, folder, records, complete)
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[int, ...]]:
+    """The end of a pipe that reads nothing for as long as this process lives; none where a child cannot have it."""
+    if os.name != "posix":
+        yield ()
+        return
+    read_end, write_end = os.pipe()
+    try:
+        yield (read_end,)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+@contextlib.contextmanager
+def _told_to_end(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Inside the block, what tells this process to end interrupts the child; told again, it ends it at once."""
+    told: set[int] = set()
+
+    def end(number: int, _: object) -> None:
+        child.send_signal(signal.SIGTERM if number in told else signal.SIGINT)
+        told.add(number)
+
+    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(words: Sequence[str]) -> int:

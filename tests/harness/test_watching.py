@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 import pth2om
+from pth2om.evidence import Joined, read
 from pth2om.report import load
 from tests.harness.test_not_reached import CALM, report_of, second_model
 from tests.harness.tiny import NET
@@ -45,6 +49,46 @@ def test_an_end_outside_of_any_net(repo: pytest.Pytester, where: str) -> None:
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert "ended before its session did" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+WAITS = """
+import os, pathlib, time
+
+def test_waits(checkpoint):
+    pathlib.Path("pid").write_text(str(os.getpid()))
+    time.sleep(100)
+"""
+
+
+def is_running(number: int) -> bool:
+    """Whether the process is there, and no dead child that nobody waited for."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_ends_with_the_process_that_watches_it(repo: pytest.Pytester, how: signal.Signals) -> None:
+    """A CI ends the process that it started; what runs on alone would hold the machine."""
+    (repo.path / "test_cases" / "test_waits.py").write_text(WAITS)
+    words = [sys.executable, "-m", "pth2om.harness", "-k", "waits", "-p", "no:cacheprovider"]
+    parent = subprocess.Popen(words, cwd=repo.path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    pid, deadline = repo.path / "pid", time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child = int(pid.read_text())
+    parent.send_signal(how)
+    assert parent.wait(60) == (-how if how == signal.SIGKILL else pytest.ExitCode.INTERRUPTED)
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(child)
+    (file,) = repo.path.glob("reports/*/evidence.jsonl")
+    coverage = Joined().take(read(file)).coverage
+    assert coverage.ended
+    assert coverage.interrupted
+    assert (file.parent / "index.html").is_file()
 
 
 def test_a_watched_run_is_as_a_plain_one(repo: pytest.Pytester) -> None:
