@@ -3,6 +3,8 @@
 The TorchScript exporter (``dynamo=False``) is the default: for a requested opset of 9 to 17 the dynamo exporter of
 torch 2.13 writes opset 18 without a message (measured). Opsets are tried in the spec's order. The first one is taken
 that can be exported, that is the opset in the written file, and at which ATC has a parser for every operator.
+
+What changes the files that are made here raises `pth2om.conversion.onnx_stage.OnnxStage.version`.
 """
 
 from __future__ import annotations
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from pth2om.ascend.parser_table import MissingOperator
     from pth2om.custom_ops.bodies import Bodies
     from pth2om.spec import CustomOp
-
-VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -186,3 +186,14 @@ def test_the_faces_are_light(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_the_plugin_is_lighter_still() -> None:
+    """Every pytest loads it where pth2om is installed, whether there is something to accept or not."""
+    code = (
+        "import sys, pth2om.harness.plugin; "
+        "print(*sorted({name.split('.')[1] for name in sys.modules if name.startswith('pth2om.')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    rooms = "errors escaping files harness language progress release terminal"
+    assert (done.stdout.strip(), done.stderr) == (rooms, "")

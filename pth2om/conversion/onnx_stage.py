@@ -58,13 +58,7 @@ class OnnxStage:
     shape: Shape
     opsets: tuple[int, ...] = ()
     name = "onnx"
-
-    @property
-    def version(self) -> int:
-        """See `Stage.version`."""
-        from pth2om import export
-
-        return export.VERSION
+    version = 4  # here and not in `pth2om.export`, which a run that finds its files in the store does not import
 
     @property
     def libraries(self) -> tuple[str, ...]:

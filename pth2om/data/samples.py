@@ -8,17 +8,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from pth2om.data.arrays import row_of
 from pth2om.data.labelled import Labelled
-from pth2om.data.normalizing import preparation, prepare, window_of
 from pth2om.data.preprocess import VERSION as PREPROCESS_VERSION
 from pth2om.data.preprocess import Preprocessor
 from pth2om.session import Array
 from pth2om.spec import Input, Spec
+
+if TYPE_CHECKING:
+    from pth2om.data.normalizing import Preparation  # of volumes only, where a spec has some
 
 VERSION = 1
 
@@ -84,7 +86,11 @@ class Samples:
         self._dataset = dataset
         self._rows = rows
         self._fed = spec.fed_input if spec.preprocess else None
-        self._preparation = preparation(spec) if spec.volume is not None and dataset is not None else None
+        self._preparation: Preparation | None = None
+        if spec.volume is not None and dataset is not None:
+            from pth2om.data.normalizing import preparation
+
+            self._preparation = preparation(spec)
         self.pixels = max(spec.preprocess.size) if spec.preprocess else None
 
     def __len__(self) -> int:
@@ -142,6 +148,8 @@ class Samples:
         if row.kind == "real" and self._dataset is not None and self._dataset.has_arrays:
             return row_of(self._dataset, entry, row.image)
         if row.kind == "real" and position == 0 and self._dataset is not None and self._preparation is not None:
+            from pth2om.data.normalizing import prepare, window_of
+
             volume = self._dataset.volume(row.image, reorient=self._preparation.reorient)
             prepared = prepare(volume, self._preparation, where=self._dataset.file(row.image))
             return window_of(prepared, entry.shape[1:]).astype(entry.dtype)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pth2om.harness import machines
-from pth2om.host import data_roots
 from pth2om.language import say
 from pth2om.release import status
 
@@ -124,6 +123,7 @@ def settings(config: pytest.Config, models: Path) -> RunSettings:
         UsageError: an option that takes ``NAME=PATH`` has something else, or a path that is not there.
     """
     from pth2om.conversion.settings import RunSettings
+    from pth2om.host import data_roots
 
     roots = [config.invocation_params.dir / Path(folder).expanduser() for folder in config.getoption("--om-data-dir")]
     for root in roots:

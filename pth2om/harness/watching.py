@@ -28,14 +28,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
 from pth2om.errors import Pth2omError
-from pth2om.evidence import EndRecord, Joined, Record, read
 from pth2om.language import say
-from pth2om.report import github
+
+if TYPE_CHECKING:
+    from pth2om.evidence import Record
 
 _NOTE = "PTH2OM_RUN_NOTE"
 _PARENT = "PTH2OM_RUN_PARENT"
@@ -106,6 +107,8 @@ def watch(words: Sequence[str], root: Path, stdout: IO[str] | None = None, stder
     Raises:
         DataError: the evidence cannot be read.
     """
+    from pth2om.evidence import EndRecord, read  # here: the child, and every pytest, reads no evidence
+
     with tempfile.TemporaryDirectory(prefix="pth2om-run-") as place:
         note = Path(place) / "note"
         environment = {**os.environ, _NOTE: str(note)}
@@ -185,6 +188,9 @@ def main(words: Sequence[str]) -> int:
         folder = str(run.folder / "index.html") if run.folder is not None else "-"
         print(say("plugin.died", status=run.exit_status, path=folder).with_fix(), file=sys.stderr)
         if run.folder is not None and run.records:
+            from pth2om.evidence import Joined
+            from pth2om.report import github
+
             joined = Joined().take(run.records)
             github.tell(run.folder, [*joined.gates, *joined.coverage.unreached], Path("models"), print)
     return run.exit_status

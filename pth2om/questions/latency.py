@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pth2om.conversion.stage import forget, run
-from pth2om.export_probe import example
+from pth2om.conversion.stage import Work, forget, run
 from pth2om.host import host_fingerprint
 from pth2om.questions.subject import Subject, answers
 
@@ -39,14 +38,20 @@ def latency(subject: Subject, candidate: Candidate, *, remeasure: bool = False) 
         estimate = None if subject.variant is None else _estimate(subject, subject.variant)
     if candidate.role != "om" or ground in ("device", "double"):
         batch = subject.batch or spec.batches[0]
-        feeds = example(subject.spec.inputs, batch, settings.seed)
+
+        def timed(_: Work) -> Any:  # noqa: ANN401 - JSON
+            from pth2om.export_probe import example
+
+            feeds = example(subject.spec.inputs, batch, settings.seed)
+            return timing.measure(session, feeds, batch=batch, cap_seconds=_SECONDS)
+
         stage = subject.measurement(
             "latency",
             timing.VERSION,
             {"session": session.digest},
             {"host": host_fingerprint(), "batch": batch, "threads": settings.threads, "seed": settings.seed},
             ("numpy",),
-            lambda _: timing.measure(session, feeds, batch=batch, cap_seconds=_SECONDS),
+            timed,
         )
         if remeasure:
             forget(stage, pipeline.store)

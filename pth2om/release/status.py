@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from pth2om.evidence import GateRecord
 from pth2om.language import Message, say
-from pth2om.release.waivers import is_waived
+
+if TYPE_CHECKING:
+    from pth2om.evidence import GateRecord
 
 WORDS = ("failed", "not_reached", "inconclusive", "not_measured", "nothing")
 """What ``--fail-on`` knows: verdicts, and ``nothing`` for a run in which nothing was measured at all."""
@@ -24,6 +26,8 @@ def reasons(
         fail_on: some of `WORDS`.
         planned: whether it was to answer anything.
     """
+    from pth2om.release.waivers import is_waived  # here: pytest's options name `WORDS` wherever pth2om is installed
+
     counts: Counter[str] = Counter(gate.verdict for gate in gates if not is_waived(gate))
     found = [
         say(f"plugin.exit-{word.replace('_', '-')}", count=counts[word])
