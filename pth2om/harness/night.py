@@ -71,22 +71,30 @@ def main(words: Sequence[str], root: Path | None = None) -> int:
 
 
 def _keep(folder: Path, root: Path, baseline: Path) -> None:
-    """Add the run to the history; make the baseline of it where there is none and it is good enough."""
+    """Add the run to the history; make the baseline of it where there is none and it is good enough.
+
+    Raises:
+        DataError: history or baseline cannot be written.
+    """
     from pth2om.report.trend import draw
 
-    places = history.append(read(folder), root / REPORTS / "history")
+    night = read(folder)
+    places = history.append(night, root / REPORTS / "history")
     for page in draw(root / REPORTS / "history", {place.stem for place in places}):
         print(page)
     if (root / baseline).exists():
         return
-    from pth2om.release.comparing import update
+    from pth2om.release import baseline as baselines
     from pth2om.release.needs import needs
+    from pth2om.release.results import Results
+    from pth2om.store import Store
 
     try:
-        made = update([folder], root / baseline)
-    except DataError as error:
+        made = baselines.make([night], Results(Store()))
+    except DataError as error:  # the night is not good enough
         print(error)
         return
+    baselines.write(made, root / baseline)
     print(say("release.written", path=str(root / baseline), count=len(made.entries), runs=len(made.runs)))
     for line in needs(made):
         print(line)

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from pth2om.errors import DataError
-from pth2om.evidence import GateRecord, Joined, StageRecord, merge, read
-from pth2om.harness.night import words_of
+from pth2om.evidence import GateRecord, Joined, Limit, StageRecord, merge, read
+from pth2om.harness.night import main, words_of
+from pth2om.harness.watching import Watched
 from pth2om.release import history, night
+from tests.release import nights
 
 SOC = "Ascend310B1"
 WORDS = ("-k", "fp16-bs1 and (preflight or om_matches) or exports", "--soc", SOC, "-p", "no:cacheprovider")
@@ -109,3 +111,18 @@ def test_the_words_of_a_night(tmp_path: Path, words: list[str], more: list[str])
     (tmp_path / "reports" / "baselines").mkdir(parents=True)
     (tmp_path / "reports" / "baselines" / f"{SOC}.json").write_text("{}")
     assert words_of(words, tmp_path)[0] == [*words, *more]
+
+
+def test_a_baseline_that_cannot_be_written_is_no_good_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A night that is not good enough makes none, and exits as its run did; a full disk is another thing."""
+    folder = nights.write(tmp_path / "reports" / "a", [*nights.stages(), nights.gate()])
+    bad = nights.write(tmp_path / "reports" / "b", [nights.gate(verdict="failed", limit=Limit("<=", -1.0))])
+    (tmp_path / "reports" / "baselines").touch()  # where the folder should be
+    for run, status, told in ((folder, 1, "cannot be written"), (bad, 0, "no baseline is made from it")):
+        watched = Watched(0, run, tuple(read(run / "evidence.jsonl")), complete=True)
+        monkeypatch.setattr("pth2om.harness.night.watch", lambda *_, done=watched: done)
+        assert main([], tmp_path) == status
+        printed = capsys.readouterr()
+        assert told in printed.out + printed.err
