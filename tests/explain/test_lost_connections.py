@@ -11,8 +11,9 @@ from pth2om.explain import explain, explain_error
 from pth2om.language import say
 
 LINK = (
-    "lost silent restarted not-loaded busy no-ssh garbage frame-garbage frame-length frame-header protocol other-agent "
-    "old-python ssh-denied ssh-host-key ssh-host-changed ssh-no-host ssh-no-python ssh-refused ssh-unreachable"
+    "lost silent silent-start restarted not-loaded busy no-ssh garbage frame-garbage frame-length frame-header",
+    "protocol other-agent old-python ssh-denied ssh-host-key ssh-host-changed ssh-no-host ssh-no-python ssh-refused",
+    "ssh-unreachable busy-undated busy-unnamed",
 )
 SAID = (
     "[Errno 32] Broken pipe", "SIGKILL", "status 255", "status 137", "Killed by signal 15.", "ended: ", "cut: ",
@@ -24,7 +25,7 @@ SAID = (
 """What is said of a connection that ended, by ssh and by Python."""
 
 
-@pytest.mark.parametrize("key", LINK.split())
+@pytest.mark.parametrize("key", " ".join(LINK).split())
 def test_a_lost_connection_has_no_other_cause(key: str) -> None:
     """Whatever it was raised in: a broken pipe to a board says nothing of the compiler's memory."""
     places = set(re.findall(r"{(\w+)}", say(f"cann.{key}").render("en")))

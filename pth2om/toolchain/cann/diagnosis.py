@@ -116,7 +116,9 @@ def asked(place: Place) -> Diagnosis:
     except ToolchainError as error:
         return unreachable(place.url, error.message)
     if answer.get("kind") != "doctor":
-        return unreachable(place.url, say("doctor.unreachable", reason=json.dumps(answer)[:300]))
+        from pth2om.toolchain.cann.board import failure  # with NumPy, which a whole examination needs not
+
+        return unreachable(place.url, failure(answer, place.name).message)
     return remote(place.url, answer["facts"], now=time.time())
 
 

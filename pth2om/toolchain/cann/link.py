@@ -32,6 +32,8 @@ GRACE = 15.0
 
 _GREETING = b"PTH2OM "
 _MOST_GREETING = 4096
+_MOST_SAID = 64 << 10
+_SHOWN = 200
 _BOOT = """
 import hashlib, os, sys
 n, d = {size}, {digest!r}
@@ -47,6 +49,7 @@ except OSError as error:
 p = os.path.join(c, "agent-" + d + ".pyz")
 def ok():
     try:
+        if not os.path.isfile(p): return False
         with open(p, "rb") as f: return hashlib.sha256(f.read()).hexdigest() == d
     except OSError: return False
 if ok():
@@ -68,7 +71,7 @@ else:
         except OSError: pass
         sys.exit(4)
     if not ok(): sys.exit(5)
-os.execv(sys.executable, [sys.executable, p, "serve"])
+os.execv(sys.executable, [sys.executable, "-X", "utf8", p, "serve"])
 """
 """What starts the agent: it runs in any Python, tells the version, takes the agent's file where it is not there yet."""
 
@@ -104,6 +107,7 @@ class Link:
         self.place = place
         self._shipment = shipment or agent()
         self._number = 0
+        self._greeted = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has ended
         try:
             self._process = subprocess.Popen(
@@ -128,10 +132,11 @@ class Link:
             try:
                 _put(self._write, f"exec({boot!r})\n".encode())
                 word, version = self._greeting()
+                self._greeted = True
                 if word == "old":
                     raise ToolchainError("cann.old-python", where=self.place.name, version=version)
                 if word == "full":
-                    raise ToolchainError("cann.no-cache", where=self.place.name, reason=self._said())
+                    raise ToolchainError("cann.no-cache", where=self.place.name, reason=_last(self._said()))
                 if word == "want":
                     _put(self._write, self._shipment.data)
                 header, length = self._pipe.receive()
@@ -152,9 +157,8 @@ class Link:
             line += byte
         if not line.startswith(_GREETING):
             if line:
-                raise ToolchainError(
-                    "cann.garbage", where=self.place.name, text=first_line(line.decode(errors="replace"))
-                )
+                text = first_line(line.decode(errors="replace"))[:_SHOWN]
+                raise ToolchainError("cann.garbage", where=self.place.name, text=text)
             raise FrameError("ended")
         word, _, version = line.decode(errors="replace")[len(_GREETING) :].strip().partition(" ")
         return word, version
@@ -250,7 +254,8 @@ class Link:
         """The error for a connection that failed, by what ssh or Python printed."""
         where = self.place.name
         if self._limit.passed is not None:
-            return LostError("cann.silent", where=where, seconds=round(self._limit.passed))
+            key = "cann.silent" if self._greeted else "cann.silent-start"
+            return LostError(key, where=where, seconds=round(self._limit.passed))
         if isinstance(error, FrameError) and error.kind in ("garbage", "length", "header"):
             return ToolchainError(f"cann.frame-{error.kind}", where=where, text=error.text)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -270,8 +275,8 @@ class Link:
 
     def _said(self) -> str:
         try:
-            self._stderr.seek(0)
-            return self._stderr.read(64 << 10).decode("utf-8", "replace")
+            self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _MOST_SAID))  # ssh's own words come last
+            return self._stderr.read(_MOST_SAID).decode("utf-8", "replace")
         except (OSError, ValueError):
             return ""
 

@@ -13,8 +13,11 @@ SSH_CONFIG = "PTH2OM_SSH_CONFIG"
 """A configuration file for ssh other than the user's own: keys, known hosts, jump hosts."""
 
 _URL = re.compile(
-    r"ssh://(?:(?P<user>[\w.][\w.-]*)@)?(?P<host>[\w.][\w.-]*|\[[0-9A-Fa-f:.%\w]+\])(?::(?P<port>\d{1,5}))?/?"
+    r"ssh://(?:(?P<user>[\w.][\w.-]{0,63})@)?(?P<host>[\w.][\w.-]{0,252}|\[[0-9A-Fa-f:.%\w]{1,64}\])"
+    r"(?::(?P<port>[0-9]{1,5}))?/?"
 )
+_SHOWN = 200
+_PASSWORD = re.compile(r"^(\s*(?:\w+://)?[^/@:]*):[^/]*@", re.DOTALL)
 _START = "import sys;exec(sys.stdin.buffer.readline())"
 
 
@@ -37,7 +40,9 @@ class Place:
         """
         found = _URL.fullmatch(url)
         if not found or not 0 < int(found["port"] or 22) < 65536:
-            raise ToolchainError("cann.board-url", url=url)
+            hidden = _PASSWORD.sub(r"\1:***@", url)
+            key = "cann.board-url" if hidden == url else "cann.board-password"
+            raise ToolchainError(key, url=hidden[:_SHOWN] or "''")
         return cls(url.rstrip("/"))
 
     @property

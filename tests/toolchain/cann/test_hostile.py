@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pth2om.errors import CrashError, LostError, ToolchainError
-from pth2om.toolchain.cann import CannToolchain, shipping
+from pth2om.toolchain.cann import CannToolchain, diagnosis, shipping
 from pth2om.toolchain.cann import machine as board_at
 from pth2om.toolchain.cann.agent.child import Child, ChildError
 from pth2om.toolchain.cann.agent.frames import MAGIC, PROTOCOL, FrameError, Pipe
@@ -199,6 +199,45 @@ def test_agents_that_are_left_over_do_no_harm(tmp_path, monkeypatch) -> None:
     assert mine.read_bytes() == shipping.agent().data
 
 
+@pytest.mark.parametrize("thing", ["folder", "pipe", "nowhere", "link"])
+def test_something_else_has_the_agents_name(tmp_path, monkeypatch, thing: str) -> None:
+    """What can be replaced is, without being opened or followed; a folder is named."""
+    monkeypatch.setenv("PTH2OM_BOARD_CACHE", str(tmp_path))
+    path = tmp_path / f"agent-{shipping.agent().digest}.pyz"
+    (tmp_path / "mine").write_text("precious")
+    {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "nowhere": lambda: path.symlink_to("/nonexistent/x"),
+        "link": lambda: path.symlink_to(tmp_path / "mine"),
+    }[thing]()
+    if thing == "folder":
+        with pytest.raises(ToolchainError, match=r"cannot be stored there.*Is a directory"):
+            Link(Place())
+        return
+    Link(Place()).close()
+    assert path.read_bytes() == shipping.agent().data
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted((path.name, "mine"))
+
+
+def test_a_locale_of_ascii_knows_other_names_too(tmp_path, monkeypatch) -> None:
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PTH2OM_BOARD_CACHE", str(tmp_path / "缓存 ß"))
+    found = diagnosis.asked(Place())
+    assert found.facts["machine"]["arch"]
+    assert (tmp_path / "缓存 ß").is_dir()
+
+
+def test_an_examination_that_fails_is_told_in_a_sentence(scripted) -> None:
+    answer = framed({"kind": "error", "id": 1, "error": "agent", "values": {"reason": "OSError: no"}})
+    scripted(b"PTH2OM have 3.11.2\n" + HELLO + answer).close()  # from now on
+    found = diagnosis.asked(Place())
+    assert [finding.message.key for finding in found.findings] == ["cann.agent"]
+    assert "OSError: no" in "\n".join(found.lines("zh"))
+
+
 def test_a_board_that_starts_anew_while_it_is_leased(toolchain, compiled) -> None:
     """The run is told; the one after it is as if nothing had been."""
     board = board_at()
@@ -295,6 +334,23 @@ def test_two_runs_at_once_take_turns(toolchain, compiled, tmp_path) -> None:
         theirs, _ = other.communicate(timeout=60)
     assert mine == theirs.split()
     assert Lease().look() == {"held": False}
+
+
+def test_a_login_that_waits_is_told_from_an_agent_that_does(scripted, monkeypatch) -> None:
+    """A `.bashrc` that reads its input takes the line that was for Python."""
+    monkeypatch.setattr("pth2om.toolchain.cann.link.CONNECT", 0.5)
+    with pytest.raises(LostError, match=r"No Python there answers within 0 s[\s\S]*bashrc"):
+        scripted(b"", "exec sleep 30")
+    with pytest.raises(LostError, match="No answer within"):
+        scripted(b"PTH2OM have 3.11.2\n", "exec sleep 30")
+
+
+def test_what_ssh_says_last_is_read_behind_megabytes(scripted) -> None:
+    with pytest.raises(LostError, match="Connection closed by peer"):
+        scripted(b"", "yes of a profile | head -c 3000000 >&2; echo Connection closed by peer >&2")
+    with pytest.raises(ToolchainError, match="prints before") as caught:
+        scripted(b"x" * 4000, "exec sleep 1")
+    assert len(str(caught.value)) < 700
 
 
 def test_a_silent_agent_is_ended_at_its_limit(scripted, monkeypatch) -> None:

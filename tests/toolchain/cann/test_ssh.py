@@ -215,11 +215,32 @@ def test_boards_that_differ_are_refused(board, keys, tmp_path, machine) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "192.0.2.7", "ssh://", "ssh://-oProxyCommand=x", "ssh://a b", "ssh://h:99999", "ssh://h/x"]
+    "url",
+    [
+        "",
+        "192.0.2.7",
+        "ssh://",
+        "ssh://-oProxyCommand=x",
+        "ssh://a b",
+        "ssh://h:99999",
+        "ssh://h/x",
+        "ssh://h:１２",
+        f"ssh://{'a' * 999}",
+    ],
 )
 def test_what_is_no_address_is_refused(url) -> None:
     with pytest.raises(ToolchainError, match="ssh://"):
         Place.of(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["ssh://u:s3cret@h", "ssh://u:s3c@ret@h:22", "u:s3cret@h", "ssh://用户:s3cret@h", "ssh://:s3cret@h/x"]
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(url) -> None:
+    with pytest.raises(ToolchainError, match="ssh-copy-id") as caught:
+        Place.of(url)
+    assert "s3c" not in caught.value.message.with_fix("en") + str(caught.value)
+    assert "***" in str(caught.value)
 
 
 def test_the_command_shares_no_connection_and_asks_nothing() -> None:

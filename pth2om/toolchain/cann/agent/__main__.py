@@ -37,13 +37,17 @@ def main(arguments: List[str]) -> int:
     return 2
 
 
+_UTF8 = ("-X", "utf8")
+"""Names of files are whatever the board's locale says they are: one of ASCII has no others."""
+
+
 def _own() -> Tuple[List[str], str]:
     """The arguments that start this agent, for a Python to be put before them, and the sha256 of its file."""
     file = os.path.abspath(sys.argv[0])
     if not os.path.isfile(file) or file.endswith("__main__.py"):
-        return ["-m", str(__package__)], ""
+        return [*_UTF8, "-m", str(__package__)], ""
     with open(file, "rb") as opened:
-        return [file], hashlib.sha256(opened.read()).hexdigest()
+        return [*_UTF8, file], hashlib.sha256(opened.read()).hexdigest()
 
 
 if __name__ == "__main__":
