@@ -22,12 +22,14 @@ def rest(config: pytest.Config) -> None:
         config.add_cleanup(lambda: work(config))
 
 
-def work(config: pytest.Config) -> None:
-    """Collect again, and never look through what there is now; does nothing where the caller of pytest switched it off.
+def keep() -> None:
+    """Never look through what there is now: also the collections that pytest makes at its end then take no time."""
+    gc.freeze()
 
-    What is collected after the session (pytest does so several times) then takes no time either.
-    """
+
+def work(config: pytest.Config) -> None:
+    """Collect again, but not what there is now; does nothing where the caller of pytest switched it off."""
     if config.stash.get(_RESTS, False):
         config.stash[_RESTS] = False
-        gc.freeze()
+        keep()
         gc.enable()

@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(fixtures, "pth2om-fixtures")
     config.pluginmanager.register(outcomes, "pth2om-outcomes")
     config.pluginmanager.register(workers, "pth2om-workers")
+    garbage.keep()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
