@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -123,8 +124,13 @@ def make(nights: Sequence[Night], results: Results | None = None, replaced: Base
     Raises:
         DataError: a run must not make one, with the reason.
     """
+    known: set[str] = set()
     for night in nights:
         _accept(night, replaced)
+        names = {run.run for run in night.runs}
+        if twice := sorted(names & known):
+            raise DataError("release.run-twice", where=twice[0])
+        known |= names
     return of(nights, results)
 
 
@@ -222,10 +228,9 @@ def read(path: Path) -> Baseline:
     """A baseline from its file.
 
     Raises:
-        DataError: it cannot be read, is too large, or is none.
+        DataError: it cannot be read, is too large, is of another version, or is none, with the reason: such files are
+            edited, merged and copied by people.
     """
-    import pydantic
-
     try:
         if path.stat().st_size > MOST_BYTES:
             raise DataError("release.too-large", where=str(path), most=MOST_BYTES)
@@ -235,22 +240,75 @@ def read(path: Path) -> Baseline:
     except OSError as error:
         raise DataError("release.unreadable", where=str(path), reason=error.strerror or str(error)) from None
     try:
-        from pydantic_core import from_json
+        # The same file, whatever an editor or git made of its line ends.
+        text = raw.decode("utf-8-sig").replace("\r\n", "\n")
+        return _parsed(text, str(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError("release.baseline-damaged", where=str(path), reason=_first(error)) from None
 
-        data = from_json(raw, allow_inf_nan=False)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise DataError("release.no-baseline", where=str(path))
-        filled = {name: _DEFAULTS | one for name, one in data["entries"].items()}
-        entries = pydantic.TypeAdapter(dict[str, Entry]).validate_python(filled)
-        made = pydantic.TypeAdapter(dict[str, Made]).validate_python(data.get("made", {}))
-        runs = pydantic.TypeAdapter(tuple[str, ...]).validate_python(data["runs"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError("release.no-baseline", where=str(path)) from None
-    if any(not one.values for one in entries.values()):
-        raise DataError("release.no-baseline", where=str(path))
-    return Baseline(runs, entries, made, hashlib.sha256(raw).hexdigest())
+
+def _parsed(text: str, where: str) -> Baseline:
+    """The baseline of a file's text.
+
+    Raises:
+        DataError: it is of another version.
+        ValueError: it is none.
+    """
+    import pydantic
+
+    data = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    if not isinstance(data, dict) or type(data.get("format")) is not int:
+        raise DataError("release.no-baseline", where=where)
+    if data["format"] != FORMAT:
+        raise DataError("release.baseline-format", where=where, format=data["format"], known=FORMAT)
+    filled = data.get("entries")
+    if isinstance(filled, dict):
+        filled = {name: _DEFAULTS | one if isinstance(one, dict) else one for name, one in filled.items()}
+    entries = pydantic.TypeAdapter(dict[str, Entry]).validate_python(filled)
+    made = pydantic.TypeAdapter(dict[str, Made]).validate_python(data.get("made", {}))
+    runs = pydantic.TypeAdapter(tuple[str, ...]).validate_python(data.get("runs"))
+    if not entries:
+        raise ValueError("entries: {}")
+    for name, one in entries.items():
+        if problem := _problem(name, one):
+            raise ValueError(f"{name}: {problem}")
+    return Baseline(runs, entries, made, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _problem(name: str, one: Entry) -> str:
+    """The field of an entry that cannot be as `make` wrote it; empty where there is none."""
+    where = f"{one.model}/{one.variant or '-'}/{one.soc or '-'}/{one.question}/{one.check}"
+    if name != (f"{where}@{one.dataset}" if one.dataset else where):
+        return "id"
+    least = 0.0 if one.kind == "latency" else -math.inf
+    if not one.values or not all(math.isfinite(value) and value > least for value in one.values):
+        return "values"
+    low, high = one.interval or (0.0, 0.0)
+    return "" if low <= high and math.isfinite(high - low) else "interval"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of which no name stands twice: of two entries of one id nobody knows which one counts."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name}: 2 x")
+        found[name] = value
+    return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(name)
+
+
+def _first(error: Exception) -> str:
+    """What is wrong, in one line."""
+    import pydantic
+
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))[:300]
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 _DEFAULTS: dict[str, Any] = {

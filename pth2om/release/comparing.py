@@ -35,8 +35,10 @@ def compare(old: Path, new: Path, store: Store | None = None) -> list[GateRecord
     """The gates of the question *regression* of a run against a baseline or another run.
 
     Raises:
-        DataError: one of them cannot be read, or the baseline was made from this run.
+        DataError: one of them cannot be read, they were exchanged, or the baseline was made from this run.
     """
+    if new.suffix == ".json" and new.is_file():
+        raise DataError("release.swapped", where=str(new))
     results = Results(store or Store())
     is_run = old.is_dir() or old.suffix == ".jsonl"
     against = baseline.of([night.read(old)], results) if is_run else baseline.read(old)

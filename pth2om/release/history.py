@@ -5,6 +5,7 @@ One line a run, so that an interrupted write damages that line only. Readers ski
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import errno
 import json
@@ -181,10 +182,12 @@ def _parsed(line: bytes) -> Point | None:
     from pydantic_core import from_json
 
     try:
-        data: Any = from_json(line, allow_inf_nan=False)
+        data: Any = from_json(line.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
         point = pydantic.TypeAdapter(Point).validate_python(data)
     except ValueError:
         return None
+    if not all(math.isfinite(value) for value, _, _ in point.values.values()):
+        return None  # 1e999
     # Each night names the same figures, grounds and machines.
     values = {
         sys.intern(name): (value, sys.intern(ground), sys.intern(host))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 import re
@@ -48,6 +49,15 @@ def test_any_bytes_are_read(tmp_path_factory: pytest.TempPathFactory, data: byte
     file = tmp_path_factory.mktemp("h") / "net.jsonl"
     file.write_bytes(data)
     assert history.read(file)[0] == []
+
+
+def test_a_mark_at_the_beginning_costs_no_night_and_no_number_is_beyond_all(tmp_path: Path) -> None:
+    lines = [json.dumps(dataclasses.asdict(one)).encode() for one in nights_of({"net/x/accuracy/y": [1.5, 2.5]})]
+    file = tmp_path / "net.jsonl"
+    file.write_bytes(codecs.BOM_UTF8 + lines[0] + b"\r\n" + lines[1].replace(b"2.5", b"1e999") + b"\r\n")
+    points, skipped = history.read(file)
+    assert [one.run for one in points] == ["run0"]
+    assert len(skipped) == 1
 
 
 def test_a_name_that_is_a_path_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +64,67 @@ def test_a_baseline_does_not_judge_the_run_it_was_made_of(tmp_path: Path) -> Non
     update([write(tmp_path / "run", [gate()])], tmp_path / "b.json")
     with pytest.raises(DataError, match="this very run"):
         compare(tmp_path / "b.json", tmp_path / "run")
+
+
+def edited(**changed: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda data: next(iter(data["entries"].values())).update(changed)
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda data: data.update(format=2), "format 2; this version reads format 1"),
+        (lambda data: data.update(format=True), "no baseline"),
+        (lambda data: data.update(entries={}), "entries"),
+        (lambda data: data.pop("runs"), "tuple"),
+        (edited(values=[]), "values"),
+        (edited(values=[1e999]), "Infinity"),
+        (edited(model="other"), "id"),
+        (edited(interval=[1, -1]), "interval"),
+        (edited(kind="latency", values=[-1.0]), "values"),
+        (edited(kind="accuracys"), "kind"),
+    ],
+)
+def test_what_a_hand_did_to_a_baseline_is_named(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], None], told: str
+) -> None:
+    file = tmp_path / "b.json"
+    update([write(tmp_path / "run", [gate()])], file)
+    data = json.loads(file.read_text(encoding="utf-8"))
+    edit(data)
+    file.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(DataError, match=told):
+        baseline.read(file)
+
+
+def test_what_git_and_editors_do_to_a_baseline(tmp_path: Path) -> None:
+    """Line ends and a mark at the beginning change nothing; what a merge leaves is refused with its place."""
+    file = tmp_path / "b.json"
+    update([write(tmp_path / "run", [gate(), gate(check="om/top5/drop")])], file)
+    plain, raw = baseline.read(file), file.read_bytes()
+    file.write_bytes(b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n"))
+    assert baseline.read(file) == plain
+    first, second = sorted(plain.entries)
+    at, end = raw.index(f'"{first}"'.encode()), raw.index(f'"{second}"'.encode())
+    file.write_bytes(raw[:end] + raw[at:])
+    with pytest.raises(DataError, match=rf"{first}: 2 x"):
+        baseline.read(file)
+    file.write_bytes(raw[:at] + b"<<<<<<< ours\n" + raw[at:])
+    with pytest.raises(DataError, match="line 3 column"):
+        baseline.read(file)
+    file.write_bytes(raw.replace(b"5000", b"1e999"))
+    with pytest.raises(DataError, match=r"\.n: "):
+        baseline.read(file)
+
+
+def test_a_run_counts_once_and_a_baseline_is_no_run(tmp_path: Path) -> None:
+    """A run named twice would look as if nothing varied."""
+    run, other = (write(tmp_path / name, [gate()]) for name in ("a", "b"))
+    with pytest.raises(DataError, match="named twice"):
+        update([run, other, run], tmp_path / "b.json")
+    update([run, other], tmp_path / "b.json")
+    with pytest.raises(DataError, match="The baseline comes first"):
+        compare(run, tmp_path / "b.json")
 
 
 @pytest.mark.parametrize(
