@@ -25,7 +25,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,10 @@ class Waiver:
         return re.compile(translate(self.gate))
 
     def fits(self, gate: GateRecord) -> bool:
-        """Whether it is about this gate."""
-        return gate.question == self.stage and self._pattern.match(gate.id) is not None
+        """Whether it is about this gate; what stands before the first slash is compared with the model alone."""
+        if gate.question != self.stage or self._pattern.match(gate.id) is None:
+            return False
+        return fnmatchcase(gate.model, self.gate.partition("/")[0])
 
     def lapsed(self, today: date) -> bool:
         """Whether its last day is over."""
@@ -167,7 +169,7 @@ def read(path: Path, today: date | None = None) -> Waivers:
             text = file.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
             raise DataError("release.too-large", where=str(path), most=_MOST_BYTES)
-        data = tomllib.loads(text.decode("utf-8"))
+        data = tomllib.loads(text.decode("utf-8-sig"))
         rows = data.get("waiver", [])
         if not isinstance(rows, list) or set(data) - {"waiver"} or len(rows) > _MOST:
             raise ValueError("[[waiver]]")

@@ -81,6 +81,8 @@ def _whole(night: Night) -> Iterator[Refusal]:
 
 
 def _asked(policy: Policy, scope: Scope) -> Iterator[Refusal]:
+    if scope.socs and policy.release.soc not in scope.socs:
+        yield Refusal(say("signoff.soc-absent", soc=policy.release.soc, socs=", ".join(scope.socs)[:200]))
     for pattern in scope.unfitting:
         yield Refusal(say("signoff.nothing-fits", pattern=pattern, soc=policy.release.soc))
     for model in scope.without:

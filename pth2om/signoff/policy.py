@@ -51,7 +51,7 @@ class Proof(Table):
 class Waiving(Table):
     """``[waivers]``."""
 
-    accept: bool = False
+    accept: bool = Field(default=False, strict=True)
 
 
 class Policy(Table):

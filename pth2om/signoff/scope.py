@@ -58,6 +58,7 @@ class Scope:
         without: models that the policy names, and of which its variants fit none.
         unread: models whose spec this version cannot read, so that nobody knows which variants there have to be.
         missing: (model, variant) that a spec lists, the policy asks for, and the run did not compile.
+        socs: that the run is for.
     """
 
     oms: tuple[Om, ...]
@@ -67,6 +68,7 @@ class Scope:
     without: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()
+    socs: tuple[str, ...] = ()
 
 
 def of(night: Night, policy: Policy) -> Scope:
@@ -97,12 +99,15 @@ def of(night: Night, policy: Policy) -> Scope:
         if gate.model not in specs or (gate.soc in (None, asked.soc) and (gate.model, gate.variant) in own)
     ]
     unfitting = [name for name in asked.models if not any(fnmatchcase(model, name) for model in specs)]
-    unfitting += [name for name in asked.variants if not any(fnmatchcase(variant, name) for _, variant in wanted)]
+    # Of models that are not there no variant is either: their own names say what is wrong.
+    variants = asked.variants if models else ()
+    unfitting += [name for name in variants if not any(fnmatchcase(variant, name) for _, variant in wanted)]
+    socs = {gate.soc for gate in gates if gate.soc} | {one.provenance.soc for one in night.made if one.provenance.soc}
     missing = tuple(one for one in wanted if one not in compiled)
     without = tuple(model for model in models if model not in {name for name, _ in wanted})
     unread = tuple(model for model, variants in read if variants is None)
     named = {name: specs[name] for name in models}
-    return Scope(tuple(oms), tuple(inside), named, tuple(unfitting), without, unread, missing)
+    return Scope(tuple(oms), tuple(inside), named, tuple(unfitting), without, unread, missing, tuple(sorted(socs)))
 
 
 def about(gate: GateRecord, om: Om) -> bool:

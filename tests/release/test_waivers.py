@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import re
 from datetime import date
@@ -70,6 +71,23 @@ def test_what_cannot_be_read_waives_nothing(tmp_path: Path, key: str, value: str
     waivers = read(file(tmp_path, **{key: value}), TODAY)
     assert not is_waived(waivers.over(FAILED))
     assert keys(waivers) == ["waiver-wrong"]
+
+
+@pytest.mark.parametrize("pattern", ["*A*", "*cc*", "*int8*", "*310B1/*", "int8*"])
+def test_a_word_of_the_rest_of_an_id_names_no_model(tmp_path: Path, pattern: str) -> None:
+    """``*A*`` fits every id for a SoC that begins so: it would waive all models."""
+    waivers = read(file(tmp_path, gate=f'"{pattern}"'), TODAY)
+    assert not is_waived(waivers.over(FAILED))
+    assert keys(waivers) == ["waiver-unused"]
+    assert all(
+        is_waived(read(file(tmp_path, gate=f'"{name}"'), TODAY).over(FAILED)) for name in ("net*", "n*t/*", "*e*")
+    )
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    path = file(tmp_path)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert is_waived(read(path, TODAY).over(FAILED))
 
 
 def test_a_lapsed_one_waives_nothing_from_the_day_after(tmp_path: Path) -> None:

@@ -319,6 +319,23 @@ def test_evidence_without_digests_and_several_runs_are_refused(desk: Desk) -> No
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "told", "not_told"),
+    [
+        (SOC, SOC.lower(), "The policy is for 'ascend310b1', and the run for Ascend310B1.", "nothing in the run"),
+        ('["net"]', '["nett"]', "The policy names 'nett'", "'*'"),
+    ],
+)
+def test_a_slip_of_the_pen_in_a_policy_is_named_and_not_what_follows_from_it(
+    desk: Desk, old: str, new: str, told: str, not_told: str
+) -> None:
+    signed = desk.sign(after={"release.toml": POLICY.replace(old, new)})
+    assert signed.path is None
+    text = "\n".join(signed.lines)
+    assert told in text
+    assert not_told not in text
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (POLICY + "[waiver]\naccept = true\n", ["waiver", "waivers"]),
@@ -326,6 +343,8 @@ def test_evidence_without_digests_and_several_runs_are_refused(desk: Desk) -> No
         (POLICY + '[proof]\ndevice = ["latensy"]\n', ["latensy", "latency"]),
         (POLICY.replace('soc = "Ascend310B1"\n', ""), ["soc"]),
         ("[release", [":1"]),
+        (POLICY + '[waivers]\naccept = "false"\n', ["waivers.accept"]),
+        (POLICY + "[waivers]\naccept = 1\n", ["waivers.accept"]),
     ],
 )
 def test_a_wrong_policy_is_named_by_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
