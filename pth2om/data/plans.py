@@ -124,7 +124,8 @@ class DatasetJson:
 
 
 class _Read(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # Built when a file of its kind is read.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class _Intensities(_Read):
