@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pth2om.errors import DataError
     from pth2om.report import write_report
 
+    if first == _MERGE and not Path(first).exists():
+        raise DataError("report.merge-of-nothing")
     if others:
         raise DataError("report.one-run", where=others[0])
     asked = arguments.lang or language()

@@ -133,7 +133,7 @@ def seals(path: Path) -> tuple[str, ...]:
 
 
 def scan(path: Path) -> Iterator[tuple[bytes, Record, str]]:
-    """As `read`, with each line as it is in the file, and the running digest behind it (empty before format 2).
+    """As `read`, with each line without its end, and the running digest behind it (empty before format 2).
 
     Raises:
         DataError: as `read`.
@@ -165,18 +165,18 @@ def scan(path: Path) -> Iterator[tuple[bytes, Record, str]]:
                     check(gate)
             except DataError as error:
                 raise DataError(error.message.key, where=where, **error.message.values) from None
+            text = line.strip()
             if gate is None and isinstance(record, MergedRecord):
                 if number != 1:
                     raise DataError("evidence.changed", where=where)
                 promised = record.seals
-                yield line, record, ""
+                yield text, record, ""
                 continue
             if gate is None and isinstance(record, RunRecord):
                 sealed, digest, count, ended = record.format >= _SEALED, "", 0, False
                 seen.clear()
                 last.append("")
             if sealed or has_seal:
-                text = line.strip()
                 digest = _chained(digest, text[:-_SEAL_BYTES] + b"}")
                 if text[-_SEAL_BYTES:] != _SEAL % digest.encode():
                     raise DataError("evidence.changed", where=where)
@@ -189,7 +189,7 @@ def scan(path: Path) -> Iterator[tuple[bytes, Record, str]]:
             ended = gate is None and isinstance(record, EndRecord)
             count += 1
             last[-1:] = [digest]
-            yield line, record, digest
+            yield text, record, digest
     if promised is not None and tuple(sorted(last)) != promised:
         raise DataError("evidence.changed", where=where)
 

@@ -106,11 +106,13 @@ class Merged:
         parts: of the text of the evidence file, in order: its first line, then each run.
         seals: the running digests of its runs, sorted.
         joined: what they say together; its coverage is what was collected against what was reported.
+        empty: files in which no run had begun.
     """
 
     parts: tuple[bytes, ...]
     seals: tuple[str, ...]
     joined: Joined
+    empty: tuple[str, ...] = ()
 
     @property
     def text(self) -> bytes:
@@ -133,6 +135,7 @@ def merge(files: Sequence[Path]) -> Merged:
 def _merge(files: Sequence[Path]) -> Merged:
     runs: dict[str, bytes] = {}
     inner: set[str] = set()
+    empty: list[str] = []
     records: dict[str, list[Record]] = {}
     for file in files:
         lines: list[bytes] = []
@@ -143,7 +146,7 @@ def _merge(files: Sequence[Path]) -> Merged:
                 continue
             if isinstance(record, RunRecord):
                 if last:
-                    runs[last], records[last] = _whole(lines), kept
+                    runs[last], records[last] = b"\n".join((*lines, b"")), kept
                 lines, kept, name = [], [], record.run
             elif last:
                 inner.add(last)
@@ -153,7 +156,9 @@ def _merge(files: Sequence[Path]) -> Merged:
             lines.append(line)
             kept.append(record)
         if last:
-            runs[last], records[last] = _whole(lines), kept
+            runs[last], records[last] = b"\n".join((*lines, b"")), kept
+        elif file.stat().st_size == 0:
+            empty.append(str(file))
     # A run that was read while it was being written is the beginning of the same run, read later.
     chosen = tuple(sorted(runs.keys() - inner))
     if not chosen:
@@ -166,13 +171,7 @@ def _merge(files: Sequence[Path]) -> Merged:
     joined = Joined().take([head])
     for seal in chosen:
         joined.take(records[seal])
-    return Merged(parts, chosen, joined)
-
-
-def _whole(lines: Sequence[bytes]) -> bytes:
-    """The lines of a run, of which the last may lack its end."""
-    text = b"".join(lines)
-    return text if text.endswith(b"\n") else text + b"\n"
+    return Merged(parts, chosen, joined, tuple(sorted(empty)))
 
 
 def _weight(gate: GateRecord) -> tuple[int, bool]:

@@ -71,7 +71,8 @@ def told(merged: Merged) -> tuple[list[Message], list[Message]]:
     lines += [say("report.merge-missing", item=each.item) for each in missing[:_MOST_LISTED]]
     if len(missing) > _MOST_LISTED:
         lines.append(say("report.more-in-evidence", count=len(missing) - _MOST_LISTED))
-    because = reasons(gates)
+    because = [say("report.merge-empty", path=one) for one in merged.empty]
+    because += reasons(gates)
     if not (missing or coverage.ended):
         because.append(say("report.headline-not-ended"))
     return lines, because

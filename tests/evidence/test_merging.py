@@ -85,6 +85,21 @@ def test_merging_is_a_union(shards: list[Path], tmp_path: Path) -> None:
     assert joined.coverage.planned == []
 
 
+def test_the_ends_of_lines_do_not_make_another_run(shards: list[Path], tmp_path: Path) -> None:
+    whole, copy = merge(shards), tmp_path / "copy.jsonl"
+    copy.write_bytes(shards[0].read_bytes().replace(b"\n", b"\r\n").rstrip())
+    assert merge([copy, *shards]).text == merge([*shards, copy]).text == merge([copy, *shards[1:]]).text == whole.text
+
+
+def test_a_file_without_a_run_is_named(shards: list[Path], tmp_path: Path) -> None:
+    """A job that was killed at its very beginning leaves one."""
+    (tmp_path / "empty.jsonl").touch()
+    merged = merge([tmp_path / "empty.jsonl", *shards])
+    assert merged.text == merge(shards).text
+    assert merged.empty == (str(tmp_path / "empty.jsonl"),)
+    assert merge(shards).empty == ()
+
+
 def test_what_no_shard_reported_is_named(shards: list[Path]) -> None:
     coverage = merge([shards[0], shards[2]]).joined.coverage
     assert [each.item for each in coverage.planned] == ["t.py::t[b]"]

@@ -65,3 +65,13 @@ def test_a_merged_night_makes_a_baseline_and_a_shard_none(tmp_path: Path, capsys
     assert main(["compare", file, str(again)]) == 0
     assert "missing" not in (printed := capsys.readouterr().out)
     assert "did not run" not in printed
+
+
+def test_an_empty_file_or_no_run_at_all_is_no_night(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "evidence.jsonl").touch()
+    run = shard(tmp_path / "run", 0, gate("a")).parent
+    assert main(["report", "merge", str(run), str(tmp_path / "none"), "-o", str(tmp_path / "night")]) == 1
+    assert "evidence.jsonl is empty" in capsys.readouterr().out
+    assert main(["report", "merge"]) == 1
+    assert "No run is named" in capsys.readouterr().err
