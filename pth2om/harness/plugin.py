@@ -25,7 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> Generator[None, None, None]:
-    """Keep pytest's root where the command was typed, also when it reads ``--om-data-dir /data``."""
+    """Keep pytest's root where the command was typed, also when it reads ``--om-data-dir /data``.
+
+    And keep pytest from rewriting the assertions of this package, which it does with every module of a distribution
+    that has a plugin: they are no tests, and where ``site-packages`` cannot be written it would begin anew in each run.
+    """
+    marked = getattr(early_config.pluginmanager.rewrite_hook, "_must_rewrite", None)
+    if isinstance(marked, set):
+        marked.discard("pth2om")
     rootdir.correct(early_config, args)
     yield
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import shutil
 
@@ -197,6 +198,22 @@ def test_a_second_run_is_light_and_says_the_same(repo: pytest.Pytester, monkeypa
             text = (folder / page).read_text(encoding="utf-8").replace(folder.name, "RUN")
             told.append(re.sub(rf"{_OF_ONE_RUN}|--om-reports-dir {name}", "", text))
         assert told[0] == told[1]
+
+
+def test_an_installed_package_is_imported_as_it_is(repo: pytest.Pytester, monkeypatch) -> None:
+    """pytest rewrites the assertions of every module of a distribution with a plugin."""
+    info = repo.path / "site" / "pth2om-9.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pth2om\nVersion: 9\n")
+    (info / "entry_points.txt").write_text("[pytest11]\npth2om = pth2om.harness.plugin\n")
+    (info / "RECORD").write_text("pth2om/__init__.py,,\npth2om/spec/__init__.py,,\n")
+    (repo.path / "conftest.py").write_text(
+        "import sys\nfrom importlib import metadata\n\n\ndef pytest_unconfigure():\n"
+        "    print('version', metadata.version('pth2om'), type(sys.modules['pth2om.spec'].__loader__).__name__)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(info.parent), prepend=os.pathsep)
+    result = repo.runpytest_subprocess("--co", "-q")
+    result.stdout.fnmatch_lines(["version 9 SourceFileLoader"])
 
 
 @pytest.mark.parametrize("enabled", [True, False])
