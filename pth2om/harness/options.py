@@ -152,7 +152,7 @@ def baseline(config: pytest.Config) -> Judge | None:
     """What compares the run with ``--baseline``; None without.
 
     Raises:
-        UsageError: the file is no baseline.
+        UsageError: the file is no baseline, or one of another SoC.
     """
     asked = config.getoption("--baseline")
     if not asked:
@@ -164,7 +164,10 @@ def baseline(config: pytest.Config) -> Judge | None:
     from pth2om.store import Store
 
     try:
-        return Judge(baseline.read(config.invocation_params.dir / Path(asked).expanduser()), Results(Store()))
+        found = baseline.read(config.invocation_params.dir / Path(asked).expanduser())
+        soc = config.getoption("--soc")
+        baseline.check_soc(found, [soc] if soc else [], asked)
+        return Judge(found, Results(Store()))
     except DataError as error:
         raise pytest.UsageError(f"--baseline: {error}") from None
 

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -209,6 +209,23 @@ def _with_flips(found: Entry, gates: Sequence[GateRecord], results: Results) -> 
 
 def _subjects(night: Night) -> list[tuple[str, str]]:
     return sorted({(gate.model, gate.variant) for gate in night.gates.values()})
+
+
+def check_soc(baseline: Baseline, socs: Collection[str], where: str) -> None:
+    """Refuse a baseline of other SoCs, of which every figure would be missing, and every one of the run new.
+
+    Args:
+        baseline: what to compare with.
+        socs: of the run; none where it has none.
+        where: the baseline's name.
+
+    Raises:
+        DataError: they have none in common.
+    """
+    own = {one.soc for one in baseline.entries.values() if one.soc}
+    if own and socs and not own & set(socs):
+        names = {"before": ", ".join(sorted(own)), "after": ", ".join(sorted(socs))}
+        raise DataError("release.other-soc", where=where, **names)
 
 
 def write(baseline: Baseline, path: Path) -> None:

@@ -35,7 +35,8 @@ def compare(old: Path, new: Path, store: Store | None = None) -> list[GateRecord
     """The gates of the question *regression* of a run against a baseline or another run.
 
     Raises:
-        DataError: one of them cannot be read, they were exchanged, or the baseline was made from this run.
+        DataError: one of them cannot be read, they were exchanged or are of other SoCs, or the baseline was made from
+            this run.
     """
     if new.suffix == ".json" and new.is_file():
         raise DataError("release.swapped", where=str(new))
@@ -45,4 +46,5 @@ def compare(old: Path, new: Path, store: Store | None = None) -> list[GateRecord
     tonight = night.read(new)
     if tonight.run.run in against.runs:
         raise DataError("release.own-run", where=str(new))
+    baseline.check_soc(against, {gate.soc for gate in tonight.gates.values() if gate.soc}, str(old))
     return Judge(against, results).night(tonight)

@@ -16,7 +16,9 @@ from pth2om.gui import journal
 from pth2om.gui.pages import accept
 from pth2om.gui.queue import Queue
 from pth2om.harness.selection import keyword
+from pth2om.release.comparing import update
 from tests.gui.window import Window, text
+from tests.release.nights import gate, write
 from tests.report import evidence_factory as factory
 
 ROOT = accept.Path(__file__).resolve().parents[2]
@@ -170,13 +172,11 @@ def test_runs_are_listed_and_lead_to_their_reports(run):
     assert "pth2om compare" in text(shown)
 
 
-def test_baseline_and_waivers_are_only_read(window, project):
-    from pth2om.release import baseline
-
-    folder = project / "reports" / "baselines"
-    folder.mkdir(parents=True, exist_ok=True)
-    baseline.write(baseline.Baseline(("r",), {}), folder / "x.json")
-    assert "Read only" in window.get("/baseline", path="reports/baselines/x.json").text
+def test_baseline_and_waivers_are_only_read(window, project, tmp_path):
+    update([write(tmp_path / "run", [gate()])], project / "reports" / "baselines" / "x.json")
+    page = window.get("/baseline", path="reports/baselines/x.json").text
+    assert "Read only" in page
+    assert "net/int8-bs1/Ascend310B1/accuracy/om/top1/drop@d" in page
     assert "No waivers" in window.get("/waivers").text
     (project / "waivers.toml").write_text(
         '[[waiver]]\ngate = "m/*"\nstage = "closeness"\nowner = "<me>"\nreason = "known"\nlink = "https://x.example/1"\n'

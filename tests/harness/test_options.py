@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pth2om.release.comparing import update
+from tests.release.nights import gate, write
+
 SHORT = {"--soc", "--board", "--fail-on", "--baseline"}
 
 
@@ -63,7 +66,7 @@ def test_a_path_of_an_option_is_no_place_of_tests(
 
 def test_a_baseline_elsewhere_is_no_place_of_tests(repo: pytest.Pytester, tmp_path_factory) -> None:
     outside = tmp_path_factory.mktemp("outside")
-    (outside / "b.json").write_text('{"format": 1, "runs": ["x"], "entries": {}}')
+    update([write(outside / "run", [gate()])], outside / "b.json")
     result = repo.runpytest_subprocess("--collect-only", "-q", "-k", "exports", "--baseline", str(outside / "b.json"))
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*[[]tiny-bs1[]]*"])

@@ -117,6 +117,15 @@ def test_what_git_and_editors_do_to_a_baseline(tmp_path: Path) -> None:
         baseline.read(file)
 
 
+def test_a_baseline_of_another_soc_is_refused(tmp_path: Path) -> None:
+    update([write(tmp_path / "run", [gate()])], tmp_path / "b.json")
+    other = write(tmp_path / "other", [dataclasses.replace(gate(), soc="Ascend310P3")])
+    with pytest.raises(DataError, match="is of Ascend310B1, and the run for Ascend310P3"):
+        compare(tmp_path / "b.json", other)
+    host = write(tmp_path / "host", [dataclasses.replace(gate(), soc=None)])
+    assert by_check(compare(tmp_path / "b.json", host))["accuracy/om/top1/drop"].verdict in ("not_reached", "shown")
+
+
 def test_a_run_counts_once_and_a_baseline_is_no_run(tmp_path: Path) -> None:
     """A run named twice would look as if nothing varied."""
     run, other = (write(tmp_path / name, [gate()]) for name in ("a", "b"))
