@@ -71,8 +71,12 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         The scratch path: nothing lies there yet. It has the suffix of ``path``, by which some writers choose a format.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or a device or a pipe has the name, which would be one no more.
     """
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
     # A name of its own length: that of `path` may leave no room for more.
     scratch = path.with_name(f".{uuid.uuid4().hex[:16]}{path.suffix[:16]}")
     try:

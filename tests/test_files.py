@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def test_what_fails_leaves_the_old_and_nothing_else(tmp_path: Path, error: type[
         broken()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """A user who names a device, or a pipe, as the place for a file keeps it: root may rename over both."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to("/dev/null")
+    for path in (pipe, tmp_path / "link", Path("/dev/null")):
+        with pytest.raises(OSError, match="Invalid argument"):
+            write_text(path, "text")
+    assert pipe.is_fifo()
+    assert Path("/dev/null").is_char_device()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "pipe"]
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:

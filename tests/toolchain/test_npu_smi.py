@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pth2om.toolchain.cann.agent import smi
+from pth2om.toolchain.cann.agent.processes import remaining
 
 FORMS = Path(__file__).parents[1] / "doubles/cann/npu_smi"
 
@@ -142,3 +145,30 @@ def test_any_text_is_read_without_a_failure(text: str) -> None:
 def test_a_cut_table_never_invents_a_chip(name: str, length: int) -> None:
     whole, cut = smi.table(text_of(name)), smi.table(text_of(name)[:length])
     assert [chip["npu"] for chip in cut["chips"]] == [chip["npu"] for chip in whole["chips"]][: len(cut["chips"])]
+
+
+WEIRD = {
+    "endless": ("yes '| 0     310B4           | OK            | 1.0 | 40 |'", "status", "SIGKILL"),
+    "binary": ("head -c 200000 /dev/urandom", "empty", ""),
+    "escapes": ("printf '\\033[31m| 0 310B4 | OK |\\033]0;x\\007'", "empty", ""),
+    "status": ("echo oops >&2; exit 7", "status", "7: oops"),
+    "signal": ("kill -SEGV $$", "status", "SIGSEGV: -"),
+    "hang": ("sleep 300", "hang", "0.7 s"),
+    "deaf": ("trap '' TERM INT; sleep 300", "hang", "0.7 s"),
+    "helper": ("sleep 300 & echo done", "hang", "0.7 s"),
+    "input": ("read x; echo $x", "empty", ""),
+}
+
+
+@pytest.mark.parametrize("name", WEIRD)
+def test_a_program_that_does_something_else_is_named_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    script, error, reason = WEIRD[name]
+    (tmp_path / "npu-smi").write_text(f"#!/bin/bash\n{script}\n")
+    (tmp_path / "npu-smi").chmod(0o755)
+    begun = time.monotonic()
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PTH2OM_MARK": str(tmp_path)}
+    found = smi.readings(environment, limit=0.7)
+    assert found["error"] == error, found
+    assert str(found.get("reason", "")).startswith(reason)
+    assert time.monotonic() - begun < 5
+    assert remaining("PTH2OM_MARK", str(tmp_path), 2.0) == []

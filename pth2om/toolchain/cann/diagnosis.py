@@ -21,6 +21,7 @@ from typing import Any
 from pth2om import __version__
 from pth2om.errors import ToolchainError
 from pth2om.evidence import Finding
+from pth2om.files import replacing
 from pth2om.language import Language, Message, joined, say
 from pth2om.toolchain.cann.agent import doctor
 from pth2om.toolchain.cann.boards import holder, unsaid
@@ -194,15 +195,13 @@ def bundle(path: Path, diagnoses: Sequence[Diagnosis]) -> None:
         OSError: the file cannot be written.
     """
     secrets = [name for diagnosis in diagnoses for name in _names(diagnosis)]
-    new = path.with_name(path.name + ".new")
-    with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replacing(path) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, diagnosis in enumerate(diagnoses):
             stem = f"machine-{number}"
             data = cleaned(diagnosis.to_json(), secrets)
             archive.writestr(f"{stem}.json", json.dumps(data, ensure_ascii=False, indent=1))
             text = "\n".join(diagnosis.lines("en"))
             archive.writestr(f"{stem}.txt", str(cleaned(text, secrets)) + "\n")
-    new.replace(path)
 
 
 def cleaned(value: Any, secrets: Sequence[str]) -> Any:  # noqa: ANN401 - JSON

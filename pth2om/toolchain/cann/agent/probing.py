@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -84,6 +85,7 @@ def ask(python: str, environment: dict[str, str], limit: float = 4.0, *, device:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
     except OSError as error:
         return {"path": python, "error": str(error)}
@@ -94,7 +96,8 @@ def ask(python: str, environment: dict[str, str], limit: float = 4.0, *, device:
         elif process.returncode:
             died = {"error": "status %d" % process.returncode}
     except subprocess.TimeoutExpired:
-        process.kill()
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)  # a child of it may hold its output
         output, _ = process.communicate()
         died = {"hang": limit}
     found: dict[str, Any] = {}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import signal
+import subprocess
 import time
-from typing import List, Tuple
+from typing import Dict, List, Tuple
 
 AGENT = "PTH2OM_AGENT"
 """The mark of whatever an agent starts."""
@@ -36,3 +40,46 @@ def remaining(name: str, value: str, seconds: float) -> List[Tuple[int, str]]:
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.02)
+
+
+def ran(line: List[str], environment: Dict[str, str], limit: float, most: int) -> Tuple[int, bytes]:
+    """Run a program, without input and within a limit, and end whatever it started.
+
+    Args:
+        line: the program and its arguments.
+        environment: for it.
+        limit: seconds.
+        most: bytes of its output that are read; one that prints more is ended.
+
+    Returns:
+        Its status, and what it printed on stdout and stderr.
+
+    Raises:
+        subprocess.TimeoutExpired: it, or a child of it that holds its output, did not end in time.
+        OSError: it cannot be started.
+    """
+    end = time.monotonic() + limit
+    with subprocess.Popen(
+        line,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        output = process.stdout.fileno()
+        read = b""
+        try:
+            while len(read) < most:
+                left = end - time.monotonic()
+                if left <= 0 or not select.select([output], [], [], left)[0]:
+                    raise subprocess.TimeoutExpired(line, limit)
+                part = os.read(output, min(65536, most - len(read)))
+                if not part:
+                    return process.wait(max(0.1, end - time.monotonic())), read
+                read += part
+        finally:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, read

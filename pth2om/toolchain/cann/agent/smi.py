@@ -13,6 +13,9 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from .child import how_ended
+from .processes import ran
+
 _HEAD = re.compile(r"npu-smi\s+(\S+)\s+Version:\s*(\S+)")
 _FIRST = re.compile(
     r"^\|\s*(?P<npu>-?\d+)\s+(?P<name>[A-Za-z]*\d{3}[A-Za-z0-9_-]*)\s*\|\s*(?P<health>[A-Za-z]+)\s*"
@@ -173,22 +176,15 @@ def readings(environment: dict[str, str], limit: float = 3.0) -> dict[str, Any]:
 
 def _ask(line: list[str], environment: dict[str, str], limit: float) -> tuple[str, str, str]:
     try:
-        done = subprocess.run(
-            line,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=limit,
-        )
+        code, printed = ran(line, environment, limit, _MOST)
     except subprocess.TimeoutExpired:
         return "", "hang", "%g s" % limit
     except OSError as error:
         return "", "start", str(error)
-    text = done.stdout[:_MOST].decode("utf-8", "replace")
-    if done.returncode:
+    text = printed.decode("utf-8", "replace")
+    if code:
         lines = [line for line in text.splitlines() if line.strip()]
-        return text, "status", "%d: %s" % (done.returncode, lines[-1][:300] if lines else "")
+        return text, "status", "%s: %s" % (how_ended(code)["signal"] or code, lines[-1][:300] if lines else "-")
     return text, "", ""
 
 
