@@ -298,7 +298,7 @@ def _problem(name: str, one: Entry) -> str:
     if name != (f"{where}@{one.dataset}" if one.dataset else where):
         return "id"
     least = 0.0 if one.kind == "latency" else -math.inf
-    if not one.values or not all(math.isfinite(value) and value > least for value in one.values):
+    if not one.values or not all(math.isfinite(value) and value >= least for value in one.values):
         return "values"
     low, high = one.interval or (0.0, 0.0)
     return "" if low <= high and math.isfinite(high - low) else "interval"

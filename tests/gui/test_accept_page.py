@@ -141,6 +141,12 @@ def test_gates_arrive_while_they_are_measured(run):
         sum(gate.verdict in ("failed", "not_reached") for gate in gates),
     )
     assert seen["gates"][0]["line"]
+    bad = next(gate for gate in gates if gate.verdict == "failed")
+    waiver = {"owner": "Li Wei", "reason": "known", "link": "x", "expires": "2030-01-01"}
+    evidence.append([dataclasses.replace(bad, check="waived/one", details={**bad.details, "waived": waiver})])
+    after = accept.live(desk, job)
+    assert (after["done"], after["failed"]) == (len(gates) + 1, seen["failed"])
+    assert any(line["line"].startswith("WAIVED by Li Wei") for line in after["gates"])
 
 
 def test_the_report_opens_inside_when_the_run_is_over(run):

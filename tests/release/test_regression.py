@@ -17,7 +17,7 @@ from pth2om.release import baseline, night
 from pth2om.release.comparing import compare, update
 from pth2om.release.regression import Judge, confirmed
 from pth2om.store import Key, Store
-from tests.release.nights import HOST, gate, stages, write
+from tests.release.nights import FAKE, HOST, gate, stages, write
 
 
 def by_check(gates: list[GateRecord]) -> dict[str, GateRecord]:
@@ -31,6 +31,7 @@ def compared(tmp_path: Path, old: list, new: list, store: Store | None = None) -
 
 def test_a_baseline_is_sorted_and_reads_back(tmp_path: Path) -> None:
     records = [*stages(), gate(), gate("closeness", "torch~om/scores/cosine", 0.99, unit="")]
+    records.append(gate("latency", "om/wait_ms", 0.0, unit="ms"))
     made = update([write(tmp_path / "run", records)], tmp_path / "b.json", Store(tmp_path / "store"))
     again = baseline.read(tmp_path / "b.json")
     assert again.entries == made.entries
@@ -38,7 +39,7 @@ def test_a_baseline_is_sorted_and_reads_back(tmp_path: Path) -> None:
     assert again.text() == (tmp_path / "b.json").read_text(encoding="utf-8")
     names = list(json.loads(again.text())["entries"])
     assert names == sorted(names)
-    assert len(names) == 2
+    assert len(names) == 3
 
 
 @pytest.mark.parametrize("what", ["failed", "killed", "regressed", "judged", "empty"])
@@ -360,3 +361,41 @@ def test_a_weak_baseline_is_named_when_it_judges(tmp_path: Path, runs: int, key:
     host = [dataclasses.replace(latency(10.0), ground="host", provenance=HOST)]
     update([write(tmp_path / "host", host)], tmp_path / "h.json")
     assert "regression/weak-baseline" not in by_check(compare(tmp_path / "h.json", write(tmp_path / "later", host)))
+
+
+def closeness(distance: float, number: int) -> GateRecord:
+    one = gate("closeness", "torch~om/scores/cosine", 1 - distance, unit="", digests={"samples": "5" * 64})
+    return dataclasses.replace(one, variant=f"fp16-bs{number}")
+
+
+def test_closeness_is_judged_by_what_its_own_runs_differ_by(tmp_path: Path) -> None:
+    """Six runs of other seeds, whose distances from one vary by a tenth: a fifth more is noise, three times is not."""
+    stream = np.random.default_rng(3)
+    runs = []
+    for number in range(6):
+        distances = 1e-4 * np.exp(0.1 * stream.standard_normal(8))
+        runs.append(write(tmp_path / f"n{number}", [closeness(one, i) for i, one in enumerate(distances)]))
+    update(runs, tmp_path / "b.json")
+    judge = Judge(baseline.read(tmp_path / "b.json"))
+    assert judge.gate(closeness(1.2e-4, 0)).verdict == "passed"
+    assert judge.gate(closeness(3e-4, 0)).verdict == "failed"
+    assert judge.gate(closeness(3e-5, 0)).verdict == "inconclusive"  # better than noise allows
+    update(runs[:1], tmp_path / "one.json")
+    alone = Judge(baseline.read(tmp_path / "one.json")).gate(closeness(3e-4, 0))
+    assert (alone.verdict, alone.message.key) == ("inconclusive", "release.noise-unknown")
+
+
+def test_other_data_and_another_toolchain_are_named(tmp_path: Path) -> None:
+    """The same files by another compiler are compared, with its name; figures of other data are not."""
+    newer = dataclasses.replace(FAKE, version="2")
+    made = [dataclasses.replace(one, provenance=newer) if one.stage == "om" else one for one in stages()]
+    lost = gate(value=2.0, interval=(1.7, 2.3), provenance=newer)
+    found = compared(tmp_path / "tool", [*stages(), gate()], [*made, lost])
+    assert found["regression/first-changed"].message.key == "release.changed-toolchain"
+    assert found["accuracy/om/top1/drop"].verdict == "failed"
+    assert "the toolchain (fake 1 then, fake 2 now" in found["accuracy/om/top1/drop"].message.render("en")
+    other = gate(value=2.0, digests={**gate().digests, "dataset": "0" * 64})
+    found = compared(tmp_path / "data", [*stages(), gate()], [*stages(), other])
+    assert found["regression/first-changed"].message.key == "release.changed-data"
+    assert found["accuracy/om/top1/drop"].verdict == "not_measured"
+    assert found["accuracy/om/top1/drop"].message.key == "release.other-data"
