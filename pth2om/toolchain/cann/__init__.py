@@ -9,12 +9,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pth2om.errors import ToolchainError
+from pth2om.errors import LostError, ToolchainError
 from pth2om.session import Provenance
 from pth2om.toolchain import DEVICE, NO_OM, WAYS, Access, CompiledModel
 from pth2om.toolchain.cann.board import Board, Facts, Limits
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pth2om.evidence import Finding
     from pth2om.toolchain.cann.session import CannSession
 
+T = TypeVar("T")
+_CUT = ("cann.lost", "cann.ssh-")
 HERE, BOARD = "here", "board"
 """The places to compile that a user may name."""
 
@@ -186,10 +188,12 @@ class CannToolchain:
         if self._access.run_by == NO_OM:
             refused = refusal(model, options)
             return [] if refused is None else [Finding(refused.message.key, "error", refused.message)]
-        board = self._compiler()
-        with tempfile.TemporaryDirectory() as folder, self._job(board):
+
+        def check(board: Board, folder: str) -> Sequence[Finding]:
             asked = Asked(model, replace(options, mode=3), self.limits.compile, self._packages(folder))
             return prechecked(board, asked, Path(folder))
+
+        return self._on(self._compiler(), check)
 
     def compile(self, model: Path, options: AtcOptions, destination: Path) -> CompiledModel:
         """See `Toolchain.compile`: the OM is read back and checked against what was asked for.
@@ -205,10 +209,27 @@ class CannToolchain:
         provenance = self.provenance
         if self._access.run_by == NO_OM:  # ONNX Runtime compiles by itself, where it runs
             return gathered(Asked(model, options, self.limits.compile), destination, provenance)
-        board = self._compiler()
-        with tempfile.TemporaryDirectory() as scratch, self._job(board):
-            asked = Asked(model, options, self.limits.compile, self._packages(scratch))
+
+        def compile_there(board: Board, folder: str) -> CompiledModel:
+            asked = Asked(model, options, self.limits.compile, self._packages(folder))
             return compiled(board, asked, destination, provenance)
+
+        return self._on(self._compiler(), compile_there)
+
+    def _on(self, board: Board, work: Callable[[Board, str], T]) -> T:
+        """Do a device job of atc with a folder of its own; once more where the connection was lost in it.
+
+        Raises:
+            LostError: it was lost twice, or the board is held by somebody else.
+        """
+        for last in (False, True):
+            try:
+                with tempfile.TemporaryDirectory() as folder, self._job(board):
+                    return work(board, folder)
+            except LostError as error:
+                if last or board.place.is_here or not error.message.key.startswith(_CUT):
+                    raise
+        raise AssertionError("unreachable")
 
     def _packages(self, scratch: str) -> Sequence[Path]:
         """The folders of the model's operator packages; their content is part of `compiler`."""

@@ -337,4 +337,4 @@ def _put(number: int, data: bytes) -> None:
 
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+    return lines[-1][:300].rstrip(".") if lines else ""  # the sentence that it stands in has a full stop

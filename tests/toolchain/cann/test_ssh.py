@@ -17,6 +17,7 @@ from pth2om.toolchain import Access
 from pth2om.toolchain.cann import CannToolchain, diagnosis, survey
 from pth2om.toolchain.cann import machine as board_at
 from pth2om.toolchain.cann.board import Limits
+from pth2om.toolchain.cann.link import Link
 from pth2om.toolchain.cann.place import SSH_CONFIG, Place
 from tests.toolchain.cann.conftest import OPTIONS, SOC, feeds, install, write_model
 from tests.toolchain.cann.sshd import Sshd, free_port, know, make_keys, needs_sshd
@@ -96,6 +97,27 @@ def test_a_lost_connection_is_taken_up_where_it_stopped(remote, over_there, boar
     assert all(np.array_equal(one, two) for one, two in zip(found, again, strict=True))
 
 
+def test_a_compile_is_begun_anew_where_the_connection_was_lost_in_it(remote, over_there, board, tmp_path, monkeypatch):
+    """Once: a connection that is lost each time is an error, with what ssh says of it, and the lease is free."""
+    machine, real, cuts = board_at(board.url), Link.send, []
+
+    def cut(link: Link, header, payload=()) -> int:
+        if header["kind"] == "compile" and link.place.url and len(cuts) < most:
+            cuts.append(link._process.kill())
+        return real(link, header, payload)
+
+    monkeypatch.setattr(Link, "send", cut)
+    most = 1
+    again = remote.compile(write_model(tmp_path / "m.onnx"), OPTIONS, tmp_path)
+    assert len(cuts) == 1
+    assert again.details["outputs"] == over_there.details["outputs"]
+    cuts, most = [], 9
+    with pytest.raises(LostError, match=r"lost: SIGKILL\.\n.*Run the same command again"):
+        remote.refuses(tmp_path / "m.onnx", OPTIONS)
+    assert len(cuts) == 2
+    assert not machine.is_leased
+
+
 def test_an_upload_is_sent_once(remote, over_there, board, monkeypatch) -> None:
     machine = board_at(board.url)
     sent = []
@@ -131,8 +153,6 @@ def test_a_board_that_cannot_be_reached_says_why(board, keys, tmp_path, monkeypa
     (tmp_path / "config").write_text(config)
     monkeypatch.setenv(SSH_CONFIG, str(tmp_path / "config"))
     url = board.url if change != "port" else f"ssh://127.0.0.1:{free_port()}"
-    from pth2om.toolchain.cann.link import Link
-
     with pytest.raises(error, match=text):
         Link(Place.of(url))
 
@@ -151,8 +171,6 @@ def test_a_login_that_starts_no_agent_is_named(board, keys, monkeypatch, command
     know(keys, server)
     server.start({"A": "b"}, command)
     try:
-        from pth2om.toolchain.cann.link import Link
-
         with pytest.raises(ToolchainError, match=text):
             Link(Place.of(server.url))
     finally:
