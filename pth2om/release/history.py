@@ -23,7 +23,7 @@ from typing import Any
 from pth2om.errors import DataError
 from pth2om.files import opened
 from pth2om.language import Message, say
-from pth2om.release.night import Night
+from pth2om.release.night import Night, moment
 
 MOST_BYTES = 256 << 20
 """What is read of a file, from its end: it only grows, and one day it is larger."""
@@ -133,7 +133,7 @@ def read(path: Path) -> tuple[list[Point], list[Message]]:
             skipped.append(say("release.line-skipped", path=str(path), number=number))
         else:
             points.setdefault(point.run, point)
-    return sorted(points.values(), key=lambda one: one.started), skipped
+    return sorted(points.values(), key=lambda one: moment(one.started)), skipped
 
 
 def _last(file: BufferedReader) -> deque[tuple[int, bytes]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from pth2om import evidence
@@ -106,5 +108,13 @@ def _one(runs: Sequence[RunRecord]) -> RunRecord:
         return runs[0]
     names = sorted({run.run for run in runs})
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-    started = min(run.started for run in runs)
+    started = min((run.started for run in runs), key=moment)
     return RunRecord(f"merged-{digest}", started, runs[0].command, {"shards": names})
+
+
+def moment(started: str) -> tuple[float, str]:
+    """When a run began, so that machines of different time zones are in order; what is no time comes first."""
+    try:
+        return datetime.fromisoformat(started).timestamp(), started
+    except (ValueError, OverflowError):
+        return -math.inf, started

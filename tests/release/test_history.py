@@ -113,6 +113,16 @@ def test_what_changed_comes_first_and_what_never_did_is_folded_away() -> None:
     assert text.count("last measured") == 2
 
 
+def test_nights_of_two_time_zones_are_in_order(tmp_path: Path) -> None:
+    """The night of the clock's change, and a machine elsewhere: the later text may be the earlier night."""
+    starts = {"b": "2026-10-25T02:30:00+01:00", "a": "2026-10-25T02:40:00+02:00", "c": "2026-10-24T23:50:00-04:00"}
+    starts["-"] = "x"
+    points = [Point(name, started, "t", {"n/x/accuracy/y": (1.0, "host", "m")}) for name, started in starts.items()]
+    file = tmp_path / "n.jsonl"
+    file.write_text("".join(f"{json.dumps(dataclasses.asdict(one))}\n" for one in points))
+    assert [one.run for one in history.read(file)[0]] == ["-", "a", "b", "c"]
+
+
 def test_figures_of_two_machines_or_grounds_are_no_change() -> None:
     one, two = nights_of({"net/x/latency/p50": [1.0, 1.0]})
     two = dataclasses.replace(two, values={"net/x/latency/p50": (9.0, "host", "m2")})
