@@ -69,7 +69,8 @@ def first_changed(old: Made, new: Made) -> Message | None:
             if old.facts[fact] != new.facts[fact]
         ]
         short = (before, after) if name == "toolchain" else (before[:12], after[:12])
-        return say(f"release.changed-{name}", before=short[0], after=short[1], told="".join(f" · {one}" for one in told))
+        more = "".join(f" · {one}" for one in told)
+        return say(f"release.changed-{name}", before=short[0], after=short[1], told=more)
     return None
 
 
