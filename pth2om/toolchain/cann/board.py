@@ -425,6 +425,8 @@ def failure(answer: Header, where: str) -> ToolchainError:
     if name.startswith("feeds-"):
         given = ", ".join(f"{key} {value}" for key, value in values.items())
         return ToolchainError("cann.feeds", where=where, what=name.removeprefix("feeds-"), values=given)
+    if name == "full":
+        return CrashError("cann.board-full", where=where, reason=text("reason"))
     if name == "shared":
         return CrashError("cann.no-room", where=where, reason=text("reason"))
     return ToolchainError("cann.agent", where=where, error=name, reason=", ".join(map(str, values.values())))

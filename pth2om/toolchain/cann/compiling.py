@@ -33,6 +33,7 @@ _FILES = (
 """Flags whose value may name a file that has to lie beside the compile."""
 
 _MODEL = "model.onnx"
+_LEAST_ROOM = 1 << 20  # bytes: with less atc cannot write its log
 _KEPT = ("fusion_result.json", "check_result.json", "stdout.txt", "stderr.txt")
 _SUCCESS = re.compile(r"^ATC run success", re.MULTILINE)
 _NO_PARSER = ("E13010", "EZ9010", "E19010", "E16002", "E76002")
@@ -152,7 +153,11 @@ def _judge(answer: Header, where: str, limit: float) -> None:
         text = last(f"{said}\n{answer['stderr']}")
         raise CrashError("cann.compile-crash", where=where, signal=signal, code=str(answer["code"]), text=text)
     if answer["code"] != 0 or not _SUCCESS.search(said):
-        raise refusal(said, str(answer["stderr"]), int(answer["code"]))
+        error = refusal(said, str(answer["stderr"]), int(answer["code"]))
+        room = int(answer.get("room", _LEAST_ROOM))
+        if room < _LEAST_ROOM and error.message.key == "cann.atc-failed":  # it could not write its reason either
+            raise CrashError("cann.board-full", where=where, reason=f"{room >> 10} KB")
+        raise error
 
 
 def refusal(stdout: str, stderr: str, code: int) -> AtcError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -16,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pth2om.errors import CrashError, LostError, ToolchainError
-from pth2om.toolchain.cann import CannToolchain, diagnosis, shipping
+from pth2om.errors import AtcError, CrashError, LostError, ToolchainError
+from pth2om.toolchain.cann import CannToolchain, compiling, diagnosis, shipping
 from pth2om.toolchain.cann import machine as board_at
 from pth2om.toolchain.cann.agent.child import Child, ChildError
 from pth2om.toolchain.cann.agent.frames import MAGIC, PROTOCOL, FrameError, Pipe
 from pth2om.toolchain.cann.agent.lease import Lease
 from pth2om.toolchain.cann.agent.supervisor import Supervisor
-from pth2om.toolchain.cann.board import Board, Limits
+from pth2om.toolchain.cann.board import Board, Limits, failure
 from pth2om.toolchain.cann.link import Link
 from pth2om.toolchain.cann.place import Place
 from tests.toolchain.cann.conftest import feeds
@@ -288,6 +290,30 @@ def test_a_worker_that_sigkill_does_not_end_at_once_is_told_at_its_limit(monkeyp
     child.kill()
 
 
+def test_a_full_disk_of_the_board_is_told_as_one(toolchain, compiled, monkeypatch) -> None:
+    """In an upload, and in a compile that could not even write its log; a refusal with a code is what it is."""
+    supervisor = Supervisor(Pipe(0, 1), [], "digest")
+    answers: list[dict[str, object]] = []
+    monkeypatch.setattr(supervisor._pipe, "send", lambda header, parts=(): answers.append(header))
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        error = OSError(number, os.strerror(number))
+        monkeypatch.setattr(supervisor, "_put", lambda header, payload, error=error: raised(error))
+        supervisor._answer({"kind": "put", "id": 1}, b"", None)
+        found = failure(answers[-1], "board")
+        assert isinstance(found, CrashError)  # the board's, not the model's: it is tried again in the next run
+        assert re.search(r"disk there is full[\s\S]*df -h", str(found))
+    ran = {"stdout": "ATC start\n", "stderr": "", "ended": "", "signal": "", "code": 120, "room": 4096}
+    with pytest.raises(CrashError, match="disk there is full: 4 KB"):
+        compiling._judge(ran, "board", 1.0)
+    for row in ({"room": 1 << 30}, {"stdout": "E10001: Value [x] for parameter [y] is invalid. Reason: z."}):
+        with pytest.raises(AtcError):
+            compiling._judge({**ran, **row}, "board", 1.0)
+
+
+def raised(error: OSError) -> None:
+    raise error
+
+
 def test_tensors_for_which_there_is_no_room(toolchain, compiled) -> None:
     """A full /dev/shm: the run is told, whatever else was under way goes on, and with room it works again."""
     board = board_at()
@@ -313,7 +339,7 @@ def test_two_runs_at_once_take_turns(toolchain, compiled, tmp_path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom tests.toolchain.cann.conftest import SOC, feeds\n"
         "from pth2om.ascend.target import Target\nfrom pth2om.toolchain.cann import CannToolchain\n"
-        "from pth2om.toolchain.cann.board import Board, Limits\n"
+        "from pth2om.toolchain.cann.board import Board, Limits, failure\n"
         "toolchain = CannToolchain(Target.of(SOC, '8.0.0'), limits=Limits(compile=120, run=9, wait=30))\n"
         "om = toolchain.compiled(Path(sys.argv[1]))\n"
         "for _ in range(2):\n"

@@ -8,6 +8,7 @@ worker and compile are ended and the lease is given back.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import select
@@ -34,6 +35,7 @@ _END_LIMIT = 10.0
 _DISMISS = 3.0
 """Seconds for a worker whose call failed: `acl.finalize` waits up to 2 s for the device's logs."""
 _SHOWN = 64 << 10
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RefusedError(Exception):
@@ -204,8 +206,9 @@ class Supervisor:
         except BlobError as error:
             answer, parts = {"kind": "error", "error": "upload", "values": {"reason": str(error)}}, []
         except (OSError, KeyError, TypeError, ValueError) as error:
-            reason = "%s: %s" % (type(error).__name__, error)
-            answer, parts = {"kind": "error", "error": "agent", "values": {"reason": reason}}, []
+            full = isinstance(error, OSError) and error.errno in _FULL
+            reason = str(error) if full else "%s: %s" % (type(error).__name__, error)
+            answer, parts = {"kind": "error", "error": "full" if full else "agent", "values": {"reason": reason}}, []
         self._pipe.send({**answer, "id": number}, parts)
 
     def _answer_run(self, header: Header, child: Optional[Child], slot: Slot) -> None:
@@ -291,7 +294,8 @@ class Supervisor:
             name: tail_of(os.path.join(place, name), _SHOWN, 2000) for name in (compiling.STDOUT, compiling.STDERR)
         }
         said = {"stdout": texts[compiling.STDOUT], "stderr": texts[compiling.STDERR]}
-        return {"kind": "compiled", "job": job, "program": program, "files": files, **said, **done}, []
+        room = shutil.disk_usage(place).free
+        return {"kind": "compiled", "job": job, "program": program, "files": files, "room": room, **said, **done}, []
 
     def _take_lease(self, header: Header, payload: Any) -> Tuple[Header, List[Any]]:  # noqa: ARG002 - a request's
         self._settle()
