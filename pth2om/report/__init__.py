@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TextIO
+from urllib.parse import quote
 
 from pth2om.errors import DataError
 from pth2om.evidence import Joined, Record
@@ -19,6 +21,8 @@ from pth2om.language import language as readers_language
 from pth2om.report.collect import Answer, Card, Report, collect, load
 
 __all__ = ["Answer", "Card", "Report", "collect", "load", "render", "write_report", "write_text"]
+
+_MOST_HISTORIES = 200
 
 
 def render(
@@ -57,12 +61,23 @@ def render(
         evidence="evidence.jsonl" if (page.parent / "evidence.jsonl").is_file() else "",
         results_en="" if alone else "results.md",
         results_zh="" if alone else "results.zh.md",
+        history=tuple(islice(_histories(report, page.parent.parent / "history"), _MOST_HISTORIES)),
     )
     write_text(page, render_html(report, language or readers_language(), links))
     if not alone:
         write_text(page.parent / "results.md", render_markdown(report, "en"))
         write_text(page.parent / "results.zh.md", render_markdown(report, "zh"))
     return page
+
+
+def _histories(report: Report, folder: Path) -> Iterator[tuple[str, str]]:
+    """Pages of the models' nights beside the run's folder, see `pth2om.report.trend`."""
+    if not folder.is_dir():
+        return
+    pages = {page.name for page in folder.glob("*.html")}
+    for model in report.models:
+        if f"{model}.html" in pages:
+            yield model, f"../{folder.name}/{quote(model)}.html"
 
 
 def write_report(

@@ -68,6 +68,8 @@ class Links:
     evidence: str = ""
     results_en: str = ""
     results_zh: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+    """Model -> the page of its nights."""
 
 
 def render_html(report: Report, language: Language, links: Links | None = None) -> str:

@@ -17,6 +17,7 @@ from pth2om.cli import main
 from pth2om.errors import DataError
 from pth2om.release import history, night
 from pth2om.release.history import Point
+from pth2om.report import render
 from pth2om.report.trend import curve, page, series_of
 from tests.release.nights import FAKE, gate, stages, write
 
@@ -175,6 +176,16 @@ def test_a_full_disk_leaves_the_history_as_it_was(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "cannot be written" in done.stdout
     assert file.read_bytes() == before
+
+
+def test_a_report_leads_to_the_history_beside_it(tmp_path: Path) -> None:
+    run = write(tmp_path / "reports" / "run", [*stages(), gate()])
+    assert "../history" not in render(run, run).read_text(encoding="utf-8")
+    assert main(["history", str(run), "-o", str(tmp_path / "reports" / "history")]) == 0
+    page_of_run = render(run, run).read_text(encoding="utf-8")
+    (link,) = re.findall(r'<a href="(\.\./[^"]*)">net</a>', page_of_run)
+    assert (run / link).resolve() == (tmp_path / "reports" / "history" / "net.html").resolve()
+    assert (run / link).is_file()
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
