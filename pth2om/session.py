@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -109,18 +109,36 @@ class Session(Protocol):
 
 
 def stream(session: Session, each: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
-    """Many inferences, in order; a session behind a slow link sends the next inputs while it computes.
+    """Many inferences, in order, each computed while the caller works on the outputs before it.
+
+    A session behind a slow link has a ``stream`` of its own, which sends the next inputs while it computes. Any other
+    one computes in a thread, one inference at a time: what computes lets go of the interpreter, so that a second core
+    makes the next feeds ready and reads the last outputs meanwhile.
 
     Args:
         session: with or without a ``stream`` of its own.
-        each: the feeds, taken when they are needed; a few may be taken ahead.
+        each: the feeds, taken in the caller's thread; a few are taken ahead.
     """
     own = getattr(session, "stream", None)
     if own is not None:
         yield from own(each)
         return
-    for feeds in each:
-        yield session.run(feeds)
+    yield from ahead(session.run, each)
+
+
+def ahead(run: Callable[[Feeds], dict[str, Array]], each: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+    """What ``run`` returns for each of the feeds, in order; computed in a thread, one inference beyond the caller's."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    under_way: Future[dict[str, Array]] | None = None
+    with ThreadPoolExecutor(1, "inference") as computing:
+        for feeds in each:
+            following = computing.submit(run, feeds)
+            if under_way is not None:
+                yield under_way.result()
+            under_way = following
+        if under_way is not None:
+            yield under_way.result()
 
 
 def innermost(session: Session) -> Session:
@@ -181,7 +199,7 @@ class Remembering:
         """See `Session.run`; the arrays are the caller's own."""
         import numpy as np
 
-        name = hashlib.blake2b()
+        name = hashlib.sha256()  # the fastest of the strong ones where the processor has instructions for it
         for key in sorted(feeds):
             array = np.ascontiguousarray(feeds[key])
             name.update(f"{key}|{array.dtype.str}|{array.shape}|".encode())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pth2om.compare.closeness import Runs, figures
+from pth2om.compare.closeness import Runs, distance
 from pth2om.compare.rounding import BOTH, HALF, Moved
 from pth2om.evidence import Judgement, Limit, Verdict
 from pth2om.language import say
@@ -69,9 +69,9 @@ def against_singles(batched: Runs, single: Runs, sample: Sample) -> dict[str, An
             continue
         parts = [array] * count if axis < 0 else np.split(array, count, axis)
         outputs[name] = {
-            "rows": [_distance(one, part) for one, part in zip(ones, parts, strict=True)],
+            "rows": [distance(one, part.reshape(one.shape)) for one, part in zip(ones, parts, strict=True)],
             "own": [
-                max(_distance(one, _taken(each, name, place)) for each in several)
+                max(distance(one, _taken(each, name, place).reshape(one.shape)) for each in several)
                 for one, several in zip(ones, moved, strict=True)
             ],
         }
@@ -97,20 +97,21 @@ def others_replaced(session: Runs, sample: Sample, *, before: Runs | None = None
     """
     count = len(sample.names)
     whole = {name: np.array(array) for name, array in (before or session).run(sample.feeds).items()}
-    rows: dict[str, dict[int, list[float]]] = {
-        name: {axis: [0.0] * count for axis in _splitting(array.shape, count)} for name, array in whole.items()
-    }
-    for number, kept in enumerate(_kept(count)):
-        found = session.run(_replaced(sample, kept, number))
-        for name, by_axis in rows.items():
-            for axis, values in by_axis.items():
+    found = [(kept, session.run(_replaced(sample, kept, number))) for number, kept in enumerate(_kept(count))]
+    outputs = {}
+    for name, array in whole.items():
+        best = [math.inf] * count
+        for axis in _splitting(array.shape, count):
+            rows = [0.0] * count
+            for kept, others in found:
                 for row in kept:
-                    pair = [
-                        array if axis < 0 else np.split(array, count, axis)[row] for array in (whole[name], found[name])
-                    ]
-                    values[row] = max(values[row], _distance(*pair))
-    best = {name: min(by_axis.values(), key=max) for name, by_axis in rows.items()}
-    return {"samples": list(sample.names), "outputs": {name: {"rows": values} for name, values in best.items()}}
+                    pair = [_part(each, axis, row, count) for each in (array, others[name])]
+                    rows[row] = max(rows[row], distance(*pair))
+            best = min(best, rows, key=max)
+            if not any(best):
+                break
+        outputs[name] = {"rows": best}
+    return {"samples": list(sample.names), "outputs": outputs}
 
 
 def _kept(count: int) -> list[list[int]]:
@@ -155,7 +156,7 @@ def _taken(outputs: Mapping[str, Array], name: str, place: int) -> Array:
 
 def _splitting(shape: tuple[int, ...], count: int) -> list[int]:
     """The axes that may be the batch, and -1 for none."""
-    return [-1, *(axis for axis, size in enumerate(shape) if size and size % count == 0)]
+    return [*(axis for axis, size in enumerate(shape) if size and size % count == 0), -1]
 
 
 def _batch_axis(batched: tuple[int, ...], single: tuple[int, ...], count: int) -> int | None:
@@ -167,14 +168,6 @@ def _batch_axis(batched: tuple[int, ...], single: tuple[int, ...], count: int) -
     differing = [axis for axis, (many, one) in enumerate(zip(batched, single, strict=True)) if many != one]
     (axis, *more) = differing
     return axis if not more and batched[axis] == count * single[axis] else None
-
-
-def _distance(one: Array, part: Array) -> float:
-    """Relative L2; infinite where one side alone is finite."""
-    values = figures(one, part.reshape(one.shape))
-    if values["new_nonfinite"] or values["lost_nonfinite"]:
-        return float("inf")
-    return values["relative_l2"] or 0.0
 
 
 def judge_batch(measured: Mapping[str, Any], role: str, half: float | None = None) -> list[Judgement]:

@@ -25,6 +25,8 @@ from pth2om.spec import Slice
 if TYPE_CHECKING:
     from pth2om.data.samples import Sample
 
+Floats = npt.NDArray[np.float64]
+
 VERSION = 4
 
 ATOL = RTOL = 5e-3
@@ -60,6 +62,7 @@ _COLUMNS = range(2, 1025)
 _SCALE_APART = 64.0
 _SMALLEST_COLUMN = 2.0**-10
 
+_NOT_FINITE = ("new_nonfinite", "lost_nonfinite", "undefined")
 _OF_FINITE = ("cosine", "relative_l2", "max_abs", "mean_abs", "sqnr_db", "within_tolerance", "reference_peak")
 HIGHER_IS_BETTER = frozenset({"cosine", "sqnr_db", "within_tolerance", "top1_agreement", "top5_overlap", "equal"})
 
@@ -378,15 +381,16 @@ def _compared(
     """`figures`, and the absolute errors where both sides are finite."""
     ours = np.asarray(reference, dtype=np.float64)
     theirs = np.asarray(candidate, dtype=np.float64)
-    finite_ours, finite_theirs = np.isfinite(ours), np.isfinite(theirs)
-    both = finite_ours & finite_theirs
-    plain = bool(both.all())
-    r, c = (ours.ravel(), theirs.ravel()) if plain else (ours[both], theirs[both])
+    r, c, norm_r, norm_c = _finite(ours, theirs)
     difference = c - r
-    size = np.abs(difference)
-    # The plain norm overflows only beyond 1e154, which no float32 output reaches.
-    norm_r, norm_c, norm_d = (math.sqrt(float(np.dot(part, part))) for part in (r, c, difference))
+    norm_d = _norm(difference)
+    size = np.abs(difference, out=difference)
     compared = bool(size.size) or not ours.size
+    plain = size.size == ours.size
+    tolerance = np.abs(r)
+    peak = float(tolerance.max(initial=0.0))
+    tolerance *= RTOL
+    tolerance += ATOL
     values: dict[str, float | None] = {
         "cosine": _cosine(r, c, norm_r, norm_c),
         "relative_l2": norm_d / norm_r if norm_r else (0.0 if not norm_d else math.inf),
@@ -396,28 +400,75 @@ def _compared(
         "max_abs": float(size.max(initial=0.0)),
         "mean_abs": float(size.mean()) if size.size else 0.0,
         "sqnr_db": _decibels(norm_r, norm_d),
-        "within_tolerance": float((size <= ATOL + RTOL * np.abs(r)).mean()) if size.size else 1.0,
-        "new_nonfinite": int(np.count_nonzero(finite_ours & ~finite_theirs)),
-        "lost_nonfinite": int(np.count_nonzero(~finite_ours & ~_same(ours, theirs))),
-        "undefined": int(np.count_nonzero(np.isnan(ours) & np.isnan(theirs))),
-        "reference_peak": float(np.abs(r).max(initial=0.0)),
-        "equal": float(_same(ours, theirs).mean()) if ours.size else 1.0,
+        "within_tolerance": float((size <= tolerance).mean()) if size.size else 1.0,
+        **(dict.fromkeys(_NOT_FINITE, 0) if plain else _nonfinite(ours, theirs)),
+        "reference_peak": peak,
+        "equal": float((ours == theirs if plain else _same(ours, theirs)).mean()) if ours.size else 1.0,
     }
     if not compared:
         values |= dict.fromkeys(_OF_FINITE)
     if kind == "scores" and ours.ndim and ours.shape[-1] > 1:
         values.update(_topk(ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, ours.shape[-1])))
     if kind == "boxes":
-        values["shift_pixels"] = _shift(ours, theirs, both, pixels) if compared else None
+        values["shift_pixels"] = _shift(ours, theirs, pixels) if compared else None
     return values, size
 
 
-def _same(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def distance(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> float:
+    """The relative L2 of `figures` alone, for outputs that are mostly equal: several times as fast.
+
+    Args:
+        reference: any shape and number type.
+        candidate: same shape.
+
+    Returns:
+        0 also where no position is finite on both sides; infinite where one side alone is not finite anywhere.
+    """
+    if np.array_equal(reference, candidate):
+        return 0.0
+    ours = np.asarray(reference, dtype=np.float64)
+    theirs = np.asarray(candidate, dtype=np.float64)
+    r, c, norm_r, _ = _finite(ours, theirs)
+    if r.size < ours.size:
+        counts = _nonfinite(ours, theirs)
+        if counts["new_nonfinite"] or counts["lost_nonfinite"]:
+            return math.inf
+    norm_d = _norm(c - r)
+    return norm_d / norm_r if norm_r else (0.0 if not norm_d else math.inf)
+
+
+def _finite(ours: Floats, theirs: Floats) -> tuple[Floats, Floats, float, float]:
+    """The values at positions that are finite on both sides, in one dimension, and their norms."""
+    r, c = ours.ravel(), theirs.ravel()
+    norm_r, norm_c = _norm(r), _norm(c)
+    if not (math.isfinite(norm_r) and math.isfinite(norm_c)):  # a single value that is not finite shows in the norm
+        both = np.isfinite(r) & np.isfinite(c)
+        r, c = r[both], c[both]
+        norm_r, norm_c = _norm(r), _norm(c)
+    return r, c, norm_r, norm_c
+
+
+def _norm(values: Floats) -> float:
+    # The plain norm overflows only beyond 1e154, which no float32 output reaches.
+    return math.sqrt(float(np.dot(values, values)))
+
+
+def _nonfinite(ours: Floats, theirs: Floats) -> dict[str, int]:
+    """The counts of `_NOT_FINITE`."""
+    finite_ours, finite_theirs = np.isfinite(ours), np.isfinite(theirs)
+    return {
+        "new_nonfinite": int(np.count_nonzero(finite_ours & ~finite_theirs)),
+        "lost_nonfinite": int(np.count_nonzero(~finite_ours & ~_same(ours, theirs))),
+        "undefined": int(np.count_nonzero(np.isnan(ours) & np.isnan(theirs))),
+    }
+
+
+def _same(ours: Floats, theirs: Floats) -> npt.NDArray[np.bool_]:
     same: npt.NDArray[np.bool_] = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
     return same
 
 
-def _cosine(r: npt.NDArray[np.float64], c: npt.NDArray[np.float64], norm_r: float, norm_c: float) -> float:
+def _cosine(r: Floats, c: Floats, norm_r: float, norm_c: float) -> float:
     if not norm_r or not norm_c:
         return 1.0 if norm_r == norm_c else 0.0
     # Scaled before the product, so that very small vectors do not underflow.
@@ -453,15 +504,15 @@ def _topk(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> dic
 
 
 def _shift(
-    ours: npt.NDArray[np.float64],
-    theirs: npt.NDArray[np.float64],
-    both: npt.NDArray[np.bool_],
+    ours: Floats,
+    theirs: Floats,
     pixels: int | None,
 ) -> float:
     """The mean absolute difference of the worst box coordinate (the last axis has four), in pixels.
 
     A whole box moved along one axis moves one or two of its four numbers, so these are not averaged away.
     """
+    both = np.isfinite(ours) & np.isfinite(theirs)
     size = np.where(both, np.abs(np.where(both, theirs, 0) - np.where(both, ours, 0)), 0.0)
     width = ours.shape[-1] if ours.ndim and ours.shape[-1] in (4, 5, 6) else 1
     per_column = size.reshape(-1, width).mean(axis=0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pth2om.compare.closeness import Runs, figures
+from pth2om.compare.closeness import Runs, distance
 from pth2om.evidence import Judgement, Limit
 from pth2om.language import say
 
@@ -52,10 +52,7 @@ def repeated(session: Runs, sample: Sample, runs: int = 2, *, before: Runs | Non
 def _apart(first: np.ndarray[Any, Any], again: np.ndarray[Any, Any]) -> float:
     if first.shape != again.shape:
         return float("inf")
-    values = figures(first, again)
-    if values["new_nonfinite"] or values["lost_nonfinite"]:
-        return float("inf")
-    return values["relative_l2"] or 0.0
+    return distance(first, again)
 
 
 def restless(measured: Mapping[str, Any]) -> float:

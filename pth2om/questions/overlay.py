@@ -23,6 +23,7 @@ Panel = tuple[str, npt.ArrayLike, Sequence[str], npt.ArrayLike | None]
 
 MOST_BYTES = 60_000
 """A picture is never larger than this."""
+_QUALITIES = (88, 78, 66, 54, 42, 30)
 _PANEL = 360
 _TITLE = 22
 _MOST_BOXES = 40
@@ -130,15 +131,22 @@ def encode(picture: Image.Image, most_bytes: int = MOST_BYTES) -> bytes:
     from PIL import Image, features
 
     webp = bool(features.check("webp"))
+    fits: bytes | None = None
     while True:
-        for quality in (88, 78, 66, 54, 42, 30):
+        low, high = 0, len(_QUALITIES)  # halved, for each attempt is an encoding of the whole picture
+        while low < high:
+            middle = (low + high) // 2
             out = io.BytesIO()
             if webp:
-                picture.save(out, "WEBP", quality=quality, method=4)
+                picture.save(out, "WEBP", quality=_QUALITIES[middle], method=4)
             else:
-                picture.save(out, "JPEG", quality=quality, optimize=True)
+                picture.save(out, "JPEG", quality=_QUALITIES[middle], optimize=True)
             if out.tell() <= most_bytes:
-                return out.getvalue()
+                fits, high = out.getvalue(), middle
+            else:
+                low = middle + 1
+        if fits is not None:
+            return fits
         if picture.size == (1, 1):
             raise ValueError(f"a picture does not fit into {most_bytes} bytes")
         size = max(1, int(picture.width * 0.75)), max(1, int(picture.height * 0.75))
