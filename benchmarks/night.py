@@ -1,7 +1,8 @@
 """What an acceptance run costs beside the inferences that it needs, and what a second worker saves.
 
-Each inference of PyTorch and ONNX Runtime is timed inside the run, by where in pth2om it was wanted; what a run takes
-above their sum is the project's own. A fresh store for each run; complete processes on this machine.
+Each inference of PyTorch and ONNX Runtime is timed inside the run, by where in pth2om it was wanted: those of sessions,
+and those of the net itself (seeding, the probes of an export; not the exporter's own tracing). What a run takes above
+their sum is the project's own. A fresh store for each run; complete processes on this machine, modules compiled before.
 
     python benchmarks/night.py [--models yolov6] [--soc Ascend310B1] [--workers 2]
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _TALLY = "PTH2OM_BENCHMARK_TALLY"
+_INSIDE: list[str] = []
 _PLACES = ("compare/", "accuracy/", "quantize/", "graph/", "export", "toolchain/", "checkpoint/", "questions/")
 
 
@@ -51,10 +53,12 @@ def pytest_configure() -> None:
     def timed(kind: str, function: Any) -> Any:
         @functools.wraps(function)
         def run(*arguments: Any, **options: Any) -> Any:
+            _INSIDE.append(kind)
             started = time.perf_counter()
             try:
                 return function(*arguments, **options)
             finally:
+                _INSIDE.pop()
                 entry = tally[f"{kind} {_place()}"]
                 entry[0] += 1
                 entry[1] += time.perf_counter() - started
@@ -65,6 +69,7 @@ def pytest_configure() -> None:
     for module in (runtime, onnx_sessions, emulated):
         module.run_runtime = counted
     TorchSession.run = timed("torch", TorchSession.run)  # type: ignore[method-assign]
+    _time_nets(timed)
 
     def write() -> None:
         folder = Path(os.environ[_TALLY])
@@ -75,10 +80,33 @@ def pytest_configure() -> None:
     atexit.register(write)
 
 
+def _time_nets(timed: Any) -> None:
+    """Time what runs a net outside of sessions, once torch is there."""
+    import importlib.abc
+
+    class Watch(importlib.abc.MetaPathFinder):
+        def find_spec(self, *_: Any) -> None:
+            module = sys.modules.get("torch.nn.modules.module")
+            if module is None or not hasattr(module, "Module"):
+                return
+            sys.meta_path.remove(self)
+            plain = module.Module.__call__
+            counted = timed("net", plain)
+
+            def outermost(net: Any, *arguments: Any, **options: Any) -> Any:
+                run = plain if _INSIDE or type(net).__name__ == "ONNXTracedModule" else counted
+                return run(net, *arguments, **options)
+
+            module.Module.__call__ = outermost
+
+    sys.meta_path.insert(0, Watch())
+
+
 def once(models: str, soc: str, workers: int) -> tuple[float, float, dict[str, tuple[int, float]]]:
     """Wall seconds, CPU seconds, and inferences by place of one run with a fresh store."""
     with tempfile.TemporaryDirectory() as temporary:
         environment = {**os.environ, "PTH2OM_STORE": f"{temporary}/store", "PTH2OM_LANG": "en", _TALLY: temporary}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules, as in normal use
         environment["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{environment.get('PYTHONPATH', '')}"
         command = [
             sys.executable,
