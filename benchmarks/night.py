@@ -94,8 +94,13 @@ def _time_nets(timed: Any) -> None:
             counted = timed("net", plain)
 
             def outermost(net: Any, *arguments: Any, **options: Any) -> Any:
-                run = plain if _INSIDE or type(net).__name__ == "ONNXTracedModule" else counted
-                return run(net, *arguments, **options)
+                if type(net).__name__ == "ONNXTracedModule":
+                    _INSIDE.append("trace")
+                    try:
+                        return plain(net, *arguments, **options)
+                    finally:
+                        _INSIDE.pop()
+                return (plain if _INSIDE else counted)(net, *arguments, **options)
 
             module.Module.__call__ = outermost
 

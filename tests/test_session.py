@@ -1,10 +1,14 @@
-"""A reference with a memory."""
+"""A reference with a memory, and inferences beside the caller."""
 
 from __future__ import annotations
 
-import numpy as np
+import threading
+import time
 
-from pth2om.session import Provenance, Remembering, Room, Session, TensorSpec
+import numpy as np
+import pytest
+
+from pth2om.session import Provenance, Remembering, Room, Session, TensorSpec, stream
 
 
 class Counting:
@@ -75,3 +79,64 @@ def test_several_memories_share_one_room_and_give_it_back() -> None:
     for _ in range(2):
         memories[1].run(feeds(1))
     assert (second.runs, room.bytes) == (3, 8)
+
+
+class Slow(Counting):
+    """Takes as long as it is told; tells who runs when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+        self.under_way = 0
+        self.most = 0
+
+    def run(self, feeds):
+        self.threads.append(threading.get_ident())
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        time.sleep(0.002)
+        self.under_way -= 1
+        if feeds["x"][0, 0] == 13:
+            raise ValueError("thirteen")
+        return super().run(feeds)
+
+
+def test_a_stream_computes_one_at_a_time_beside_its_caller() -> None:
+    session, made, alive = Slow(), [], threading.active_count()
+
+    def each():
+        for value in range(8):
+            made.append((value, threading.get_ident()))
+            yield feeds(value)
+
+    seen = []
+    for number, outputs in enumerate(stream(session, each())):
+        seen.append(float(outputs["y"][0, 0]))
+        assert len(made) <= number + 2  # what is taken ahead is bounded: so is the memory
+    assert seen == [value + 1.0 for value in range(8)]
+    assert session.most == 1
+    assert {thread for _, thread in made} == {threading.get_ident()}
+    assert threading.get_ident() not in session.threads
+    assert threading.active_count() == alive
+
+
+def test_a_stream_gives_what_was_computed_before_an_error() -> None:
+    computed = stream(Slow(), (feeds(value) for value in (1, 2, 13, 4)))
+    assert [float(next(computed)["y"][0, 0]) for _ in range(2)] == [2, 3]
+    with pytest.raises(ValueError, match="thirteen"):
+        next(computed)
+
+    def broken():
+        yield feeds(1)
+        raise OSError("no image")
+
+    with pytest.raises(OSError, match="no image"):
+        list(stream(Slow(), broken()))
+    assert list(stream(Slow(), [])) == []
+
+
+def test_a_stream_that_is_left_computes_no_more() -> None:
+    session = Slow()
+    for _ in stream(session, (feeds(value) for value in range(100))):
+        break
+    assert session.runs <= 3

@@ -99,8 +99,8 @@ def measure(
         reader.check(rows.shape[1:])
         reader.add(rows[: piece.count], piece)
         nonfinite.append(_not_finite(results, piece.count, batch))
-        for offset in range(piece.count):
-            content = hash(piece.array[offset].tobytes())
+        contents = piece.contents or [hash(row.tobytes()) for row in piece.array[: piece.count]]
+        for offset, content in enumerate(contents):
             first_equal.append(seen_before.setdefault(content, piece.first + offset))
         if seen is not None:
             seen(piece.first + piece.count)

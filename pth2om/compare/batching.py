@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pth2om.compare.closeness import Runs, distance
+from pth2om.compare.closeness import Runs
+from pth2om.compare.figures import distance
 from pth2om.compare.rounding import BOTH, HALF, Moved
 from pth2om.evidence import Judgement, Limit, Verdict
 from pth2om.language import say

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from pth2om.compare.closeness import EDGES, HIGHER_IS_BETTER, METRICS
+from pth2om.compare.figures import EDGES, HIGHER_IS_BETTER, METRICS
 from pth2om.compare.rounding import Own, excused, plain_name
 from pth2om.compare.spread import FOLLOWED, Spread, share, undecided
 from pth2om.evidence import Judgement, Limit, Verdict

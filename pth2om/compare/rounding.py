@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pth2om.compare.closeness import HIGHER_IS_BETTER, Runs
+from pth2om.compare.closeness import Runs
+from pth2om.compare.figures import HIGHER_IS_BETTER
 from pth2om.evidence import Limit
 from pth2om.session import Array, Feeds
 

@@ -31,7 +31,7 @@ def widen(
 
     Args:
         spread: what is changed; empty at first.
-        error: metrics between both sides on this row (`pth2om.compare.closeness.closeness`).
+        error: metrics between both sides on this row (`pth2om.compare.figures.closeness`).
         between: metrics between the reference's first row and this one; None for the first itself.
         counted: whether equality is what counts, so that distances are shares of unequal elements.
     """

@@ -216,6 +216,7 @@ class Batch:
         array: float32 (batch, C, H, W), or with ``raw`` uint8 (batch, H, W, 3), RGB.
         geometries: the place of each image in its row.
         others: the other inputs, of a dataset of arrays; `array` is then the first, and there are no geometries.
+        contents: of each image, a number that equal pixels share in this process; empty where nobody made them.
     """
 
     first: int
@@ -223,6 +224,7 @@ class Batch:
     array: Array
     geometries: tuple[Geometry, ...]
     others: Mapping[str, Array] = field(default_factory=dict)
+    contents: tuple[int, ...] = ()
 
 
 def batches(
@@ -256,17 +258,21 @@ def batches(
             array = np.empty((batch, *preprocessor.spec.size, 3), dtype=np.uint8)
         else:
             array = np.empty((batch, *preprocessor.shape), dtype=np.float32)
-        geometries = []
+        geometries, contents = [], []
         for row, index in enumerate(chosen):
-            pixels, geometry = dataset.kept.of((ready, index), functools.partial(_placed, dataset, preprocessor, index))
+            pixels, (geometry, content) = dataset.kept.of(
+                (ready, index), functools.partial(_placed, dataset, preprocessor, index)
+            )
             array[row] = pixels if raw else preprocessor.normalize(pixels)
             geometries.append(geometry)
+            contents.append(content)
         array[len(chosen) :] = array[len(chosen) - 1]
-        yield Batch(chosen[0], len(chosen), array, tuple(geometries))
+        yield Batch(chosen[0], len(chosen), array, tuple(geometries), contents=tuple(contents))
 
 
-def _placed(dataset: Labelled, preprocessor: Preprocessor, index: int) -> tuple[Pixels, Geometry]:
-    return preprocessor.place(dataset.image(index), where=f"{dataset.file(index)} #{index}")
+def _placed(dataset: Labelled, preprocessor: Preprocessor, index: int) -> tuple[Pixels, tuple[Geometry, int]]:
+    pixels, geometry = preprocessor.place(dataset.image(index), where=f"{dataset.file(index)} #{index}")
+    return pixels, (geometry, hash(pixels.tobytes()))
 
 
 def plausibility(spec: Preprocess, inputs: Floats | None = None) -> list[Finding]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pth2om.compare import judge, measure, worse
-from pth2om.compare.closeness import closeness
+from pth2om.compare.figures import closeness
 from pth2om.compare.spread import share, undecided
 from pth2om.data.samples import Sample
 from pth2om.evidence import Limit

@@ -108,3 +108,18 @@ def test_boxes_without_labels_are_refused():
 def test_any_size_and_any_names(height, width, labels):
     boxes = RNG.uniform(-10, 800, (len(labels), 4))
     opened(pictures.draw_detections(flat(height, width), [("a", boxes, labels, None)]))
+
+
+@pytest.mark.parametrize("most", [60_000, 20_000, 9_000])
+def test_the_best_quality_that_fits(most):
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
+    picture = Image.fromarray(noise.repeat(2, 0).repeat(2, 1))
+    sizes = {}
+    for quality in pictures._QUALITIES:
+        out = io.BytesIO()
+        picture.save(out, "WEBP", quality=quality, method=4)
+        sizes[quality] = out.getvalue()
+    best = next((found for found in sizes.values() if len(found) <= most), None)
+    found = pictures.encode(picture, most)
+    assert len(found) <= most
+    assert best is None or found == best

@@ -10,8 +10,8 @@ import pytest
 
 from pth2om import accuracy, compare, evidence, latency
 from pth2om.accuracy.reference import Lead
-from pth2om.compare.closeness import METRICS, NORMS
-from pth2om.compare.closeness import closeness as closeness_of
+from pth2om.compare.figures import METRICS, NORMS
+from pth2om.compare.figures import closeness as closeness_of
 from pth2om.evidence import GateRecord
 from pth2om.report import collect
 from pth2om.report.html import render_html
