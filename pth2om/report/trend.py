@@ -150,11 +150,14 @@ def _line(one: Series, nights: Sequence[Point]) -> str:
 def _caption(one: Series, nights: Sequence[Point]) -> Markup:
     night, value = one.last
     numbers = [value for _, value in _measured(one.values)]
+    low, high = min(numbers), max(numbers)
+    # As many digits as it takes to tell them apart.
+    digits = next((count for count in range(4, 18) if text(low, count) != text(high, count)), 17)
     return Markup("{} <b>{}</b> ({} … {}) {} {}").format(
         visible(one.name),
-        text(value),
-        text(min(numbers)),
-        text(max(numbers)),
+        text(value, digits),
+        text(low, digits),
+        text(high, digits),
         " ".join(_place(one)),
         _when(night, nights),
     )

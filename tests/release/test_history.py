@@ -124,6 +124,14 @@ def test_nights_of_two_time_zones_are_in_order(tmp_path: Path) -> None:
     assert [one.run for one in history.read(file)[0]] == ["-", "a", "b", "c"]
 
 
+def test_a_change_in_a_late_digit_is_seen_in_its_numbers() -> None:
+    values = {"net/x/accuracy/y": [0.9999990001, 0.9999990002], "net/z/accuracy/y": [33.3333, 33.3334]}
+    text = page("net", nights_of(values))
+    ends = re.findall(r"\((\S+) … (\S+)\)", text)
+    assert len(ends) == 2
+    assert all(low != high for low, high in ends)
+
+
 def test_figures_of_two_machines_or_grounds_are_no_change() -> None:
     one, two = nights_of({"net/x/latency/p50": [1.0, 1.0]})
     two = dataclasses.replace(two, values={"net/x/latency/p50": (9.0, "host", "m2")})
