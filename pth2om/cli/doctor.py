@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from pth2om.language import say
 
 if TYPE_CHECKING:
     from pth2om.toolchain.cann.diagnosis import Diagnosis
+    from pth2om.toolchain.cann.selftest import Trial
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,25 +37,43 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise StoreError("doctor.unwritable", where=str(path), reason=error.strerror or str(error)) from None
     if arguments.json:
-        print(json_text([entry.to_json() for entry in found], indent=1))
+        tried = [_tried(entry) if arguments.selftest else [] for entry in found]
+        rows = [
+            entry.to_json() | ({"selftest": [asdict(each) for each in trials]} if arguments.selftest else {})
+            for entry, trials in zip(found, tried, strict=True)
+        ]
+        print(json_text(rows, indent=1))
     else:
         print(visible_lines("\n\n".join("\n".join(entry.lines()) for entry in found)))
         if arguments.bundle:
             print(say("doctor.bundle", path=arguments.bundle))
-    status = max(entry.status for entry in found)
-    return max(status, _selftest(found)) if arguments.selftest else status
+        tried = [_printed(entry) if arguments.selftest else [] for entry in found]
+        if any(tried):
+            print(say("doctor.trial-send"))
+    worst = max(entry.status for entry in found)
+    if not arguments.selftest:
+        return worst
+    from pth2om.toolchain.cann.selftest import status
+
+    return max(worst, *map(status, tried))
 
 
-def _selftest(found: Sequence[Diagnosis]) -> int:
+def _tried(entry: Diagnosis) -> list[Trial]:
+    """The self-test of a machine; nothing of one that did not answer."""
     from pth2om.progress import terminal
     from pth2om.toolchain.cann import selftest
 
-    status = 0
-    for entry in found:
-        steps = itertools.count(1)
-        with terminal.counted(say("doctor.trial-title").render(), None) as seen:
-            trials = selftest.selftest(entry.place, lambda _, steps=steps, seen=seen: seen(next(steps)))  # type: ignore[misc]  # a lambda with bound defaults
+    if not entry.facts:
+        return []
+    steps = itertools.count(1)
+    with terminal.counted(say("doctor.trial-title").render(), None) as seen:
+        return selftest.selftest(entry.place, lambda _: seen(next(steps)))
+
+
+def _printed(entry: Diagnosis) -> list[Trial]:
+    from pth2om.toolchain.cann import selftest
+
+    trials = _tried(entry)
+    if trials:
         print(visible_lines(f"\n{selftest.table(trials, entry.facts)}"))
-        status = max(status, selftest.status(trials))
-    print(say("doctor.trial-send"))
-    return status
+    return trials

@@ -106,7 +106,7 @@ def examine(boards: Sequence[str]) -> list[Diagnosis]:
     Raises:
         ToolchainError: that is no address of a board.
     """
-    return [asked(Place.of(board)) for board in boards] or [here()]
+    return [asked(place) for place in dict.fromkeys(map(Place.of, boards))] or [here()]
 
 
 def asked(place: Place) -> Diagnosis:
