@@ -94,7 +94,8 @@ def convert(
 
     Args:
         file: a checkpoint, TorchScript or ONNX file, recognized by its content.
-        soc: such as ``Ascend310B1``; None: only the ONNX file is made and checked.
+        soc: such as ``Ascend310B1``; None: that of the board or machine that runs the OM, and where there is none only
+            the ONNX file is made and checked.
         options: whatever else is asked.
         progress: is told of each step of this conversion, and can cancel it.
 
@@ -111,6 +112,7 @@ def convert(
 
 def _convert(file: Path, soc: str | None, options: Options, shown: Progress) -> Conversion:
     options.check()
+    soc = soc or _soc_of_the_machine(options)
     names = delivering.Names(
         (options.output or Path(f"{preparing.name_for(file, options)}-converted")).absolute(),
         preparing.name_for(file, options),
@@ -141,6 +143,19 @@ def _convert(file: Path, soc: str | None, options: Options, shown: Progress) -> 
             return _delivered(prepared, pipeline, options, names, gates, scratch)
         finally:
             pipeline.close()
+
+
+def _soc_of_the_machine(options: Options) -> str | None:
+    """The SoC of the machine that is to run the OM, as its driver names it; None for the emulator, or without a driver.
+
+    Raises:
+        ToolchainError: a board cannot be reached, or two of them differ.
+    """
+    if options.chosen_toolchain != "cann":
+        return None
+    from pth2om.toolchain.cann import survey
+
+    return survey(Access(boards=options.boards)).soc or None
 
 
 def _delivered(

@@ -33,6 +33,17 @@ def test_a_real_toolchain_compiles_and_runs(machine, model, capsys) -> None:
     assert "nothing was proven on a device" in said
 
 
+def test_the_machine_names_its_soc(machine, model, capsys) -> None:
+    """Who names a board, or asks for real tools, need not know the chip; a board that cannot be asked is an error."""
+    assert main(["convert", model, "--real", "--size", "8", "-o", "out", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["soc"], done["ground"]) == (SOC, "double")
+    assert Path(done["files"]["om"]).is_file()
+    assert main(["convert", model, "--size", "8", "-o", "other", "--board", "ssh://127.0.0.1:1"]) == 2
+    assert "Nothing listens there" in capsys.readouterr().err
+    assert not Path("other").exists()
+
+
 def test_without_cann_it_is_refused_with_the_next_command(model, capsys, monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
