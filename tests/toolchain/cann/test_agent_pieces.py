@@ -29,7 +29,7 @@ from pth2om.toolchain.cann.agent.confining import confine
 from pth2om.toolchain.cann.agent.environment import captured, probed
 from pth2om.toolchain.cann.agent.frames import MAGIC, FrameError, Pipe, checked, described
 from pth2om.toolchain.cann.agent.lease import FOLDER, Lease, place, told
-from pth2om.toolchain.cann.agent.shared import Mapped, kept, sweep
+from pth2om.toolchain.cann.agent.shared import Mapped, kept, sweep, workplace
 from pth2om.toolchain.cann.boards import holder
 
 AGENT = Path(agent_package.__file__).parent
@@ -440,3 +440,17 @@ def test_a_compile_is_put_into_a_cgroup(tmp_path, monkeypatch, version: int) -> 
     assert (group / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text() == str(1 << 20)
     monkeypatch.setattr(compiling, "confine", lambda size: confine(size, str(tmp_path / "none")))
     assert run(tmp_path, "", most=1 << 20)["confined"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"), [("plain", True), ("用户", True), ("a b", False), ("ü", False), ("~x", False), ("link", False)]
+)
+def test_jobs_lie_where_atc_takes_a_path(tmp_path, monkeypatch, name: str, taken: bool) -> None:
+    """Its rule for paths holds for the whole path, behind every link."""
+    (tmp_path / "a b").mkdir()
+    place = tmp_path / name
+    place.symlink_to(tmp_path / "a b") if name == "link" else place.mkdir(exist_ok=True)
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr("pth2om.toolchain.cann.agent.shared._OTHERS", ("/nonexistent", str(tmp_path / "other")))
+    assert workplace() == str(place if taken else tmp_path / "other")

@@ -18,6 +18,8 @@ from typing import Optional
 _GRAIN = 1 << 20
 _OURS = re.compile(r"pth2om-(?:board|shm)-")
 _ALIVE = "alive"
+_TAKEN = re.compile(r"[A-Za-z0-9./_\-\u4e00-\u9fa5]*\Z")
+_OTHERS = ("/tmp", "/var/tmp")  # noqa: S108 - where a folder of a name of its own is made
 _PLACES = ("/dev/shm",)  # noqa: S108 - the name of memory
 
 
@@ -68,6 +70,17 @@ class Mapped:
             self._map = None
 
 
+def workplace() -> Optional[str]:
+    """The folder for jobs: that for temporary files, unless atc takes no path in it; None where there is no other.
+
+    atc resolves links and then takes letters, digits, ``-``, ``.``, ``_`` and Chinese characters: no blank, no umlaut.
+    """
+    for place in (tempfile.gettempdir(), *_OTHERS):
+        if _TAKEN.match(os.path.realpath(place)) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
+            return place
+    return None
+
+
 def kept(kind: str, place: Optional[str] = None) -> str:
     """A new folder of this process; a lock in it, which the kernel gives back, tells `sweep` that it is in use."""
     path = tempfile.mkdtemp(prefix="pth2om-%s-" % kind, dir=place)
@@ -78,7 +91,7 @@ def kept(kind: str, place: Optional[str] = None) -> str:
 
 def sweep() -> None:
     """Remove the folders of agents that were ended by force: nobody holds their locks."""
-    for place in (*_PLACES, tempfile.gettempdir()):
+    for place in {*_PLACES, tempfile.gettempdir(), workplace() or ""}:
         with contextlib.suppress(OSError):
             for name in os.listdir(place):
                 if _OURS.match(name):

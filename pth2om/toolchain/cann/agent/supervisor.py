@@ -27,7 +27,7 @@ from .child import Child, ChildError, tail_of
 from .frames import MOST_AHEAD, PROTOCOL, FrameError, Header, Pipe, ahead, checked
 from .lease import Lease
 from .processes import AGENT, marked
-from .shared import Mapped, folder, kept, sweep
+from .shared import Mapped, folder, kept, sweep, workplace
 from .worker import FLUSH
 
 MOST_PART = 8 << 20
@@ -77,7 +77,7 @@ class Supervisor:
         self._free: "queue.Queue[Slot]" = queue.LifoQueue()  # what was used last is mapped already
         self._gone = threading.Event()
         self._token = "%d-%.6f" % (os.getpid(), time.time())
-        self._home = kept("board")
+        self._home = kept("board", workplace())
         self._places: List[str] = []
         self._children: Dict[str, Child] = {}  # by the name that the other side gave its model
         self._leaving: List[Tuple[Child, threading.Thread]] = []
