@@ -77,6 +77,16 @@ def access(config: pytest.Config) -> Access:
     if place and way == NO_OM:
         raise pytest.UsageError(say("plugin.compile-unused", word=place, by=way).with_fix())
     boards = tuple(dict.fromkeys(config.getoption("--board")))
+    if place == "board" and not boards:
+        raise pytest.UsageError(say("plugin.compile-no-board").with_fix())
+    if boards:
+        from pth2om.toolchain.cann.place import Place
+
+        try:
+            for board in boards:
+                Place.of(board)
+        except ToolchainError as error:
+            raise pytest.UsageError(str(error)) from None
     # Each worker begins at a board of its own, so that none connects to all of them to find the free one.
     first = _worker(config) % len(boards) if boards else 0
     return Access(boards[first:] + boards[:first], place or "", way)

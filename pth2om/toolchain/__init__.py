@@ -92,6 +92,15 @@ class Access:
     compile_at: str = ""
     run_by: str = "acl"
 
+    def __post_init__(self) -> None:
+        """Refuse a board without an address, as a variable that is not set gives it: it would be this machine.
+
+        Raises:
+            ToolchainError: see there.
+        """
+        if not all(self.boards):
+            raise ToolchainError("cann.board-url", url="''")
+
 
 class Toolchain(Protocol):
     """Compiles ONNX files and opens what came of them."""

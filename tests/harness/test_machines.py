@@ -56,6 +56,9 @@ def test_a_release_agrees_with_its_beginning(asked: str, found: str, same: bool)
         ({"om_run_by": "msame"}, "--om-run-by msame .* toolchain is emulator"),
         ({"om_compile": "here"}, "--om-compile here .* toolchain is emulator"),
         ({"om_toolchain": "cann", "om_run_by": "onnxruntime-cann", "om_compile": "here"}, "nothing is compiled"),
+        ({"om_toolchain": "cann", "om_compile": "board"}, "no board is named"),
+        ({"board": [""]}, "'' is no address of a board"),  # of a variable that is not set: not this machine
+        ({"board": ["ssh://a", "b"]}, "b is no address of a board"),
         ({"om_toolchain": "cann", "om_run_by": "msame", "om_compile": "here"}, ""),
         ({"board": ["ssh://a"], "om_run_by": "onnxruntime-cann"}, ""),
     ],

@@ -41,6 +41,8 @@ def test_the_machine_names_its_soc(machine, model, capsys) -> None:
     assert Path(done["files"]["om"]).is_file()
     assert main(["convert", model, "--size", "8", "-o", "other", "--board", "ssh://127.0.0.1:1"]) == 2
     assert "Nothing listens there" in capsys.readouterr().err
+    assert main(["convert", model, "--size", "8", "-o", "other", "--board", ""]) == 2
+    assert "no address of a board" in capsys.readouterr().err
     assert not Path("other").exists()
 
 
