@@ -58,6 +58,8 @@ class OnnxSession:
         provenance: who computes, where it is not plain ONNX Runtime.
     """
 
+    _spinning = True  # its latency is measured
+
     def __init__(
         self,
         path: Path,
@@ -167,7 +169,11 @@ class OnnxSession:
 
     def _open(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
         return open_runtime(
-            self.path, threads=self._threads, optimize=self._optimize == "all", providers=self._providers
+            self.path,
+            threads=self._threads,
+            optimize=self._optimize == "all",
+            providers=self._providers,
+            spinning=self._spinning,
         )
 
     def _spec(self, value: Any) -> TensorSpec:  # noqa: ANN401 - onnxruntime.NodeArg

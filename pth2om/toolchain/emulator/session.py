@@ -28,6 +28,8 @@ class EmulatedOmSession(OnnxSession):
         ToolchainError: there is no emulated model, or no such band.
     """
 
+    _spinning = False
+
     def __init__(
         self, compiled: Compiled | CompiledModel | Path, band: str = "fused", *, threads: int | None = None
     ) -> None:
