@@ -27,7 +27,7 @@ from pth2om.session import Array
 if TYPE_CHECKING:
     from pth2om.data.samples import Sample
 
-VERSION = 2
+VERSION = 3
 
 SUMMED = 2.0**-19
 """Least relative L2 that a picture may differ from itself alone, 16 units in the last place of float32: what another
@@ -140,7 +140,8 @@ def _replaced(sample: Sample, kept: list[int], seed: int) -> dict[str, Array]:
         shape = (int(others.sum()), *array.shape[1:])
         if array.dtype.kind == "f":
             peak = float(np.abs(np.nan_to_num(array)).max(initial=0.0)) or 1.0
-            changed[others] = (peak * (1 + 2 * stream.standard_normal(shape, dtype=np.float32))).astype(array.dtype)
+            # Uniform in -2.5..4.5 peaks: drawn in a third of the time of a normal distribution.
+            changed[others] = (peak * (7 * stream.random(shape, dtype=np.float32) - 2.5)).astype(array.dtype)
         else:
             changed[others] = stream.choice(array.ravel(), shape)
         feeds[name] = changed

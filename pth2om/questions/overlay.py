@@ -130,19 +130,25 @@ def encode(picture: Image.Image, most_bytes: int = MOST_BYTES) -> bytes:
     """
     from PIL import Image, features
 
-    webp = bool(features.check("webp"))
-    fits: bytes | None = None
+    def encoded(of: Image.Image, quality: int) -> bytes:
+        out = io.BytesIO()
+        if features.check("webp"):
+            of.save(out, "WEBP", quality=quality, method=2)  # a third of the usual time, for 5 % more bytes
+        else:
+            of.save(out, "JPEG", quality=quality, optimize=True)
+        return out.getvalue()
+
     while True:
-        low, high = 0, len(_QUALITIES)  # halved, for each attempt is an encoding of the whole picture
+        best = encoded(picture, _QUALITIES[0])
+        if len(best) <= most_bytes:
+            return best
+        fits: bytes | None = None
+        low, high = 1, len(_QUALITIES)  # halved, for each attempt encodes the whole picture
         while low < high:
             middle = (low + high) // 2
-            out = io.BytesIO()
-            if webp:
-                picture.save(out, "WEBP", quality=_QUALITIES[middle], method=4)
-            else:
-                picture.save(out, "JPEG", quality=_QUALITIES[middle], optimize=True)
-            if out.tell() <= most_bytes:
-                fits, high = out.getvalue(), middle
+            found = encoded(picture, _QUALITIES[middle])
+            if len(found) <= most_bytes:
+                fits, high = found, middle
             else:
                 low = middle + 1
         if fits is not None:

@@ -117,7 +117,7 @@ def test_the_best_quality_that_fits(most):
     sizes = {}
     for quality in pictures._QUALITIES:
         out = io.BytesIO()
-        picture.save(out, "WEBP", quality=quality, method=4)
+        picture.save(out, "WEBP", quality=quality, method=2)
         sizes[quality] = out.getvalue()
     best = next((found for found in sizes.values() if len(found) <= most), None)
     found = pictures.encode(picture, most)
