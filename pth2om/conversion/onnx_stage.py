@@ -110,7 +110,9 @@ class OnnxStage:
 
     def build(self, work: Work) -> Exported:
         """See `Stage.build`."""
-        with self.source.target.operators.known():
+        from pth2om.graph import simplifier
+
+        with self.source.target.operators.known(), simplifier.started(self.source.spec.export.simplify):
             return self._build(work)
 
     def _build(self, work: Work) -> Exported:

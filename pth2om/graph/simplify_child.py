@@ -1,4 +1,7 @@
-"""The child process of the pass ``simplify``: ``python -m pth2om.graph.simplify_child TOOL SOURCE DESTINATION``.
+"""The child process of the pass ``simplify``: ``python -m pth2om.graph.simplify_child``.
+
+It imports what is slow, then reads what to do from stdin: ``["TOOL", "SOURCE", "DESTINATION"]``. It ends without a word
+where nothing comes.
 
 It is a process of its own because both simplifiers have been seen to crash, to hang and to eat memory
 (onnx-simplifier #187, #206, #262), and two protobuf runtimes in one process do not agree (#103, #425).
@@ -6,6 +9,9 @@ It is a process of its own because both simplifiers have been seen to crash, to 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -39,4 +45,7 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with contextlib.suppress(ImportError):
+        importlib.import_module("onnxslim")  # the usual tool; `main` tells where it is absent
+    asked = sys.stdin.buffer.read()
+    sys.exit(main(json.loads(asked)) if asked else 0)

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pth2om import graph
 from pth2om.errors import GraphError
-from pth2om.graph import passes, proof
+from pth2om.graph import passes, proof, simplifier
 from pth2om.graph.contract import EQUAL, ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
 from pth2om.graph.passes import simplify
@@ -226,17 +226,42 @@ def test_simplify_crash_hang_and_absence_are_findings(bench, monkeypatch):
     def popen(code):
         return lambda command, **options: real([sys.executable, "-c", code], **options)
 
-    monkeypatch.setattr(simplify.subprocess, "Popen", popen(crash))
+    monkeypatch.setattr(simplifier.subprocess, "Popen", popen(crash))
     outcome = bench.apply(model, "simplify", simplifier="onnxslim")
     assert outcome.applied == ()
     if os.name == "posix":
         assert "SIGSEGV" in str(outcome.findings[0].message)
-    monkeypatch.setattr(simplify.subprocess, "Popen", popen(hang))
+    monkeypatch.setattr(simplifier.subprocess, "Popen", popen(hang))
     outcome = bench.apply(model, "simplify", simplifier="onnxslim", time_limit=0.3)
     assert [finding.rule for finding in outcome.findings] == ["graph.simplify-slow"]
-    monkeypatch.setattr(simplify.subprocess, "Popen", popen("raise SystemExit(3)"))
+    monkeypatch.setattr(simplifier.subprocess, "Popen", popen("raise SystemExit(3)"))
     outcome = bench.apply(model, "simplify", simplifier="onnxsim")
     assert [finding.rule for finding in outcome.findings] == ["graph.simplify-absent"]
+
+
+def test_a_child_that_waits_is_taken_and_one_that_nobody_takes_is_ended(bench, monkeypatch):
+    children = []
+    real = subprocess.Popen
+
+    def noted(*words, **options):
+        children.append(real(*words, **options))
+        return children[-1]
+
+    monkeypatch.setattr(simplifier.subprocess, "Popen", noted)
+    with simplifier.started():
+        assert bench.apply(foldable(bench), "simplify").applied == ("simplify",)
+        assert len(children) == 1
+    with simplifier.started():
+        children[-1].kill()  # as a system without memory does
+        children[-1].wait()
+        assert bench.apply(foldable(bench), "simplify").applied == ("simplify",)
+    with pytest.raises(ValueError, match="export"), simplifier.started():
+        raise ValueError("export")
+    with simplifier.started(wanted=False):
+        pass
+    assert len(children) == 4
+    assert all(child.poll() is not None for child in children)
+    assert not simplifier._waiting
 
 
 def test_simplify_chooses_by_size(bench, monkeypatch):
@@ -248,7 +273,7 @@ def test_simplify_chooses_by_size(bench, monkeypatch):
 
 def test_simplify_takes_the_other_tool_when_one_fails(bench, monkeypatch):
     tried = []
-    real = simplify._run
+    real = simplifier.simplified
 
     def first_fails(tool, source, made, limit):
         tried.append(tool)
@@ -258,7 +283,7 @@ def test_simplify_takes_the_other_tool_when_one_fails(bench, monkeypatch):
             else simplify.say("graph.simplify-crashed", tool=tool, reason="x")
         )
 
-    monkeypatch.setattr(simplify, "_run", first_fails)
+    monkeypatch.setattr(simplifier, "simplified", first_fails)
     monkeypatch.setattr(simplify, "order", lambda _document, _settings: ["onnxsim", "onnxslim"])
     outcome = bench.apply(foldable(bench), "simplify")
     assert tried == ["onnxsim", "onnxslim"]

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from pth2om.ascend import parser_table
 from pth2om.errors import GraphError, first_line
+from pth2om.graph import simplifier
 from pth2om.graph.contract import ROUNDING, Applied, PassSettings
 from pth2om.graph.document import Document
-from pth2om.host import end_group
 from pth2om.language import Message, say
 from pth2om.onnxfile.walking import is_sorted, node_count, sort_nodes
 
@@ -79,7 +75,7 @@ def _try(document: Document, tool: str, settings: PassSettings) -> Message | Non
     with tempfile.TemporaryDirectory(prefix="pth2om-simplify-", ignore_cleanup_errors=True) as folder:
         source, made = Path(folder) / "source.onnx", Path(folder) / "simplified.onnx"
         document.save(source)
-        reason = _run(tool, source, made, settings.time_limit)
+        reason = simplifier.simplified(tool, source, made, settings.time_limit)
         if reason is not None:
             return reason
         try:
@@ -115,33 +111,3 @@ def _take(document: Document, simplified: Document) -> None:
         for key, value in metadata:
             item = document.model.metadata_props.add()
             item.key, item.value = key, value
-
-
-def _run(tool: str, source: Path, made: Path, time_limit: float) -> Message | None:
-    """Run the child; returns None if it wrote its file, else the reason why not."""
-    command = [sys.executable, "-m", "pth2om.graph.simplify_child", tool, str(source), str(made)]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        _, errors = process.communicate(timeout=time_limit)
-    except subprocess.TimeoutExpired:
-        return say("graph.simplify-slow", tool=tool, seconds=f"{time_limit:g}")
-    finally:
-        if process.poll() is None:
-            end_group(process)
-    if process.returncode == 0 and made.is_file():
-        return None
-    if process.returncode == 3:
-        return say("graph.simplify-absent", tool=tool)
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name if -process.returncode in list(signal.Signals) else "signal"
-        return say("graph.simplify-crashed", tool=tool, reason=f"{name} ({process.returncode})")
-    lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
-    return say("graph.simplify-crashed", tool=tool, reason=lines[-1][:300] if lines else f"status {process.returncode}")
