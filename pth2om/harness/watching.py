@@ -49,6 +49,8 @@ def take_note(config: pytest.Config) -> None:
     place, pipe = os.environ.pop(_NOTE, None), os.environ.pop(_PARENT, None)
     if place is not None and not hasattr(config, "workerinput"):
         config.stash[_PLACE] = Path(place)
+        if os.name == "posix" and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
         if pipe is not None:
             threading.Thread(target=_end_with_parent, args=(int(pipe),), daemon=True).start()
 
@@ -57,7 +59,16 @@ def _end_with_parent(pipe: int) -> None:
     """In the child: wait until the parent is gone, then end as by Ctrl-C."""
     with contextlib.suppress(OSError):
         os.read(pipe, 1)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _interrupt(number: int, _: object) -> None:
+    """In the child: end as by Ctrl-C; told again, at once.
+
+    Not by SIGINT itself: what a shell starts with ``&`` or under ``nohup`` ignores that, and so do its children.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def note_folder(config: pytest.Config, folder: Path) -> None:
@@ -159,17 +170,19 @@ def _pipe() -> Iterator[tuple[int, ...]]:
 
 @contextlib.contextmanager
 def _told_to_end(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Inside the block, what tells this process to end interrupts the child; told again, it ends it at once."""
-    told: set[int] = set()
+    """Inside the block, what tells this process to end interrupts the child; told again, it ends it at once.
 
-    def end(number: int, _: object) -> None:
-        child.send_signal(signal.SIGTERM if number in told else signal.SIGINT)
-        told.add(number)
+    What is ignored stays so: ``nohup`` asks for it.
+    """
+
+    def end(_number: int, _frame: object) -> None:
+        child.send_signal(signal.SIGTERM)
 
     if os.name != "posix" or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    told = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in told}
     try:
         yield
     finally:

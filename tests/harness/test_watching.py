@@ -60,6 +60,9 @@ def test_waits(checkpoint):
 """
 
 
+DEAF = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 def is_running(number: int) -> bool:
     """Whether the process is there, and no dead child that nobody waited for."""
     try:
@@ -69,11 +72,16 @@ def is_running(number: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_ends_with_the_process_that_watches_it(repo: pytest.Pytester, how: signal.Signals) -> None:
-    """A CI ends the process that it started; what runs on alone would hold the machine."""
+@pytest.mark.parametrize(("how", "deaf"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGKILL, True)])
+def test_a_run_ends_with_the_process_that_watches_it(repo: pytest.Pytester, how: signal.Signals, deaf: bool) -> None:
+    """A CI ends the process that it started; what runs on alone would hold the machine.
+
+    Deaf: started with SIGINT ignored, as a shell starts what ends in ``&``.
+    """
     (repo.path / "test_cases" / "test_waits.py").write_text(WAITS)
     words = [sys.executable, "-m", "pth2om.harness", "-k", "waits", "-p", "no:cacheprovider"]
+    if deaf:
+        words = [sys.executable, "-c", DEAF, *words]
     parent = subprocess.Popen(words, cwd=repo.path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     pid, deadline = repo.path / "pid", time.monotonic() + 60
     while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:

@@ -202,10 +202,10 @@ def test_fix_says_in_one_sentence_what_no_pass_mends(name, tmp_path, capsys):
 
 
 def test_fix_asks_no_simplifier_about_a_model_that_does_not_run(tmp_path, monkeypatch):
-    from pth2om.graph.passes import simplify
+    from pth2om.graph import simplifier
 
     asked = []
-    monkeypatch.setattr(simplify, "_run", lambda *_: asked.append(1))
+    monkeypatch.setattr(simplifier, "simplified", lambda *_: asked.append(1))
     path = model(tmp_path / "m.onnx", [node("Grid", ["x"], ["y"], "grid", domain="mine")], [VECTOR], domains=("mine",))
     fixed = fix(path, tmp_path / "out.onnx", settings=PassSettings(), names=["simplify"])
     assert not asked
