@@ -23,14 +23,15 @@ def share_cores(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:  # noqa: ANN401 - xdist's
-    """Consecutive tests for each worker, and for one that has none left the last half of another's.
+    """A model at a time for each worker, and for one that has none left the last half of another's tests.
 
     Tests are sorted by model, so that two workers meet at one model at most, where xdist's ``--dist load`` has all of
     them build the artifacts of the same model, or wait for each other. Any other ``--dist`` is as asked.
     """
     if config.getvalue("dist") != "load":
         return None
-    from xdist.scheduler import WorkStealingScheduling
+    from pth2om.harness.run import RUN
+    from pth2om.harness.scheduling import ModelScheduling
 
-    scheduler: object = WorkStealingScheduling(config, log)
-    return scheduler
+    models = config.stash[RUN].models
+    return ModelScheduling(config, log, [file.parent.name for file in models.glob("*/model.toml")])

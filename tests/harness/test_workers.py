@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pth2om import host
 from tests.harness.test_not_reached import second_model
@@ -54,3 +56,90 @@ def test_two_workers_share_cores_and_start_at_different_models(repo: pytest.Pyte
     first = [next(model for one, model, _ in lines if one == worker) for worker in ("gw0", "gw1")]
     assert sorted(first) == ["second", "tiny"]
     assert sum(by_worker.values()) == 6
+
+
+class Node:
+    """A worker as the scheduler sees it."""
+
+    def __init__(self, name: str) -> None:
+        self.gateway = type("Gateway", (), {"id": name})()
+        self.given: list[int] = []
+        self.stolen: list[int] = []
+        self.shutting_down = False
+
+    def send_runtest_some(self, tests: list[int]) -> None:
+        self.given += tests
+
+    def send_steal(self, tests: list[int]) -> None:
+        self.stolen = list(tests)
+
+    def shutdown(self) -> None:
+        self.shutting_down = True
+
+
+def scheduled(request: pytest.FixtureRequest, tests: list[str], models: list[str], workers: int):
+    pytest.importorskip("xdist")
+    from pth2om.harness.scheduling import ModelScheduling
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("xdist.scheduler.worksteal.parse_tx_spec_config", lambda _config: ["popen"] * workers)
+        scheduler = ModelScheduling(request.config, None, models)
+    nodes = [Node(f"gw{number}") for number in range(workers)]
+    for node in nodes:
+        scheduler.add_node(node)
+    for node in nodes:
+        scheduler.add_node_collection(node, tests)
+    scheduler.schedule()
+    return scheduler, nodes
+
+
+def test_models_are_given_one_by_one_and_halves_at_the_end(request: pytest.FixtureRequest) -> None:
+    models = ["net", "net-digits", "other"]
+    tests = [f"t.py::test_{number}[{model}-fp16-bs1]" for model in models for number in range(6)]
+    scheduler, (first, second) = scheduled(request, tests, models, 2)
+    assert (first.given, second.given) == (list(range(6)), list(range(6, 12)))
+    for test in range(4):
+        scheduler.mark_test_complete(second, 6 + test)
+    assert second.given[6:] == []  # two are left: it has what it needs
+    scheduler.mark_test_complete(second, 10)
+    assert second.given[6:] == list(range(12, 18))
+    for test in range(5):
+        scheduler.mark_test_complete(first, test)
+    assert second.stolen == [15, 16, 17]  # seven wait there: no model is left, so half of the longest queue
+    scheduler.remove_pending_tests_from_node(second, second.stolen)
+    assert first.given[6:] == [15, 16, 17]
+    for node in (first, second):
+        for test in list(scheduler.node2pending[node]):
+            scheduler.mark_test_complete(node, test)
+    assert sorted(first.given + [test for test in second.given if test < 15]) == list(range(18))
+    if scheduler.steal_requested_from_node is not None:  # asked for while the last ones ran
+        scheduler.remove_pending_tests_from_node(scheduler.steal_requested_from_node, [])
+    assert scheduler.tests_finished
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_done_first_every_test_is_run_once(request: pytest.FixtureRequest, data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+    models = [f"m{number}" for number in range(len(sizes))]
+    tests = [f"t.py::test_{n}[{model}]" for model, size in zip(models, sizes, strict=True) for n in range(size)]
+    scheduler, nodes = scheduled(request, tests, models, data.draw(st.integers(1, 4)))
+    done: list[int] = []
+    while len(done) < len(tests):
+        thief = scheduler.steal_requested_from_node
+        if thief is not None and data.draw(st.booleans()):
+            ready = scheduler.node2pending[thief][2:]  # what it holds on to, as a worker does
+            scheduler.remove_pending_tests_from_node(thief, [test for test in thief.stolen if test in ready])
+            continue
+        able = [node for node in nodes if len(scheduler.node2pending[node]) > (0 if node.shutting_down else 1)]
+        if not able:
+            assert thief is not None, "everybody waits for everybody"
+            ready = scheduler.node2pending[thief][2:]
+            scheduler.remove_pending_tests_from_node(thief, [test for test in thief.stolen if test in ready])
+            continue
+        node = data.draw(st.sampled_from(able))
+        test = scheduler.node2pending[node][0]
+        done.append(test)
+        scheduler.mark_test_complete(node, test)
+    assert sorted(done) == list(range(len(tests)))
+    assert not scheduler.pending
