@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -143,3 +145,20 @@ def test_a_run_is_cancelled_within_two_seconds(window):
     # killed before it can write one.
     last = canonical.lines(accept.run_of(window.desk, job) / "evidence.jsonl")[-1]
     assert last["kind"] != "end" or last["interrupted"]
+
+
+@pytest.mark.parametrize("others", [(), ("before",), ("after",), ("before", "after")])
+def test_the_run_of_a_job_is_not_one_typed_just_before_or_after(tmp_path, others):
+    now = float(int(time.time()))
+    began = {"before": now, "b": now + 1, "after": now + 4}
+    for name in ("b", *others):
+        folder = tmp_path / "reports" / name
+        folder.mkdir(parents=True)
+        started = datetime.fromtimestamp(began[name], UTC).isoformat(timespec="seconds")
+        line = {"kind": "run", "started": started, "command": ["pytest", "-k", "tiny"]}
+        (folder / "evidence.jsonl").write_text(json.dumps(line) + "\n")
+    desk = SimpleNamespace(settings=SimpleNamespace(project=tmp_path))
+    job = SimpleNamespace(started=now + 1.3, ended=now + 4.2, asked=SimpleNamespace(words=["-k", "tiny"]))
+    assert accept.run_of(desk, job) == tmp_path / "reports" / "b"
+    job.started = None
+    assert accept.run_of(desk, job) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -221,28 +222,33 @@ def live(desk: Desk, job: journal.Job) -> Mapping[str, Any]:
 
 
 def run_of(desk: Desk, job: journal.Job) -> Path | None:
-    """The folder of evidence that a job writes: the run of its words that began after it."""
+    """The folder of evidence that a job writes: of the runs of its words the first that began while it ran."""
     if job.started is None:
         return None
     command = ["pytest", *job.asked.words]
+    found = []
     for file in (desk.settings.project / "reports").glob("*/evidence.jsonl"):
         try:
             if file.stat().st_mtime < job.started - 1 or (job.ended and file.parent.stat().st_ctime < job.started - 1):
                 continue
             with file.open("rb") as opened:
                 first = json.loads(opened.readline(_MOST_LINE))
-            if list(first.get("command", ())) == command and _began(first, job):
-                return file.parent
+            if list(first.get("command", ())) == command and (began := _began(first, job)) is not None:
+                found.append((began, file.parent))
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             continue
-    return None
+    return min(found)[1] if found else None
 
 
-def _began(first: Mapping[str, Any], job: journal.Job) -> bool:
+def _began(first: Mapping[str, Any], job: journal.Job) -> float | None:
+    """When a run began, in whole seconds as its evidence has it; None where that was not while the job ran.
+
+    The same words can be typed just before and just after the job.
+    """
     from datetime import datetime
 
     began = datetime.fromisoformat(str(first["started"])).timestamp()
-    return (job.started or 0.0) - 1.5 <= began <= (job.ended or float("inf")) + 1
+    return began if math.floor(job.started or 0.0) <= began <= (job.ended or math.inf) else None
 
 
 def shown(desk: Desk, job: journal.Job) -> Mapping[str, Any]:
