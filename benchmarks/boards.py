@@ -28,21 +28,21 @@ from onnx import TensorProto, helper
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/doubles/cann")]
 
-from cann_double.install import install  # noqa: E402
+from cann_double.install import install  # noqa: E402 - after the path
 
-from pth2om.ascend.atc_options import AtcOptions  # noqa: E402
-from pth2om.ascend.target import Target  # noqa: E402
-from pth2om.errors import CrashError  # noqa: E402
-from pth2om.toolchain import Access  # noqa: E402
-from pth2om.toolchain.cann import CannToolchain, close_all, machine  # noqa: E402
-from pth2om.toolchain.cann.agent.child import Child  # noqa: E402
-from pth2om.toolchain.cann.agent.environment import captured  # noqa: E402
-from pth2om.toolchain.cann.agent.frames import Pipe  # noqa: E402
-from pth2om.toolchain.cann.agent.shared import Mapped  # noqa: E402
-from pth2om.toolchain.cann.board import Limits  # noqa: E402
-from pth2om.toolchain.cann.place import Place  # noqa: E402
-from pth2om.toolchain.cann.shipping import agent  # noqa: E402
-from tests.evidence.canonical import canonical, read  # noqa: E402
+from pth2om.ascend.atc_options import AtcOptions  # noqa: E402 - after the path
+from pth2om.ascend.target import Target  # noqa: E402 - after the path
+from pth2om.errors import CrashError  # noqa: E402 - after the path
+from pth2om.toolchain import Access  # noqa: E402 - after the path
+from pth2om.toolchain.cann import CannToolchain, close_all, machine  # noqa: E402 - after the path
+from pth2om.toolchain.cann.agent.child import Child  # noqa: E402 - after the path
+from pth2om.toolchain.cann.agent.environment import captured  # noqa: E402 - after the path
+from pth2om.toolchain.cann.agent.frames import Pipe  # noqa: E402 - after the path
+from pth2om.toolchain.cann.agent.shared import Mapped  # noqa: E402 - after the path
+from pth2om.toolchain.cann.board import Limits  # noqa: E402 - after the path
+from pth2om.toolchain.cann.place import Place  # noqa: E402 - after the path
+from pth2om.toolchain.cann.shipping import agent  # noqa: E402 - after the path
+from tests.evidence.canonical import canonical, read  # noqa: E402 - after the path
 
 SOC = "Ascend310B4"
 TICKS = os.sysconf("SC_CLK_TCK")

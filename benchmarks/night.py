@@ -68,7 +68,7 @@ def pytest_configure() -> None:
     counted = timed("onnxruntime", runtime.run_runtime)
     for module in (runtime, onnx_sessions, emulated):
         module.run_runtime = counted
-    TorchSession.run = timed("torch", TorchSession.run)  # type: ignore[method-assign]
+    TorchSession.run = timed("torch", TorchSession.run)
     _time_nets(timed)
 
     def write() -> None:

@@ -15,17 +15,17 @@ from pathlib import Path
 
 def is_file(path: Path) -> bool:
     """Whether this is a file; a name that no file system takes (too long, with a NUL) is none (``Path`` raises)."""
-    return os.path.isfile(path)  # noqa: PTH113
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for names that no system takes
 
 
 def is_folder(path: Path) -> bool:
     """Whether this is a folder; as `is_file` for names that no file system takes."""
-    return os.path.isdir(path)  # noqa: PTH112
+    return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
 def is_there(path: Path) -> bool:
     """Whether there is a file or folder; as `is_file` for names that no file system takes."""
-    return os.path.exists(path)  # noqa: PTH110
+    return os.path.exists(path)  # noqa: PTH110 - as above
 
 
 def from_here(path: Path) -> Path:

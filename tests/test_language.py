@@ -169,7 +169,7 @@ def test_a_count_agrees_with_its_noun(room: str) -> None:
     ("count", "shown"), [(0, "0 gates were"), (1, "1 gate was"), (2, "2 gates were"), ("1", "1 gate was")]
 )
 def test_one_is_singular(count: object, shown: str) -> None:
-    assert say("plugin.exit-not-reached", count=count).render("en") == f"The run fails: {shown} not reached."  # type: ignore[arg-type]
+    assert say("plugin.exit-not-reached", count=count).render("en") == f"The run fails: {shown} not reached."
     assert "{count} gate" in Message("plugin.exit-not-reached").render("en")
 
 

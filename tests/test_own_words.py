@@ -54,7 +54,7 @@ def test_what_is_instead_is_there_and_speaks_of_convert() -> None:
     for name in names:
         message = in_own_words(Message(known[name], {"net": "n.py", "file_classes": 7}), "convert")
         for language in ("en", "zh"):
-            fix = message.fix(language)  # type: ignore[arg-type]
+            fix = message.fix(language)
             assert fix is not None
             assert not re.search(r"--om-|model\.toml|\[source\]", fix)
         assert message.to_json()["key"] == known[name], "the record is the same for every face"
@@ -72,7 +72,7 @@ def test_others_stay_as_they_are() -> None:
 @pytest.mark.parametrize(("language", "says"), [("en", "--num-classes 7"), ("zh", "--num-classes 7")])
 def test_values_are_filled_in(language: str, says: str) -> None:
     message = in_own_words(say("checkpoint.misfit-classes", file_classes=7), "convert")
-    assert says in str(message.fix(language))  # type: ignore[arg-type]
+    assert says in str(message.fix(language))
 
 
 NOT_IN_AN_EVALUATION = {
@@ -97,7 +97,7 @@ def test_evaluate_names_its_own_options() -> None:
         own = in_own_words(Message(key, {"model": "resnet20", "name": "imagenet", "folder": "f", **FIGURES}), "offline")
         assert own.to_json()["key"] == key, "the record is the same for every face"
         for language in ("en", "zh"):
-            shown = f"{own.render(language)} {own.fix(language)}"  # type: ignore[arg-type]
+            shown = f"{own.render(language)} {own.fix(language)}"
             assert "--om-" not in shown
             assert not re.search(r"--\w[\w-]* (resnet20|imagenet)\b", shown), shown
 

@@ -142,11 +142,11 @@ def settings(op: AippOp, model_hw: tuple[int, int]) -> AippSettings:
         input_bias=input_bias,
         output_bias=output_bias,
         # Tuples of a fixed length, which mypy does not see in a comprehension (here and below).
-        padding=padding,  # type: ignore[arg-type]
+        padding=padding,  # type: ignore[arg-type]  # four numbers
         padding_value=op.number("padding_value"),
-        mean=tuple(op.integer(f"mean_chn_{channel}") for channel in range(4)),  # type: ignore[arg-type]
-        min=tuple(op.number(f"min_chn_{channel}") for channel in range(4)),  # type: ignore[arg-type]
-        reciprocal=tuple(op.number(f"var_reci_chn_{channel}", 1.0) for channel in range(4)),  # type: ignore[arg-type]
+        mean=tuple(op.integer(f"mean_chn_{channel}") for channel in range(4)),  # type: ignore[arg-type]  # four numbers
+        min=tuple(op.number(f"min_chn_{channel}") for channel in range(4)),  # type: ignore[arg-type]  # four numbers
+        reciprocal=tuple(op.number(f"var_reci_chn_{channel}", 1.0) for channel in range(4)),  # type: ignore[arg-type]  # four numbers
     )
 
 
@@ -157,11 +157,11 @@ def _conversion(op: AippOp, form: str) -> tuple[Matrix | None, tuple[int, int, i
     yuv = form in _YUV
     names = [[f"matrix_r{row}c{column}" for column in range(3)] for row in range(3)]
     if any(op.has(name) for row in names for name in row):
-        matrix: Matrix = tuple(tuple(op.integer(name) for name in row) for row in names)  # type: ignore[assignment]
+        matrix: Matrix = tuple(tuple(op.integer(name) for name in row) for row in names)  # type: ignore[assignment]  # three rows of three
     else:
         # Defaults differ by input: BGR out of YUV420SP, YUV out of everything else.
         matrix = YUV_TO_BGR["601-narrow"].matrix if form == "YUV420SP_U8" else RGB_TO_YUV["601-narrow"].matrix
     side = "input" if yuv else "output"
     bias = tuple(op.integer(f"{side}_bias_{channel}", default) for channel, default in enumerate((16, 128, 128)))
-    given: tuple[int, int, int] = bias  # type: ignore[assignment]
+    given: tuple[int, int, int] = bias  # type: ignore[assignment]  # three numbers
     return (matrix, given, (0, 0, 0)) if yuv else (matrix, (0, 0, 0), given)

@@ -91,7 +91,7 @@ class _Writer:
         self._graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype=dtype), name))
         return name
 
-    def add(self, kind: str, inputs: Sequence[str], *, output: str | None = None, **attributes: Any) -> str:  # noqa: ANN401
+    def add(self, kind: str, inputs: Sequence[str], *, output: str | None = None, **attributes: Any) -> str:  # noqa: ANN401 - attributes of ONNX
         name = self._name()
         self.nodes.append(helper.make_node(kind, list(inputs), [output or name], name=name, **attributes))
         return output or name

@@ -91,7 +91,7 @@ class Reads:
         found |= {f"{role(Path(name))}/": _folder_state(Path(name)) for name in self.folders}
         found |= {f"env/{name}": _variable_state(name) for name in self.variables}
         found |= {f"package/{name}": _version(name) for name in self.packages}
-        return found | ({"cwd": _hash(os.getcwd())} if self.place else {})  # noqa: PTH109
+        return found | ({"cwd": _hash(os.getcwd())} if self.place else {})  # noqa: PTH109 - text, for a key
 
 
 def counted(noted: Noted) -> Reads:

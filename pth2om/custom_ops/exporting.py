@@ -45,7 +45,7 @@ def symbolics(operators: Sequence[CustomOp], version: int) -> Iterator[None]:
     from torch import onnx as exporter
 
     register: Any = getattr(exporter, "register_custom_op_symbolic")  # noqa: B009 - not exported for mypy
-    forget: Any = getattr(exporter, "unregister_custom_op_symbolic")  # noqa: B009
+    forget: Any = getattr(exporter, "unregister_custom_op_symbolic")  # noqa: B009 - not exported for mypy
     chosen = [entry for entry in operators if entry.symbol]
     for entry in chosen:
         register(str(entry.symbol), _symbolic(entry), version)

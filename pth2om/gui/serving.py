@@ -69,7 +69,7 @@ def serve(
         lock.acquire(timeout=0)
     except Timeout:
         raise DataError("gui.served-already", where=str(settings.project)) from None
-    shown = f"[{host}]" if ":" in host else host if host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
+    shown = f"[{host}]" if ":" in host else host if host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - told from others, not bound to
     base = f"http://{shown}:{settings.port}/?token="
 
     door = Door(settings.state)

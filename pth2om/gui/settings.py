@@ -65,7 +65,7 @@ class Settings:
     @property
     def hosts(self) -> frozenset[str]:
         """The names that a ``Host`` header may have, without the port."""
-        return frozenset((*_LOOPBACK, *self.names, *((self.host,) if self.host not in ("0.0.0.0", "::") else ())))  # noqa: S104
+        return frozenset((*_LOOPBACK, *self.names, *((self.host,) if self.host not in ("0.0.0.0", "::") else ())))  # noqa: S104 - told from others, not bound to
 
     @property
     def cookie(self) -> str:

@@ -289,7 +289,7 @@ def _written(shapes: Shapes, inputs: Inputs, options: Options) -> dict[str, str]
     return {name: part.rpartition(":")[2] for part, (name, *_) in zip(parts, inputs, strict=True)}
 
 
-def _resized(entry: tuple[str, tuple[int, ...], str, Message | None], options: Options) -> Any:  # noqa: ANN401
+def _resized(entry: tuple[str, tuple[int, ...], str, Message | None], options: Options) -> Any:  # noqa: ANN401 - a field of the spec, of any kind
     name, shape, dtype, comment = entry
     channels, sizes = shape[:1], shape[1:]
     if options.channels is not None:

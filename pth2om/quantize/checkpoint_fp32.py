@@ -312,7 +312,7 @@ def content_of(checkpoint: Path, kind: Kind) -> tuple[Any, dict[str, str] | None
 
         try:
             with safe_open(checkpoint, framework="pt", device="cpu") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - safetensors' file is no mapping
         except (SafetensorError, OSError) as error:
             raise QuantizeError("quantize.checkpoint-unread", where=str(checkpoint), reason=first_line(error)) from None
     content = reading.load_plain(checkpoint)
@@ -322,7 +322,7 @@ def content_of(checkpoint: Path, kind: Kind) -> tuple[Any, dict[str, str] | None
     return content, None
 
 
-def _save(content: Any, metadata: dict[str, str] | None, kind: Kind, destination: Path) -> None:  # noqa: ANN401
+def _save(content: Any, metadata: dict[str, str] | None, kind: Kind, destination: Path) -> None:  # noqa: ANN401 - what torch.save takes
     import torch
 
     try:

@@ -85,7 +85,7 @@ class _EmissionWriter(_NpuWriter):
     def constant(self, name: str, value: Any) -> str:  # noqa: ANN401, ARG002 - as in the base class
         return self.pen.constant(np.asarray(value))
 
-    def emit(self, kind: str, inputs: list[str], name: str, output: str | None = None, **values: Any) -> str:  # noqa: ANN401, ARG002
+    def emit(self, kind: str, inputs: list[str], name: str, output: str | None = None, **values: Any) -> str:  # noqa: ANN401, ARG002 - attributes of ONNX; the signature is `twins`'
         return self.pen.add(kind, inputs, **values)
 
     def quant_name(self, part: Part) -> str:

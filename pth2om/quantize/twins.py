@@ -137,7 +137,7 @@ class _Writer:
     def constant(self, name: str, value: Any) -> str:  # noqa: ANN401 - array or NumPy scalar
         return self.network.add_constant(name, np.asarray(value))
 
-    def emit(self, kind: str, inputs: list[str], name: str, output: str | None = None, **values: Any) -> str:  # noqa: ANN401
+    def emit(self, kind: str, inputs: list[str], name: str, output: str | None = None, **values: Any) -> str:  # noqa: ANN401 - attributes of ONNX
         unique, count = name, 1
         while unique in self._names:
             unique, count = f"{name}.{count}", count + 1

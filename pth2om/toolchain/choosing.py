@@ -35,13 +35,13 @@ class Maker(Protocol):
         """
 
 
-def _emulator(target: Target, *, threads: int | None, join: Join | None, access: Access) -> Toolchain:  # noqa: ARG001
+def _emulator(target: Target, *, threads: int | None, join: Join | None, access: Access) -> Toolchain:  # noqa: ARG001 - all makers are called alike
     from pth2om.toolchain.emulator import EmulatorToolchain
 
     return EmulatorToolchain(target, threads=threads, join=join)
 
 
-def _cann(target: Target, *, threads: int | None, join: Join | None, access: Access) -> Toolchain:  # noqa: ARG001
+def _cann(target: Target, *, threads: int | None, join: Join | None, access: Access) -> Toolchain:  # noqa: ARG001 - all makers are called alike
     from pth2om.toolchain.cann import CannToolchain
 
     return CannToolchain(target, access)

@@ -90,7 +90,7 @@ class FakeToolchain:
     def maker(cls, answer: Answer = plain) -> Maker:
         """What `pth2om.toolchain.choosing.register` takes."""
 
-        def make(target: Target, *, threads: int | None, join: object, access: object) -> FakeToolchain:  # noqa: ARG001
+        def make(target: Target, *, threads: int | None, join: object, access: object) -> FakeToolchain:  # noqa: ARG001 - all makers are called alike
             return cls(target, answer)
 
         return make
@@ -104,7 +104,7 @@ class FakeToolchain:
         """The `refusals`."""
         return self.refusals
 
-    def compile(self, model: Path, options: AtcOptions, destination: Path) -> CompiledModel:  # noqa: ARG002
+    def compile(self, model: Path, options: AtcOptions, destination: Path) -> CompiledModel:  # noqa: ARG002 - the protocol's
         """Keep the model, with the data beside it.
 
         Raises:

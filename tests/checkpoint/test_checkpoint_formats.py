@@ -105,7 +105,7 @@ def test_other_files_are_named_with_what_to_do(tmp_path: Path, entry: str, langu
     path.write_bytes(CASES[entry][0])
     with pytest.raises(CheckpointError) as caught:
         read(path)
-    text = caught.value.render(language)  # type: ignore[arg-type]
+    text = caught.value.render(language)
     assert str(path) in text
     assert "→" in text
     assert "{" not in text.replace("{key:", "").replace("{k[", "")

@@ -171,7 +171,7 @@ def test_into_a_net_outside_the_repository(tmp_path: Path, net: Path) -> None:
 
 def test_the_number_of_classes_is_read_off(tmp_path: Path, net: Path) -> None:
     loaded = load_module(spec(tmp_path), saved(tmp_path, tiny(7).state_dict()), net=net)
-    assert loaded.module[4].out_features == 7  # type: ignore[index]
+    assert loaded.module[4].out_features == 7
     assert "classes-read" in rules(loaded)
 
 
@@ -185,7 +185,7 @@ def test_wrong_channels(tmp_path: Path, net: Path) -> None:
     with pytest.raises(CheckpointError, match="has 1 input channels"):
         load_module(spec(tmp_path, num_classes=10), saved(tmp_path, tiny(10, 1).state_dict()), net=net)
     loaded = load_module(spec(tmp_path, num_classes=10, arguments={"in_channels": 1}), tmp_path / "w.pth", net=net)
-    assert loaded.module[0].in_channels == 1  # type: ignore[index]
+    assert loaded.module[0].in_channels == 1
 
 
 def test_wrong_template(tmp_path: Path, net: Path) -> None:
@@ -249,7 +249,7 @@ def test_foreign_classes_need_trust_and_their_code(tmp_path: Path, monkeypatch: 
     code.mkdir()
     (code / "custom_training_repo.py").write_text(CUSTOM)
     monkeypatch.syspath_prepend(str(code))
-    import custom_training_repo  # type: ignore[import-not-found]
+    import custom_training_repo
 
     weights = saved(tmp_path, custom_training_repo.Custom())
     expected = dict(torch.load(weights, weights_only=False).state_dict())
@@ -341,7 +341,7 @@ def test_nets_may_import_their_neighbours(tmp_path: Path) -> None:
             "    return nn.Linear(WIDTH, num_classes)\n"
         )
         net = load_net(folder / "net.py")
-        assert net.build(2).weight.shape == (2, width)  # type: ignore[union-attr]
+        assert net.build(2).weight.shape == (2, width)
         assert set(net_files(folder / "net.py")) == {folder / "net.py", folder / "blocks.py"}
         assert not (folder / "__pycache__").exists()
     assert "blocks" not in sys.modules

@@ -80,7 +80,7 @@ def test_the_jobs_of_the_page_run(
     repo: pytest.Pytester, repository: Path, tmp_path: Path, shims: Path, page: str, kind: object
 ) -> None:
     """Both pages hold the same jobs (see below), so that each CI is run from one of them."""
-    steps = kind((repository / "docs" / page).read_text(encoding="utf-8"))  # type: ignore[operator]
+    steps = kind((repository / "docs" / page).read_text(encoding="utf-8"))
     shutil.copytree(repo.path / "models" / "tiny", repo.path / "models" / "second")
     (repo.path / "models" / "second" / "weights" / "tiny.pth").write_bytes(b"nothing")
     statuses, stored = [], tmp_path / "stored"

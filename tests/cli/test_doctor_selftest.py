@@ -19,7 +19,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
 
     def examined(place: object) -> diagnosis.Diagnosis:
-        url = str(place.url)  # type: ignore[attr-defined]
+        url = str(place.url)
         if "far" in url:
             return diagnosis.unreachable(url, say("cann.ssh-refused", reason="no"))
         return diagnosis.Diagnosis(url, FACTS, ())

@@ -94,7 +94,7 @@ def test_pictures_that_others_reach_are_found_without_a_session_of_one(name, cou
 @pytest.mark.parametrize("share", [1e-1, 2e-4, 1e-5, 2e-6])
 def test_a_trace_of_the_batch_mean_is_found(share):
     """Far below the limits of closeness: the picture's own output may not move at all."""
-    mixed = lambda x: x @ WEIGHT + np.float32(share) * (x @ WEIGHT).mean(0, keepdims=True)  # noqa: E731
+    mixed = lambda x: x @ WEIGHT + np.float32(share) * (x @ WEIGHT).mean(0, keepdims=True)  # noqa: E731 - one of several of a line each
     assert judged_apart(mixed).verdict == "failed"
     if share > 1e-5:
         assert judged_alone(mixed).verdict == "failed"

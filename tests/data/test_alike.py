@@ -90,7 +90,7 @@ def test_int8_says_so_once_it_is_known(datasets: Path) -> None:
     store = Store(datasets / "store")
     entries = [SimpleNamespace(name=name, subset=None) for name in ("absent", "scored")]
     source = SimpleNamespace(spec=SimpleNamespace(datasets=entries, name="net"), store=store)
-    stage = Int8Stage(source, SimpleNamespace(dataset=dataset), None, Shape(1), None)  # type: ignore[arg-type]
+    stage = Int8Stage(source, SimpleNamespace(dataset=dataset), None, Shape(1), None)
     data = CalibrationData("calibrating", opened["calibrating"].digest, 6, 6, lambda: iter(()))
     (finding,) = stage._alike(data)
     assert (finding.rule, finding.severity) == ("pipeline.calibrated-on-alike", "warning")

@@ -57,7 +57,7 @@ def test_rows_are_padded_with_zeros_and_the_last_batch_is_not_counted(tmp_path: 
     found = five(tmp_path)
     session = FirstOdd()
     measured = measure(
-        session,  # type: ignore[arg-type]
+        session,
         found,
         None,
         Postprocess(),

@@ -42,7 +42,7 @@ class Taken:
 def test_bytes_of_a_pixel(color: Any, input_format: str, x_first: bool, wanted: list[int]) -> None:
     channels = 1 if color == "GRAY" else 3
     preprocess = Preprocess(size=(2, 4), color=color, scale=1.0, mean=(3.5,) * channels, std=(2.0,) * channels)
-    fed = PixelFed(Taken(), preprocess, "x", input_format, x_first=x_first)  # type: ignore[arg-type]
+    fed = PixelFed(Taken(), preprocess, "x", input_format, x_first=x_first)
     assert fed.inputs[0].shape == (2, channels, 2, 4)
     pixel = (np.array([10.0, 20.0, 30.0])[:channels] - 3.5) / 2.0
     values = np.broadcast_to(pixel[None, :, None, None], (2, channels, 2, 4)).astype(np.float32)
@@ -54,4 +54,4 @@ def test_bytes_of_a_pixel(color: Any, input_format: str, x_first: bool, wanted: 
 
 def test_one_colour_for_four_pixels_cannot_be_made_of_values() -> None:
     with pytest.raises(Absent, match="YUV420SP"):
-        PixelFed(Taken(), Preprocess(size=(2, 4)), "x", "YUV420SP_U8")  # type: ignore[arg-type]
+        PixelFed(Taken(), Preprocess(size=(2, 4)), "x", "YUV420SP_U8")

@@ -18,7 +18,7 @@ import acl
 import numpy as np
 
 import pth2om.toolchain.emulator.session  # noqa: F401 - imported once, before the forks
-import tests.omfile.om_factory  # noqa: F401
+import tests.omfile.om_factory  # noqa: F401 - for what its import registers
 
 FOLDER = Path(sys.argv[1])
 KINDS = {0: "float32", 1: "float16", 4: "uint8", 9: "int64"}

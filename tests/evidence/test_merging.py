@@ -44,7 +44,7 @@ def gate(model: str, value: float = 0.0, **more: object) -> GateRecord:
     verdict, ground = given.pop("verdict"), given.pop("ground")
     return GateRecord(
         model, "fp16-bs1", "Ascend310B1", "accuracy", "om/drop", value, "points", None, verdict, ground, **given
-    )  # type: ignore[arg-type]
+    )
 
 
 def shard(folder: Path, number: int, *records: Record, soc: str = "Ascend310B1", end: bool = True) -> Path:

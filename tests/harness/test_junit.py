@@ -18,7 +18,7 @@ WAIVED = {"waived": {"owner": "Li Wei", "expires": "2026-12-31"}}
 
 def gate(verdict: str, check: str, **details: object) -> GateRecord:
     return GateRecord(
-        "net", "fp16-bs1", "Ascend310B1", "regression", check, None, "", None, verdict, "host",  # type: ignore[arg-type]
+        "net", "fp16-bs1", "Ascend310B1", "regression", check, None, "", None, verdict, "host",
         message=say("release.new"), details=details,
     )  # fmt: skip
 
@@ -27,7 +27,7 @@ def written(tmp_path: Path, gates: list[GateRecord], unreached: list[GateRecord]
     xml = LogXML(tmp_path / "j.xml", None)
     config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugins=lambda: [object(), xml]))
     xml.pytest_sessionstart()
-    junit.complete(config, gates, unreached)  # type: ignore[arg-type]
+    junit.complete(config, gates, unreached)
     xml.pytest_sessionfinish()
     return ElementTree.parse(tmp_path / "j.xml").getroot()[0]
 

@@ -31,7 +31,7 @@ def test_every_test_is_in_one_shard_and_a_model_stays_together(owners: list[str]
 def test_what_is_no_shard_is_refused(text: str) -> None:
     config = SimpleNamespace(getoption=lambda name: text)
     with pytest.raises(pytest.UsageError, match="2/4"):
-        sharding.shard(config)  # type: ignore[arg-type]
+        sharding.shard(config)
 
 
 def evidence_of(repo: pytest.Pytester) -> set[Path]:

@@ -105,16 +105,28 @@ def test_models_are_given_one_by_one_and_halves_at_the_end(request: pytest.Fixtu
     assert second.given[6:] == list(range(12, 18))
     for test in range(5):
         scheduler.mark_test_complete(first, test)
-    assert second.stolen == [15, 16, 17]  # seven wait there: no model is left, so half of the longest queue
+    # No model is left, and the first holds its last test: one more lets it run that, and not the long one at the end.
+    assert second.stolen == [13]
     scheduler.remove_pending_tests_from_node(second, second.stolen)
-    assert first.given[6:] == [15, 16, 17]
+    assert first.given[6:] == [13]
+    scheduler.mark_test_complete(first, 5)
+    assert second.stolen == [14]
+    scheduler.remove_pending_tests_from_node(second, [])  # it had begun that
     for node in (first, second):
         for test in list(scheduler.node2pending[node]):
             scheduler.mark_test_complete(node, test)
-    assert sorted(first.given + [test for test in second.given if test < 15]) == list(range(18))
-    if scheduler.steal_requested_from_node is not None:  # asked for while the last ones ran
-        scheduler.remove_pending_tests_from_node(scheduler.steal_requested_from_node, [])
+            if scheduler.steal_requested_from_node is not None:
+                scheduler.remove_pending_tests_from_node(scheduler.steal_requested_from_node, [])
+    assert sorted(first.given + [test for test in second.given if test != 13]) == list(range(18))
     assert scheduler.tests_finished
+
+
+def test_a_worker_that_has_nothing_takes_half(request: pytest.FixtureRequest) -> None:
+    tests = [f"t.py::test_{number}[net-fp16-bs1]" for number in range(8)]
+    scheduler, (first, second) = scheduled(request, tests, ["net"], 2)
+    assert (first.given, second.given, first.stolen) == (list(range(8)), [], [4, 5, 6, 7])
+    scheduler.remove_pending_tests_from_node(first, first.stolen)
+    assert second.given == [4, 5, 6, 7]
 
 
 @given(st.data())

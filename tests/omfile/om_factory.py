@@ -128,7 +128,7 @@ def om(*models: list[tuple[int, bytes]], **options: object) -> bytes:
         table([(kind, len(data)) for kind, data in parts], wide=wide) + b"".join(data for _, data in parts)
         for parts in models
     )
-    return header(len(body), models=len(models), **options) + body  # type: ignore[arg-type]
+    return header(len(body), models=len(models), **options) + body
 
 
 def sparse_om(path: Path, parts: list[tuple[int, bytes]], weights: int) -> None:

@@ -364,7 +364,7 @@ def test_a_hostile_length_costs_no_memory(tmp_path: Path) -> None:
     om = omfile.read_om(path)
     assert om.fetched < 2**20
     with pytest.raises(OmFileError) as caught:
-        om.operators  # noqa: B018
+        om.operators  # noqa: B018 - reads
     assert caught.value.message.key == "omfile.too-large-piece"
 
 

@@ -179,7 +179,7 @@ def test_torchscript_and_whole_modules_bring_their_architecture(tmp_path: Path) 
     torch.save(classifier(), tmp_path / "whole.onnx")  # the suffix lies
     written = {}
     for file, through in (("traced.bin", None), ("whole.onnx", "trace")):
-        options = Options(size=(12,), output=tmp_path / f"{file}-out", template="ignored", torchscript=through)  # type: ignore[arg-type]
+        options = Options(size=(12,), output=tmp_path / f"{file}-out", template="ignored", torchscript=through)
         done = pth2om.convert(tmp_path / file, "Ascend310P3" if through is None else None, options)
         assert done.status == 0, done.failed
         assert any("ignored" in message.render() for message in done.said)

@@ -68,9 +68,9 @@ def test_other_folders_are_refused_and_lead_on(
     tmp_path: Path, files: tuple[str, ...], task: str | None, key: str
 ) -> None:
     with pytest.raises(ConvertError) as caught:
-        dataset_for("own", folder_of(tmp_path / "data", *files), task, "tensor")  # type: ignore[arg-type]
+        dataset_for("own", folder_of(tmp_path / "data", *files), task, "tensor")
     assert caught.value.message.key == key
-    options = Options(task=task, dataset=tmp_path / "data")  # type: ignore[arg-type]
+    options = Options(task=task, dataset=tmp_path / "data")
     line = after_refusal(caught.value, Path("m.pt"), "Ascend310B1", options)
     assert line.startswith("pth2om convert ")
     assert "--task" not in line

@@ -217,7 +217,7 @@ def test_pictures_of_one_gate_on_two_grounds_have_two_names(tmp_path: Path) -> N
         stored = tmp_path / f"{ground}-{soc}.webp"
         stored.write_bytes(f"RIFF {ground} {soc}".encode())
         row = GateRecord(
-            "a" * 300, "fp16-bs1", soc, "accuracy", "om/top1/drop", 1.0, "points", None, "shown", ground,  # type: ignore[arg-type]
+            "a" * 300, "fp16-bs1", soc, "accuracy", "om/top1/drop", 1.0, "points", None, "shown", ground,
             details={"pictures": [{"file": str(stored), "caption": "a"}]},
         )  # fmt: skip
         (entry,) = showing.carry(row, tmp_path / "run").details["pictures"]

@@ -33,7 +33,7 @@ def gate(question: str = "accuracy", check: str = "om/top1/drop", value: float |
     if question != "accuracy":
         given |= {"interval": None, "details": {}, "digests": {}}
     given |= more
-    return GateRecord("net", "int8-bs1", "Ascend310B1", question, check, value, **given)  # type: ignore[arg-type]
+    return GateRecord("net", "int8-bs1", "Ascend310B1", question, check, value, **given)
 
 
 def stages(changed: Mapping[str, str] = {}, details: Mapping[str, Mapping[str, Any]] = {}) -> list[StageRecord]:

@@ -37,7 +37,7 @@ def file(tmp_path: Path, **changed: str | None) -> Path:
 
 
 def keys(waivers: object) -> list[str]:
-    return [one.key.removeprefix("release.") for one in remarks(waivers.records())]  # type: ignore[attr-defined]
+    return [one.key.removeprefix("release.") for one in remarks(waivers.records())]
 
 
 def test_a_waiver_is_laid_over_and_the_verdict_stays(tmp_path: Path) -> None:

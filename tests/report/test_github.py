@@ -49,7 +49,7 @@ def models(tmp_path: Path) -> Path:
 )
 def test_levels_and_the_place_of_the_spec(models: Path, one: GateRecord, level: str | None) -> None:
     found = github.commands([one], models, str(models.parent))
-    assert [COMMAND.fullmatch(line).groups()[:3] for line in found] == (  # type: ignore[union-attr]
+    assert [COMMAND.fullmatch(line).groups()[:3] for line in found] == (
         [(level, "models/net/model.toml", "net-fp16-bs1 accuracy")] if level else []
     )
     if level:

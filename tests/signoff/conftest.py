@@ -37,9 +37,9 @@ class Desk:
         folder = self.run.write(self.root)
         given: dict[str, object] = {"om_files": [self.root / "net.om"], "models": self.root / "models"}
         given |= {"store": Store(self.root / "store"), "language": "en"} | options
-        for name, text in given.pop("after", {}).items():  # type: ignore[attr-defined]
+        for name, text in given.pop("after", {}).items():
             (self.root / name).write_text(text, encoding="utf-8")
-        return signoff(folder, self.root / "release.toml", self.root / "statement.json", self.key, **given)  # type: ignore[arg-type]
+        return signoff(folder, self.root / "release.toml", self.root / "statement.json", self.key, **given)
 
 
 @pytest.fixture

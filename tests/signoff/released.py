@@ -57,7 +57,7 @@ def gate(question: str, check: str, value: float | None, limit: Limit | None = N
     given |= more
     if given["ground"] != "device":
         given["provenance"] = Provenance("emulator", "1", given["ground"], SOC)
-    return GateRecord("net", "fp16-bs1", SOC, question, check, value, limit=limit, **given)  # type: ignore[arg-type]
+    return GateRecord("net", "fp16-bs1", SOC, question, check, value, limit=limit, **given)
 
 
 def gates() -> list[GateRecord]:
@@ -117,6 +117,6 @@ class Run:
 def planned(question: str, soc: str = SOC) -> Planned:
     asked = {"closeness": "torch~om/*", "accuracy": "om/*", "latency": "om/*"}
     return Planned(
-        f"t.py::test_{question}[net-fp16-bs1]", "net", "fp16-bs1", soc, question, f"{question}/t",  # type: ignore[arg-type]
-        (Expected(question, (asked[question],)),),  # type: ignore[arg-type]
+        f"t.py::test_{question}[net-fp16-bs1]", "net", "fp16-bs1", soc, question, f"{question}/t",
+        (Expected(question, (asked[question],)),),
     )  # fmt: skip

@@ -151,7 +151,7 @@ def test_a_name_that_stands_twice_in_a_line_is_refused(desk: Desk) -> None:
 # --- statements that somebody signed all the same ------------------------------------------------------------------
 
 
-def resealed(desk: Desk, key_files: tuple[Path, Path], change: Callable[[dict], None]) -> bytes:  # type: ignore[type-arg]
+def resealed(desk: Desk, key_files: tuple[Path, Path], change: Callable[[dict], None]) -> bytes:
     path = desk.sign().path
     assert path is not None
     statement = dict(envelope.opened(path.read_bytes()).statement)
@@ -183,7 +183,7 @@ def test_a_signed_statement_about_nothing_is_refused(
 
 
 def test_text_that_is_none_is_a_sentence(desk: Desk, key_files: tuple[Path, Path]) -> None:
-    def change(told: dict) -> None:  # type: ignore[type-arg]
+    def change(told: dict) -> None:
         told["predicate"]["signer"]["publicKey"] = "\ud800"
         told["predicate"]["release"]["policy"]["text"] = "\udfff"
 

@@ -45,7 +45,7 @@ def test_a_gear_changes_the_sizes_of_inputs_and_picture(tmp_path: Path) -> None:
     second = found.variants[1]
     assert (second.name, second.shape.of(PICTURE)) == ("fp16-gears8x8_6x10-6x10", (1, 3, 6, 10))
     assert found.at(second.shape).inputs[0].shape == (3, 6, 10)
-    assert found.at(second.shape).preprocess.size == (6, 10)  # type: ignore[union-attr]
+    assert found.at(second.shape).preprocess.size == (6, 10)
     assert second.twin.name == "fp16-bs1"
 
 

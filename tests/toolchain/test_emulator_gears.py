@@ -37,7 +37,7 @@ def convolution(path: Path, sizes: tuple[object, ...]) -> Path:
 
 
 def options(**flags: str) -> AtcOptions:
-    return AtcOptions(output="m", soc_version=SOC, precision_mode="force_fp16", **flags)  # type: ignore[arg-type]
+    return AtcOptions(output="m", soc_version=SOC, precision_mode="force_fp16", **flags)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def text_of(name: str) -> str:
 def row_of(chip: dict[str, Any]) -> Row:
     memory = ("hbm_used_mb", "hbm_mb") if "hbm_mb" in chip else ("memory_used_mb", "memory_mb")
     keys = ("npu", "chip", "device", "name", "health", "power_w", "temperature_c", *memory)
-    return tuple(chip.get(key) for key in keys)  # type: ignore[return-value]
+    return tuple(chip.get(key) for key in keys)
 
 
 def test_the_corpus_is_whole() -> None:

@@ -325,7 +325,7 @@ def _seen(world: World, names: str) -> Rows:
     return {**STEPS, **TRIED}[names].rows(world)
 
 
-World.__hash__ = object.__hash__  # type: ignore[method-assign]
+World.__hash__ = object.__hash__
 
 
 AT_NIGHT = ("R11", "N3 T1", "C2", "C3", "C9 C10", "C11", "R10", "N4")

@@ -31,7 +31,7 @@ def test_weights_are_kept_hashed_and_sent_with_the_om(tmp_path: Path, monkeypatc
     monkeypatch.setattr(compiling, "run_atc", run)
     monkeypatch.setattr(compiling, "as_asked", lambda _path, _asked: ([], [], []))
     board, asked = SimpleNamespace(name="b"), SimpleNamespace()
-    made = compiling.compiled(board, asked, tmp_path, Provenance("cann", "8", "device", "Ascend310B1"))  # type: ignore[arg-type]
+    made = compiling.compiled(board, asked, tmp_path, Provenance("cann", "8", "device", "Ascend310B1"))
     main, files = files_of(made)
     assert main == "model.om"
     assert {name: file.read_bytes() for name, file in files.items()} == {
