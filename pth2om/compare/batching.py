@@ -140,7 +140,7 @@ def _replaced(sample: Sample, kept: list[int], seed: int) -> dict[str, Array]:
         shape = (int(others.sum()), *array.shape[1:])
         if array.dtype.kind == "f":
             peak = float(np.abs(np.nan_to_num(array)).max(initial=0.0)) or 1.0
-            # Uniform in -2.5..4.5 peaks: drawn in a third of the time of a normal distribution.
+            # Uniform in -2.5..4.5 peaks: drawn in a fifth of the time of a normal distribution.
             changed[others] = (peak * (7 * stream.random(shape, dtype=np.float32) - 2.5)).astype(array.dtype)
         else:
             changed[others] = stream.choice(array.ravel(), shape)
