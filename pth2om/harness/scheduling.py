@@ -1,4 +1,4 @@
-"""Which tests each worker of pytest-xdist gets: a model at a time, and halves of the last ones."""
+"""Which tests each worker of pytest-xdist gets: a model at a time, and the last ones shared."""
 
 from __future__ import annotations
 

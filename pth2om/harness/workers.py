@@ -23,7 +23,7 @@ def share_cores(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:  # noqa: ANN401 - xdist's
-    """A model at a time for each worker, and for one that has none left the last half of another's tests.
+    """A model at a time for each worker, and for one that has none left some of another's last tests.
 
     Tests are sorted by model, so that two workers meet at one model at most, where xdist's ``--dist load`` has all of
     them build the artifacts of the same model, or wait for each other. Any other ``--dist`` is as asked.

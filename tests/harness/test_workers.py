@@ -93,7 +93,7 @@ def scheduled(request: pytest.FixtureRequest, tests: list[str], models: list[str
     return scheduler, nodes
 
 
-def test_models_are_given_one_by_one_and_halves_at_the_end(request: pytest.FixtureRequest) -> None:
+def test_models_are_given_one_by_one_and_the_last_ones_are_shared(request: pytest.FixtureRequest) -> None:
     models = ["net", "net-digits", "other"]
     tests = [f"t.py::test_{number}[{model}-fp16-bs1]" for model in models for number in range(6)]
     scheduler, (first, second) = scheduled(request, tests, models, 2)
