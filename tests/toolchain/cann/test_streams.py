@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,10 @@ def test_a_crash_gives_the_board_back_at_close(toolchain, compiled, machine, whe
     machine.rules({"where": where, "do": "segfault"})
     with toolchain.open(compiled, "device") as session, pytest.raises(CrashError, match="SIGSEGV"):
         session.run(feeds())
-    assert Lease().look() == {"held": False}
+    end = time.monotonic() + 5.0  # the close does not wait for the kernel to end what crashed; the lease does
+    while Lease().look() != {"held": False}:
+        assert time.monotonic() < end, Lease().look()
+        time.sleep(0.01)
     machine.rules()
 
 
