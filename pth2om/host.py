@@ -9,14 +9,13 @@ import hashlib
 import os
 import platform
 import signal
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pth2om.store import version_of
-
-if TYPE_CHECKING:
-    import subprocess
 
 THREADS = "OMP_NUM_THREADS"
 """The variable that limits the threads of one process; PyTorch reads it itself."""
@@ -74,6 +73,23 @@ def return_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
+
+
+def started_alike(module: str, *, errors: bool = False) -> subprocess.Popen[bytes]:
+    """Start ``python -m module`` in a session of its own, with what this process can import; see `end_group`.
+
+    Args:
+        module: its dotted name.
+        errors: whether its stderr is a pipe, which then has to be read; else it is dropped, as its stdout is.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE if errors else subprocess.DEVNULL,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
+        start_new_session=True,
+    )
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

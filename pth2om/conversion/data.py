@@ -82,6 +82,21 @@ class ModelData:
             )
         return self._datasets[name]
 
+    def size(self, name: str, subset: int | None = None) -> tuple[int, str]:
+        """How many samples `dataset` holds, and what they are; data with a recipe that says its count is not made.
+
+        Raises:
+            Absent: it is not here.
+        """
+        from pth2om.data import drawn
+
+        manifest = None if name in self._datasets else drawn(name, self.settings.calib, self.settings.datasets)
+        if manifest is None or manifest.count is None:
+            labelled = self.dataset(name, subset)
+            return len(labelled), labelled.samples_are
+        limits = [limit for limit in (subset, self.settings.subset) if limit is not None]
+        return min([manifest.count, *limits]), manifest.samples_are
+
     def first(self) -> tuple[Labelled, str] | None:
         """The first of the spec's datasets that is here, and its metric."""
         for entry in self.spec.datasets:

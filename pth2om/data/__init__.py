@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pth2om.data.labelled import DatasetAbsent, Labelled, open_dataset
     from pth2om.data.manifest import Manifest, load_manifest
     from pth2om.data.preprocess import Batch, Geometry, Preprocessor, batches
+    from pth2om.data.recipes import drawn, made_ahead
     from pth2om.data.samples import GivenSamples, Sample, Samples
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "Sample",
     "Samples",
     "batches",
+    "drawn",
     "load_manifest",
+    "made_ahead",
     "open_dataset",
 ]
 
@@ -42,6 +45,7 @@ __getattr__ = on_demand.names(
         "labelled": ("DatasetAbsent", "Labelled", "open_dataset"),
         "manifest": ("Manifest", "load_manifest"),
         "preprocess": ("Batch", "Geometry", "Preprocessor", "batches"),
+        "recipes": ("drawn", "made_ahead"),
         "samples": ("GivenSamples", "Sample", "Samples"),
     },
 )

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from pth2om.data import sources, volumes
 from pth2om.data.image import Pixels
 from pth2om.data.manifest import Manifest, load_manifest
-from pth2om.errors import Absent, DataError, first_line
+from pth2om.data.recipes import made
+from pth2om.errors import Absent, DataError
 from pth2om.files import is_file, is_folder, is_there
-from pth2om.store import Key, Store, file_digest
+from pth2om.store import Store
 
 VERSION = 1
 T = TypeVar("T")
@@ -166,7 +167,7 @@ class Labelled:
     @property
     def samples_are(self) -> str:
         """What it holds, as sentences and units name it: ``images``, ``volumes`` or ``samples``."""
-        return "volumes" if self.has_volumes else "samples" if self.has_arrays else "images"
+        return self.manifest.samples_are
 
     @property
     def has_volumes(self) -> bool:
@@ -257,7 +258,11 @@ def open_dataset(
     if subset is not None and subset < 1:
         raise DataError("data.empty-subset", where=str(manifest.place), subset=subset)
     folder = _locate(manifest, data_roots, overrides or {}, store)
-    return Labelled(manifest, folder, read_source(manifest, folder), subset)
+    source = read_source(manifest, folder)
+    if name not in (overrides or {}) and manifest.count not in (None, len(source.files)):
+        where, found = str(manifest.place), len(source.files)
+        raise DataError("data.recipe-count", where=where, count=manifest.count, found=found)
+    return Labelled(manifest, folder, source, subset)
 
 
 def read_source(manifest: Manifest, folder: Path) -> sources.Source | volumes.VolumeSource:
@@ -282,7 +287,7 @@ def _locate(manifest: Manifest, data_roots: Sequence[Path], overrides: Mapping[s
             )
         return override
     if manifest.recipe is not None:
-        return _made(manifest, store or Store())
+        return made(manifest, store or Store())
     folder = manifest.folder or ("" if manifest.kind in ("npz", "arrays") else manifest.name)
     candidates = [
         manifest.place,
@@ -327,37 +332,3 @@ def _holds(manifest: Manifest, folder: Path) -> bool:
     if manifest.kind == "folders":
         return any(entry.is_dir() for entry in folder.iterdir())
     return any(sources.is_image(entry) for entry in folder.iterdir())
-
-
-def _made(manifest: Manifest, store: Store) -> Path:
-    """The folder that the dataset's recipe writes, from the store."""
-    recipe = manifest.place / (manifest.recipe or "")
-    if not is_file(recipe):
-        raise DataError("data.no-recipe", where=str(recipe))
-    inputs = {
-        path.relative_to(manifest.place).as_posix(): file_digest(path)
-        for path in sorted(manifest.place.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts and path.name != "dataset.toml"
-    }
-
-    def build(folder: Path) -> None:
-        _run_recipe(recipe, folder)
-
-    key = Key("dataset", VERSION, inputs=inputs, options={"name": manifest.name}, label=manifest.name)
-    return store.artifact(key, build).path
-
-
-def _run_recipe(recipe: Path, folder: Path) -> None:
-    import runpy
-
-    try:
-        make = runpy.run_path(str(recipe)).get("make")
-        if not callable(make):
-            raise DataError("data.recipe-without-make", where=str(recipe))
-        make(folder)
-    except (DataError, OSError, KeyboardInterrupt):
-        raise  # the store reports a full disk with its own error
-    except Exception as error:  # a recipe is the repository's own code and may raise anything
-        raise DataError(
-            "data.recipe-failed", where=str(recipe), reason=first_line(f"{type(error).__name__}: {error}")
-        ) from error

@@ -59,6 +59,7 @@ class Manifest(_Table):
     classes: Annotated[int, Field(ge=1)] | None = None
     first_class: int = 0
     recipe: str | None = None
+    count: Annotated[int, Field(ge=1)] | None = None
     content: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
@@ -69,7 +70,14 @@ class Manifest(_Table):
                 raise ValueError(f"{key} {value!r} must be a path below the dataset's folder")
         if self.kind not in ("npz", "arrays") and self.file is not None:
             raise ValueError(f'file belongs to kind = "npz" or "arrays", not to kind = "{self.kind}"')
+        if self.count is not None and self.recipe is None:
+            raise ValueError("count belongs to data with a recipe")
         return self
+
+    @property
+    def samples_are(self) -> str:
+        """What it holds, as sentences and units name it: ``images``, ``volumes`` or ``samples``."""
+        return {"volumes": "volumes", "arrays": "samples"}.get(self.kind, "images")
 
     @property
     def label_file(self) -> str:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pth2om.host import end_group
+from pth2om.host import end_group, started_alike
 from pth2om.language import Message, say
 
 _waiting: list[subprocess.Popen[bytes]] = []
@@ -72,15 +70,7 @@ def simplified(tool: str, source: Path, made: Path, time_limit: float) -> Messag
 
 
 def _start() -> subprocess.Popen[bytes]:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
-    return subprocess.Popen(
-        [sys.executable, "-m", "pth2om.graph.simplify_child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
+    return started_alike("pth2om.graph.simplify_child", errors=True)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

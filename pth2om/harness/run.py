@@ -5,6 +5,7 @@ Nothing here imports torch, onnx or onnxruntime.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
@@ -71,6 +72,7 @@ class Run:
         self._plans: tempfile.TemporaryDirectory[str] | None = None  # where workers leave theirs
         self._uncollected: dict[str, str] = {}
         self._interrupted = False
+        self._ahead = contextlib.ExitStack()  # a child that makes data
         self._reasons: list[Message] = []
         if not self.is_worker:
             run_options.check(config, self.settings, [case.folder.name for case in self.cases], self._datasets())
@@ -194,6 +196,7 @@ class Run:
                 planning.hand_over(plan, Path(given["pth2om_plans"]), given["workerid"])
         else:
             self._begin(plan)
+            self._make_ahead(session.items)
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
         """How the tests were shared."""
@@ -243,6 +246,25 @@ class Run:
             if planning.would_ask_of(name, plan.items, self.config.option.keyword):
                 wrong = Planned(name, name, "", None, "checkpoint", "checkpoint/spec")
                 self.records.write([wrong.gate("failed", case.error.message)])
+
+    def _make_ahead(self, items: Sequence[pytest.Item]) -> None:
+        """Have the data that these tests need made by a child, while the models are exported."""
+        from pth2om.data import drawn, made_ahead
+        from pth2om.store import Store
+
+        names: list[str] = []
+        for item in items:
+            case = case_of(item)
+            if case is None or case.spec is None:
+                continue
+            if case.dataset is not None:
+                names.append(case.dataset.name)
+            elif question_of(item) == "closeness":
+                names += [each.name for each in case.spec.datasets]
+            if case.variant is not None and case.variant.quantized and case.spec.quantize.dataset:
+                names.append(case.spec.quantize.dataset)
+        found = (drawn(name, self.settings.calib, self.settings.datasets) for name in dict.fromkeys(names))
+        self._ahead.enter_context(made_ahead([each for each in found if each is not None], Store()))
 
     def _warn_undecidable(self, items: Sequence[pytest.Item]) -> None:
         told: set[tuple[str, str]] = set()
@@ -303,6 +325,7 @@ class Run:
         The innermost wrapper: what goes wrong here is still told in the terminal's summary.
         """
         garbage.rest(self.config)
+        self._ahead.close()
         if not self.is_worker:
             if self.baseline is not None:
                 self.records.compare(self.baseline)

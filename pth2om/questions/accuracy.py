@@ -149,11 +149,11 @@ def undecidable(pipeline: Pipeline, dataset: Dataset, variant: Variant) -> Messa
     if dataset.metric == "agreement" or pipeline.seeded:
         return None
     try:
-        labelled = pipeline.data.dataset(dataset.name, dataset.subset)
+        count, samples_are = pipeline.data.size(dataset.name, dataset.subset)
     except Pth2omError:
         return None  # absent or wrong: reported where it is used
-    message = scoring.can_decide(len(labelled), _drop(pipeline, variant))[1]
-    return None if message is None else _named(message, labelled.samples_are)
+    message = scoring.can_decide(count, _drop(pipeline, variant))[1]
+    return None if message is None else _named(message, samples_are)
 
 
 def _drop(pipeline: Pipeline, variant: Variant | None) -> float:

@@ -1,4 +1,4 @@
-"""Manifests, label files, COCO, npz, masks, recipes: read right, or refused in a sentence."""
+"""Manifests, label files, COCO, npz, masks: read right, or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -302,41 +302,6 @@ class TestFinding:
         manifest(calib, "far", 'kind = "npz"\nfile = "../../x.npz"\n')
         with pytest.raises(SpecError):
             load_manifest(folder)
-
-
-class TestRecipe:
-    RECIPE = (
-        "import numpy as np\n"
-        "def make(folder):\n"
-        "    np.savez(folder / 'drawn.npz', x=np.full((2, 3, 3), 7, np.uint8), y=np.array([0, 1]))\n"
-    )
-
-    def test_made_once_and_again_when_the_recipe_changes(self, calib: Path) -> None:
-        folder = manifest(calib, "drawn", 'kind = "npz"\nrecipe = "make.py"\n')
-        (folder / "make.py").write_text(self.RECIPE)
-        first = open_dataset("drawn", calib_root=calib)
-        again = open_dataset("drawn", calib_root=calib)
-        assert first.folder == again.folder
-        assert first.image(0)[0, 0, 0] == 7
-        (folder / "make.py").write_text(self.RECIPE.replace("7", "8"))
-        changed = open_dataset("drawn", calib_root=calib)
-        assert changed.image(0)[0, 0, 0] == 8
-        assert changed.digest != first.digest
-
-    @pytest.mark.parametrize(
-        ("text", "key"),
-        [
-            ("make = 3\n", "data.recipe-without-make"),
-            ("def make(folder):\n    raise ValueError('no ink')\n", "data.recipe-failed"),
-            ("import nowhere_to_be_found\n", "data.recipe-failed"),
-        ],
-    )
-    def test_a_recipe_that_fails_is_named(self, calib: Path, text: str, key: str) -> None:
-        folder = manifest(calib, "drawn", 'kind = "npz"\nrecipe = "make.py"\n')
-        (folder / "make.py").write_text(text)
-        with pytest.raises(DataError) as caught:
-            open_dataset("drawn", calib_root=calib)
-        assert caught.value.message.key == key
 
 
 @pytest.mark.parametrize(
