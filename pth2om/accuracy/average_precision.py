@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ THRESHOLDS_OF = {"mAP50-95": slice(None), "mAP50": slice(0, 1), "mAP75": slice(5
 """Which of `THRESHOLDS` each figure averages."""
 
 MOST_PER_CLASS = 100
+_LONG_ROW = 32
+_PAIRS = 1 << 17  # of a detection and an object, compared at once
 STATISTICS = (
     "mAP50-95",
     "mAP50",
@@ -101,25 +104,11 @@ def match(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]]],
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
     order = order[rank < MOST_PER_CLASS]
-    group = image[order] * classes + detections.classes[order]
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
-    ends = np.append(starts, len(order))[1:]
-    place = {int(group[start]): (int(start), int(end)) for start, end in zip(starts, ends, strict=True)}
-
-    hit = np.zeros((len(THRESHOLDS), len(order)), dtype=bool)
-    ignored = np.zeros_like(hit)
-    counted = np.zeros((images, classes), dtype=np.int64)
-    boxes = _as_xywh(detections.boxes)
-    for index, of_image in enumerate(truths):
-        by_class: dict[int, list[Mapping[str, Any]]] = {}
-        for annotation in of_image:
-            by_class.setdefault(annotation["class"], []).append(annotation)
-            counted[index, annotation["class"]] += not annotation["iscrowd"]
-        for number, members in by_class.items():
-            found = place.get(index * classes + number)
-            if found is not None:
-                part = slice(*found)
-                hit[:, part], ignored[:, part] = _match_group(boxes[order[part]], members)
+    objects = _Objects.of(truths, classes)
+    hit, ignored = _matched(
+        _as_xywh(detections.boxes[order]), image[order] * classes + detections.classes[order], objects
+    )
+    counted = np.bincount(objects.group[~objects.crowd], minlength=images * classes).reshape(images, classes)
     best_first = np.argsort(-detections.scores[order], kind="stable")
     chosen = order[best_first]
     return Matches(
@@ -130,6 +119,31 @@ def match(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]]],
         ignored[:, best_first],
         counted,
     )
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """The annotations of all images, by group; a group is one class of one image, and has its crowds last.
+
+    Attributes:
+        boxes: float64 (T, 4): x, y, w, h.
+        crowd: bool (T,).
+        group: int64 (T,), ascending: ``image * classes + class``.
+    """
+
+    boxes: Floats
+    crowd: npt.NDArray[np.bool_]
+    group: Ints
+
+    @classmethod
+    def of(cls, truths: Sequence[Sequence[Mapping[str, Any]]], classes: int) -> _Objects:
+        every = [truth for of_image in truths for truth in of_image]
+        image = np.repeat(np.arange(len(truths)), [len(of_image) for of_image in truths])
+        group = image * classes + np.array([truth["class"] for truth in every], dtype=np.int64)
+        crowd = np.array([bool(truth["iscrowd"]) for truth in every], dtype=bool)
+        boxes = np.array([truth["bbox"] for truth in every], dtype=np.float64).reshape(-1, 4)
+        order = np.lexsort((crowd, group))
+        return cls(boxes[order], crowd[order], group[order])
 
 
 def perfect(truths: Sequence[Sequence[Mapping[str, Any]]]) -> Detections:
@@ -164,48 +178,86 @@ def _as_xywh(boxes: Floats) -> Floats:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def _match_group(
-    boxes: Floats, members: Sequence[Mapping[str, Any]]
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Match one class of one image: boxes (D, 4) x, y, w, h, best first; returns hit and ignored, bool (10, D)."""
-    # Objects before crowds, each in its order: a crowd is only taken when no object fits.
-    members = sorted(members, key=lambda member: bool(member["iscrowd"]))
-    crowd = np.array([bool(member["iscrowd"]) for member in members])
-    overlap = _iou(boxes, np.array([member["bbox"] for member in members], dtype=np.float64), crowd)
-    limits = np.minimum(THRESHOLDS, 1 - 1e-10)
-    hit = np.zeros((len(limits), len(boxes)), dtype=bool)
+def _matched(boxes: Floats, group: Ints, objects: _Objects) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Match detections to objects, all groups at once: first the best detection of each, then the second, and so on.
+
+    Args:
+        boxes: (D, 4) x, y, w, h: group after group, in each the best first.
+        group: (D,), ascending, as `_Objects.group`.
+        objects: what there is to find.
+
+    Returns:
+        Hit and ignored, bool (10, D).
+    """
+    hit = np.zeros((len(THRESHOLDS), len(boxes)), dtype=bool)
     ignored = np.zeros_like(hit)
-    free = np.ones((len(limits), len(members)), dtype=bool)
-    rows = np.arange(len(limits))
-    objects = int(np.count_nonzero(~crowd))
-    for number in np.flatnonzero(overlap.max(axis=1) >= limits[0]):
-        here = overlap[number]
-        fits = free & (here[None, :] >= limits[:, None])
-        if objects:
-            values = np.where(fits[:, :objects], here[None, :objects], -1.0)
-            # The last of equals, as the evaluator's loop leaves it.
-            best = objects - 1 - np.argmax(values[:, ::-1], axis=1)
-            taken = values[rows, best] >= 0
-            hit[taken, number] = True
-            free[rows[taken], best[taken]] = False
-        else:
-            taken = np.zeros(len(limits), dtype=bool)
-        if objects < len(members):
-            crowded = ~taken & fits[:, objects:].any(axis=1)
-            hit[crowded, number] = True
-            ignored[crowded, number] = True
+    limits = np.minimum(THRESHOLDS, 1 - 1e-10)
+    number, object_of, overlap = _near(boxes, group, objects, limits[0])
+    if not number.size:
+        return hit, ignored
+    # The place of each detection among those of its group that are near some object: its round.
+    each, of_pair = np.unique(number, return_inverse=True)
+    first = np.flatnonzero(np.diff(group[each], prepend=-1))
+    place = np.arange(len(each)) - np.repeat(first, np.diff(np.append(first, len(each))))
+    by_round = np.argsort(place[of_pair], kind="stable")
+    ends = np.cumsum(np.bincount(place[of_pair]))
+    free = np.ones((len(objects.group), len(limits)), dtype=bool)
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        pairs = by_round[start:end]
+        starts = np.flatnonzero(np.diff(number[pairs], prepend=-1))
+        detection, member = number[pairs][starts], object_of[pairs]
+        fits = free[member] & (overlap[pairs, None] >= limits)
+        crowd = objects.crowd[member, None]
+        values = np.where(fits & ~crowd, overlap[pairs, None], -1.0)
+        best = np.maximum.reduceat(values, starts, axis=0)
+        taken = best >= 0
+        hit[:, detection] = taken.T
+        # The last of equals, as the evaluator's loop leaves it.
+        equal = values == np.repeat(best, np.diff(np.append(starts, len(pairs))), axis=0)
+        last = np.maximum.reduceat(np.where(equal, np.arange(len(pairs))[:, None], -1), starts, axis=0)
+        free[member[last[taken]], np.nonzero(taken)[1]] = False
+        if crowd.any():
+            crowded = ~taken & np.logical_or.reduceat(fits & crowd, starts, axis=0)
+            hit[:, detection] |= crowded.T
+            ignored[:, detection] = crowded.T
     return hit, ignored
 
 
+def _near(boxes: Floats, group: Ints, objects: _Objects, least: float) -> tuple[Ints, Ints, Floats]:
+    """Detections and objects of one group whose IoU is at least so much: their numbers and IoUs, each (pairs,).
+
+    Pairs come detection after detection, and of a detection in the objects' order.
+    """
+    begin = np.searchsorted(objects.group, group, "left")
+    many = np.searchsorted(objects.group, group, "right") - begin
+    total = np.cumsum(many)
+    found: list[tuple[Ints, Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    start = 0
+    while start < len(group):
+        # In pieces: a crowded image has hundreds of objects beside a hundred detections.
+        before = int(total[start - 1]) if start else 0
+        end = max(int(np.searchsorted(total, before + _PAIRS, "right")), start + 1)
+        count = many[start:end]
+        number = np.repeat(np.arange(start, end), count)
+        within = np.arange(len(number)) - np.repeat(total[start:end] - count - before, count)
+        object_of = np.repeat(begin[start:end], count) + within
+        overlap = _iou(boxes[number], objects.boxes[object_of], objects.crowd[object_of])
+        near = np.flatnonzero(overlap >= least)
+        found.append((number[near], object_of[near], overlap[near]))
+        start = end
+    numbers, members, overlaps = zip(*found, strict=True)
+    return np.concatenate(numbers), np.concatenate(members), np.concatenate(overlaps)
+
+
 def _iou(boxes: Floats, truths: Floats, crowd: npt.NDArray[np.bool_]) -> Floats:
-    """Intersection over union, (D, G), of x, y, w, h boxes; over the detection's own area for crowds."""
-    across = np.minimum(boxes[:, None, 0] + boxes[:, None, 2], truths[None, :, 0] + truths[None, :, 2])
-    across = np.maximum(across - np.maximum(boxes[:, None, 0], truths[None, :, 0]), 0)
-    down = np.minimum(boxes[:, None, 1] + boxes[:, None, 3], truths[None, :, 1] + truths[None, :, 3])
-    down = np.maximum(down - np.maximum(boxes[:, None, 1], truths[None, :, 1]), 0)
+    """Intersection over union, (N,), of x, y, w, h boxes in pairs; over the detection's own area for crowds."""
+    across = np.minimum(boxes[:, 0] + boxes[:, 2], truths[:, 0] + truths[:, 2])
+    across = np.maximum(across - np.maximum(boxes[:, 0], truths[:, 0]), 0)
+    down = np.minimum(boxes[:, 1] + boxes[:, 3], truths[:, 1] + truths[:, 3])
+    down = np.maximum(down - np.maximum(boxes[:, 1], truths[:, 1]), 0)
     both = across * down
-    own = (boxes[:, 2] * boxes[:, 3])[:, None]
-    union = np.where(crowd[None, :], own, own + (truths[:, 2] * truths[:, 3])[None, :] - both)
+    own = boxes[:, 2] * boxes[:, 3]
+    union = np.where(crowd, own, own + truths[:, 2] * truths[:, 3] - both)
     overlap: Floats = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     return overlap
 
@@ -227,10 +279,11 @@ def class_precision(matches: Matches, weights: npt.NDArray[np.integer[Any]], thr
     classes = matches.truths.shape[1]
     which = range(len(THRESHOLDS))[thresholds]
     found = np.full((len(weights), classes), np.nan)
+    drawn = _by_image(weights)
     for number in np.flatnonzero(matches.truths.any(axis=0)):
         truths = weights @ matches.truths[:, number]
         columns = np.flatnonzero(matches.classes == number)
-        value = _class_precision(matches, columns, weights, truths, which).mean(axis=1)
+        value = _class_precision(matches, columns, drawn, truths, which).mean(axis=1)
         found[:, number] = np.where(truths > 0, value, np.nan)
     return found
 
@@ -249,6 +302,7 @@ def average_precision(matches: Matches, weights: npt.NDArray[np.integer[Any]] | 
     chosen: npt.NDArray[Any] = np.ones((1, images), dtype=np.int64) if weights is None else weights
     total = np.zeros((len(chosen), len(THRESHOLDS)))
     present = np.zeros(len(chosen))
+    drawn = _by_image(chosen)
     for number in range(classes):
         if not matches.truths[:, number].any():
             continue
@@ -256,16 +310,24 @@ def average_precision(matches: Matches, weights: npt.NDArray[np.integer[Any]] | 
         has = truths > 0
         present += has
         mine = matches.classes == number
-        total += _class_precision(matches, np.flatnonzero(mine), chosen, truths) * has[:, None]
+        total += _class_precision(matches, np.flatnonzero(mine), drawn, truths) * has[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         means: Floats = total / present[:, None]
     return means
 
 
+def _by_image(weights: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
+    """Weights (R, images) as int32 (images, R): a detection's row lies in one piece.
+
+    Whole numbers are summed up several times as fast as floats.
+    """
+    return np.ascontiguousarray(weights.T, dtype=np.int32)
+
+
 def _class_precision(
     matches: Matches,
     columns: npt.NDArray[np.intp],
-    weights: npt.NDArray[np.integer[Any]],
+    drawn: npt.NDArray[np.int32],
     truths: Ints,
     thresholds: Sequence[int] = range(len(THRESHOLDS)),
 ) -> Floats:
@@ -273,18 +335,25 @@ def _class_precision(
 
     Precision only matters where recall grows, that is at hits; a detection counted twice because its image was drawn
     twice gives the same figure as two detections of equal score one after the other.
+
+    Args:
+        matches: of all images.
+        columns: which of them are of the class.
+        drawn: see `_by_image`.
+        truths: (R,): objects of the class in each resampling.
+        thresholds: which of `THRESHOLDS`.
     """
-    result = np.zeros((len(weights), len(thresholds)))
+    result = np.zeros((len(truths), len(thresholds)))
     hit, ignored = matches.hit[:, columns], matches.ignored[:, columns]
     true = hit & ~ignored
-    anywhere = np.flatnonzero(true.any(axis=0))
+    anywhere = np.flatnonzero(true[list(thresholds)].any(axis=0))
     if not anywhere.size:
         return result
     last = int(anywhere[-1]) + 1  # what comes after the last hit changes nothing
     image = matches.image[columns[:last]]
-    drawn = weights[:, image].astype(np.int32)  # whole numbers are summed up several times as fast as floats
-    seen = np.cumsum(drawn, axis=1, dtype=np.int32)
-    least = np.maximum(truths, 1)[:, None]
+    seen = drawn[image]
+    _accumulate(np.add, seen)
+    least = np.maximum(truths, 1)
     for place, index in enumerate(thresholds):
         at = np.flatnonzero(true[index, :last])
         if not at.size:
@@ -294,15 +363,30 @@ def _class_precision(
         if same is not None:
             result[:, place] = result[:, same]
             continue
-        found = np.cumsum(drawn[:, at], axis=1, dtype=np.int32)
-        counted = seen[:, at]
+        found = drawn[image[at]]
+        _accumulate(np.add, found)
+        counted = seen[at]
         if ignored[index, :last].any():
-            counted = counted - np.cumsum(drawn * ignored[index, :last], axis=1, dtype=np.int32)[:, at]
+            left_out = drawn[image] * ignored[index, :last, None]
+            _accumulate(np.add, left_out)
+            counted -= left_out[at]
         precision = found / (counted + np.spacing(1))
-        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        reached = _recalls_reached(found / least)
-        result[:, place] = (precision * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
+        _accumulate(np.maximum, precision[::-1])
+        precision *= np.diff(_recalls_reached(found / least), axis=0, prepend=0)
+        result[:, place] = precision.sum(axis=0) / len(RECALLS)
     return result
+
+
+def _accumulate(step: np.ufunc, rows: npt.NDArray[Any]) -> None:
+    """Running sums or maxima down the columns, in place.
+
+    Of long rows one row at a time: NumPy itself goes down one column after the other, three times as slowly.
+    """
+    if rows.shape[1] < _LONG_ROW:
+        rows[...] = step.accumulate(rows, axis=0, dtype=rows.dtype)
+        return
+    for above, row in itertools.pairwise(rows):
+        step(above, row, out=row)
 
 
 def _alike(hit: npt.NDArray[np.bool_], ignored: npt.NDArray[np.bool_], one: int, other: int) -> bool:

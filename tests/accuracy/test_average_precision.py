@@ -156,6 +156,26 @@ def test_a_resampling_equals_pycocotools_on_the_drawn_images() -> None:
         assert got[row, 0] == pytest.approx(expected[1], abs=1e-9)
 
 
+def test_objects_compared_in_small_pieces_are_matched_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pth2om.accuracy import average_precision as module
+
+    found, truths = drawn(9, 12, 150, 2, crowds=0.3, ties=True)
+    whole = match(found, truths, 2)
+    monkeypatch.setattr(module, "_PAIRS", 5)
+    pieces = match(found, truths, 2)
+    assert np.array_equal(whole.hit, pieces.hit)
+    assert np.array_equal(whole.ignored, pieces.ignored)
+    assert whole.ignored.any()
+
+
+def test_many_resamplings_at_once_equal_one_at_a_time() -> None:
+    found, truths = drawn(12, 20, 20, 3, crowds=0.3)
+    matches = match(found, truths, 3)
+    weights = np.random.default_rng(0).integers(0, 3, (40, 20))
+    alone = np.concatenate([average_precision(matches, row[None]) for row in weights])
+    assert average_precision(matches, weights) == pytest.approx(alone, abs=1e-12)
+
+
 def test_classes_average_to_the_figure() -> None:
     found, truths = drawn(6, 30, 20, 5)
     matches = match(found, truths, 5)
