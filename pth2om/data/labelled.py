@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,22 +34,45 @@ class Kept:
     The first, not the last: whoever scores goes through all of them in the same order, and of a dataset that is larger
     than the memory the last ones would never be there when they are wanted again.
 
+    A picture that somebody only looked at (`pth2om.data.alike` does, before anything is scored) is kept as it was
+    decoded, until it is made ready.
+
     Args:
         most: bytes of pixels that are kept.
     """
 
     def __init__(self, most: int = 1 << 26) -> None:
         self._left = most
-        self._pictures: dict[Hashable, tuple[Pixels, Any]] = {}
+        self._decoded: dict[int, Pixels] = {}
+        self._ready: dict[tuple[int, Hashable], tuple[Pixels, Any]] = {}
 
-    def of(self, name: Hashable, make: Callable[[], tuple[Pixels, T]]) -> tuple[Pixels, T]:
-        """What ``make`` returns for ``name``, made once where there is room; its pixels are not to be written to."""
-        found = self._pictures.get(name)
+    def decoded(self, index: int, decode: Callable[[], Pixels]) -> Pixels:
+        """What ``decode`` returns for a picture, called once where there is room; it cannot be written to."""
+        found = self._decoded.get(index)
+        if found is None:
+            found = decode()
+            found.setflags(write=False)
+            if found.nbytes <= self._left:
+                self._left -= found.nbytes
+                self._decoded[index] = found
+        return found
+
+    def ready(self, index: int, how: Hashable, make: Callable[[], tuple[Pixels, T]]) -> tuple[Pixels, T]:
+        """What ``make`` returns for a picture, called once where there is room; its pixels are not to be written to.
+
+        Args:
+            index: which picture.
+            how: it was made ready.
+            make: makes it, from what `decoded` gives.
+        """
+        found = self._ready.get((index, how))
         if found is None:
             found = make()
+            decoded = self._decoded.pop(index, None)
+            self._left += 0 if decoded is None else decoded.nbytes
             if found[0].nbytes <= self._left:
                 self._left -= found[0].nbytes
-                self._pictures[name] = found
+                self._ready[index, how] = found
         return found
 
 
@@ -61,7 +84,7 @@ class Labelled:
         folder: where the data lies.
         names: class names, in class order; empty when unknown.
         categories: for ``coco``: the category id of each class.
-        kept: pictures that were made ready already; every session that is scored is fed the same ones.
+        kept: pictures that were decoded or made ready already; every session that is scored is fed the same ones.
     """
 
     def __init__(self, manifest: Manifest, folder: Path, source: sources.Source, subset: int | None = None) -> None:
@@ -106,12 +129,12 @@ class Labelled:
         return self._source.files[self._checked(index)]
 
     def image(self, index: int) -> Pixels:
-        """The pixels of an image, uint8 (H, W, 3), RGB.
+        """The pixels of an image, uint8 (H, W, 3), RGB; they cannot be written to.
 
         Raises:
             DataError: it cannot be read; named with its number and file.
         """
-        return self._source.image(self._checked(index))
+        return self.kept.decoded(self._checked(index), functools.partial(self._source.image, index))
 
     def label(self, index: int) -> int:
         """The class of an image.
@@ -204,7 +227,7 @@ class Labelled:
             raise DataError("data.images-no-volume", where=self.name)
         return self._source
 
-    @cached_property
+    @functools.cached_property
     def digest(self) -> str:
         """sha256 of what a measurement depends on: the images' bytes and names, labels, class names.
 

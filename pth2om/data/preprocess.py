@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,11 +71,16 @@ class Preprocessor:
 
     Args:
         spec: the table.
+
+    Attributes:
+        shape: of one image's input, (C, H, W).
+        how: the table as text; pictures made ready by equal tables are equal.
     """
 
     def __init__(self, spec: Preprocess) -> None:
         self.spec = spec
         self.shape = ((1 if spec.color == "GRAY" else 3) + (spec.extra != "none"), *spec.size)
+        self.how = spec.model_dump_json()
 
     def __call__(self, image: Pixels, *, where: str | None = None) -> tuple[Floats, Geometry]:
         """One image.
@@ -250,7 +254,6 @@ def batches(
         DataError: an image cannot be read, or does not fit the input.
     """
     wanted = range(len(dataset)) if indices is None else indices
-    ready = preprocessor.spec.model_dump_json()
     for start in range(0, len(wanted), batch):
         chosen = wanted[start : start + batch]
         array: Floats | Pixels
@@ -260,9 +263,7 @@ def batches(
             array = np.empty((batch, *preprocessor.shape), dtype=np.float32)
         geometries, contents = [], []
         for row, index in enumerate(chosen):
-            pixels, (geometry, content) = dataset.kept.of(
-                (ready, index), functools.partial(_placed, dataset, preprocessor, index)
-            )
+            pixels, (geometry, content) = placed(dataset, preprocessor, index)
             array[row] = pixels if raw else preprocessor.normalize(pixels)
             geometries.append(geometry)
             contents.append(content)
@@ -270,9 +271,22 @@ def batches(
         yield Batch(chosen[0], len(chosen), array, tuple(geometries), contents=tuple(contents))
 
 
-def _placed(dataset: Labelled, preprocessor: Preprocessor, index: int) -> tuple[Pixels, tuple[Geometry, int]]:
-    pixels, geometry = preprocessor.place(dataset.image(index), where=f"{dataset.file(index)} #{index}")
-    return pixels, (geometry, hash(pixels.tobytes()))
+def placed(dataset: Labelled, preprocessor: Preprocessor, index: int) -> tuple[Pixels, tuple[Geometry, int]]:
+    """An image of a dataset, resized and cropped; made once where `Labelled.kept` has room.
+
+    Returns:
+        The pixels, uint8 (H, W, 3), RGB, not to be written to; the place of the image in them, and a number that equal
+        pixels share in this process.
+
+    Raises:
+        DataError: the image cannot be read, or does not fit the input.
+    """
+
+    def make() -> tuple[Pixels, tuple[Geometry, int]]:
+        pixels, geometry = preprocessor.place(dataset.image(index), where=f"{dataset.file(index)} #{index}")
+        return pixels, (geometry, hash(pixels.tobytes()))
+
+    return dataset.kept.ready(index, preprocessor.how, make)
 
 
 def plausibility(spec: Preprocess, inputs: Floats | None = None) -> list[Finding]:

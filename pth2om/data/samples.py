@@ -15,7 +15,7 @@ import numpy as np
 from pth2om.data.arrays import row_of
 from pth2om.data.labelled import Labelled
 from pth2om.data.preprocess import VERSION as PREPROCESS_VERSION
-from pth2om.data.preprocess import Preprocessor
+from pth2om.data.preprocess import Preprocessor, placed
 from pth2om.session import Array
 from pth2om.spec import Input, Spec
 
@@ -154,9 +154,9 @@ class Samples:
             prepared = prepare(volume, self._preparation, where=self._dataset.file(row.image))
             return window_of(prepared, entry.shape[1:]).astype(entry.dtype)
         if row.kind == "real" and entry.name == self._fed and self._dataset is not None and self._spec.preprocess:
-            image = self._dataset.image(row.image)
-            values, _ = Preprocessor(self._spec.preprocess)(image, where=self._dataset.file(row.image))
-            return values.astype(entry.dtype)
+            preprocessor = Preprocessor(self._spec.preprocess)
+            pixels, _ = placed(self._dataset, preprocessor, row.image)
+            return preprocessor.normalize(pixels).astype(entry.dtype, copy=False)
         # Each row and input has its own random stream, so a row does not depend on the rows before it.
         stream = np.random.default_rng([self.seed, row.kind == "real", row.number, position])
         low, high = entry.range

@@ -246,8 +246,39 @@ class TestBatches:
 
         kept = Kept(most=250)
         for _ in range(2):
-            assert [kept.of(number, lambda number=number: make(number))[1] for number in range(4)] == [0, 1, 2, 3]
+            found = [kept.ready(number, "as is", lambda number=number: make(number))[1] for number in range(4)]
+            assert found == [0, 1, 2, 3]
         assert made == [0, 1, 2, 3, 2, 3]
+        assert kept.decoded(4, lambda: np.zeros(100, np.uint8)) is not kept.decoded(4, lambda: np.zeros(100, np.uint8))
+
+    def test_a_picture_that_was_looked_at_is_not_decoded_again(self, seven, monkeypatch) -> None:
+        decoded: list[int] = []
+        image = type(seven._source).image
+        monkeypatch.setattr(
+            type(seven._source), "image", lambda self, index: decoded.append(index) or image(self, index)
+        )
+        looked = [seven.image(index).copy() for index in range(3)]
+        # Closeness and scoring are fed the same pictures.
+        spec = model(Preprocess(size=(4, 4)))
+        rows = np.concatenate([sample.feeds["image"] for sample in samples(spec, seven, batch=1, seed=5, real=7)])
+        first = np.concatenate([piece.array for piece in batches(seven, Preprocessor(spec.preprocess), 1)])
+        assert np.array_equal(rows[:7], first)
+        assert np.array_equal(first[:3], [Preprocessor(spec.preprocess)(image)[0] for image in looked])
+        assert sorted(decoded) == list(range(7))
+
+    def test_a_decoded_picture_leaves_its_room_to_the_one_made_of_it(self) -> None:
+        kept, decoded = Kept(most=100), []
+
+        def decode() -> np.ndarray:
+            decoded.append(1)
+            return np.zeros(100, np.uint8)
+
+        assert kept.decoded(0, decode) is kept.decoded(0, decode)
+        with pytest.raises(ValueError, match="read-only"):
+            kept.decoded(0, decode)[0] = 1
+        ready = kept.ready(0, "half", lambda: (kept.decoded(0, decode)[:50], None))
+        assert kept.ready(0, "half", lambda: (np.ones(50, np.uint8), None)) is ready
+        assert len(decoded) == 1
 
     def test_raw_pixels_for_aipp(self, seven) -> None:
         (piece,) = batches(seven, Preprocessor(Preprocess(size=(4, 4), color="BGR")), 7, raw=True)
