@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -109,11 +111,11 @@ class Session(Protocol):
 
 
 def stream(session: Session, each: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
-    """Many inferences, in order, each computed while the caller works on the outputs before it.
+    """Many inferences, in order, computed while the caller works on the outputs before them.
 
     A session behind a slow link has a ``stream`` of its own, which sends the next inputs while it computes. Any other
-    one computes in a thread, one inference at a time: what computes lets go of the interpreter, so that a second core
-    makes the next feeds ready and reads the last outputs meanwhile.
+    one computes in threads: what computes lets go of the interpreter, so that the caller makes the next feeds ready and
+    reads the last outputs meanwhile. One that takes several inferences at a time says so in ``ways``, else it gets one.
 
     Args:
         session: with or without a ``stream`` of its own.
@@ -123,22 +125,28 @@ def stream(session: Session, each: Iterable[Feeds]) -> Iterator[dict[str, Array]
     if own is not None:
         yield from own(each)
         return
-    yield from ahead(session.run, each)
+    yield from ahead(session.run, each, ways(session))
 
 
-def ahead(run: Callable[[Feeds], dict[str, Array]], each: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
-    """What ``run`` returns for each of the feeds, in order; computed in a thread, one inference beyond the caller's."""
+def ways(session: Session) -> int:
+    """How many inferences a session is made to compute at a time: its ``ways``, or those of the one that it feeds."""
+    return int(getattr(innermost(session), "ways", 1))
+
+
+def ahead(
+    run: Callable[[Feeds], dict[str, Array]], each: Iterable[Feeds], count: int = 1
+) -> Iterator[dict[str, Array]]:
+    """What ``run`` returns for each of the feeds, in order; computed in ``count`` threads, so far beyond the caller."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    under_way: Future[dict[str, Array]] | None = None
-    with ThreadPoolExecutor(1, "inference") as computing:
+    under_way: deque[Future[dict[str, Array]]] = deque()
+    with ThreadPoolExecutor(count, "inference") as computing:
         for feeds in each:
-            following = computing.submit(run, feeds)
-            if under_way is not None:
-                yield under_way.result()
-            under_way = following
-        if under_way is not None:
-            yield under_way.result()
+            under_way.append(computing.submit(run, feeds))
+            if len(under_way) > count:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
 
 
 def innermost(session: Session) -> Session:
@@ -154,9 +162,11 @@ class Room:
 
     Attributes:
         bytes: of outputs.
+        lock: held while something is remembered or forgotten.
     """
 
     bytes: int = 768 << 20
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Remembering:
@@ -208,16 +218,25 @@ class Remembering:
         if found is None:
             found = self._session.run(feeds)
             size = sum(array.nbytes for array in found.values())
-            if size <= self._room.bytes:
-                self._room.bytes -= size
-                self._known[name.digest()] = {key: array.copy() for key, array in found.items()}
+            with self._room.lock:  # the same feeds may be under way twice
+                if name.digest() not in self._known and size <= self._room.bytes:
+                    self._room.bytes -= size
+                    self._known[name.digest()] = {key: array.copy() for key, array in found.items()}
             return found
         return {key: array.copy() for key, array in found.items()}
 
+    def stream(self, each: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+        """See `stream`; a session with a stream of its own is asked one by one, for most it is asked are known."""
+        if hasattr(self._session, "stream"):
+            yield from map(self.run, each)
+        else:
+            yield from ahead(self.run, each, ways(self._session))
+
     def close(self) -> None:
         """Forget, and close the session."""
-        self._room.bytes += sum(array.nbytes for outputs in self._known.values() for array in outputs.values())
-        self._known.clear()
+        with self._room.lock:
+            self._room.bytes += sum(array.nbytes for outputs in self._known.values() for array in outputs.values())
+            self._known.clear()
         self._session.close()
 
     def __enter__(self) -> Remembering:

@@ -140,3 +140,68 @@ def test_a_stream_that_is_left_computes_no_more() -> None:
     for _ in stream(session, (feeds(value) for value in range(100))):
         break
     assert session.runs <= 3
+
+
+class Wide(Slow):
+    """Takes three at a time; the first of them always takes longest."""
+
+    ways = 3
+
+    def run(self, feeds):
+        time.sleep(0.01 if feeds["x"][0, 0] % 3 == 0 else 0)
+        return super().run(feeds)
+
+
+class Fed(Counting):
+    """Feeds another session, whose ways hold."""
+
+    def __init__(self, inner) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def run(self, feeds):
+        return self.inner.run(feeds)
+
+
+@pytest.mark.parametrize("wrap", [lambda wide: wide, Fed, Remembering])
+def test_a_session_of_several_ways_computes_so_many_at_a_time_in_order(wrap) -> None:
+    inner, taken = Wide(), []
+
+    def each():
+        for value in range(12):
+            taken.append(value)
+            yield feeds(value)
+
+    for number, outputs in enumerate(stream(wrap(inner), each())):
+        assert outputs["y"][0, 0] == number + 1.0
+        assert len(taken) <= number + 4
+    assert number == 11
+    assert 2 <= inner.most <= 3
+
+
+def test_a_memory_of_several_ways_keeps_its_account() -> None:
+    """The same feeds under way twice are remembered once, and give their room back once."""
+    room, inner = Room(1000), Wide()
+    memory = Remembering(inner, room)
+    found = list(stream(memory, (feeds(value) for value in [1, 1, 1, 2, 1, 2])))
+    assert [float(outputs["y"][0, 0]) for outputs in found] == [2, 2, 2, 3, 2, 3]
+    assert room.bytes == 1000 - 2 * found[0]["y"].nbytes
+    runs = inner.runs
+    assert [float(each["y"][0, 0]) for each in stream(memory, [feeds(1), feeds(2)])] == [2, 3]
+    assert inner.runs == runs
+    memory.close()
+    assert room.bytes == 1000
+
+
+class Linked(Counting):
+    """Has a stream of its own, which nobody else may run beside."""
+
+    def stream(self, each):
+        return map(self.run, each)
+
+
+def test_a_memory_asks_a_stream_of_its_own_in_the_callers_thread() -> None:
+    inner = Linked()
+    inner.run = lambda given: {"y": given["x"] + threading.get_ident() % 97}
+    (found,) = stream(Remembering(inner), [feeds(0)])
+    assert found["y"][0, 0] == threading.get_ident() % 97

@@ -7,7 +7,8 @@ measured of each is in `pth2om.compare.figures`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -57,8 +58,7 @@ def measure(
     measured["pixels"] = pixels
     seen: dict[str, _Seen] = {}
     firsts: dict[str, Array] = {}
-    for sample in samples:
-        expected, got = reference.run(sample.feeds), candidate.run(sample.feeds)
+    for sample, expected, got in _answers(reference, candidate, samples):
         for name, ours, theirs in _paired(expected, got, measured["mismatch"]):
             seen.setdefault(name, _Seen()).add(ours, len(sample.names))
             parts = [entry for entry in slices if (entry.output or next(iter(expected))) == name]
@@ -77,6 +77,20 @@ def measure(
             break  # the same will hold for every sample
     measured["constant"] = [name for name, values in seen.items() if values.constant]
     return measured
+
+
+def _answers(
+    reference: Runs, candidate: Runs, samples: Iterable[Sample]
+) -> Iterator[tuple[Sample, Mapping[str, Array], Mapping[str, Array]]]:
+    """What both sides return for each sample; those that can compute the next ones meanwhile."""
+    kept, first, second = itertools.tee(samples, 3)
+
+    def of(side: Runs, given: Iterable[Sample]) -> Iterator[Mapping[str, Array]]:
+        feeds = (sample.feeds for sample in given)
+        own = getattr(side, "stream", None)
+        return map(side.run, feeds) if own is None else own(feeds)
+
+    return zip(kept, of(reference, first), of(candidate, second), strict=True)
 
 
 class _Seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import metadata
@@ -77,6 +78,8 @@ class OnnxSession:
         self._optimize = optimize
         self._provenance = provenance
         self._closed = False
+        self._opened: Any = None
+        self._opening = threading.Lock()
 
     @cached_property
     def digest(self) -> str:
@@ -131,7 +134,7 @@ class OnnxSession:
     def close(self) -> None:
         """Free the runtime's memory; the session cannot run afterwards."""
         self._closed = True
-        self.__dict__.pop("_runtime", None)
+        self._opened = None
 
     def __enter__(self) -> OnnxSession:
         return self
@@ -141,8 +144,14 @@ class OnnxSession:
     ) -> None:
         self.close()
 
-    @cached_property
+    @property
     def _runtime(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        with self._opening:  # several threads may begin at once
+            if self._opened is None:
+                self._opened = self._checked()
+            return self._opened
+
+    def _checked(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
         if self._closed:
             raise ToolchainError("onnx_session.closed", where=str(self.path))
         if not is_file(self.path):

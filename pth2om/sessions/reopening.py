@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
 from pth2om.errors import LostError
-from pth2om.session import Array, Feeds, Provenance, Session, TensorSpec, ahead, stream
+from pth2om.session import Array, Feeds, Provenance, Session, TensorSpec, ahead, stream, ways
 
 
 class Reopening:
@@ -75,7 +75,7 @@ class Reopening:
         if hasattr(session, "stream"):
             yield from stream(session, each)
         else:
-            yield from ahead(self.run, each)
+            yield from ahead(self.run, each, ways(session))
 
     def close(self) -> None:
         """Close the session; the next run opens it again."""

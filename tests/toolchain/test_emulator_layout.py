@@ -8,9 +8,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pth2om.session import TensorSpec, stream
 from pth2om.toolchain.emulator import layout
 from pth2om.toolchain.emulator.numerics import compile_numerics
-from pth2om.toolchain.emulator.session import EmulatedOmSession
+from pth2om.toolchain.emulator.session import EmulatedOmSession, ways_of
 
 
 def net(path, channels, batch="n"):
@@ -77,6 +78,39 @@ def test_same_bits(tmp_path, channels, soc):
         options.log_severity_level = 4
         plain = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, feeds)
         assert [array.tobytes() for array in got.values()] == [array.tobytes() for array in plain]
+
+
+def test_the_same_bits_whatever_threads_and_ways(tmp_path, monkeypatch):
+    """An inference gets the threads that others of its stream leave it."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    net(tmp_path / "m.onnx", 32)
+    compiled = compile_numerics(tmp_path / "m.onnx", tmp_path / "c", precision_mode="", soc="Ascend310B1")
+    generator = np.random.default_rng(0)
+    given = [{"x": generator.standard_normal((2, 3, 20, 24)).astype(np.float32), "c": np.array(True)} for _ in range(7)]
+    found = {}
+    for threads in (1, 2, 3, 8):
+        with EmulatedOmSession(compiled, "fused", threads=threads) as session:
+            assert session.ways == min(threads, 4)
+            streamed = [tuple(array.tobytes() for array in each.values()) for each in stream(session, given)]
+            alone = [tuple(array.tobytes() for array in session.run(each).values()) for each in given]
+            found[threads] = {tuple(streamed), tuple(alone)}
+    assert len(set.union(*found.values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "threads", "count"),
+    [
+        ((1, 3, 640, 640), 1, 1),
+        ((1, 3, 640, 640), 2, 2),
+        ((4, 3, 640, 640), 16, 4),
+        ((8, 3, 1024, 1024), 16, 1),  # 100 MB of input: several of them might not fit
+        ((1, 1, 96, 160, 160), 16, 1),
+        ((None, 3, None, None), 3, 3),
+        ((), 2, 2),
+    ],
+)
+def test_how_many_inferences_may_be_under_way(shape, threads, count):
+    assert ways_of([TensorSpec("x", shape, np.dtype(np.float32))], threads) == count
 
 
 def test_reorderings_go(tmp_path):

@@ -9,19 +9,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pth2om import host
 from pth2om.ascend.shapes import Range, is_range, range_shapes
 from pth2om.errors import ToolchainError
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
 from pth2om.sessions.onnx import check_feeds
 from pth2om.toolchain import RECORD, CompiledModel
 from pth2om.toolchain.emulator.numerics.compiled import Compiled, read_compiled
-from pth2om.toolchain.emulator.session import EmulatedOmSession
+from pth2om.toolchain.emulator.session import EmulatedOmSession, ways_of
 
 if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions
@@ -190,7 +192,7 @@ class GearedOmSession:
     Args:
         record: of the folder.
         band: ``fused`` or ``unfused``.
-        threads: intra-op threads; None leaves ONNX Runtime's own choice.
+        threads: of all its inferences at a time, see `EmulatedOmSession`.
 
     Raises:
         ToolchainError: there is no such band.
@@ -202,6 +204,13 @@ class GearedOmSession:
         self.band = band
         self._threads = threads
         self._open: dict[str, EmulatedOmSession] = {}
+        self._opening = threading.Lock()
+
+    @property
+    def ways(self) -> int:
+        """As many inferences at a time as the gear that takes the fewest."""
+        every = self._threads or host.threads() or host.cores()
+        return min(ways_of(record.inputs, every) for record in self.compiled.compiled)
 
     @functools.cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -232,8 +241,9 @@ class GearedOmSession:
         check_feeds(self.inputs, feeds, str(self.compiled.folder))
         for gear, record in zip(self.compiled.gears, self.compiled.compiled, strict=True):
             if gear.takes(feeds):
-                if gear.folder not in self._open:
-                    self._open[gear.folder] = EmulatedOmSession(record, self.band, threads=self._threads)
+                with self._opening:
+                    if gear.folder not in self._open:
+                        self._open[gear.folder] = EmulatedOmSession(record, self.band, threads=self._threads)
                 return self._open[gear.folder].run(feeds)
         given = "; ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in feeds.items())
         listed = " | ".join(map(str, self.compiled.gears))
