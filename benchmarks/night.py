@@ -1,8 +1,10 @@
 """What an acceptance run costs beside the inferences that it needs, and what a second worker saves.
 
-Each inference of PyTorch and ONNX Runtime is timed inside the run, by where in pth2om it was wanted: those of sessions,
-and those of the net itself (seeding, the probes of an export; not the exporter's own tracing). What a run takes above
-their sum is the project's own. A fresh store for each run; complete processes on this machine, modules compiled before.
+A first run times each inference of PyTorch and ONNX Runtime, by where in pth2om it was wanted: those of sessions, and
+those of the net itself (seeding, the probes of an export; not the exporter's own tracing). In that run each inference
+is alone: in the caller's thread, with all cores and the threads that ONNX Runtime and PyTorch choose themselves. Their
+sum is what the inferences need; a second run, with nothing timed, is held against it. A fresh store for each run;
+complete processes on this machine, modules compiled before.
 
     python benchmarks/night.py [--models yolov6] [--soc Ascend310B1] [--workers 2]
 """
@@ -42,7 +44,8 @@ def _place() -> str:
 
 
 def pytest_configure() -> None:
-    """As a pytest plugin: time every inference."""
+    """As a pytest plugin: every inference alone, and timed."""
+    from pth2om import session as sessions
     from pth2om.onnxfile import runtime
     from pth2om.sessions import onnx as onnx_sessions
     from pth2om.sessions.torch import TorchSession
@@ -65,6 +68,12 @@ def pytest_configure() -> None:
 
         return run
 
+    sessions.ahead = lambda run, each, _count=1: map(run, each)
+    emulated.ways_of = lambda _inputs, _threads: 1
+    opened = runtime.open_runtime
+    chosen = functools.wraps(opened)(lambda *arguments, **options: opened(*arguments, **{**options, "spinning": True}))
+    for module in (runtime, onnx_sessions, emulated):
+        module.open_runtime = chosen
     counted = timed("onnxruntime", runtime.run_runtime)
     for module in (runtime, onnx_sessions, emulated):
         module.run_runtime = counted
@@ -107,8 +116,10 @@ def _time_nets(timed: Any) -> None:
     sys.meta_path.insert(0, Watch())
 
 
-def once(models: str, soc: str, workers: int) -> tuple[float, float, dict[str, tuple[int, float]]]:
-    """Wall seconds, CPU seconds, and inferences by place of one run with a fresh store."""
+def once(
+    models: str, soc: str, workers: int = 0, *, alone: bool = False
+) -> tuple[float, float, dict[str, tuple[int, float]]]:
+    """Wall seconds, CPU seconds, and inferences by place (where each was ``alone``) of one run with a fresh store."""
     with tempfile.TemporaryDirectory() as temporary:
         environment = {**os.environ, "PTH2OM_STORE": f"{temporary}/store", "PTH2OM_LANG": "en", _TALLY: temporary}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules, as in normal use
@@ -120,8 +131,7 @@ def once(models: str, soc: str, workers: int) -> tuple[float, float, dict[str, t
             "-q",
             "-p",
             "no:cacheprovider",
-            "-p",
-            "benchmarks.night",
+            *(["-p", "benchmarks.night"] if alone else []),
             "-k",
             models,
         ]
@@ -156,7 +166,8 @@ def main() -> None:
     parser.add_argument("--soc", default="Ascend310B1")
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
-    wall, cpu, total = once(asked.models, asked.soc, 0)
+    _, _, total = once(asked.models, asked.soc, alone=True)
+    wall, cpu, _ = once(asked.models, asked.soc)
     bare = sum(seconds for _, seconds in total.values())
     for place, (count, seconds) in sorted(total.items(), key=lambda each: -each[1][1])[:25]:
         print(f"{seconds:8.2f} s {count:6} x  {place}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import tempfile
 import threading
@@ -75,6 +76,7 @@ os.execv(sys.executable, [sys.executable, "-X", "utf8", p, "serve"])
 """
 """What starts the agent: it runs in any Python, tells the version, takes the agent's file where it is not there yet."""
 
+_CUT = re.compile(r"^(Syntax|Name)Error:", re.MULTILINE)  # Python was given a part of the line that was sent
 _FULL, _DAMAGED = 4, 5  # statuses of `_BOOT`
 _SSH = {
     "HOST IDENTIFICATION HAS CHANGED": "host-changed",
@@ -267,6 +269,8 @@ class Link:
         code = self._process.returncode
         if self._number == 0 and code == _FULL:
             return ToolchainError("cann.no-cache", where=where, reason=_last(said))
+        if not self._greeted and _CUT.search(said):
+            return ToolchainError("cann.eaten", where=where)
         if self._number == 0 and code == _DAMAGED:
             return ToolchainError("cann.other-agent", where=where)
         # A broken pipe is only how it shows; how the other end left says more.

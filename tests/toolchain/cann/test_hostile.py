@@ -27,7 +27,7 @@ from pth2om.toolchain.cann.agent.lease import Lease
 from pth2om.toolchain.cann.agent.supervisor import Supervisor
 from pth2om.toolchain.cann.board import Board, Limits, failure
 from pth2om.toolchain.cann.link import Link
-from pth2om.toolchain.cann.place import Place
+from pth2om.toolchain.cann.place import _START, Place
 from tests.toolchain.cann.conftest import feeds
 
 
@@ -369,6 +369,15 @@ def test_a_login_that_waits_is_told_from_an_agent_that_does(scripted, monkeypatc
         scripted(b"", "exec sleep 30")
     with pytest.raises(LostError, match="No answer within"):
         scripted(b"PTH2OM have 3.11.2\n", "exec sleep 30")
+
+
+@pytest.mark.parametrize("count", [1, 7, 100, 1000])
+def test_a_login_that_takes_a_part_of_what_is_sent_is_named(monkeypatch, count: int) -> None:
+    """A `.bashrc` that reads some of its input leaves Python half a line."""
+    taking = f"head -c {count} > /dev/null; exec {sys.executable} -I -c '{_START}'"
+    monkeypatch.setattr(Place, "command", lambda _: ["sh", "-c", taking])
+    with pytest.raises(ToolchainError, match=r"takes a part of what is sent[\s\S]*\.bashrc"):
+        Link(Place())
 
 
 def test_what_ssh_says_last_is_read_behind_megabytes(scripted) -> None:
