@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pth2om.accuracy.detection import places
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -101,9 +103,7 @@ def match(detections: Detections, truths: Sequence[Sequence[Mapping[str, Any]]],
     # By image, class and score; equal scores stay in their order, as the evaluator's merge sort leaves them.
     order = np.lexsort((-detections.scores, detections.classes, image))
     group = image[order] * classes + detections.classes[order]
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    order = order[rank < MOST_PER_CLASS]
+    order = order[places(group) < MOST_PER_CLASS]
     objects = _Objects.of(truths, classes)
     hit, ignored = _matched(
         _as_xywh(detections.boxes[order]), image[order] * classes + detections.classes[order], objects
@@ -197,8 +197,7 @@ def _matched(boxes: Floats, group: Ints, objects: _Objects) -> tuple[npt.NDArray
         return hit, ignored
     # The place of each detection among those of its group that are near some object: its round.
     each, of_pair = np.unique(number, return_inverse=True)
-    first = np.flatnonzero(np.diff(group[each], prepend=-1))
-    place = np.arange(len(each)) - np.repeat(first, np.diff(np.append(first, len(each))))
+    place = places(group[each])
     by_round = np.argsort(place[of_pair], kind="stable")
     ends = np.cumsum(np.bincount(place[of_pair]))
     free = np.ones((len(objects.group), len(limits)), dtype=bool)

@@ -17,7 +17,7 @@ from pth2om.accuracy.dice import segmentation_metrics
 from pth2om.accuracy.layout import check_classifier, check_detector, check_masks
 from pth2om.accuracy.packed import pack, pack_names
 from pth2om.data.labelled import Labelled
-from pth2om.data.preprocess import Batch, Preprocessor, batches
+from pth2om.data.preprocess import Batch, Geometry, Preprocessor, batches
 from pth2om.errors import DataError
 from pth2om.session import Array, Feeds, Session, TensorSpec, stream
 from pth2om.spec import Postprocess
@@ -28,6 +28,7 @@ VERSION = 5
 
 _KEPT_BOXES = 1000  # images up to which boxes are kept for pictures; beyond, only what the figure needs
 _CHANCE_IMAGES = 1000  # images up to which boxes are held against another image's objects
+_DECODED_AT_ONCE = 1 << 18  # numbers of a detector's outputs: some megabytes while they are read
 _TOP = 5
 _PERFECT: weakref.WeakKeyDictionary[Labelled, float] = weakref.WeakKeyDictionary()
 """What a perfect detector scores on another image's objects: the same for every session that is scored on a dataset."""
@@ -205,20 +206,34 @@ class _Boxes(Reader):
         self._postprocess = postprocess
         self._found: list[Found] = []
         self._unreadable = 0
+        self._waiting: list[tuple[npt.NDArray[Any], tuple[Geometry, ...]]] = []
 
     def check(self, shape: tuple[int, ...]) -> None:
         check_detector(shape, self._dataset.classes if self._dataset.has_labels else None)
 
     def add(self, rows: npt.NDArray[Any], piece: Batch) -> None:
-        from pth2om.accuracy.detection import decode
+        if self._waiting and self._waiting[0][0].shape[1:] != rows.shape[1:]:
+            self._decode()
+        self._waiting.append((rows, piece.geometries))
+        if sum(each.size for each, _ in self._waiting) >= _DECODED_AT_ONCE:
+            self._decode()
 
-        for row, geometry in zip(rows, piece.geometries, strict=True):
-            self._unreadable += not np.isfinite(row).all()
-            self._found.append(decode(row, self._postprocess, geometry))
+    def _decode(self) -> None:
+        """Read the outputs that wait: small ones are read many at once."""
+        from pth2om.accuracy.detection import decode_each
+
+        if not self._waiting:
+            return
+        rows = np.concatenate([each for each, _ in self._waiting])
+        geometries = [geometry for _, of_piece in self._waiting for geometry in of_piece]
+        self._waiting.clear()
+        self._unreadable += int(np.count_nonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
+        self._found += decode_each(rows, self._postprocess, geometries)
 
     def result(self) -> dict[str, Any]:
         from pth2om.accuracy import average_precision as precision
 
+        self._decode()
         counts = np.array([len(found.scores) for found in self._found], dtype=np.int64)
         found = precision.Detections(
             counts,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from pth2om.accuracy import agreement, drop, judge, least, measure, reproduces
-from pth2om.accuracy.detection import decode, suppress
+from pth2om.accuracy.detection import decode, decode_each, suppress
 from pth2om.accuracy.dice import image_dice, segmentation_metrics
 from pth2om.accuracy.judging import difference
 from pth2om.accuracy.packed import pack, pack_names, unpack, unpack_names
@@ -262,6 +262,13 @@ def test_nms_against_the_textbook(seed: int, count: int, threshold: float) -> No
     expected = greedy(boxes, scores, classes, threshold)
     assert suppress(boxes, scores, classes, threshold).tolist() == expected
     assert suppress(boxes, scores, classes, threshold, 3).tolist() == expected[:3]
+    # Of several images, each alone.
+    image = np.sort(stream.integers(0, 4, count))
+    apart = [np.flatnonzero(image == number) for number in range(4)]
+    alone = [part[greedy(boxes[part], scores[part], classes[part], threshold)] for part in apart]
+    assert suppress(boxes, scores, classes, threshold, None, image).tolist() == np.concatenate(alone).tolist()
+    few = np.concatenate([part[:2] for part in alone])
+    assert suppress(boxes, scores, classes, threshold, 2, image).tolist() == few.tolist()
 
 
 class TestDecode:
@@ -271,6 +278,22 @@ class TestDecode:
         assert found.classes.tolist() == [0, 1]
         assert found.scores == pytest.approx([0.45, 0.2])
         assert found.boxes[0].tolist() == [2, 8.5, 4, 11.5]
+
+    @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 60), st.integers(1, 30))
+    @settings(max_examples=50, deadline=None)
+    def test_several_images_at_once_are_each_decoded_alone(self, seed: int, images: int, rows: int, most: int) -> None:
+        stream = np.random.default_rng(seed)
+        outputs = stream.uniform(0, 40, (images, rows, 8)).astype(np.float32)
+        outputs[..., 4:] = np.round(stream.random((images, rows, 4)), 1)
+        outputs[stream.integers(images), stream.integers(rows), stream.integers(4)] = np.nan
+        places = [Geometry(100, 100, 1 + number, 2, number, 0) for number in range(images)]
+        how = Postprocess(decoder="yolov6", score_threshold=0.2, iou_threshold=0.4, max_detections=most)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pth2om.accuracy.detection.MOST_CANDIDATES", 40)
+            together = decode_each(outputs, how, places)
+            alone = [decode(output, how, place) for output, place in zip(outputs, places, strict=True)]
+        for one, other in zip(together, alone, strict=True):
+            assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one))
 
     def test_nan_and_infinite_rows_are_left_out(self) -> None:
         rows = np.array(
@@ -320,6 +343,18 @@ class TestDetection:
 
     def score(self, squares: Labelled, rows: np.ndarray) -> dict:
         return json.loads(json.dumps(measure(Told(rows), squares, PREPROCESS, self.POST, batch=16)))
+
+    def test_outputs_may_have_other_numbers_of_rows(self, squares: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Growing(Told):
+            def run(self, feeds):
+                out = super().run(feeds)["out"]
+                return {"out": np.concatenate([out, np.zeros((len(out), len(self.batches) % 3, 8), np.float32)], 1)}
+
+        expected = self.score(squares, boxes_of(lost=7))
+        for at_once in (1, 1 << 18):
+            monkeypatch.setattr("pth2om.accuracy.measuring._DECODED_AT_ONCE", at_once)
+            grown = measure(Growing(boxes_of(lost=7)), squares, PREPROCESS, self.POST, batch=16)
+            assert json.loads(json.dumps(grown)) == expected
 
     def test_figures_and_drop(self, squares: Labelled) -> None:
         right, half = self.score(squares, boxes_of()), self.score(squares, boxes_of(lost=60))
