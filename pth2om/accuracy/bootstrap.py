@@ -22,8 +22,9 @@ over detectors of 1 to 80 classes with drops of up to 4 points (``tests/accuracy
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,8 @@ LEAST_IMAGES = 100
 
 _HALVES = 60
 _COARSE = 60_000  # draws times images of a coarse resampling
+_MOST_REFERENCES = 4
+_REFERENCES: dict[bytes, Floats] = {}
 _STILL_LACKING = 1 / (math.sqrt(2) - 1)
 _MOST_CORRECTION = 0.25  # beyond it the expansion that BCa rests on does not hold
 
@@ -123,11 +126,9 @@ def precision(matches: Matches, measured: float, thresholds: slice, *, images: n
 
     It is only asked whether the figure is far from another, and asked on every run: many images get fewer draws.
     """
-    from pth2om.accuracy.average_precision import class_precision
-
     resamples = int(np.clip(_COARSE // max(len(images), 1), 20, RESAMPLES // 5))
     weights = _drawn(np.random.default_rng(0), len(images), resamples)
-    found = 100 * class_precision(matches, _spread_over(weights, images, len(matches.truths)), thresholds)
+    found = 100 * _of_reference(matches, thresholds, images, weights)
     draws = _class_mean(found)
     draws = draws[np.isfinite(draws)]
     return Resampled(measured, draws, float(draws.std()) if draws.size else math.inf)
@@ -163,16 +164,36 @@ def _class_drops(
     reference: Matches, candidate: Matches, thresholds: slice, images: npt.NDArray[np.intp], weights: Ints
 ) -> Floats:
     """Loss of each class in each resampling, percent points, float64 (R, classes); NaN where it does not occur."""
+    known = _of_reference(reference, thresholds, images, weights)
+    return 100 * (known - _in_pieces(candidate, thresholds, images, weights))
+
+
+def _of_reference(matches: Matches, thresholds: slice, images: npt.NDArray[np.intp], weights: Ints) -> Floats:
+    """As `_in_pieces`, remembered: all candidates of a model are compared with one reference, on the same draws."""
+    name = hashlib.sha256(repr(thresholds).encode())
+    for array in (*(getattr(matches, each.name) for each in fields(matches)), images, weights):
+        name.update(f"{array.dtype.str}{array.shape}".encode())
+        name.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+    key = name.digest()
+    if key not in _REFERENCES:
+        if len(_REFERENCES) >= _MOST_REFERENCES:
+            _REFERENCES.pop(next(iter(_REFERENCES)))
+        _REFERENCES[key] = _in_pieces(matches, thresholds, images, weights)
+    return _REFERENCES[key]
+
+
+def _in_pieces(matches: Matches, thresholds: slice, images: npt.NDArray[np.intp], weights: Ints) -> Floats:
+    """Average precision of each class in each resampling, as a fraction, float64 (R, classes)."""
     from pth2om.accuracy.average_precision import class_precision
 
-    # In pieces: the working arrays are (piece, detections of one class).
-    largest = max(int(np.bincount(part.classes, minlength=1).max(initial=1)) for part in (reference, candidate))
+    # The working arrays are (detections of one class, piece).
+    largest = int(np.bincount(matches.classes, minlength=1).max(initial=1))
     piece = int(np.clip(8_000_000 // largest, 1, len(weights)))
     found = []
     for start in range(0, len(weights), piece):
-        chosen = _spread_over(weights[start : start + piece], images, len(reference.truths))
-        found.append(class_precision(reference, chosen, thresholds) - class_precision(candidate, chosen, thresholds))
-    return 100 * np.concatenate(found)
+        chosen = _spread_over(weights[start : start + piece], images, len(matches.truths))
+        found.append(class_precision(matches, chosen, thresholds))
+    return np.concatenate(found)
 
 
 def _class_mean(found: Floats) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,6 +202,24 @@ def test_the_bootstrap_is_paired_and_repeatable() -> None:
     assert one.draws.mean() == pytest.approx(lost, abs=4 * one.error)
     (low, high), (lower, higher) = one.bounds(0.95), one.bounds(0.975)
     assert lower < low < lost < high < higher
+
+
+def test_a_remembered_reference_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, truths = drawn(5, 40, 20, 4)
+    matches, worse = match(found, truths, 4), match(drawn(55, 40, 20, 4)[0], truths, 4)
+    hit = matches.hit.copy()
+    hit[:, np.flatnonzero(hit[0])[0]] = False
+    options = {"images": np.arange(40), "resamples": 50}
+    sides = [matches, replace(matches, hit=hit), replace(matches, truths=matches.truths + 1)]
+    known = [
+        precision_drop(side, worse, 1.0, part, **options) for side in sides * 2 for part in (slice(None), slice(1))
+    ]
+    assert len({each.draws.tobytes() for each in known}) == 6
+    for each, (side, part) in zip(
+        known, [(side, part) for side in sides for part in (slice(None), slice(1))] * 2, strict=True
+    ):
+        monkeypatch.setattr("pth2om.accuracy.bootstrap._REFERENCES", {})
+        assert np.array_equal(each.draws, precision_drop(side, worse, 1.0, part, **options).draws)
 
 
 def test_images_seen_twice_count_once() -> None:
