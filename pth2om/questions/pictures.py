@@ -175,7 +175,10 @@ def _sheets(
     postprocess: Postprocess,
     details: Mapping[str, Any],
 ) -> list[tuple[bytes, Message]]:
-    from pth2om.questions.overlay import draw_detections
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pth2om.host import cores, threads
+    from pth2om.questions.overlay import draw_detections, encode
 
     changed = {row["image"]: row for row in details.get("changed", []) if isinstance(row, Mapping)}
     files = {labelled.file(index): index for index in range(len(labelled))}
@@ -183,7 +186,7 @@ def _sheets(
     first = [index for index in range(len(labelled)) if not labelled.has_labels or labelled.annotations(index)]
     chosen = list(dict.fromkeys([*changed, *differing, *first]))[:_MOST_SHEETS]
     found = [_boxes(side, labelled, preprocess, postprocess, chosen) for side in sides]
-    pictures = []
+    sheets, captions = [], []
     for place, index in enumerate(chosen):
         panels: list[Panel] = [_truth(labelled, index)] if labelled.has_labels else []
         for side, boxes in zip(sides, found, strict=True):
@@ -191,11 +194,11 @@ def _sheets(
             clear = scores >= CLEAR_SCORE
             labels = [str(_class(int(number), labelled.names)) for number in classes[clear]]
             panels.append((side.words, corners[clear], labels, scores[clear]))
-        data = draw_detections(labelled.image(index), panels)
-        pictures.append(
-            (data, _sheet_caption(labelled.file(index), sides[0].title, changed.get(index), index in differing))
-        )
-    return pictures
+        sheets.append(draw_detections(labelled.image(index), panels))
+        captions.append(_sheet_caption(labelled.file(index), sides[0].title, changed.get(index), index in differing))
+    # Pillow lets go of the interpreter while it encodes.
+    with ThreadPoolExecutor(min(_MOST_SHEETS, threads() or cores())) as encoding:
+        return list(zip(encoding.map(encode, sheets), captions, strict=True))
 
 
 def _sheet_caption(file: str, reference: str, row: Mapping[str, Any] | None, differs: bool) -> Message:
@@ -248,7 +251,7 @@ def _grid(sides: Sequence[Side], labelled: Labelled, preprocess: Preprocess) -> 
     import numpy as np
 
     from pth2om.accuracy.packed import unpack
-    from pth2om.questions.overlay import draw_classification
+    from pth2om.questions.overlay import draw_classification, encode
 
     reference, judged = (unpack((side.measured or {})["top"])[:, 0] for side in (sides[0], sides[-1]))
     margin = unpack((sides[-1].measured or {})["margin"])
@@ -285,7 +288,7 @@ def _grid(sides: Sequence[Side], labelled: Labelled, preprocess: Preprocess) -> 
         reference=sides[0].title,
         images=len(judged),
     )
-    return [(draw_classification(tiles, wrong=wrong), caption)]
+    return [(encode(draw_classification(tiles, wrong=wrong)), caption)]
 
 
 def _classes(side: Side, labelled: Labelled, preprocess: Preprocess, chosen: Sequence[int]) -> list[int]:
