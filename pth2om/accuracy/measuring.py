@@ -72,8 +72,8 @@ def measure(
     fed = next((entry for entry in session.inputs if entry.name == feed), None) if feed else session.inputs[0]
     if fed is None:
         raise DataError("accuracy.no-input", name=str(feed), known=", ".join(entry.name for entry in session.inputs))
-    # An input of pixels is AIPP's: it normalizes by itself.
-    raw = fed.dtype == np.uint8
+    # An input of pixels is AIPP's: it normalizes by itself. Values are not made of pixels to be turned back into them.
+    raw = source is None and (fed.dtype == np.uint8 or getattr(session, "takes_pixels", False))
     nonfinite: list[npt.NDArray[np.int64]] = []
     declared = next((entry.shape[1:] for entry in session.outputs if entry.name == taken), ())
     whole = tuple(side for side in declared if isinstance(side, int))
@@ -90,7 +90,7 @@ def measure(
     def feeding() -> Iterator[Feeds]:
         for piece in make():
             under_way.append(piece)
-            yield {fed.name: _as_input(piece.array, fed), **piece.others}
+            yield {fed.name: piece.array if raw else _as_input(piece.array, fed), **piece.others}
 
     for results in stream(session, feeding()):
         piece = under_way.popleft()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from types import TracebackType
 
@@ -12,8 +13,8 @@ from pth2om.errors import Absent
 from pth2om.session import Array, Feeds, Provenance, Session, TensorSpec
 from pth2om.spec import Preprocess
 
-_AT_ONCE = 1 << 15
-"""Values that are turned at once: they stay in the processor's cache."""
+_AT_ONCE = 1 << 18
+"""Values that are turned at once: two megabytes of memory at most."""
 
 
 def unnormalized(values: Array, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
@@ -28,19 +29,17 @@ def unnormalized(values: Array, preprocess: Preprocess) -> npt.NDArray[np.uint8]
     """
     count, channels, height, width = values.shape
     pixels = np.empty((count, height, width, channels), np.uint8)
-    rows = max(_AT_ONCE // max(width, 1), 1)
-    wide = np.empty((min(rows, height), width))
-    for image, channel, top in itertools.product(range(count), range(channels), range(0, height, rows)):
-        part = values[image, channel, top : top + rows]
-        here = wide[: len(part)]
-        np.copyto(here, part)
+    rows = max(_AT_ONCE // max(channels * width, 1), 1)
+    mean, std = (np.reshape(part, (-1, 1, 1)) for part in (preprocess.mean, preprocess.std))
+    for image, top in itertools.product(range(count), range(0, height, rows)):
+        wide = values[image, :, top : top + rows].astype(np.float64)
         if preprocess.mean:
-            here *= preprocess.std[channel]
-            here += preprocess.mean[channel]
-        here *= preprocess.scale
-        np.rint(here, out=here)
-        np.clip(here, 0, 255, out=here)
-        pixels[image, top : top + rows, :, channel] = here
+            wide *= std
+            wide += mean
+        wide *= preprocess.scale
+        np.rint(wide, out=wide)
+        np.clip(wide, 0, 255, out=wide)
+        pixels[image, top : top + rows] = wide.transpose(1, 2, 0)
     # As bytes lie in a picture: that is how they are wanted next.
     return pixels.transpose(0, 3, 1, 2)
 
@@ -49,7 +48,8 @@ class PixelFed:
     """Feeds a session that takes uint8 NHWC pixels from the normalized NCHW values of a spec's ``[preprocess]``.
 
     See `unnormalized`: exact for values that were made from pixels. A value between two pixels (a random sample) is
-    rounded to the nearer one, so it moves by at most half a grey level.
+    rounded to the nearer one, so it moves by at most half a grey level. Who has the pixels may feed them as they are,
+    where `takes_pixels`.
 
     Args:
         session: takes pixels.
@@ -111,14 +111,32 @@ class PixelFed:
         """The session's."""
         return self._session.provenance
 
+    @functools.cached_property
+    def takes_pixels(self) -> bool:
+        """Whether RGB pixels, uint8 (N, H, W, 3), are taken in the place of the values that are made of them.
+
+        They are where every one of the 256 levels of each channel comes back from its value.
+        """
+        from pth2om.data.preprocess import Preprocessor
+
+        if self._channels == 1 or self._preprocess.extra != "none":
+            return False
+        levels = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+        values = Preprocessor(self._preprocess).normalize(levels)
+        return bool((unnormalized(values[None], self._preprocess) == levels.transpose(2, 0, 1)).all())
+
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """See `Session.run`."""
-        return self._session.run({**feeds, self._name: self.pixels(feeds[self._name])})
+        """See `Session.run`; the image's values, or its pixels where `takes_pixels`."""
+        fed = feeds[self._name]
+        pixels = self._formatted(fed) if fed.dtype == np.uint8 else self.pixels(fed)
+        return self._session.run({**feeds, self._name: pixels})
 
     def pixels(self, values: Array) -> Array:
         """Values (N, C, H, W) as pixels, uint8 (N, H, W, bytes of a pixel): RGB, with X where the format has it."""
         pixels = unnormalized(values, self._preprocess).transpose(0, 2, 3, 1)
-        pixels = pixels[..., ::-1] if self._swapped else pixels
+        return self._formatted(pixels[..., ::-1] if self._swapped else pixels)
+
+    def _formatted(self, pixels: Array) -> Array:
         if self._format != "YUV400_U8" and pixels.shape[3] == 1:
             pixels = np.repeat(pixels, 3, axis=3)
         if self._format == "XRGB8888_U8":

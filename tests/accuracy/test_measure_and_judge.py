@@ -356,6 +356,17 @@ class TestDetection:
             grown = measure(Growing(boxes_of(lost=7)), squares, PREPROCESS, self.POST, batch=16)
             assert json.loads(json.dumps(grown)) == expected
 
+    def test_who_takes_pixels_is_fed_pixels(self, squares: Labelled) -> None:
+        class OfPixels(Told):
+            takes_pixels = True
+
+            def run(self, feeds):
+                assert feeds["image"].dtype == np.uint8
+                return {"out": self.answers[feeds["image"][:, 0, 0, 0].astype(int)]}
+
+        values = measure(Told(boxes_of(lost=7)), squares, PREPROCESS, self.POST, batch=16)
+        assert measure(OfPixels(boxes_of(lost=7)), squares, PREPROCESS, self.POST, batch=16) == values
+
     def test_figures_and_drop(self, squares: Labelled) -> None:
         right, half = self.score(squares, boxes_of()), self.score(squares, boxes_of(lost=60))
         assert right["metrics"]["mAP50-95"] == pytest.approx(100)

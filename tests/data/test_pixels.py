@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pth2om.data.pixels import PixelFed
+from pth2om.data.pixels import PixelFed, unnormalized
+from pth2om.data.preprocess import Preprocessor
 from pth2om.errors import Absent
 from pth2om.session import Provenance, TensorSpec
 from pth2om.spec import Preprocess
@@ -55,3 +56,32 @@ def test_bytes_of_a_pixel(color: Any, input_format: str, x_first: bool, wanted: 
 def test_one_colour_for_four_pixels_cannot_be_made_of_values() -> None:
     with pytest.raises(Absent, match="YUV420SP"):
         PixelFed(Taken(), Preprocess(size=(2, 4)), "x", "YUV420SP_U8")
+
+
+@pytest.mark.parametrize("input_format", ["RGB888_U8", "XRGB8888_U8"])
+@pytest.mark.parametrize("color", ["RGB", "BGR"])
+@pytest.mark.parametrize("normalized", [{}, {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}])
+def test_pixels_are_taken_in_the_place_of_their_values(color: Any, input_format: str, normalized: Any) -> None:
+    preprocess = Preprocess(size=(300, 5), color=color, **normalized)
+    fed = PixelFed(Taken(), preprocess, "x", input_format)
+    assert fed.takes_pixels
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 300, 5, 3), np.uint8)
+    values = np.stack([Preprocessor(preprocess).normalize(each) for each in pixels])
+    assert np.array_equal(fed.run({"x": pixels})["x"], fed.run({"x": values})["x"])
+
+
+@pytest.mark.parametrize(
+    "further", [{"mean": (1e8, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, {"color": "GRAY"}, {"extra": "sobel"}]
+)
+def test_pixels_that_do_not_come_back_from_their_values_are_not_taken(further: Any) -> None:
+    assert not PixelFed(Taken(), Preprocess(size=(2, 4), **further), "x").takes_pixels
+
+
+def test_large_values_are_turned_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocess = Preprocess(size=(9, 4), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    values = np.random.default_rng(0).normal(0, 1, (2, 3, 9, 4)).astype(np.float32)
+    whole = unnormalized(values, preprocess)
+    wide = values.astype(np.float64) * np.reshape(preprocess.std, (3, 1, 1)) + np.reshape(preprocess.mean, (3, 1, 1))
+    assert np.array_equal(whole, np.rint(wide * 255).clip(0, 255))
+    monkeypatch.setattr("pth2om.data.pixels._AT_ONCE", 25)
+    assert np.array_equal(unnormalized(values, preprocess), whole)
