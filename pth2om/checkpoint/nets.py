@@ -145,6 +145,8 @@ def load_net(path: Path) -> Net:
     if known is not None and known.content == _content(path, known.net.noted):
         again(known.net.noted)
         return known.net
+    import torch  # noqa: F401 - now: a net imports it, and its thousand files would be noted, and looked at, for nothing
+
     module, noted = run_file(path)
     title, build = getattr(module, "TEMPLATE_NAME", None), getattr(module, "build", None)
     if not isinstance(title, str) or not title or not callable(build):

@@ -100,9 +100,12 @@ def counted(noted: Noted) -> Reads:
     made = tuple(name + os.sep for name in scratch)
     left_out = {*scratch, *sys.path}  # places where imports look say nothing; what they find is noted by itself
     files = (name for name in noted.files if name not in left_out and not name.startswith(made))
+    places = _Places()
     return Reads(
-        frozenset(name for name in files if is_users(Path(name)) and not Path(name).is_dir()),
-        frozenset(name for name in noted.folders if not f"{name}{os.sep}".startswith(made) and is_users(Path(name))),
+        frozenset(name for name in files if places.are_users(Path(name)) and not Path(name).is_dir()),
+        frozenset(
+            name for name in noted.folders if not f"{name}{os.sep}".startswith(made) and places.are_users(Path(name))
+        ),
         frozenset(name for name in noted.variables if not _is_passing(name)),
         _distributions(noted.packages),
         tuple(sorted(noted.unseen.items())),
@@ -120,27 +123,60 @@ def is_users(path: Path) -> bool:
     in the folder for temporary ones, and hidden folders of the home directory, where libraries keep caches and settings
     that change by themselves; unless that is where the user works.
     """
+    return _Places().are_users(path)
+
+
+class _Places:
+    """Which paths are the user's, for one look at many: their folders are few, and each is resolved once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str | None] = {}
+        self._temporary = tempfile.gettempdir()
+        try:
+            self._home, self._here = (os.path.join(place, "") for place in (Path.home().resolve(), Path.cwd()))  # noqa: PTH118 - with the last separator
+        except (OSError, RuntimeError):  # a home that cannot be found, a working directory that was removed
+            self._home = self._here = ""
+
+    def are_users(self, path: Path) -> bool:
+        """See `is_users`."""
+        real = self._resolved(path) if self._home else None
+        if real is None:
+            return False
+        parts = real.split(os.sep)  # noqa: PTH206 - once for every file that Python opens
+        if not _LIBRARIES.isdisjoint(parts) or any(part.endswith((".egg-info", ".dist-info")) for part in parts):
+            return False
+        if real.startswith(self._home) and (inner := real[len(self._home) :].partition(os.sep)[0]).startswith("."):
+            return self._here.startswith(f"{self._home}{inner}{os.sep}")
+        return not f"{real}{os.sep}".startswith(_installed()) and os.path.dirname(real) != self._temporary  # noqa: PTH120 - once for every file that Python opens
+
+    def _resolved(self, path: Path) -> str | None:
+        """As ``Path.resolve``; None where links lead in a circle."""
+        name, folder = path.name, os.fspath(path.parent)
+        if name in ("", ".."):
+            return _real(path)
+        if folder not in self._folders:
+            self._folders[folder] = _real(path.parent)
+        within = self._folders[folder]
+        whole = None if within is None else os.path.join(within, name)  # noqa: PTH118 - as above
+        return _real(path) if whole is not None and os.path.islink(whole) else whole  # noqa: PTH114 - as above
+
+
+_LIBRARIES = frozenset({"site-packages", "dist-packages", "__pycache__"})
+
+
+def _real(path: Path) -> str | None:
     try:
-        real = path.resolve()
-        home, here = Path.home().resolve(), Path.cwd()
-    except (OSError, RuntimeError):  # a loop of links, a home that cannot be found
-        return False
-    parts = set(real.parts)
-    if parts & {"site-packages", "dist-packages", "__pycache__"}:
-        return False
-    if any(part.endswith((".egg-info", ".dist-info")) for part in parts):
-        return False
-    if real.is_relative_to(home) and (inner := real.relative_to(home).parts) and inner[0].startswith("."):
-        return here.is_relative_to(home / inner[0])
-    return not any(real.is_relative_to(root) for root in _installed()) and real.parent != Path(tempfile.gettempdir())
+        return str(path.resolve())
+    except (OSError, RuntimeError):
+        return None
 
 
 @functools.cache
-def _installed() -> frozenset[Path]:
+def _installed() -> tuple[str, ...]:
     ours = Path(__file__).resolve().parent.parent
     roots = [*(Path(place) for place in sysconfig.get_paths().values()), Path(sys.prefix), Path(sys.base_prefix), ours]
     roots += [Path(place) for place in ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib")]
-    return frozenset(root.resolve() for root in roots)
+    return tuple({os.path.join(root.resolve(), "") for root in roots})  # noqa: PTH118 - with the last separator
 
 
 def _file_state(path: Path, digest: Digest) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built
 from pth2om.errors import Absent, CrashError
-from pth2om.session import Provenance, Remembering, Room, Session
+from pth2om.session import Provenance, Remembering, Room, Session, innermost
 from pth2om.spec import Shape, Spec, Variant
 from pth2om.store import version_of
 
@@ -227,6 +228,8 @@ class Sessions:
 
         name = f"{variant.name}-alone" if alone else variant.om
         found = {band: self._session(f"om-{name}-{band}", functools.partial(make, band)) for band in compiled.bands}
+        if toolchain.provenance.ground == "emulated":
+            _in_order([innermost(session) for session in found.values()])
         if variant.gears is None or alone:
             return found
         return {
@@ -272,6 +275,15 @@ class Sessions:
         if name not in self._open:
             self._open[name] = make()
         return self._open[name]
+
+
+def _in_order(bands: Sequence[Session]) -> None:
+    """Who runs one band runs the next: that one is opened while the first computes."""
+    from pth2om.toolchain.emulator.session import EmulatedOmSession
+
+    for first, second in itertools.pairwise(bands):
+        if isinstance(first, EmulatedOmSession) and isinstance(second, EmulatedOmSession):
+            first.before(second)
 
 
 INT8_WEIGHTS = "int8-weights"

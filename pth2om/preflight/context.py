@@ -15,6 +15,7 @@ from pth2om.evidence import Finding, Severity
 from pth2om.language import say
 from pth2om.onnxfile.types import element_name
 from pth2om.onnxfile.walking import NamedNode, Sizes, imports, named_nodes, tensors
+from pth2om.preflight.remembered import remembered
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -90,7 +91,8 @@ class Context:
         """Tensor name to element type (0 unknown) and sizes (None unknown), by shape inference where needed."""
         from pth2om.onnxfile.types import tensor_types
 
-        return tensor_types(self.model, self.shapes)
+        asked = "types", tuple(sorted(self.shapes.items()))
+        return remembered(self.path, asked, lambda: tensor_types(self.model, self.shapes))
 
     @functools.cached_property
     def inputs(self) -> dict[str, tuple[int, Sizes]]:
@@ -114,8 +116,11 @@ class Context:
         """What the values of each floating-point constant span, looked at once."""
         from pth2om.onnxfile.spans import float_range
 
-        ranges = {name: float_range(tensor) for name, tensor in self.constants.items()}
-        return {name: span for name, span in ranges.items() if span is not None}
+        def spans() -> dict[str, FloatRange]:
+            ranges = {name: float_range(tensor) for name, tensor in self.constants.items()}
+            return {name: span for name, span in ranges.items() if span is not None}
+
+        return remembered(self.path, "spans", spans)
 
     def dtype(self, name: str) -> str:
         """``float32``, ``int64``, ...; ``""`` when unknown."""

@@ -17,11 +17,10 @@ The INT8 operators of a deploy model are taken for what they do to shapes, which
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from pth2om.errors import first_line
 from pth2om.evidence import Finding
@@ -41,6 +40,7 @@ from pth2om.onnxfile.walking import (
     reads,
     set_nodes,
 )
+from pth2om.preflight.remembered import remembered
 from pth2om.preflight.structure import finding_of, structure
 
 if TYPE_CHECKING:
@@ -86,9 +86,6 @@ _RUNNING = re.compile(
     r"running (?P<kind>\w+) node\. Name:'(?P<name>[^\n]*?)' Status Message: (?P<reason>[^\n]+)", re.DOTALL
 )
 
-_KEPT: OrderedDict[tuple[Any, ...], tuple[Finding, ...]] = OrderedDict()
-_MOST_KEPT = 16
-
 
 def judge(path: Path, model: ModelProto, profiles: Sequence[Shapes]) -> tuple[Finding, ...]:
     """What makes a graph impossible to compute; empty when nothing is known against it.
@@ -102,17 +99,8 @@ def judge(path: Path, model: ModelProto, profiles: Sequence[Shapes]) -> tuple[Fi
         Errors: ``preflight.cycle``, ``two-producers`` and ``undefined-input`` of the structure; or, of the first shape
         that cannot be, ``preflight.impossible-shape`` or ``types-differ``.
     """
-    try:
-        place = path.stat()
-        file = (str(path.resolve()), place.st_ino, place.st_size, place.st_mtime_ns, place.st_ctime_ns)
-    except OSError:
-        return _judged(model, profiles)
-    key = (*file, tuple(tuple(sorted(shapes.items())) for shapes in profiles))
-    if key not in _KEPT:
-        _KEPT[key] = _judged(model, profiles)
-        while len(_KEPT) > _MOST_KEPT:
-            _KEPT.popitem(last=False)
-    return _KEPT[key]
+    asked = "soundness", tuple(tuple(sorted(shapes.items())) for shapes in profiles)
+    return remembered(path, asked, lambda: _judged(model, profiles))
 
 
 def profiles_of(

@@ -133,8 +133,18 @@ class OnnxSession:
 
     def close(self) -> None:
         """Free the runtime's memory; the session cannot run afterwards."""
-        self._closed = True
-        self._opened = None
+        with self._opening:
+            self._closed = True
+            self._opened = None
+
+    def open_ahead(self) -> None:
+        """Begin to open the file in a thread; what needs it waits for that, and gets the errors."""
+        if self._opened is None and not self._closed:
+            threading.Thread(target=self._try_to_open, name="opening").start()
+
+    def _try_to_open(self) -> None:
+        with contextlib.suppress(ToolchainError):
+            _ = self._runtime
 
     def __enter__(self) -> OnnxSession:
         return self

@@ -99,3 +99,20 @@ def test_files_of_a_models_folder(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
     assert [path.relative_to(tmp_path).as_posix() for path in folder_files(tmp_path)] == ["cfg/a.json", "net.py"]
+
+
+def test_links_are_followed_to_whose_files_they_are(tmp_path: Path) -> None:
+    packages, own = tmp_path / "site-packages", tmp_path / "own" / "deep"
+    packages.mkdir()
+    own.mkdir(parents=True)
+    (own / "a.py").write_text("")
+    (packages / "linked").symlink_to(own)  # an editable installation
+    (packages / "b.py").symlink_to(own / "a.py")
+    (tmp_path / "lib").symlink_to(packages)
+    (tmp_path / "c.py").symlink_to(packages / "own.py")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    users = [packages / "linked" / "a.py", packages / "b.py", own / "absent", tmp_path / "lib" / "linked" / "x.py"]
+    others = [packages / "x.py", tmp_path / "lib" / "x.py", tmp_path / "c.py", tmp_path / "circle"]
+    found = counted(Noted(files={str(path) for path in (*users, *others)})).files
+    assert found == {str(path) for path in users}
+    assert [is_users(path) for path in (*users, *others)] == [True] * 4 + [False] * 4

@@ -169,3 +169,23 @@ def test_a_compiler_that_refuses_is_not_asked_twice(make: Make, double: Callable
             pipeline.om(variant)
     fake.failure = None
     assert make("plain", toolchain="double").om(variant).record.provenance.ground == "double"
+
+
+@pytest.mark.parametrize("simplify", ["true", "false"])
+def test_a_net_that_fails_while_the_graph_is_cleaned_fails_the_export(make: Make, models: Path, simplify: str) -> None:
+    spec = models / "linear" / "model.toml"
+    spec.write_text(f"{spec.read_text()}\n[export]\nsimplify = {simplify}\n")
+    (models / "linear" / "net.py").write_text(
+        "import torch\nTEMPLATE_NAME = 'linear'\n\n"
+        "class Net(torch.nn.Linear):\n    first = None\n"
+        "    def forward(self, x):\n"
+        "        Net.first = x.clone() if Net.first is None else Net.first\n"
+        "        if not torch.jit.is_tracing() and not torch.equal(x, Net.first):\n"
+        "            raise RuntimeError('only ever the first input')\n"
+        "        return super().forward(x)\n\n"
+        "def build(num_classes, pretrained=False):\n    return Net(4, 2)\n"
+    )
+    pipeline = make("linear")
+    with pytest.raises(RuntimeError, match="only ever the first input"):
+        pipeline.onnx(1)
+    assert not [entry for entry in pipeline.store.entries() if entry.stage == "onnx"]

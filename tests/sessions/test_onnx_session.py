@@ -10,7 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from pth2om.errors import ToolchainError
+from pth2om.onnxfile.runtime import open_runtime
 from pth2om.session import Session
+from pth2om.sessions import onnx as onnx_sessions
 from pth2om.sessions.onnx import OnnxSession
 from pth2om.store import file_digest
 
@@ -148,3 +150,27 @@ def test_threads_are_pinned_and_optimization_can_be_off(path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     OnnxSession(path, threads=2, optimize="none").run(FEEDS)
     assert seen == [(2, 1, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)]
+
+
+def test_a_file_that_is_opened_ahead_is_opened_once(path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(onnx_sessions, "open_runtime", lambda *a, **k: opened.append(a) or open_runtime(*a, **k))
+    with OnnxSession(path, threads=1) as session:
+        session.open_ahead()
+        session.open_ahead()
+        assert session.run(FEEDS)["z"].tolist() == [[6, 8]]
+        session.open_ahead()
+    session.open_ahead()
+    assert len(opened) == 1
+    with OnnxSession(path, threads=1) as other:
+        other.open_ahead()  # closed while it is opened
+    with pytest.raises(ToolchainError, match="closed"):
+        session.run(FEEDS)
+
+
+def test_what_cannot_be_opened_ahead_fails_when_it_is_needed(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"no model")
+    session = OnnxSession(tmp_path / "m.onnx")
+    session.open_ahead()
+    with pytest.raises(ToolchainError, match=r"m\.onnx"):
+        _ = session.inputs

@@ -3,14 +3,19 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import TensorProto, helper
 
 from pth2om.ascend.atc_options import AtcOptions
 from pth2om.ascend.target import Target
 from pth2om.errors import ToolchainError
 from pth2om.toolchain.emulator import EmulatorToolchain
-from pth2om.toolchain.emulator.numerics import compile_numerics, overflow_report
+from pth2om.toolchain.emulator.numerics import compile_numerics, overflow_report, rounding
+from pth2om.toolchain.emulator.numerics.dtypes import inferred
 from pth2om.toolchain.emulator.session import EmulatedOmSession
 from tests.toolchain.numerics_models import (
     FLOAT,
@@ -323,3 +328,85 @@ def test_toolchain(mlp):
     absent = AtcOptions(output=output, soc_version=SOC, keep_dtype=str(path.parent / "absent"))
     with pytest.raises(ToolchainError):  # from atc's front end or from the numerics: whoever reads the file first
         toolchain.compile(path, absent, path.parent / "om4")
+
+
+@pytest.mark.parametrize(("weight", "opens"), [(1 / 3, True), (0.5, False)])
+def test_the_next_band_is_opened_with_the_first_where_it_is_another(tmp_path, monkeypatch, weight, opens):
+    constants = {"w": np.full((4, 3, 3, 3), weight, np.float32)}
+    path, x, _ = conv_net(tmp_path, [helper.make_node("Relu", ["c"], ["y"])] if not opens else silu(), constants)
+    compiled = compile_numerics(path, tmp_path / "c", precision_mode="fp16", soc=SOC)
+    first, second = (EmulatedOmSession(compiled, band, threads=1) for band in ("fused", "unfused"))
+    assert (first.digest != second.digest) is opens
+    begun = []
+    monkeypatch.setattr(second, "open_ahead", lambda: begun.append(second))
+    first.before(second)
+    first.run({"x": x})
+    first.run({"x": x})
+    assert len(begun) == opens
+    alone = EmulatedOmSession(compiled, "unfused", threads=1)
+    np.testing.assert_array_equal(second.run({"x": x})["y"], alone.run({"x": x})["y"])
+
+
+def silu():
+    return [helper.make_node("Sigmoid", ["c"], ["g"]), helper.make_node("Mul", ["c", "g"], ["y"])]
+
+
+@given(
+    arrays(st.sampled_from([np.float32, np.float64, np.float16]), array_shapes(max_dims=3, min_side=0, max_side=5)),
+    st.sampled_from([1.0, 70000.0, 1e-7, 3e38]),
+    st.booleans(),
+)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_a_constant_is_rounded_once_and_as_numpy_does(values, scale, clip):
+    with np.errstate(all="ignore"):
+        values = (values * values.dtype.type(scale)).astype(values.dtype)
+        wide = values.astype(np.float32)
+        limited = np.where(np.isinf(wide), wide, np.clip(wide, -65504, 65504)) if clip else wide
+        wanted = limited.astype(np.float16).astype(np.float32)
+    found = rounding.rounded_once(values, clip=clip)
+    np.testing.assert_array_equal(wide if found.values is None else found.values, wanted)
+    if found.values is not None:
+        assert (found.overflowed, found.vanished) == rounding.counts(wide)
+    assert rounding.rounded_once(values.copy(), clip=clip) is found
+
+
+def test_constants_that_only_begin_and_end_alike_are_told_apart():
+    values = np.full(1000, 1 / 3, np.float32)
+    other = values.copy()
+    other[500] = 1.25
+    assert rounding.rounded_once(values, clip=True).values[500] != 1.25
+    assert rounding.rounded_once(other, clip=True).values[500] == 1.25
+    assert rounding.rounded_once(values, clip=True).values[500] != 1.25
+
+
+def test_rounded_constants_are_kept_within_bounds(monkeypatch):
+    monkeypatch.setattr(rounding, "_ROOM", 10_000)
+    for seed in range(9):
+        rounding.rounded_once(np.random.default_rng(seed).standard_normal(400).astype(np.float32), clip=True)
+    assert sum(len(content) + found.values.nbytes for content, found in rounding._kept.values()) <= 10_000
+
+
+@pytest.mark.parametrize("ir", [3, 8])
+def test_types_are_those_that_inference_finds_with_all_weights(tmp_path, ir):
+    constants = {
+        "w": np.ones((64, 3, 3, 3), np.float32),
+        "shape": np.array([1, -1], np.int64),
+        "table": np.arange(2000, dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("Reshape", ["c", "shape"], ["r"]),
+        helper.make_node("Cast", ["r"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "i"], ["y"]),
+    ]
+    inputs = [value("x", shape=(1, 3, 6, 6))]
+    inputs += [value("w", shape=(64, 3, 3, 3)), value("shape", INT64, (2,)), value("table", INT64, (2000,))][: 9 - ir]
+    model = onnx.load(save(tmp_path / "m.onnx", nodes, inputs, [value("y", INT64)], constants))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.ir_version = ir
+    whole = onnx.shape_inference.infer_shapes(model)
+    wanted = {entry.name: entry.type.tensor_type.elem_type for entry in (*whole.graph.value_info, *whole.graph.output)}
+    types, reason = inferred(model)
+    assert reason is None
+    assert {name: types[name] for name in wanted} == wanted
+    assert [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim] == [1, 64 * 36]

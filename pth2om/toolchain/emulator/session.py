@@ -20,6 +20,7 @@ from pth2om.toolchain.emulator.numerics.compiled import Compiled, read_compiled
 
 _MOST_WAYS = 4
 _LARGE_INPUTS = 32 << 20  # bytes of one inference
+_AHEAD = 64 << 20  # bytes of a model file; two larger ones are not opened at once, which takes memory
 
 
 class EmulatedOmSession(OnnxSession):
@@ -57,6 +58,7 @@ class EmulatedOmSession(OnnxSession):
         )
         self.compiled = record
         self.band = band
+        self._next: EmulatedOmSession | None = None
 
     @functools.cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -67,6 +69,10 @@ class EmulatedOmSession(OnnxSession):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The graph's outputs, known without opening it."""
         return self.compiled.outputs
+
+    def before(self, following: EmulatedOmSession) -> None:
+        """Name the session that will run after this one: it is opened in a thread while this one is opened and runs."""
+        self._next = following if following.digest != self.digest else None
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """One inference; see `OnnxSession.run`.
@@ -80,6 +86,9 @@ class EmulatedOmSession(OnnxSession):
     def _open(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
         from pth2om.toolchain.emulator.layout import blocked_model
 
+        following, self._next = self._next, None
+        if following is not None and self.path.stat().st_size <= _AHEAD:
+            following.open_ahead()
         blocked = blocked_model(self.path, self._threads)
         if blocked is None:
             return super()._open()

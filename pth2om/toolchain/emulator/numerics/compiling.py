@@ -21,7 +21,7 @@ from pth2om.evidence import Finding
 from pth2om.files import write_bytes
 from pth2om.language import say
 from pth2om.onnxfile.functions import inlined
-from pth2om.onnxfile.reading import read
+from pth2om.onnxfile.reading import all_tensors, read, tensor_bytes
 from pth2om.onnxfile.walking import all_graphs, sort_nodes
 from pth2om.session import TensorSpec
 from pth2om.store import file_digest
@@ -87,30 +87,30 @@ def compile_numerics(
     for tensor in source.graph.initializer:
         types.setdefault(tensor.name, int(tensor.data_type))
     half_outputs = _half_outputs(source.graph, types, output_type)
-    external = any(map(is_external, source.graph.initializer)) or source.ByteSize() > _PROTOBUF_LIMIT
+    external = any(map(is_external, source.graph.initializer)) or _is_large(source)
     destination.mkdir(parents=True, exist_ok=True)
     work = destination / f".building-{uuid.uuid4().hex}"
     work.mkdir()
     try:
         weights = WeightFile(work, external)
         bands: dict[str, Band] = {}
-        contents: dict[bytes, str] = {}
+        contents: dict[str, tuple[_Outline, str]] = {}
         specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]] = ((), ())
         for name in BANDS:
             rewriter = Rewriter(policy, name, opset, types, model.parent, weights, half_outputs)
             result = _rewritten(source, rewriter)
             specs = (_specs(result.graph.input), _specs(result.graph.output))
-            content = hashlib.sha256(result.SerializeToString(deterministic=True)).digest()
-            written = contents.setdefault(content, f"{name}.onnx")
+            written = _written_before(result, contents) or f"{name}.onnx"
             bands[name] = Band(name, written, "", rewriter.counts, tuple(rewriter.sites))
-            if written == f"{name}.onnx":
-                result.doc_string = f"emulated numerics, band {name}; not an OM"
-                write_bytes(work / written, result.SerializeToString(deterministic=True))
+            if written not in contents:
+                content = _serialized(result, written)
+                write_bytes(work / written, content)
+                contents[written] = (_outline(result), hashlib.sha256(content).hexdigest())
+                del content
         weights.close()
         shared = file_digest(work / DATA_FILE) if (work / DATA_FILE).exists() else ""
         digests = {
-            written: hashlib.sha256((file_digest(work / written) + shared).encode()).hexdigest()
-            for written in contents.values()
+            written: hashlib.sha256((digest + shared).encode()).hexdigest() for written, (_, digest) in contents.items()
         }
         bands = {name: replace(band, digest=digests[band.file]) for name, band in bands.items()}
         findings = _findings(policy, soc, source, bands["fused"], reason)
@@ -131,6 +131,37 @@ def compile_numerics(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return compiled
+
+
+def _is_large(source: onnx.ModelProto) -> bool:
+    """Whether the model is larger than a file may be; its weights tell where they are few, without writing it."""
+    weights = sum(tensor_bytes(tensor) or tensor.ByteSize() for tensor in all_tensors(source))
+    return weights > _PROTOBUF_LIMIT // 2 and source.ByteSize() > _PROTOBUF_LIMIT
+
+
+def _serialized(result: onnx.ModelProto, file: str) -> bytes:
+    """What the file of a band holds."""
+    result.doc_string = f"emulated numerics, band {file.removesuffix('.onnx')}; not an OM"
+    return bytes(result.SerializeToString(deterministic=True))
+
+
+_Outline = tuple[list[bytes], list[str]]
+
+
+def _outline(result: onnx.ModelProto) -> _Outline:
+    """The nodes and the names of the weights: in these most bands differ, and the weights are long."""
+    graph = result.graph
+    nodes = [node.SerializeToString(deterministic=True) for node in graph.node]
+    return nodes, [tensor.name for tensor in graph.initializer]
+
+
+def _written_before(result: onnx.ModelProto, contents: Mapping[str, tuple[_Outline, str]]) -> str | None:
+    """The file of another band that holds the same; None where there is none."""
+    outline = _outline(result) if contents else None
+    for file, (other, digest) in contents.items():
+        if outline == other and hashlib.sha256(_serialized(result, file)).hexdigest() == digest:
+            return file
+    return None
 
 
 def _load(model: Path) -> onnx.ModelProto:

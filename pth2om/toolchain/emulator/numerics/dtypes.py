@@ -8,9 +8,12 @@ import onnx
 from onnx import TensorProto
 
 from pth2om.errors import first_line
+from pth2om.onnxfile.reading import tensor_bytes
 
 FLOAT, HALF, DOUBLE = int(TensorProto.FLOAT), int(TensorProto.FLOAT16), int(TensorProto.DOUBLE)
 UNKNOWN = 0
+_SMALL = 4096  # bytes; what computes a shape is smaller
+_CONSTANTS_ALONE = 4  # the ir_version from which an initializer need not be an input
 
 _ELEMENT_TYPES = {
     "tensor(float)": FLOAT,
@@ -36,14 +39,14 @@ def inferred(model: onnx.ModelProto) -> tuple[dict[str, int], str | None]:
     Graph outputs of ``model`` that have no shape get the inferred one.
 
     Args:
-        model: without the bytes of its external data (only small constants matter here).
+        model: without the bytes of its external data; only small constants matter here.
 
     Returns:
         The types, and why inference failed when it did; the model's own value_info is used then.
     """
     reason = None
     try:
-        known = onnx.shape_inference.infer_shapes(model)
+        known = onnx.shape_inference.infer_shapes(_without_weights(model))
     except Exception as error:  # noqa: BLE001 - the C++ code raises several classes for odd graphs
         known, reason = model, first_line(error)
     for mine, found in zip(model.graph.output, known.graph.output, strict=True):
@@ -52,6 +55,23 @@ def inferred(model: onnx.ModelProto) -> tuple[dict[str, int], str | None]:
     types: dict[str, int] = {}
     _collect(known.graph, types)
     return types, reason
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What inference reads of a model: large constants are inputs of their type, so that nobody copies their bytes."""
+    if model.ir_version < _CONSTANTS_ALONE:
+        return model
+    graph = onnx.GraphProto(name=model.graph.name)
+    for name in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(graph, name).extend(getattr(model.graph, name))
+    known = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.name in known or (tensor_bytes(tensor) or 0) <= _SMALL:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    opsets, functions = model.opset_import, model.functions
+    return onnx.ModelProto(ir_version=model.ir_version, graph=graph, opset_import=opsets, functions=functions)
 
 
 def _collect(graph: onnx.GraphProto, types: dict[str, int]) -> None:

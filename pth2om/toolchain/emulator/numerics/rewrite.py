@@ -21,7 +21,7 @@ from pth2om.toolchain.emulator.numerics import fusion
 from pth2om.toolchain.emulator.numerics.dtypes import FLOAT, HALF
 from pth2om.toolchain.emulator.numerics.modes import Policy
 from pth2om.toolchain.emulator.numerics.nodes import NodeRewriter
-from pth2om.toolchain.emulator.numerics.rounding import HALF_MAX, counts, to_half
+from pth2om.toolchain.emulator.numerics.rounding import HALF_MAX, rounded_once
 from pth2om.toolchain.emulator.numerics.scope import Scope, Tensor
 from pth2om.toolchain.emulator.numerics.weights import WeightFile, read
 
@@ -220,18 +220,16 @@ class Rewriter:
 
     def _round_constant(self, scope: Scope, name: str, tensor: Tensor) -> str:
         assert tensor.constant is not None
-        values = np.asarray(read(tensor.constant, self._folder), dtype=np.float32)
-        rounded = to_half(values, clip=self.policy.weight_clip)
-        if np.array_equal(values, rounded, equal_nan=True):
+        found = rounded_once(np.asarray(read(tensor.constant, self._folder)), clip=self.policy.weight_clip)
+        if found.values is None:
             tensor.on_grid = True
             return tensor.carrier
-        overflowed, vanished = counts(values)
         self.counts["clipped" if self.policy.weight_clip else "overflowed"] = (
-            self.counts.get("clipped" if self.policy.weight_clip else "overflowed", 0) + overflowed
+            self.counts.get("clipped" if self.policy.weight_clip else "overflowed", 0) + found.overflowed
         )
-        self.counts["vanished"] += vanished
+        self.counts["vanished"] += found.vanished
         fresh = self.fresh(f"{name}__fp16")
-        scope.constants[fresh] = self._weights.tensor(fresh, rounded)
+        scope.constants[fresh] = self._weights.tensor(fresh, found.values)
         scope.rounded[name] = fresh
         return fresh
 
