@@ -140,3 +140,15 @@ def test_nothing_to_gain(tmp_path):
     assert layout.blocked_model(tmp_path / "m.onnx", 1) is None
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x08")
     assert layout.blocked_model(tmp_path / "broken.onnx", 1) is None
+
+
+def test_where_nothing_is_rounded_the_layout_is_left_alone(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(layout, "blocked_model", lambda *_: asked.append(1))
+    net(tmp_path / "m.onnx", 16)
+    feeds = {"x": np.ones((1, 3, 20, 24), np.float32), "c": np.array(True)}
+    for mode, count in (("must_keep_origin_dtype", 0), ("force_fp16", 1)):
+        compiled = compile_numerics(tmp_path / "m.onnx", tmp_path / mode, precision_mode=mode, soc="Ascend310B1")
+        session = EmulatedOmSession(compiled, threads=1)
+        session.run({spec.name: feeds[spec.name] for spec in session.inputs})
+        assert len(asked) == count

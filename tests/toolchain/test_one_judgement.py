@@ -13,7 +13,7 @@ from pth2om.ascend.atc_options import AtcOptions
 from pth2om.ascend.target import Target
 from pth2om.errors import AtcError
 from pth2om.preflight import NOT_OF_THE_COMPILER, check
-from pth2om.toolchain.emulator import EmulatorToolchain
+from pth2om.toolchain.emulator import EmulatorToolchain, front_end
 from pth2om.toolchain.emulator.front_end.run import run_atc
 
 Case = tuple[list[onnx.NodeProto], dict[str, list[Any]], dict[str, tuple[int, Any]], int, dict[str, Any]]
@@ -101,3 +101,36 @@ def test_atc_says_what_check_says_of_another_size(tmp_path: Path) -> None:
     options = AtcOptions(model="m.onnx", output="m", soc_version="Ascend310B1", input_shape="x:1,4,32,32")
     (warning,) = (item for item in check(model, options=options) if item.rule == "preflight.shape-other")
     assert warning.message in run_atc(options.command_line()[1:], cwd=tmp_path).notes
+
+
+def test_what_the_front_end_took_is_looked_at_once_until_something_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    real = front_end.check_model
+    monkeypatch.setattr(front_end, "check_model", lambda *a: looked.append(a[0].model) or real(*a))
+    path = saved(CASES["plain"], tmp_path / "m.onnx")
+    config = tmp_path / "aipp.cfg"
+
+    def ask(**more: Any) -> bool:
+        options = AtcOptions(model=str(path), output="m", soc_version="Ascend310B1", **more)
+        before = len(looked)
+        EmulatorToolchain(Target.of("Ascend310B1")).refuses(path, options)
+        return len(looked) > before
+
+    assert [ask(), ask()] == [True, False]
+    EmulatorToolchain(Target.of("Ascend310B1")).compile(
+        path, AtcOptions(model=str(path), output="m", soc_version="Ascend310B1"), tmp_path / "c"
+    )
+    assert len(looked) == 1
+    assert [ask(precision_mode="force_fp16"), ask(precision_mode="force_fp16")] == [True, False]
+    mixlist = tmp_path / "mix.json"
+    mixlist.write_text("{}")
+    assert [ask(modify_mixlist=str(mixlist)), ask(modify_mixlist=str(mixlist))] == [True, True]
+    for content in ("aipp_op { aipp_mode: dynamic }", "aipp_op {"):  # refused, for one reason or another: never kept
+        config.write_text(content)
+        assert [ask(insert_op_conf=str(config)), ask(insert_op_conf=str(config))] == [True, True]
+    saved(CASES["scatternd"], path)
+    assert [ask(), ask()] == [True, False]
+    saved(CASES["not-registered"], path)
+    assert [ask(), ask()] == [True, True]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pth2om.ascend.shapes import given_shapes
 from pth2om.errors import AtcError, ToolchainError
 from pth2om.evidence import Finding
+from pth2om.files import state_of
 from pth2om.language import say
 from pth2om.session import Provenance
 from pth2om.toolchain import CompiledModel
@@ -130,6 +131,38 @@ class EmulatorToolchain:
             raise AtcError("emulator.atc-refuses", where=said, more=len(failures) - 1)
 
     def _failures(self, model: Path, options: AtcOptions, destination: Path) -> list[AtcFailure]:
+        """What the front end refuses; that it refuses nothing is remembered: what compiles was asked about before."""
+        from pth2om.preflight.remembered import remembered
+
+        def nothing() -> None:
+            failures = self._found(model, options, destination)
+            if failures:
+                raise _RefusedError(failures)
+
+        asked = self._asked(options)
+        try:
+            if asked is None:
+                nothing()
+            else:
+                remembered(model, asked, nothing)
+        except _RefusedError as refused:
+            return refused.failures
+        return []
+
+    def _asked(self, options: AtcOptions) -> tuple[object, ...] | None:
+        """What an answer of the front end depends on besides the model; None where it reads further files."""
+        given = {name: value for name, value in options.to_json().items() if name not in ("model", "insert_op_conf")}
+        text = json.dumps(given, sort_keys=True)
+        if "/" in text or "\\" in text:
+            return None
+        config = options.insert_op_conf
+        try:
+            state = (str(Path(config).resolve()), state_of(config)) if config else None
+        except OSError:
+            return None
+        return "front end", tuple(sorted(self.compiler.items())), text, state
+
+    def _found(self, model: Path, options: AtcOptions, destination: Path) -> list[AtcFailure]:
         from pth2om.toolchain.emulator.front_end import check_model
 
         with tempfile.TemporaryDirectory() as clean:
@@ -166,6 +199,14 @@ class EmulatorToolchain:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class _RefusedError(Exception):
+    """What the front end refuses."""
+
+    def __init__(self, failures: list[AtcFailure]) -> None:
+        super().__init__()
+        self.failures = failures
 
 
 def _acceptable_path(path: Path, folder: Path) -> str:

@@ -89,7 +89,8 @@ class EmulatedOmSession(OnnxSession):
         following, self._next = self._next, None
         if following is not None and self.path.stat().st_size <= _AHEAD:
             following.open_ahead()
-        blocked = blocked_model(self.path, self._threads)
+        rounds = self.compiled.band(self.band).counts.get("rounded", 0)
+        blocked = blocked_model(self.path, self._threads) if rounds else None
         if blocked is None:
             return super()._open()
         # Everything was optimized when the blocked model was made.
