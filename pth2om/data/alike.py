@@ -8,6 +8,7 @@ at most `MOST_LEVELS` on the average. How often that is wrong: benchmarks/alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pth2om.errors import DataError
+from pth2om.host import cores, threads
 
 if TYPE_CHECKING:
     from pth2om.data.image import Pixels
@@ -29,6 +31,8 @@ _LEAST_DEVIATION = 2.0
 """A picture of one grey has no difference hash to speak of."""
 MOST_IMAGES = 10_000
 """So many images of a dataset are looked at."""
+_MOST_THREADS = 4
+_AT_A_TIME = 32
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,17 @@ def alike(
 def _fingerprints(
     dataset: Labelled, count: int, seen: Callable[[int], None] | None, before: int
 ) -> Iterator[tuple[str, Fingerprint]]:
-    for index in range(count):
+    def look(index: int) -> Fingerprint | None:
         try:
-            found = fingerprint(dataset.image(index))
+            return fingerprint(dataset.image(index))
         except DataError:
-            found = None
-        if seen is not None:
-            seen(before + index + 1)
-        if found is not None:
-            yield dataset.file(index), found
+            return None
+
+    # Pillow lets go of the interpreter while it decodes. Few at a time: whoever interrupts waits for those under way.
+    with ThreadPoolExecutor(min(_MOST_THREADS, threads() or cores())) as looking:
+        for start in range(0, count, _AT_A_TIME):
+            for index, found in enumerate(looking.map(look, range(start, min(start + _AT_A_TIME, count))), start):
+                if seen is not None:
+                    seen(before + index + 1)
+                if found is not None:
+                    yield dataset.file(index), found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +44,7 @@ class Kept:
 
     def __init__(self, most: int = 1 << 26) -> None:
         self._left = most
+        self._lock = threading.Lock()  # several threads may look at pictures
         self._decoded: dict[int, Pixels] = {}
         self._ready: dict[tuple[int, Hashable], tuple[Pixels, Any]] = {}
 
@@ -52,9 +54,10 @@ class Kept:
         if found is None:
             found = decode()
             found.setflags(write=False)
-            if found.nbytes <= self._left:
-                self._left -= found.nbytes
-                self._decoded[index] = found
+            with self._lock:
+                if found.nbytes <= self._left and index not in self._decoded:
+                    self._left -= found.nbytes
+                    self._decoded[index] = found
         return found
 
     def ready(self, index: int, how: Hashable, make: Callable[[], tuple[Pixels, T]]) -> tuple[Pixels, T]:
@@ -68,11 +71,12 @@ class Kept:
         found = self._ready.get((index, how))
         if found is None:
             found = make()
-            decoded = self._decoded.pop(index, None)
-            self._left += 0 if decoded is None else decoded.nbytes
-            if found[0].nbytes <= self._left:
-                self._left -= found[0].nbytes
-                self._ready[index, how] = found
+            with self._lock:
+                decoded = self._decoded.pop(index, None)
+                self._left += 0 if decoded is None else decoded.nbytes
+                if found[0].nbytes <= self._left and (index, how) not in self._ready:
+                    self._left -= found[0].nbytes
+                    self._ready[index, how] = found
         return found
 
 
