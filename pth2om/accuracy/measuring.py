@@ -123,7 +123,7 @@ def _not_finite(results: Mapping[str, Array], count: int, batch: int) -> npt.NDA
     """
     found = np.zeros(count, dtype=np.int64)
     for array in results.values():
-        if array.dtype.kind not in "fc" or not array.size:
+        if array.dtype.kind not in "fc" or not array.size or _all_finite(array):
             continue
         bad = ~np.isfinite(array)
         if array.ndim and len(array) == batch:
@@ -131,6 +131,12 @@ def _not_finite(results: Mapping[str, Array], count: int, batch: int) -> npt.NDA
         else:
             found += int(np.count_nonzero(bad))
     return found
+
+
+def _all_finite(array: npt.NDArray[Any]) -> bool:
+    """Whether no number is NaN or infinite; False also where their sum is too large to tell."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()))
 
 
 def _as_input(array: npt.NDArray[Any], fed: TensorSpec) -> Array:
@@ -227,7 +233,8 @@ class _Boxes(Reader):
         rows = np.concatenate([each for each, _ in self._waiting])
         geometries = [geometry for _, of_piece in self._waiting for geometry in of_piece]
         self._waiting.clear()
-        self._unreadable += int(np.count_nonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
+        if not _all_finite(rows):
+            self._unreadable += int(np.count_nonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
         self._found += decode_each(rows, self._postprocess, geometries)
 
     def result(self) -> dict[str, Any]:

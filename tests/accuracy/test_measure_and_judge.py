@@ -213,6 +213,13 @@ class TestDrop:
             drop(reference, candidate, 1.0)
         assert caught.value.message.key == "accuracy.other-images"
 
+    def test_numbers_that_are_none_are_counted_per_image(self, tmp_path: Path) -> None:
+        dataset = numbered(tmp_path, 5, np.zeros(5, int))
+        answers = np.full((5, 3), 3e38, np.float32)  # their sum is infinite
+        answers[1, 2], answers[4] = np.nan, [np.inf, -np.inf, 0]
+        found = measure(Told(answers), dataset, PREPROCESS, Postprocess(), batch=2)
+        assert unpack(found["nonfinite"]).tolist() == [0, 1, 0, 0, 2]
+
     def test_agreement_without_labels(self, tmp_path: Path) -> None:
         dataset = numbered(tmp_path, 200, None)
         assert not dataset.has_labels
