@@ -131,12 +131,9 @@ class OnnxStage:
         raw, file = work.folder / "exported.onnx", work.folder / "model.onnx"
         clean = functools.partial(graph.clean, raw, file, simplify=spec.export.simplify, cann=cann)
         if source.has_torch:
-            from pth2om import checkpoint
-
-            module = source.module()
+            source.module()
             with source.watching():
-                if source.net is not None:
-                    module = checkpoint.load_net(source.net).deployed(module)
+                module = source.deployed()
                 if module is not source.module():
                     source.use_bodies(module)
                 if spec.torchscript is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import os
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     import torch
 
     from pth2om.ascend.target import Target
+    from pth2om.checkpoint.nets import Net
     from pth2om.custom_ops.bodies import Bodies
+
+
+_MOST_COPIED = 256 << 20  # bytes of weights
 
 
 class Source:
@@ -46,6 +51,7 @@ class Source:
         self.store = store
         self._module: torch.nn.Module | None = None
         self._loaded: Loaded | None = None
+        self._spare: tuple[Net | None, torch.nn.Module | None] = (None, None)
         self._noted = Noted()
         self._declared: Reads | None = None
         self._dry = False
@@ -295,6 +301,29 @@ class Source:
         assert self._module is not None
         return self._module
 
+    def deployed(self) -> torch.nn.Module:
+        """The module as it is exported, see `Net.deployed`; another one each time, for some keep parts of a trace.
+
+        Where there are several batch sizes, a copy waits for the second: making it anew takes five times as long.
+
+        Raises:
+            CheckpointError: the net's code fails.
+            Absent: the weights are not here.
+        """
+        from pth2om import checkpoint
+
+        module = self.module()
+        if self.net is None:
+            return module
+        net = checkpoint.load_net(self.net)
+        (maker, spare), self._spare = self._spare, (None, None)
+        if spare is None or maker is not net:
+            made = net.deployed(module)
+            if made is not module and len(self.spec.batches) > 1:
+                self._spare = net, _copy(made)
+            return made
+        return spare
+
     def use_bodies(self, module: torch.nn.Module) -> None:
         """Let a module's custom operators run on the host.
 
@@ -348,6 +377,18 @@ class Source:
     def close(self) -> None:
         """Drop the module."""
         self._module = self._loaded = None
+        self._spare = (None, None)
+
+
+def _copy(module: torch.nn.Module) -> torch.nn.Module | None:
+    """A copy of a module; None of a large one, or where its code does not let itself be copied."""
+    held = (*module.parameters(), *module.buffers())
+    if sum(tensor.numel() * tensor.element_size() for tensor in held) > _MOST_COPIED:
+        return None
+    try:
+        return copy.deepcopy(module)
+    except Exception:  # noqa: BLE001 - the net's own code may raise anything
+        return None
 
 
 @dataclass(frozen=True)

@@ -68,15 +68,14 @@ class TorchScriptStage:
 
     def build(self, work: Work) -> Loaded:
         """See `Stage.build`."""
-        from pth2om import checkpoint, torchscript
+        from pth2om import torchscript
 
         source = self.source
         if not source.has_torch:
             raise Absent("pipeline.no-torch", where=source.spec.name)
-        module = source.module()
+        source.module()
         with source.watching():
-            if source.net is not None:
-                module = checkpoint.load_net(source.net).deployed(module)
+            module = source.deployed()
             made = torchscript.make(module, source.spec.inputs, self.table, self.batch, work.folder / PROGRAM)
         file = work.folder / PROGRAM
         details = {"method": made.method, "mean_error": made.mean_error, "twin_error": made.twin_error}

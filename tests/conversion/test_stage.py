@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pth2om.conversion import source as sources
 from pth2om.conversion.stage import Measurement, Work, forget, run
 from pth2om.errors import Absent, GraphError, LostError, Pth2omError, StoreError
 from pth2om.progress import Progress, Step
@@ -189,3 +190,53 @@ def test_a_net_that_fails_while_the_graph_is_cleaned_fails_the_export(make: Make
     with pytest.raises(RuntimeError, match="only ever the first input"):
         pipeline.onnx(1)
     assert not [entry for entry in pipeline.store.entries() if entry.stage == "onnx"]
+
+
+KEEPING = """
+import torch
+from pathlib import Path
+TEMPLATE_NAME = 'linear'
+
+class Keeping(torch.nn.Linear):
+    kept = None
+    def forward(self, x):
+        if self.kept is None or torch.jit.is_tracing():
+            self.kept = torch.ones_like(x)  # as detectors keep their grid: made for one batch, even of a trace
+        return super().forward(x * self.kept)
+
+def build(num_classes, pretrained=False):
+    return Keeping(4, 2)
+
+def deploy(module):
+    with Path(__file__).with_name('deployed.md').open('a') as file:
+        file.write('.')
+    made = Keeping(4, 2)
+    made.load_state_dict(module.state_dict())
+    return made
+"""
+
+
+@pytest.mark.parametrize(("most", "times"), [(1 << 20, 2), (0, 3)])
+def test_each_batch_is_exported_from_a_net_that_no_trace_has_touched(
+    make: Make, models: Path, monkeypatch: pytest.MonkeyPatch, most: int, times: int
+) -> None:
+    monkeypatch.setattr(sources, "_MOST_COPIED", most)
+    spec = models / "linear" / "model.toml"
+    spec.write_text(spec.read_text().replace('["fp16-bs1"]', '["fp16-bs1", "fp16-bs2", "fp16-bs3"]'))
+    (models / "linear" / "net.py").write_text(KEEPING)
+    pipeline = make("linear")
+    for batch in (1, 2, 3):
+        built = pipeline.onnx(batch)
+        assert not [finding for finding in built.record.findings if finding.severity == "error"]
+        assert max(built.record.details["probes"]) < 1e-6
+    assert (models / "linear" / "deployed.md").read_text() == "." * times
+
+
+def test_a_changed_net_is_deployed_anew(make: Make, models: Path) -> None:
+    spec = models / "linear" / "model.toml"
+    spec.write_text(spec.read_text().replace('["fp16-bs1"]', '["fp16-bs1", "fp16-bs2"]'))
+    (models / "linear" / "net.py").write_text(KEEPING)
+    source = make("linear").source
+    first = source.deployed()
+    (models / "linear" / "net.py").write_text(KEEPING.replace("made = Keeping(4, 2)", "made = torch.nn.Linear(4, 2)"))
+    assert type(source.deployed()) is not type(first)
