@@ -27,7 +27,7 @@ from pth2om.session import Array
 if TYPE_CHECKING:
     from pth2om.data.samples import Sample
 
-VERSION = 3
+VERSION = 4
 
 SUMMED = 2.0**-19
 """Least relative L2 that a picture may differ from itself alone, 16 units in the last place of float32: what another

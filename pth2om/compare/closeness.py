@@ -22,7 +22,7 @@ from pth2om.spec import Slice
 if TYPE_CHECKING:
     from pth2om.data.samples import Sample
 
-VERSION = 4
+VERSION = 5
 
 
 class Runs(Protocol):

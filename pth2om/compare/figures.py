@@ -44,6 +44,7 @@ METRICS = (
 NORMS = ("l2", "reference_l2", "candidate_l2")
 """What `closeness` gives besides: of the difference and of both sides."""
 
+_PIECE = 8192
 _COLUMNS = range(2, 1025)
 """Widths of a last axis whose columns are looked at one by one where nothing names them."""
 _SCALE_APART = 64.0
@@ -184,7 +185,17 @@ def _finite(ours: Floats, theirs: Floats) -> tuple[Floats, Floats, float, float]
 
 def _norm(values: Floats) -> float:
     # The plain norm overflows only beyond 1e154, which no float32 output reaches.
-    return math.sqrt(float(np.dot(values, values)))
+    return math.sqrt(_dot(values, values))
+
+
+def _dot(first: Floats, second: Floats) -> float:
+    """The product of two vectors, in pieces of one thread each.
+
+    OpenBLAS shares vectors of more than 10,000 numbers among its threads: the last bits then depend on how many there
+    are, and beside sessions at work the threads wait for each other.
+    """
+    pieces = range(0, len(first), _PIECE)
+    return float(sum(np.dot(first[start : start + _PIECE], second[start : start + _PIECE]) for start in pieces))
 
 
 def _nonfinite(ours: Floats, theirs: Floats) -> dict[str, int]:
@@ -206,7 +217,7 @@ def _cosine(r: Floats, c: Floats, norm_r: float, norm_c: float) -> float:
     if not norm_r or not norm_c:
         return 1.0 if norm_r == norm_c else 0.0
     # Scaled before the product, so that very small vectors do not underflow.
-    return float(np.clip(np.dot(r / norm_r, c / norm_c), -1.0, 1.0))
+    return min(max(_dot(r / norm_r, c / norm_c), -1.0), 1.0)
 
 
 def _decibels(signal: float, noise: float) -> float:

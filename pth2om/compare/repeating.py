@@ -20,7 +20,7 @@ from pth2om.language import say
 if TYPE_CHECKING:
     from pth2om.data.samples import Sample
 
-VERSION = 2
+VERSION = 3
 
 SAME = 5e-7
 """Largest relative L2 between two runs, about four units in the last place of float32: some kernels add up in the order

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -129,6 +132,27 @@ class TestMetrics:
         large = np.array([3e38, 1e38], np.float32)
         assert closeness(large, large)[0]["cosine"] == pytest.approx(1)
         assert closeness(np.float16([65504]), np.float16([np.inf]))[0]["new_nonfinite"] == 1
+
+    def test_the_same_bits_whatever_threads_the_blas_has(self) -> None:
+        """Else a night on a machine with other cores reads as changed."""
+        code = (
+            "import numpy as np\nfrom pth2om.compare.figures import figures\n"
+            "stream = np.random.default_rng(0)\n"
+            "for size in (9_000, 30_001, 700_000):\n"
+            "    x = stream.normal(size=size)\n    print(figures(x, x + stream.normal(size=size) * 1e-3))\n"
+        )
+        found = [
+            subprocess.run(
+                [sys.executable, "-c", code],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": str(threads)},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            for threads in (1, 2, 7)
+        ]
+        assert found[0].count("cosine") == 3
+        assert found[0] == found[1] == found[2]
 
     def test_top1_agreement_lets_ties_be(self) -> None:
         ours = np.array([[0.5, 0.5, 0.1], [1.0, 0.0, 0.0]])
