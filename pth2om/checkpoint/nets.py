@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -145,8 +146,6 @@ def load_net(path: Path) -> Net:
     if known is not None and known.content == _content(path, known.net.noted):
         again(known.net.noted)
         return known.net
-    import torch  # noqa: F401 - now: a net imports it, and its thousand files would be noted, and looked at, for nothing
-
     module, noted = run_file(path)
     title, build = getattr(module, "TEMPLATE_NAME", None), getattr(module, "build", None)
     if not isinstance(title, str) or not title or not callable(build):
@@ -200,9 +199,15 @@ def net_files(path: Path) -> tuple[Path, ...]:
             continue
         found[current] = None
         with contextlib.suppress(SyntaxError, ValueError, OSError):
-            for node in ast.walk(ast.parse(current.read_bytes())):
+            for node in _imports(current.read_bytes()):
                 waiting.extend(_imported_files(node, path.absolute().parent, current.parent))
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=64)
+def _imports(content: bytes) -> tuple[ast.AST, ...]:
+    """The statements of a module that import something; kept, for the same few files are asked for again and again."""
+    return tuple(node for node in ast.walk(ast.parse(content)) if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 def _imported_files(node: ast.AST, root: Path, folder: Path) -> list[Path]:

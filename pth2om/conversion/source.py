@@ -216,6 +216,8 @@ class Source:
         if not self.runs_code:
             yield
             return
+        import torch  # noqa: F401 - now: none of its thousand files is the user's, and each would be looked at
+
         from pth2om.checkpoint.watching import watched
 
         before = self._noted.size()
