@@ -69,7 +69,7 @@ def pytest_configure() -> None:
         return run
 
     sessions.ahead = lambda run, each, _count=1: map(run, each)
-    emulated.ways_of = lambda _inputs, _threads: 1
+    onnx_sessions.ways_of = emulated.ways_of = lambda _inputs, _threads: 1
     opened = runtime.open_runtime
     chosen = functools.wraps(opened)(lambda *arguments, **options: opened(*arguments, **{**options, "spinning": True}))
     for module in (runtime, onnx_sessions, emulated):

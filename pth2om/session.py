@@ -225,12 +225,14 @@ class Remembering:
             return found
         return {key: array.copy() for key, array in found.items()}
 
+    @property
+    def ways(self) -> int:
+        """The session's; 0 where it has a stream of its own, and is asked in the caller's thread, one by one."""
+        return 0 if hasattr(self._session, "stream") else ways(self._session)
+
     def stream(self, each: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
-        """See `stream`; a session with a stream of its own is asked one by one, for most it is asked are known."""
-        if hasattr(self._session, "stream"):
-            yield from map(self.run, each)
-        else:
-            yield from ahead(self.run, each, ways(self._session))
+        """See `stream`."""
+        yield from ahead(self.run, each, self.ways) if self.ways else map(self.run, each)
 
     def close(self) -> None:
         """Forget, and close the session."""

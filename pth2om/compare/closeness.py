@@ -16,7 +16,7 @@ import numpy as np
 from pth2om.compare import spread
 from pth2om.compare.figures import EDGES, METRICS, closeness, figures, worst_column
 from pth2om.errors import DataError
-from pth2om.session import Array, Feeds
+from pth2om.session import Array, Feeds, Remembering
 from pth2om.spec import Slice
 
 if TYPE_CHECKING:
@@ -82,15 +82,16 @@ def measure(
 def _answers(
     reference: Runs, candidate: Runs, samples: Iterable[Sample]
 ) -> Iterator[tuple[Sample, Mapping[str, Array], Mapping[str, Array]]]:
-    """What both sides return for each sample; those that can compute the next ones meanwhile."""
-    kept, first, second = itertools.tee(samples, 3)
+    """What both sides return for each sample; ahead of the caller where both can compute beside him.
 
-    def of(side: Runs, given: Iterable[Sample]) -> Iterator[Mapping[str, Array]]:
-        feeds = (sample.feeds for sample in given)
-        own = getattr(side, "stream", None)
-        return map(side.run, feeds) if own is None else own(feeds)
-
-    return zip(kept, of(reference, first), of(candidate, second), strict=True)
+    PyTorch cannot: beside the other side at work its threads wait for each other.
+    """
+    if isinstance(reference, Remembering) and isinstance(candidate, Remembering) and reference.ways and candidate.ways:
+        kept, first, second = itertools.tee(samples, 3)
+        ours = reference.stream(sample.feeds for sample in first)
+        theirs = candidate.stream(sample.feeds for sample in second)
+        return zip(kept, ours, theirs, strict=True)
+    return ((sample, reference.run(sample.feeds), candidate.run(sample.feeds)) for sample in samples)
 
 
 class _Seen:

@@ -15,7 +15,7 @@ from pth2om.conversion.settings import RunSettings
 from pth2om.conversion.source import Source
 from pth2om.conversion.stage import Built
 from pth2om.errors import Absent, CrashError
-from pth2om.session import Provenance, Remembering, Room, Session, innermost
+from pth2om.session import Provenance, Remembering, Room, Session, TensorSpec, innermost
 from pth2om.spec import Shape, Spec, Variant
 from pth2om.store import version_of
 
@@ -179,15 +179,19 @@ class Sessions:
         """
 
         def make() -> OnnxSession:
-            from pth2om.sessions.onnx import OnnxSession
+            import numpy as np
 
-            built = quantized()
+            from pth2om.sessions.onnx import OnnxSession, ways_of
+
+            built, threads = quantized(), self._settings.threads
+            sizes = [TensorSpec(each.name, shape.of(each), np.dtype(each.dtype)) for each in self._spec.inputs]
             return OnnxSession(
                 built.artifact.file("fake_quant.onnx"),
                 digest=f"{built.record.digest}-fake-quant",
-                threads=self._settings.threads,
+                threads=threads,
                 optimize="none",
                 provenance=Provenance("fake-quant", version_of("onnxruntime"), "host"),
+                ways=ways_of(sizes, threads),
             )
 
         session = self._session(f"fake-quant-{shape.file}", make)

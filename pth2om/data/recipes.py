@@ -17,7 +17,7 @@ from pathlib import Path
 from pth2om.data.manifest import Manifest, load_manifest
 from pth2om.errors import DataError, Pth2omError, first_line
 from pth2om.files import is_file
-from pth2om.host import cores, end_group, started_alike
+from pth2om.host import cores, end_group, keep_memory, started_alike
 from pth2om.store import Key, Store, file_digest
 
 VERSION = 1
@@ -108,6 +108,7 @@ def _main() -> int:
     if not line.endswith(b"\n"):
         return 0
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_memory()
     asked = json.loads(line)
     store = Store(Path(asked["root"]))
     for place in asked["places"]:

@@ -33,6 +33,7 @@ from pth2om.harness import (
 from pth2om.harness import options as run_options
 from pth2om.harness.cases import Case, Selection, case_of, expand, question_of, read_cases
 from pth2om.harness.records import RunRecords, reason_of
+from pth2om.host import keep_memory
 from pth2om.language import Message, joined, say
 from pth2om.release import waivers
 
@@ -292,6 +293,7 @@ class Run:
         """``--om-dry-run``: say what would run and stop."""
         garbage.work(self.config)
         if not self.config.getoption("--om-dry-run"):
+            keep_memory()
             return None
         writer = self.config.get_terminal_writer()
         told: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pth2om import host
 from pth2om.errors import ToolchainError, reason_of
 from pth2om.files import is_file
 from pth2om.onnxfile.runtime import (
@@ -57,9 +59,12 @@ class OnnxSession:
             is absent, or would leave nodes to the CPU, opening fails: a silent fall-back would measure something else.
         optimize: ``all`` graph optimizations (ONNX Runtime's default) or ``none``.
         provenance: who computes, where it is not plain ONNX Runtime.
-    """
+        ways: how many inferences at a time it is made for, see `ways_of`; each takes its share of the threads, which do
+            not spin. None: its latency is measured, so it runs one at a time, and its threads spin.
 
-    _spinning = True  # its latency is measured
+    Attributes:
+        ways: how many inferences it takes at a time.
+    """
 
     def __init__(
         self,
@@ -70,10 +75,13 @@ class OnnxSession:
         providers: Sequence[str] = (CPU,),
         optimize: Literal["all", "none"] = "all",
         provenance: Provenance | None = None,
+        ways: int | None = None,
     ) -> None:
         self.path = Path(path)
         self._digest = digest
-        self._threads = threads
+        self.ways = ways or 1
+        self._threads = threads if ways is None else max(1, (threads or host.threads() or host.cores()) // ways)
+        self._spinning = ways is None
         self._providers = tuple(providers)
         self._optimize = optimize
         self._provenance = provenance
@@ -203,6 +211,26 @@ class OnnxSession:
             raise ToolchainError("onnx_session.no-dtype", where=str(self.path), name=value.name, type=str(value.type))
         shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape)
         return TensorSpec(value.name, shape, np.dtype(kind))
+
+
+_MOST_WAYS = 4
+_LARGE_INPUTS = 8 << 20  # bytes of one inference
+
+
+def ways_of(inputs: Sequence[TensorSpec], threads: int | None) -> int:
+    """How many inferences of a model should be under way at a time, where none of them is timed.
+
+    Threads of one inference of a small net wait for each other in every layer, those of several inferences in none. A
+    large one keeps its threads busy by itself, and the activations of several would take much memory.
+
+    Args:
+        inputs: of the model.
+        threads: of all of them together; None: what ``OMP_NUM_THREADS`` says, else one for each core.
+    """
+    sizes = [math.prod(side or 1 for side in spec.shape) * spec.dtype.itemsize for spec in inputs]
+    if sum(sizes) > _LARGE_INPUTS or any(len(spec.shape) > 4 for spec in inputs):  # volumes grow in three directions
+        return 1
+    return max(1, min(threads or host.threads() or host.cores(), _MOST_WAYS))
 
 
 def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds, where: str) -> None:

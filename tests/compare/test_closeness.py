@@ -20,7 +20,7 @@ from pth2om.compare.closeness import index_of
 from pth2om.compare.figures import EDGES, METRICS, closeness, distance, figures
 from pth2om.data.samples import Sample
 from pth2om.errors import DataError
-from pth2om.session import Provenance, TensorSpec
+from pth2om.session import Provenance, Remembering, TensorSpec
 from pth2om.spec import Closeness, Gates, Slice
 
 VECTORS = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e3, 1e3, width=32))
@@ -196,6 +196,28 @@ class TestMeasure:
         assert all("row-" in str(each.message) for each in failed)
         swapped = pair(lambda x: {"out": x}, lambda x: {"out": x[::-1]})
         assert any(each.verdict == "failed" for each in judge(swapped, pair="onnx~om", gates=Gates()))
+
+    def test_sides_that_compute_ahead_measure_the_same(self) -> None:
+        class Adding:
+            def __init__(self, more: float, **of_its_own) -> None:
+                self.more = more
+                self.__dict__ |= of_its_own
+
+            def run(self, feeds):
+                return {"y": feeds["x"] * 2 + np.float32(self.more)}
+
+            def close(self) -> None:
+                pass
+
+        drawn = np.random.default_rng(0).normal(size=(9, 2, 5)).astype(np.float32)
+        samples = [Sample((f"{number}a", f"{number}b"), {"x": rows}) for number, rows in enumerate(drawn)]
+        plain = measure(Adding(0), Adding(1e-3), samples)
+        for kinds in ({"ways": 3}, {}), ({"ways": 2}, {"ways": 4}), ({}, {"stream": None}):
+            reference, candidate = (
+                Remembering(Adding(more, **kind)) for more, kind in zip((0, 1e-3), kinds, strict=True)
+            )
+            assert measure(reference, candidate, samples) == plain
+        assert plain["slices"]["y"]["samples"] == [f"{number}{row}" for number in range(9) for row in "ab"]
 
     def test_measurements_are_json(self) -> None:
         measured = pair(lambda x: {"out": x, "zero": x * 0}, lambda x: {"out": x * np.nan, "zero": x * 0 + 1})

@@ -9,9 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pth2om.session import TensorSpec, stream
+from pth2om.sessions.onnx import ways_of
 from pth2om.toolchain.emulator import layout
 from pth2om.toolchain.emulator.numerics import compile_numerics
-from pth2om.toolchain.emulator.session import EmulatedOmSession, ways_of
+from pth2om.toolchain.emulator.session import EmulatedOmSession
 
 
 def net(path, channels, batch="n"):
@@ -102,8 +103,8 @@ def test_the_same_bits_whatever_threads_and_ways(tmp_path, monkeypatch):
     [
         ((1, 3, 640, 640), 1, 1),
         ((1, 3, 640, 640), 2, 2),
-        ((4, 3, 640, 640), 16, 4),
-        ((8, 3, 1024, 1024), 16, 1),  # 100 MB of input: several of them might not fit
+        ((4, 3, 224, 224), 16, 4),
+        ((4, 3, 640, 640), 16, 1),  # busy enough by itself
         ((1, 1, 96, 160, 160), 16, 1),
         ((None, 3, None, None), 3, 3),
         ((), 2, 2),

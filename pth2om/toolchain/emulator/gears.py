@@ -16,14 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pth2om import host
 from pth2om.ascend.shapes import Range, is_range, range_shapes
 from pth2om.errors import ToolchainError
 from pth2om.session import Array, Feeds, Provenance, TensorSpec
-from pth2om.sessions.onnx import check_feeds
+from pth2om.sessions.onnx import check_feeds, ways_of
 from pth2om.toolchain import RECORD, CompiledModel
 from pth2om.toolchain.emulator.numerics.compiled import Compiled, read_compiled
-from pth2om.toolchain.emulator.session import EmulatedOmSession, ways_of
+from pth2om.toolchain.emulator.session import EmulatedOmSession
 
 if TYPE_CHECKING:
     from pth2om.ascend.atc_options import AtcOptions
@@ -209,8 +208,7 @@ class GearedOmSession:
     @property
     def ways(self) -> int:
         """As many inferences at a time as the gear that takes the fewest."""
-        every = self._threads or host.threads() or host.cores()
-        return min(ways_of(record.inputs, every) for record in self.compiled.compiled)
+        return min(ways_of(record.inputs, self._threads) for record in self.compiled.compiled)
 
     @functools.cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pth2om import host
 from pth2om.errors import ToolchainError
 from pth2om.onnxfile.runtime import open_runtime, run_runtime, runtime_version
 from pth2om.session import Array, Feeds, TensorSpec
-from pth2om.sessions.onnx import OnnxSession
+from pth2om.sessions.onnx import OnnxSession, ways_of
 from pth2om.toolchain import CompiledModel
 from pth2om.toolchain.emulator.numerics.compiled import Compiled, read_compiled
 
-_MOST_WAYS = 4
-_LARGE_INPUTS = 32 << 20  # bytes of one inference
 _AHEAD = 64 << 20  # bytes of a model file; two larger ones are not opened at once, which takes memory
 
 
@@ -31,15 +26,9 @@ class EmulatedOmSession(OnnxSession):
         band: ``fused`` or ``unfused``.
         threads: of all its inferences at a time; None: what ``OMP_NUM_THREADS`` says, else one for each core.
 
-    Attributes:
-        ways: how many inferences it takes at a time. Each of several takes its share of the threads: threads of one
-            inference wait for each other in every layer, those of several in none. All compute the same bits.
-
     Raises:
         ToolchainError: there is no emulated model, or no such band.
     """
-
-    _spinning = False
 
     def __init__(
         self, compiled: Compiled | CompiledModel | Path, band: str = "fused", *, threads: int | None = None
@@ -48,13 +37,12 @@ class EmulatedOmSession(OnnxSession):
             compiled = compiled.path
         record = read_compiled(compiled) if isinstance(compiled, Path) else compiled
         chosen = record.band(band)
-        every = threads or host.threads() or host.cores()
-        self.ways = ways_of(record.inputs, every)
         super().__init__(
             record.folder / chosen.file,
             digest=chosen.digest,
-            threads=every // self.ways,
+            threads=threads,
             provenance=record.provenance,
+            ways=ways_of(record.inputs, threads),
         )
         self.compiled = record
         self.band = band
@@ -95,19 +83,6 @@ class EmulatedOmSession(OnnxSession):
             return super()._open()
         # Everything was optimized when the blocked model was made.
         return open_runtime(blocked, threads=self._threads, optimize=False)
-
-
-def ways_of(inputs: Sequence[TensorSpec], threads: int) -> int:
-    """How many inferences may be under way at a time: few, and one of a model whose activations take much memory.
-
-    Args:
-        inputs: of the model.
-        threads: of all of them together.
-    """
-    sizes = [math.prod(side or 1 for side in spec.shape) * spec.dtype.itemsize for spec in inputs]
-    if sum(sizes) > _LARGE_INPUTS or any(len(spec.shape) > 4 for spec in inputs):  # volumes grow in three directions
-        return 1
-    return max(1, min(threads, _MOST_WAYS))
 
 
 @functools.cache
