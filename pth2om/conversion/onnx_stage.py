@@ -6,7 +6,6 @@ import contextvars
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -178,6 +177,8 @@ def _beside(first: Callable[[], A], second: Callable[[Callable[[], object]], B])
         first: computes with all threads.
         second: given a function that waits for the first; it calls that before it computes, too.
     """
+    from concurrent.futures import ThreadPoolExecutor  # when something is exported: a run that finds all needs none
+
     executor = ThreadPoolExecutor(1)
     running = executor.submit(contextvars.copy_context().run, first)
     executor.shutdown(wait=False)  # who is interrupted does not wait for it
