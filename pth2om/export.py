@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,6 @@ from pth2om.export_probe import at_shape, probe
 from pth2om.language import joined, say
 from pth2om.onnxfile.reading import read_whole
 from pth2om.onnxfile.writing import is_external, write_model
-from pth2om.session import Array
 from pth2om.sessions.torch import flat_tensors, output_names
 from pth2om.spec import Export, Gears, Input, Shape
 from pth2om.terminal import silent
@@ -103,27 +102,6 @@ class Purpose:
     bodies: Bodies = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Written:
-    """An exported file that is not compared with PyTorch yet.
-
-    Attributes:
-        path: the file.
-        made: the result so far.
-        compared_with: the module, the inputs, the shapes and the tracing input, for `pth2om.export_probe.probe`.
-    """
-
-    path: Path
-    made: Exported
-    compared_with: tuple[torch.nn.Module, Sequence[Input], Sequence[Shape], Mapping[str, Array]]
-
-    def compared(self) -> Exported:
-        """The result, with what running it beside the module tells; others may read the file meanwhile."""
-        findings = list(self.made.findings)
-        probes = probe(self.path, *self.compared_with, self.made.outputs, findings)
-        return replace(self.made, findings=tuple(findings), probes=tuple(probes))
-
-
 def export(
     module: torch.nn.Module,
     inputs: Sequence[Input],
@@ -132,18 +110,6 @@ def export(
     destination: Path,
     purpose: Purpose = Purpose(),
 ) -> Exported:
-    """What `write` made, compared with PyTorch; raises what `write` does."""
-    return write(module, inputs, export, batch, destination, purpose).compared()
-
-
-def write(
-    module: torch.nn.Module,
-    inputs: Sequence[Input],
-    export: Export,
-    batch: int,
-    destination: Path,
-    purpose: Purpose = Purpose(),
-) -> Written:
     """Export ``module`` to ``destination`` at the best opset of the ladder.
 
     Args:
@@ -203,9 +169,9 @@ def write(
         if lacking:
             attempts[index] = Attempt(opset, "taken", attempts[index].reason)
             findings.extend(_lacking(lacking, opset, purpose.cann))
+        probes = probe(best_path, flat, inputs, shapes, traced, names, findings)
         _move(best_path, destination)
-    made = Exported(opset, export.exporter, tuple(attempts), tuple(names), tuple(findings))
-    return Written(destination, made, (flat, inputs, shapes, traced))
+    return Exported(opset, export.exporter, tuple(attempts), tuple(names), tuple(findings), tuple(probes))
 
 
 @dataclass(frozen=True)

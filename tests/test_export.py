@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pth2om.errors import ExportError
-from pth2om.export import Purpose, export, take, write
+from pth2om.export import Purpose, export, take
 from pth2om.export_probe import example, relative_l2
 from pth2om.sessions.torch import TorchSession
 from pth2om.spec import Export, Input
@@ -240,24 +239,6 @@ def test_attention_that_pytorch_fuses_in_eval_mode_is_exported(what: str, tmp_pa
     assert made.attempts[0].outcome == "taken"
     assert max(made.probes) < 1e-5  # the reference is PyTorch's own way, fused or not
     assert torch.backends.mha.get_fastpath_enabled() == before
-
-
-def test_a_file_is_written_before_it_is_compared_with_the_net(tmp_path: Path) -> None:
-    calls: list[torch.Tensor] = []
-
-    class Seen(Small):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            calls.append(x)
-            return super().forward(x)
-
-    written = write(net(Seen), IMAGE, Export(), 2, tmp_path / "m.onnx")
-    before = len(calls)
-    assert opset_of(tmp_path / "m.onnx") == 17
-    assert written.made.probes == ()
-    made = written.compared()
-    assert len(calls) == before + 2
-    assert made == replace(export(net(), IMAGE, Export(), 2, tmp_path / "n.onnx"), probes=made.probes)
-    assert len(made.probes) == 2
 
 
 @given(arrays(np.float32, (2, 3, 4), elements=st.floats(width=32)), st.integers(0, 2))

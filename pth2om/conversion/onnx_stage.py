@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextvars
-import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pth2om.conversion.modules import module_names
 from pth2om.conversion.source import Source
@@ -19,9 +17,6 @@ from pth2om.files import write_text
 from pth2om.session import Provenance
 from pth2om.spec import Export, Shape
 from pth2om.store import Artifact, file_digest, version_of
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 MODULES = "modules.json"
 """Beside an exported file: tensor -> name of the torch module that made it."""
@@ -128,7 +123,6 @@ class OnnxStage:
         cann, batch = target.cann, self.shape.batch
         purpose = export.Purpose(self.shape.gears, cann, target.operators.declared, source.bodies)
         raw, file = work.folder / "exported.onnx", work.folder / "model.onnx"
-        clean = functools.partial(graph.clean, raw, file, simplify=spec.export.simplify, cann=cann)
         if source.has_torch:
             source.module()
             with source.watching():
@@ -140,14 +134,12 @@ class OnnxStage:
 
                     program = run(TorchScriptStage(source, batch), source.store)
                     module = load_program(program.artifact.file(PROGRAM))
-                written = export.write(module, spec.inputs, self._export, batch, raw, purpose)
-                # While PyTorch computes, the simplifier works in a process of its own.
-                made, cleaned = _beside(written.compared, lambda compared: clean(after=compared))
+                made = export.export(module, spec.inputs, self._export, batch, raw, purpose)
             details = made.to_json() | {"version": version_of("torch")}
             write_text(work.folder / MODULES, json.dumps(module_names(raw, module), ensure_ascii=False))
         else:
             details = export.take(source.given_onnx(), spec.inputs, batch, raw, purpose)
-            cleaned = clean()
+        cleaned = graph.clean(raw, file, simplify=spec.export.simplify, cann=cann)
         findings = [Finding.from_json(entry) for entry in details.pop("findings")]
         details |= {"passes": cleaned.to_json(), "sha256": file_digest(file), "bytes": file.stat().st_size}
         for extra in work.folder.glob(f"{raw.name}*"):  # with its external data
@@ -168,26 +160,6 @@ class OnnxStage:
             [*self.source.stand_ins(), *result.findings, *noticed],
             result.details,
         )
-
-
-def _beside(first: Callable[[], A], second: Callable[[Callable[[], object]], B]) -> tuple[A, B]:
-    """What both return; ``first`` runs in a thread meanwhile. Where both fail, its error is the one that counts.
-
-    Args:
-        first: computes with all threads.
-        second: given a function that waits for the first; it calls that before it computes, too.
-    """
-    from concurrent.futures import ThreadPoolExecutor  # when something is exported: a run that finds all needs none
-
-    executor = ThreadPoolExecutor(1)
-    running = executor.submit(contextvars.copy_context().run, first)
-    executor.shutdown(wait=False)  # who is interrupted does not wait for it
-    try:
-        made = second(running.exception)
-    except Exception:
-        running.result()
-        raise
-    return running.result(), made
 
 
 def preprocess_findings(source: Source, model: Path, digest: str, config: Path | None = None) -> Sequence[Finding]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +40,7 @@ class Cleaned:
         return {"applied": list(self.applied), "details": [dict(entry) for entry in self.details]}
 
 
-def clean(
-    source: Path,
-    destination: Path,
-    *,
-    simplify: bool,
-    cann: str = DEFAULT,
-    after: Callable[[], object] | None = None,
-) -> Cleaned:
+def clean(source: Path, destination: Path, *, simplify: bool, cann: str = DEFAULT) -> Cleaned:
     """Write ``source`` to ``destination`` with fixes for ATC.
 
     Only what is right for every file: forms that ATC's parser does not read, names and domains, operators that have no
@@ -58,7 +51,6 @@ def clean(
         destination: the file to write; weights above 1.9 GB lie beside it as ``<name>.data``.
         simplify: whether to simplify the graph as well.
         cann: whose parser decides which operators are written in other words.
-        after: waited for before a model is run for the proof; see `PassSettings`.
 
     Raises:
         GraphError: `source` cannot be read or `destination` not be written.
@@ -70,7 +62,7 @@ def clean(
 
     document = Document.open(source)
     names = [*passes.CLEAN, *(["simplify"] if simplify else [])]
-    return write(run(document, names, PassSettings(cann=cann, after=after)), source, destination)
+    return write(run(document, names, PassSettings(cann=cann)), source, destination)
 
 
 def write(outcome: Outcome, source: Path, destination: Path) -> Cleaned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,7 +36,6 @@ class PassSettings:
         simplifier: ``auto``, ``onnxslim`` or ``onnxsim``.
         time_limit: of the simplifier, in seconds.
         keep_unproven: keep what could not be proven because ONNX Runtime does not run the model.
-        after: waited for before ONNX Runtime runs a model: something else that computes.
     """
 
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -49,7 +48,6 @@ class PassSettings:
     simplifier: str = "auto"
     time_limit: float = 300.0
     keep_unproven: bool = False
-    after: Callable[[], object] | None = None
 
 
 @dataclass

@@ -155,8 +155,6 @@ class Reference:
 
     def _run(self) -> list[tuple[Feeds, Outputs]]:
         document, session = self._watched(), self._opened()
-        if self._settings.after is not None:
-            self._settings.after()
         refusal = "no inputs could be made for it"
         for sizes in _candidates(document, self._settings):
             for kind, feeds in enumerate(_feeds(document, sizes, 0)):

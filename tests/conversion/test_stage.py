@@ -173,7 +173,7 @@ def test_a_compiler_that_refuses_is_not_asked_twice(make: Make, double: Callable
 
 
 @pytest.mark.parametrize("simplify", ["true", "false"])
-def test_a_net_that_fails_while_the_graph_is_cleaned_fails_the_export(make: Make, models: Path, simplify: str) -> None:
+def test_a_net_that_fails_beside_its_export_fails_it(make: Make, models: Path, simplify: str) -> None:
     spec = models / "linear" / "model.toml"
     spec.write_text(f"{spec.read_text()}\n[export]\nsimplify = {simplify}\n")
     (models / "linear" / "net.py").write_text(

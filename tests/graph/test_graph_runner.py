@@ -499,12 +499,3 @@ def test_run_leaves_the_document_alone(bench):
     before = document.model.SerializeToString(deterministic=True)
     assert run(document, passes.ORDER, PassSettings(opset=17)).applied
     assert document.model.SerializeToString(deterministic=True) == before
-
-
-def test_a_model_is_run_after_what_it_was_to_wait_for(bench, monkeypatch) -> None:
-    happened = []
-    monkeypatch.setattr(proof, "run_runtime", lambda *_: happened.append("run") or {"y": np.zeros((2, 3))})
-    settings_ = PassSettings(after=lambda: happened.append("waited"))
-    run(Document.of(bench.parse(f"{X} {{ a = Identity(x) b = Relu(a) y = Identity(b) }}")), ["simplify"], settings_)
-    assert happened[0] == "waited"
-    assert "run" in happened
